@@ -1,0 +1,1 @@
+"""Parameter-efficient adaptation of ESPnet Conformer speech recognisers."""

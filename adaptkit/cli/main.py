@@ -1,0 +1,38 @@
+"""The `adaptkit` command: every group under one name, and how errors leave it."""
+
+import logging
+import os
+import sys
+
+import typer
+
+from adaptkit.cli import data, feats, report, score
+from adaptkit.errors import AdaptkitError
+
+app = typer.Typer(
+    name="adaptkit",
+    help="Adapt ESPnet Conformer speech recognisers to many speakers and domains with small adapters.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+app.add_typer(data.app, name="data")
+for module in (feats, score, report):
+    module.register(app)
+
+
+def main() -> None:
+    """Run a command; an AdaptkitError is one message and exit code 1, anything else is our bug and shows itself."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        app()
+    except AdaptkitError as error:
+        typer.echo(f"adaptkit: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("adaptkit: interrupted; the same command goes on where it stopped", err=True)
+        sys.exit(130)

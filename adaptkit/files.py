@@ -1,0 +1,58 @@
+"""Write files whole or not at all."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adaptkit.errors import AdaptkitError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, renamed over it when the block ends and removed when it raises.
+
+    The temporary name keeps the suffix, since writers choose a format by it. A full or read-only disk becomes an
+    AdaptkitError that names the file.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise AdaptkitError(describe(error, path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file; a missing, unreadable or undecodable one is an AdaptkitError that names it."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise AdaptkitError(describe(error, path)) from error
+    except UnicodeDecodeError as error:
+        raise AdaptkitError(f"{path}: not UTF-8 text (byte {error.start}); convert it with iconv") from error
+
+
+def describe(error: OSError, path: Path) -> str:
+    """Say what an operating-system error means for `path`, with the remedy where there is one."""
+    what = {
+        errno.ENOSPC: "the disk is full, nothing was written; free some space and run the same command again",
+        errno.EDQUOT: "the disk quota is used up, nothing was written; free some space and run again",
+        errno.EACCES: "permission denied; choose a folder you own",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.ENOENT: "no such file or folder",
+    }
+    return f"{path}: {what.get(error.errno, error.strerror or str(error))}"

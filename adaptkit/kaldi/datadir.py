@@ -1,0 +1,152 @@
+"""A data directory, Kaldi's description of a set of utterances, read into `DataDir` and written from one.
+
+Files: `wav.scp` (recording, location), `segments` (utterance, recording, start, end; optional: otherwise each
+utterance is the recording of the same name), `text`, `utt2spk`, `spk2utt`, `utt2dur` (optional), `utt2task`
+(optional: otherwise the speaker is the task) and, once extracted, `feats.scp`. See
+Povey et al., The Kaldi speech recognition toolkit, 2011, https://kaldi-asr.org/doc/data_prep.html
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptkit.errors import DataError, listed
+from adaptkit.kaldi.tables import read_table, write_table
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One stretch of speech of one speaker; `end_sec` is None where it lasts to the end of its recording."""
+
+    utt_id: str
+    speaker: str
+    recording: str
+    text: str
+    start_sec: float = 0.0
+    end_sec: float | None = None
+    task: str = ""  # a speaker or a domain; the speaker where the directory has no utt2task
+
+    def __post_init__(self) -> None:
+        if not self.task:
+            object.__setattr__(self, "task", self.speaker)
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """A set of utterances sorted by id, where its recordings are, and its features and durations where known."""
+
+    path: Path
+    utterances: tuple[Utterance, ...]
+    recordings: Mapping[str, str]  # name: a file, `archive:offset`, or a command that ends in `|`
+    feats: Mapping[str, str] | None = None  # utterance: `archive:offset`
+    duration_sec: Mapping[str, float] | None = None  # utterance: seconds
+
+    @property
+    def tasks(self) -> list[str]:
+        """The task names, sorted."""
+        return sorted({utterance.task for utterance in self.utterances}, key=str.encode)
+
+
+def read(path: Path) -> DataDir:
+    """Read a data directory; whatever does not fit together is a DataError that names the first problem.
+
+    `adaptkit data validate` (kaldi.validate) lists every problem; this reader only refuses to go on.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(f"{path}: no such data directory; stage 1 of a recipe makes it")
+    text, speakers = read_table(path / "text"), read_table(path / "utt2spk")
+    recordings = read_table(path / "wav.scp")
+    segments = _read_segments(path / "segments") if (path / "segments").exists() else None
+    spans = segments or {name: (name, 0.0, None) for name in recordings}
+    tasks = _read_optional(path / "utt2task") or {}
+    _refuse_unequal(path, {"text": text, "utt2spk": speakers, "segments" if segments else "wav.scp": spans})
+    utterances = [
+        Utterance(utt_id, speakers[utt_id], recording, text[utt_id], start, end, tasks.get(utt_id, ""))
+        for utt_id, (recording, start, end) in spans.items()
+    ]
+    lost = [u.utt_id for u in utterances if u.recording not in recordings]
+    if lost:
+        raise DataError(f"{path}/segments: not in wav.scp: {listed(lost)}; 'adaptkit data fix {path}' drops them")
+    if not utterances:
+        raise DataError(f"{path}: holds no utterance")
+    durations = _read_optional(path / "utt2dur")
+    return DataDir(
+        path=path,
+        utterances=tuple(sorted(utterances, key=lambda u: u.utt_id.encode())),
+        recordings=recordings,
+        feats=_read_optional(path / "feats.scp"),
+        duration_sec={key: float(value) for key, value in durations.items()} if durations else None,
+    )
+
+
+def write(data: DataDir) -> None:
+    """Write a data directory, every table sorted; `segments` and `utt2task` only where they say something."""
+    utterances = {u.utt_id: u for u in data.utterances}
+    if len(utterances) != len(data.utterances):
+        raise DataError(f"{data.path}: an utterance id stands twice among the {len(data.utterances)} to write")
+    path = data.path
+    write_table(path / "wav.scp", data.recordings)
+    write_table(path / "text", {key: u.text for key, u in utterances.items()})
+    write_table(path / "utt2spk", {key: u.speaker for key, u in utterances.items()})
+    write_table(path / "spk2utt", _invert({key: u.speaker for key, u in utterances.items()}))
+    _write_optional(path / "segments", _segments(data.utterances))
+    _write_optional(path / "utt2task", _tasks(data.utterances))
+    _write_optional(path / "feats.scp", data.feats)
+    durations = data.duration_sec and {key: f"{value:.3f}" for key, value in data.duration_sec.items()}
+    _write_optional(path / "utt2dur", durations)
+
+
+def _read_segments(path: Path) -> dict[str, tuple[str, float, float | None]]:
+    segments = {}
+    for utt_id, value in read_table(path).items():
+        try:
+            recording, start, end = value.split()
+            segments[utt_id] = (recording, float(start), float(end))
+        except ValueError:
+            raise DataError(f"{path}: {utt_id}: '{value}' is not 'recording start end' in seconds") from None
+    return segments
+
+
+def _refuse_unequal(path: Path, tables: Mapping[str, Mapping[str, object]]) -> None:
+    """Refuse tables whose keys are not the same utterances."""
+    everything = set().union(*tables.values())
+    for name, table in tables.items():
+        missing = sorted(everything - set(table))
+        if missing:
+            raise DataError(f"{path}/{name}: misses {listed(missing)}; 'adaptkit data fix {path}' drops them")
+
+
+def _read_optional(path: Path) -> dict[str, str] | None:
+    return read_table(path) if path.exists() else None
+
+
+def _write_optional(path: Path, table: Mapping[str, str] | None) -> None:
+    if table:
+        write_table(path, table)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _invert(speakers: Mapping[str, str]) -> dict[str, str]:
+    groups = defaultdict(list)
+    for utt_id in sorted(speakers, key=str.encode):
+        groups[speakers[utt_id]].append(utt_id)
+    return {speaker: " ".join(utt_ids) for speaker, utt_ids in groups.items()}
+
+
+def _segments(utterances: Iterable[Utterance]) -> dict[str, str]:
+    """Give the segments table; empty where every utterance is the whole recording of its own name."""
+    utterances = list(utterances)
+    if all(u.recording == u.utt_id and u.end_sec is None for u in utterances):
+        return {}
+    open_ended = [u.utt_id for u in utterances if u.end_sec is None]
+    if open_ended:
+        raise DataError(f"a directory with segments needs the end of each utterance: {listed(open_ended)}")
+    return {u.utt_id: f"{u.recording} {u.start_sec:.3f} {u.end_sec:.3f}" for u in utterances}
+
+
+def _tasks(utterances: Iterable[Utterance]) -> dict[str, str]:
+    utterances = list(utterances)
+    return {u.utt_id: u.task for u in utterances} if any(u.task != u.speaker for u in utterances) else {}
