@@ -13,8 +13,8 @@ from adaptkit.errors import AdaptkitError
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, renamed over it when the block ends and removed when it raises.
 
-    The temporary name keeps the suffix, since writers choose a format by it. A full or read-only disk becomes an
-    AdaptkitError that names the file.
+    The temporary name keeps the suffix, since writers choose a format by it. A full or read-only disk becomes
+    an AdaptkitError that names the file.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from adaptkit.cli import data, feats, report, score
+from adaptkit.cli import base, data, decode, feats, report, score, train
 from adaptkit.errors import AdaptkitError
 
 app = typer.Typer(
@@ -18,7 +18,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data.app, name="data")
-for module in (feats, score, report):
+app.add_typer(base.app, name="base")
+for module in (feats, train, decode, score, report):
     module.register(app)
 
 

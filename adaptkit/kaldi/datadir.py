@@ -6,6 +6,7 @@ utterance is the recording of the same name), `text`, `utt2spk`, `spk2utt`, `utt
 Povey et al., The Kaldi speech recognition toolkit, 2011, https://kaldi-asr.org/doc/data_prep.html
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class DataDir:
-    """A set of utterances sorted by id, where its recordings are, and its features and durations where known."""
+    """A set of utterances sorted by id, where its recordings are, and its features where known."""
 
     path: Path
     utterances: tuple[Utterance, ...]
@@ -59,25 +60,27 @@ def read(path: Path) -> DataDir:
     text, speakers = read_table(path / "text"), read_table(path / "utt2spk")
     recordings = read_table(path / "wav.scp")
     segments = _read_segments(path / "segments") if (path / "segments").exists() else None
-    spans = segments or {name: (name, 0.0, None) for name in recordings}
-    tasks = _read_optional(path / "utt2task") or {}
-    _refuse_unequal(path, {"text": text, "utt2spk": speakers, "segments" if segments else "wav.scp": spans})
+    spans = {name: (name, 0.0, None) for name in recordings} if segments is None else segments
+    tasks = _read_optional(path / "utt2task") or speakers
+    audio = "wav.scp" if segments is None else "segments"
+    _refuse_unequal(path, {"text": text, "utt2spk": speakers, audio: spans, "utt2task": tasks})
     utterances = [
-        Utterance(utt_id, speakers[utt_id], recording, text[utt_id], start, end, tasks.get(utt_id, ""))
+        Utterance(utt_id, speakers[utt_id], recording, text[utt_id], start, end, tasks[utt_id])
         for utt_id, (recording, start, end) in spans.items()
     ]
     lost = [u.utt_id for u in utterances if u.recording not in recordings]
     if lost:
-        raise DataError(f"{path}/segments: not in wav.scp: {listed(lost)}; 'adaptkit data fix {path}' drops them")
+        raise DataError(
+            f"{path}/segments: not in wav.scp: {listed(lost)}; 'adaptkit data fix {path}' drops them"
+        )
     if not utterances:
         raise DataError(f"{path}: holds no utterance")
-    durations = _read_optional(path / "utt2dur")
     return DataDir(
         path=path,
         utterances=tuple(sorted(utterances, key=lambda u: u.utt_id.encode())),
         recordings=recordings,
         feats=_read_optional(path / "feats.scp"),
-        duration_sec={key: float(value) for key, value in durations.items()} if durations else None,
+        duration_sec=_read_durations(path / "utt2dur"),
     )
 
 
@@ -85,12 +88,14 @@ def write(data: DataDir) -> None:
     """Write a data directory, every table sorted; `segments` and `utt2task` only where they say something."""
     utterances = {u.utt_id: u for u in data.utterances}
     if len(utterances) != len(data.utterances):
-        raise DataError(f"{data.path}: an utterance id stands twice among the {len(data.utterances)} to write")
+        raise DataError(
+            f"{data.path}: an utterance id stands twice among the {len(data.utterances)} to write"
+        )
     path = data.path
     write_table(path / "wav.scp", data.recordings)
     write_table(path / "text", {key: u.text for key, u in utterances.items()})
     write_table(path / "utt2spk", {key: u.speaker for key, u in utterances.items()})
-    write_table(path / "spk2utt", _invert({key: u.speaker for key, u in utterances.items()}))
+    write_table(path / "spk2utt", invert({key: u.speaker for key, u in utterances.items()}))
     _write_optional(path / "segments", _segments(data.utterances))
     _write_optional(path / "utt2task", _tasks(data.utterances))
     _write_optional(path / "feats.scp", data.feats)
@@ -98,15 +103,43 @@ def write(data: DataDir) -> None:
     _write_optional(path / "utt2dur", durations)
 
 
+def parse_segment(value: str) -> tuple[str, float, float | None]:
+    """Split a value of `segments` into recording, start and end in seconds; -1 as the end is None here.
+
+    >>> parse_segment("call7 0.5 -1")
+    ('call7', 0.5, None)
+    """
+    fields = value.split()
+    try:
+        recording, start_sec, end_sec = fields[0], float(fields[1]), float(fields[2])
+    except (ValueError, IndexError):
+        fields = []
+    if len(fields) != 3:
+        raise ValueError(f"'{value}' is not 'recording start end' in seconds")
+    if end_sec == -1 and 0 <= start_sec < math.inf:
+        return recording, start_sec, None
+    if not 0 <= start_sec < end_sec < math.inf:
+        raise ValueError(f"{start_sec:g} s to {end_sec:g} s is no stretch of time")
+    return recording, start_sec, end_sec
+
+
 def _read_segments(path: Path) -> dict[str, tuple[str, float, float | None]]:
     segments = {}
     for utt_id, value in read_table(path).items():
         try:
-            recording, start, end = value.split()
-            segments[utt_id] = (recording, float(start), float(end))
-        except ValueError:
-            raise DataError(f"{path}: {utt_id}: '{value}' is not 'recording start end' in seconds") from None
+            segments[utt_id] = parse_segment(value)
+        except ValueError as error:
+            remedy = f"'adaptkit data fix {path.parent}' drops it"
+            raise DataError(f"{path}: {utt_id}: {error}; {remedy}") from None
     return segments
+
+
+def _read_durations(path: Path) -> dict[str, float] | None:
+    table = _read_optional(path)
+    try:
+        return {key: float(value) for key, value in table.items()} if table else None
+    except ValueError as error:
+        raise DataError(f"{path}: {error}, where seconds belong; delete the file, it is optional") from None
 
 
 def _refuse_unequal(path: Path, tables: Mapping[str, Mapping[str, object]]) -> None:
@@ -129,7 +162,12 @@ def _write_optional(path: Path, table: Mapping[str, str] | None) -> None:
         path.unlink(missing_ok=True)
 
 
-def _invert(speakers: Mapping[str, str]) -> dict[str, str]:
+def invert(speakers: Mapping[str, str]) -> dict[str, str]:
+    """Give the spk2utt table of an utt2spk table.
+
+    >>> invert({"a-2": "a", "a-1": "a"})
+    {'a': 'a-1 a-2'}
+    """
     groups = defaultdict(list)
     for utt_id in sorted(speakers, key=str.encode):
         groups[speakers[utt_id]].append(utt_id)
@@ -139,12 +177,10 @@ def _invert(speakers: Mapping[str, str]) -> dict[str, str]:
 def _segments(utterances: Iterable[Utterance]) -> dict[str, str]:
     """Give the segments table; empty where every utterance is the whole recording of its own name."""
     utterances = list(utterances)
-    if all(u.recording == u.utt_id and u.end_sec is None for u in utterances):
+    if all(u.recording == u.utt_id and not u.start_sec and u.end_sec is None for u in utterances):
         return {}
-    open_ended = [u.utt_id for u in utterances if u.end_sec is None]
-    if open_ended:
-        raise DataError(f"a directory with segments needs the end of each utterance: {listed(open_ended)}")
-    return {u.utt_id: f"{u.recording} {u.start_sec:.3f} {u.end_sec:.3f}" for u in utterances}
+    ends = {u.utt_id: "-1" if u.end_sec is None else f"{u.end_sec:.3f}" for u in utterances}
+    return {u.utt_id: f"{u.recording} {u.start_sec:.3f} {ends[u.utt_id]}" for u in utterances}
 
 
 def _tasks(utterances: Iterable[Utterance]) -> dict[str, str]:

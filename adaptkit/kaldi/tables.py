@@ -6,6 +6,8 @@ from pathlib import Path
 from adaptkit.errors import DataError
 from adaptkit.files import read_text, write_text
 
+BLANKS = " \t\r"  # Kaldi separates by ASCII alone; a text may hold other spaces (U+3000, say)
+
 
 def read_table(path: Path) -> dict[str, str]:
     """Read `key value` lines in the file's order; a line without a key, or a key seen before, is a DataError.
@@ -13,18 +15,47 @@ def read_table(path: Path) -> dict[str, str]:
     A value may be empty or contain spaces; it is stripped at both ends.
     """
     table: dict[str, str] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        key, _, value = line.strip().partition(" ") if "\t" not in line else line.strip().partition("\t")
+    for number, line in enumerate(split_lines(read_text(path)), start=1):
+        key, value = split_line(line)
         if not key:
             raise DataError(f"{path}:{number}: empty line; 'adaptkit data fix {path.parent}' drops it")
         if key in table:
             remedy = f"'adaptkit data fix {path.parent}' keeps the first"
             raise DataError(f"{path}:{number}: {key} stands twice; {remedy}")
-        table[key] = value.strip()
+        table[key] = value
     return table
 
 
 def write_table(path: Path, table: Mapping[str, str]) -> None:
     """Write a table atomically, sorted by the bytes of its keys as `LC_ALL=C sort` does."""
-    lines = (f"{key} {table[key]}".rstrip() for key in sorted(table, key=str.encode))
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_text(path, format_table(table))
+
+
+def format_table(table: Mapping[str, str]) -> str:
+    r"""Give the lines of a table, sorted by the bytes of the keys.
+
+    >>> format_table({"b": "two words", "B": ""})
+    'B\nb two words\n'
+    """
+    lines = (f"{key} {table[key]}".rstrip(BLANKS) for key in sorted(table, key=str.encode))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def split_line(line: str) -> tuple[str, str]:
+    r"""Split a line at its first blanks into key and value.
+
+    >>> split_line("utt1 \t two words ")
+    ('utt1', 'two words')
+    """
+    line = line.strip(BLANKS)
+    key = line.replace("\t", " ").split(" ", 1)[0]
+    return key, line[len(key) :].strip(BLANKS)
+
+
+def split_lines(text: str) -> list[str]:
+    r"""Split at line feeds alone: str.splitlines would also split inside a text, at U+2028 and others.
+
+    >>> split_lines("a\u2028b\nc\n")
+    ['a\u2028b', 'c']
+    """
+    return text.removesuffix("\n").split("\n") if text else []

@@ -1,0 +1,159 @@
+"""The seam between adapters and the base model.
+
+An adapter is asked, at each `Site` of a kind it wants, what should come out: `adapt(site, x_in, x_out)`.
+Forward hooks carry it (`base.sites.attached`); nothing in the base is replaced. A module of this package
+holds a docstring with the paper, a frozen `Config`, one `Adapter` subclass with its equation, and `build`;
+its file name is the `kind` of the yaml. No list of kinds is kept anywhere else.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Annotated, Any
+
+import torch
+from pydantic import BeforeValidator, SerializeAsAny
+from torch import Tensor, nn
+
+from adaptkit import adapters, config
+from adaptkit.errors import ConfigError, nearest
+
+SITE_KINDS = ("block", "ffn_macaron", "ffn", "query", "key", "value", "out", "encoder_out")
+_NOT_KINDS = ("api", "per_task")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the base model where an adapter can act; `block` counts from 0, -1 for `encoder_out`."""
+
+    name: str  # the module's path in the base, for example encoder.encoders.0.feed_forward
+    kind: str  # one of SITE_KINDS
+    block: int
+    dim_in: int
+    dim_out: int
+
+    @property
+    def key(self) -> str:
+        """The name as torch allows it in a ModuleDict."""
+        return self.name.replace(".", "-")
+
+
+class AdapterConfig(config.Config):
+    """What every kind's configuration has: its `kind`, which is the name of its module."""
+
+    kind: str
+
+
+class Adapter(nn.Module):
+    """What every kind subclasses: the kinds of site it wants, and what should come out of each.
+
+    `task_ids` (B,) names the task of every row during a forward pass. A row of the base itself has -1;
+    whatever `adapt` returns for it is replaced by `x_out`, so weights may be gathered with any valid index
+    there.
+    """
+
+    wants: frozenset[str] = frozenset()
+    task_ids: Tensor | None = None
+
+    def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
+        """Give what should leave the site, shaped as `x_out` (B, U, dim_out); `x_in` is (B, U, dim_in)."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Start a forward pass of the encoder; a kind with state over depth resets it here."""
+
+    def end(self) -> None:
+        """End a forward pass of the encoder; let go of every activation here."""
+
+
+class AdapterStack(nn.ModuleList):
+    """The adapters of one experiment, acting in order at each site, for one list of tasks."""
+
+    def __init__(self, members: Sequence[Adapter], configs: Sequence[AdapterConfig], tasks: Sequence[str]):
+        super().__init__(members)
+        self.configs, self.tasks = tuple(configs), tuple(tasks)
+        self.base_rows: Tensor | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kinds joined as they act: `residual`, or `residual+hff`."""
+        return "+".join(entry.kind for entry in self.configs)
+
+    @contextmanager
+    def for_tasks(self, task_ids: Sequence[int], device: torch.device | str = "cpu") -> Iterator[None]:
+        """Choose the task of every row of the forward passes inside the block; -1 is the base itself."""
+        outside = [index for index in task_ids if not -1 <= index < len(self.tasks)]
+        if outside:
+            raise ValueError(f"task ids {sorted(set(outside))} are outside the {len(self.tasks)} tasks")
+        ids = torch.tensor(task_ids, dtype=torch.long, device=device)
+        self.base_rows = ids < 0 if min(task_ids) < 0 else None
+        for member in self:
+            member.task_ids = ids.clamp(min=0)
+        try:
+            yield
+        finally:
+            self.base_rows = None
+            for member in self:
+                member.task_ids = None
+
+    def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
+        """Ask each adapter that wants this kind of site in turn; rows of the base leave as they came."""
+        adapted = x_out
+        for member in self:
+            if site.kind in member.wants:
+                adapted = member.adapt(site, x_in, adapted).to(x_out.dtype)
+        if self.base_rows is None:
+            return adapted
+        return torch.where(self.base_rows[:, None, None], x_out, adapted)
+
+
+def available() -> list[str]:
+    """Name the kinds: the modules of this package."""
+    found = [module.name for module in pkgutil.iter_modules(adapters.__path__)]
+    return sorted(set(found) - set(_NOT_KINDS))
+
+
+def load_kind(kind: str) -> ModuleType:
+    """Import the module of a kind; an unknown one is a ConfigError with the nearest name."""
+    if kind not in available():
+        known = nearest(kind, available()) or f"; known: {', '.join(available())}"
+        raise ConfigError(f"there is no adapter kind '{kind}'{known}")
+    return importlib.import_module(f"{adapters.__name__}.{kind}")
+
+
+def read_config(entry: Any) -> AdapterConfig:
+    """Check one entry of an `adapters:` list against the Config of its kind."""
+    if isinstance(entry, AdapterConfig):
+        return entry
+    if not isinstance(entry, dict) or "kind" not in entry:
+        raise ValueError(f"expected 'kind: <name>', one of {', '.join(available())}, and its options")
+    try:
+        return load_kind(entry["kind"]).Config.model_validate(entry)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+AnyAdapterConfig = Annotated[SerializeAsAny[AdapterConfig], BeforeValidator(read_config)]
+
+
+def build(
+    configs: Sequence[AdapterConfig], sites: Sequence[Site], tasks: Sequence[str], seed: int
+) -> AdapterStack:
+    """Build an experiment's adapters, initialised from `seed` alone; one that acts nowhere is refused."""
+    members = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for entry in configs:
+            module = load_kind(entry.kind)
+            member = module.build(entry, sites, len(tasks))
+            if not any(site.kind in member.wants for site in sites):
+                have = ", ".join(sorted({site.kind for site in sites})) or "none"
+                raise ConfigError(
+                    f"adapter '{entry.kind}' acts on sites of kind {', '.join(sorted(member.wants))}, "
+                    f"and this base model has {have}"
+                )
+            members.append(member)
+    return AdapterStack(members, configs, tasks)

@@ -1,0 +1,139 @@
+"""Build an ESPnet recogniser from its own configuration without importing `espnet2.tasks`.
+
+The constructors are called in the order of `espnet2.tasks.asr.ASRTask.build_model`, from the table below:
+importing the task itself takes 16 s and tries to download. A class outside the table falls back to the task,
+and says so.
+"""
+
+import importlib
+import inspect
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from adaptkit import config as configuration
+from adaptkit.errors import ConfigError, nearest
+
+_LOG = logging.getLogger(__name__)
+
+# section of config.yaml: option: class, as in espnet2/tasks/asr.py of ESPnet 202511
+_CLASSES = {
+    "frontend": {"default": "espnet2.asr.frontend.default.DefaultFrontend"},
+    "specaug": {"specaug": "espnet2.asr.specaug.specaug.SpecAug"},
+    "normalize": {
+        "global_mvn": "espnet2.layers.global_mvn.GlobalMVN",
+        "utterance_mvn": "espnet2.layers.utterance_mvn.UtteranceMVN",
+    },
+    "preencoder": {
+        "linear": "espnet2.asr.preencoder.linear.LinearProjection",
+        "sinc": "espnet2.asr.preencoder.sinc.LightweightSincConvs",
+    },
+    "encoder": {
+        "conformer": "espnet2.asr.encoder.conformer_encoder.ConformerEncoder",
+        "transformer": "espnet2.asr.encoder.transformer_encoder.TransformerEncoder",
+        "e_branchformer": "espnet2.asr.encoder.e_branchformer_encoder.EBranchformerEncoder",
+    },
+    "decoder": {
+        "transformer": "espnet2.asr.decoder.transformer_decoder.TransformerDecoder",
+        "rnn": "espnet2.asr.decoder.rnn_decoder.RNNDecoder",
+    },
+}
+_DEFAULTS = {  # what a training yaml of ESPnet may leave out, as espnet2/bin/asr_train.py fills it
+    "frontend": "default",
+    "specaug": None,
+    "normalize": "utterance_mvn",
+    "preencoder": None,
+    "encoder": "rnn",
+    "postencoder": None,
+    "decoder": None,
+    "model": "espnet",
+    "init": None,
+    "input_size": None,
+}
+_CONFS = [f"{section}_conf" for section in (*_CLASSES, "postencoder", "ctc", "joint_net", "model")]
+MODEL_KEYS = frozenset((*_DEFAULTS, *_CONFS, "token_list", "token_type", "bpemodel"))
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill what ESPnet's own file may leave out, so that `ASRTask.build_model_from_file` reads the result."""
+    filled = {**_DEFAULTS, **{name: {} for name in _CONFS}, **config}
+    if filled["input_size"] is not None:
+        filled.update(frontend=None, frontend_conf={})  # the features come from the data, as ESPnet does
+    return {name: {} if value is None and name in _CONFS else value for name, value in filled.items()}
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """Build an `ESPnetASRModel` with fresh weights from a completed configuration with its `token_list`.
+
+    ESPnet's own error rates during training are switched off: it would decode every batch of a frozen base.
+    """
+    config = complete(config)
+    unknown = [name for name in _CLASSES if config[name] is not None and config[name] not in _CLASSES[name]]
+    if unknown or config["postencoder"] is not None or config["model"] not in ("espnet", None):
+        return _build_by_task(config, unknown)
+    parts: dict[str, nn.Module | None] = {}
+    size = config["input_size"]
+    for name in ("frontend", "specaug", "normalize", "preencoder"):
+        parts[name] = _make(config, name)
+        if name in ("frontend", "preencoder") and parts[name] is not None:
+            size = parts[name].output_size()
+    encoder = _make(config, "encoder", input_size=size)
+    tokens = list(config["token_list"])
+    widths = {"vocab_size": len(tokens), "encoder_output_size": encoder.output_size()}
+    decoder = _make(config, "decoder", **widths)
+    ctc = _call(
+        _import("espnet2.asr.ctc.CTC"),
+        "ctc_conf",
+        config,
+        odim=len(tokens),
+        encoder_output_size=encoder.output_size(),
+    )
+    model = _import("espnet2.asr.espnet_model.ESPnetASRModel")
+    model_conf = {**config, "model_conf": {**config["model_conf"], "report_cer": False, "report_wer": False}}
+    outer = {"postencoder": None, "joint_network": None, "vocab_size": len(tokens), "token_list": tokens}
+    return _call(model, "model_conf", model_conf, encoder=encoder, decoder=decoder, ctc=ctc, **parts, **outer)
+
+
+def _make(config: Mapping[str, Any], section: str, **given: Any) -> nn.Module | None:
+    """Build what a section names, or None where it names nothing."""
+    if config[section] is None:
+        return None
+    return _call(_import(_CLASSES[section][config[section]]), f"{section}_conf", config, **given)
+
+
+def _call(kind: type[nn.Module], conf_name: str, config: Mapping[str, Any], **given: Any) -> nn.Module:
+    """Construct a class of ESPnet with its section's options, refusing options that it does not have."""
+    options = config[conf_name]
+    known = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+    for option in options:
+        if option not in known:
+            remedy = nearest(option, known) or f"; known: {', '.join(known)}"
+            raise ConfigError(f"{conf_name}.{option}: {kind.__name__} has no such option{remedy}")
+    try:
+        return kind(**given, **options)
+    except (TypeError, ValueError, AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ConfigError(f"{conf_name}: {kind.__name__} refuses {dict(options)}: {error}") from error
+    except Exception as error:  # typeguard's TypeCheckError derives from Exception alone
+        if type(error).__module__.startswith("typeguard"):
+            raise ConfigError(f"{conf_name}: {kind.__name__} refuses {dict(options)}: {error}") from error
+        raise
+
+
+def _import(path: str) -> type[nn.Module]:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:
+    names = ", ".join(f"{name}: {config[name]}" for name in unknown) or "postencoder or model"
+    _LOG.info("%s is not in adaptkit's table; asking espnet2.tasks.asr, which takes 16 s to import", names)
+    task = _import("espnet2.tasks.asr.ASRTask")
+    with tempfile.TemporaryDirectory() as folder:
+        configuration.write_yaml(Path(folder, "config.yaml"), config)
+        model, _ = task.build_model_from_file(Path(folder, "config.yaml"))
+    model.error_calculator = None
+    return model

@@ -1,0 +1,57 @@
+"""Describe a base model that is to be trained: ESPnet's yaml with tokens, features and statistics."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from adaptkit import config, text
+from adaptkit.base import build
+from adaptkit.errors import DataError, listed
+from adaptkit.experiment import Tokens
+from adaptkit.features import read_options
+from adaptkit.kaldi import datadir
+from adaptkit.text import TokenList
+
+_LOG = logging.getLogger(__name__)
+
+
+def describe(model_yaml: Path, train_set: Path, folder: Path, wanted: Tokens) -> dict[str, Any]:
+    """Complete ESPnet's training yaml into the `config.yaml` of a model, and put the files it names in `folder`.
+
+    Its training options are not used, and said to be not: adaptkit's own `base.train` takes their place.
+    """
+    given = config.read_yaml(model_yaml)
+    unused = sorted(set(given) - build.MODEL_KEYS)
+    if unused:
+        _LOG.info("%s: not used, base.train takes its place: %s", model_yaml, listed(unused))
+    completed = build.complete(given)
+    tokens = _make_tokens(train_set, folder, wanted)
+    completed |= {
+        "token_list": list(tokens.tokens),
+        "token_type": wanted.type,
+        "bpemodel": str(tokens.bpe_model) if tokens.bpe_model else None,
+    }
+    if completed["frontend"] is None:
+        completed["adaptkit"] = {"features": read_options(train_set / "feats.json").to_dict()}
+    if completed["normalize"] == "global_mvn" and "stats_file" not in completed["normalize_conf"]:
+        stats = _copy_statistics(train_set, folder)
+        completed["normalize_conf"] = {**completed["normalize_conf"], "stats_file": str(stats)}
+    return completed
+
+
+def _make_tokens(train_set: Path, folder: Path, wanted: Tokens) -> TokenList:
+    texts = [utterance.text for utterance in datadir.read(train_set).utterances]
+    if wanted.type == "char":
+        return text.char_tokens(texts)
+    return text.bpe_tokens(texts, wanted.size, folder / "bpe.model")
+
+
+def _copy_statistics(train_set: Path, folder: Path) -> Path:
+    """Keep the statistics that normalise the features beside the model."""
+    source, target = train_set / "feats_stats.npz", folder / "feats_stats.npz"
+    if not source.exists():
+        raise DataError(f"{source}: no such file; 'adaptkit feats' writes it with --cmvn {source}")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return target

@@ -1,0 +1,108 @@
+"""Make a batch equal to its utterances one by one.
+
+ESPnet's encoders are not padding-invariant: padding leaks through the convolutions over time, and the mask
+after subsampling counts a frame more for an utterance beside a longer one than alone. Both are mended by
+hooks: the convolutions see zeros where an utterance has ended, and every utterance keeps its own number of
+frames.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def encoder_frames(encoder: nn.Module, num_frames: int) -> int:
+    """Count the frames that an encoder makes of an utterance's own feature frames.
+
+    Every convolution of ESPnet's subsampling is unpadded: (T - kernel) // stride + 1 frames leave it.
+    """
+    for kernel, stride in _subsampling(encoder):
+        num_frames = max(0, (num_frames - kernel) // stride + 1)
+    return num_frames
+
+
+def subsampling(encoder: nn.Module) -> int:
+    """Give the feature frames per encoder frame."""
+    factor = 1
+    for _, stride in _subsampling(encoder):
+        factor *= stride
+    return factor
+
+
+def mixes_lengths(encoder: nn.Module) -> bool:
+    """Tell whether utterances of unequal lengths may share a batch without changing each other.
+
+    Legacy relative positions (rel_pos_type: legacy) are counted from the end of the padded batch, so they may
+    not.
+    """
+    return not any("LegacyRelPosition" in type(module).__name__ for module in encoder.modules())
+
+
+@contextmanager
+def ignoring_padding(encoder: nn.Module) -> Iterator[None]:
+    """Keep padding out of an encoder's results until the block ends; hooks only, nothing is replaced."""
+    padding = _Padding()
+    with ExitStack() as stack:
+        if hasattr(encoder.embed, "conv"):
+            stack.callback(encoder.embed.register_forward_hook(_OwnLengths(_subsampling(encoder))).remove)
+        for block in encoder.encoders:
+            stack.callback(block.register_forward_pre_hook(_Remember(padding)).remove)
+            for convolution in block.modules():
+                if isinstance(convolution, nn.Conv1d) and convolution.kernel_size[0] > 1:
+                    stack.callback(convolution.register_forward_pre_hook(_ZeroPadding(padding)).remove)
+        yield
+
+
+def _subsampling(encoder: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Give (kernel, stride) over time of each convolution of `embed.conv`; none for other input layers."""
+    layers = getattr(encoder.embed, "conv", ())
+    return tuple((layer.kernel_size[0], layer.stride[0]) for layer in layers if isinstance(layer, nn.Conv2d))
+
+
+class _Padding:
+    """The mask (B, 1, U) of the forward pass under way, true where an utterance has frames."""
+
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _OwnLengths:
+    """After the subsampling: rebuild the mask from each utterance's own length."""
+
+    convolutions: tuple[tuple[int, int], ...]
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: tuple[Any, Tensor]) -> Any:
+        x, mask = output
+        if mask is None:
+            return output
+        lengths = args[1].sum(dim=-1)  # (B, 1)
+        for kernel, stride in self.convolutions:
+            lengths = (lengths - kernel).div(stride, rounding_mode="floor") + 1
+        frames = torch.arange(mask.shape[-1], device=mask.device)
+        return x, frames < lengths[..., None]
+
+
+@dataclass(frozen=True)
+class _Remember:
+    """Before each block: keep its mask for the convolutions inside."""
+
+    padding: _Padding
+
+    def __call__(self, block: nn.Module, args: tuple[Any, ...]) -> None:
+        self.padding.mask = args[1]
+
+
+@dataclass(frozen=True)
+class _ZeroPadding:
+    """Before each convolution over time: zero its input (B, D, U) where utterances have ended."""
+
+    padding: _Padding
+
+    def __call__(self, convolution: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.padding.mask is None:
+            return args
+        return (args[0].masked_fill(~self.padding.mask, 0.0), *args[1:])

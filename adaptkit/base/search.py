@@ -1,0 +1,42 @@
+"""Greedy CTC search (Graves et al., 2006): the best token of every frame, repeats and blanks removed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adaptkit.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Path:
+    """The best path of one utterance: its tokens, and the sum of its frames' log probabilities."""
+
+    tokens: list[int]
+    score: float
+
+
+def greedy(model: nn.Module, speech: Tensor, lengths: Tensor) -> list[Path]:
+    """Search each row of a batch: features (B, T, F) or samples (B, N), with their lengths (B,)."""
+    if model.ctc is None:
+        raise CheckpointError(
+            "the base model has no CTC (model_conf.ctc_weight: 0.0), which greedy search needs"
+        )
+    encoded, frames = model.encode(speech, lengths)
+    if isinstance(encoded, tuple):  # with intermediate CTC
+        encoded = encoded[0]
+    scores, best = model.ctc.log_softmax(encoded).max(dim=-1)  # (B, U) each
+    return [
+        Path(collapse(row[:length]), float(row_scores[:length].sum(dtype=torch.float64)))
+        for row, row_scores, length in zip(best, scores, frames.tolist(), strict=True)
+    ]
+
+
+def collapse(frames: Tensor, blank: int = 0) -> list[int]:
+    """Merge repeats, then drop blanks.
+
+    >>> collapse(torch.tensor([0, 3, 3, 0, 3, 4, 4]))
+    [3, 3, 4]
+    """
+    merged = torch.unique_consecutive(frames)
+    return merged[merged != blank].tolist()

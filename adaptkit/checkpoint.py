@@ -1,0 +1,121 @@
+"""Adapter files and training states: safetensors with a json header, never a pickle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from adaptkit import config as configuration
+from adaptkit.adapters import api
+from adaptkit.adapters.api import AdapterConfig, AdapterStack
+from adaptkit.base.checkpoint import BaseModel, load_strictly
+from adaptkit.errors import CheckpointError
+from adaptkit.files import replacing
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """The adapters of an experiment as they lie on disk."""
+
+    adapters: tuple[AdapterConfig, ...]
+    tasks: tuple[str, ...]  # position = task id
+    base_fingerprint: str
+    step: int  # optimiser steps behind these weights
+    weights: Mapping[str, Tensor]
+
+    @property
+    def kind(self) -> str:
+        """The kinds joined as they act."""
+        return "+".join(entry.kind for entry in self.adapters)
+
+
+def save(
+    path: Path, stack: AdapterStack, base_fingerprint: str, step: int, weights: Mapping[str, Tensor]
+) -> None:
+    """Write an adapter file: weights for `stack`, its own or an average, and what is needed to use them."""
+    header = {
+        "format": _FORMAT,
+        "kind": stack.kind,
+        "adapters": [configuration.dump(entry) for entry in stack.configs],
+        "tasks": list(stack.tasks),
+        "base_fingerprint": base_fingerprint,
+        "step": step,
+        "versions": {name: metadata.version(name) for name in ("adaptkit", "torch", "espnet")},
+    }
+    write_tensors(path, weights, header)
+
+
+def load(path: Path) -> AdapterFile:
+    """Read an adapter file; a truncated or foreign one is a CheckpointError with the reason."""
+    weights, header = read_tensors(path)
+    if header.get("format") != _FORMAT:
+        raise CheckpointError(f"{path}: an adapter file of format {header.get('format')}, not {_FORMAT}")
+    try:
+        return AdapterFile(
+            adapters=tuple(api.read_config(entry) for entry in header["adapters"]),
+            tasks=tuple(header["tasks"]),
+            base_fingerprint=header["base_fingerprint"],
+            step=header["step"],
+            weights=weights,
+        )
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: the header of the adapter file is not whole: {error}") from error
+
+
+def restore(file: AdapterFile, base: BaseModel, path: Path) -> AdapterStack:
+    """Build the adapters of a file for the base model they were trained on; any other base is refused."""
+    if file.base_fingerprint != base.fingerprint:
+        raise CheckpointError(
+            f"{path}: trained on the base model {file.base_fingerprint}, but {base.path} is {base.fingerprint}; "
+            "give the folder of the right one with --base"
+        )
+    stack = api.build(file.adapters, base.sites, file.tasks, seed=0)
+    load_strictly(stack, file.weights, path)
+    device = next(base.model.parameters()).device
+    return stack.to(device).eval().requires_grad_(False)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write named tensors and a json header atomically."""
+    own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(own, temporary, metadata={"adaptkit": json.dumps(header)})
+        except SafetensorError as error:  # its message names the cause: a full disk, say
+            raise CheckpointError(f"{path}: could not be written: {error}") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read named tensors and their json header."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; 'adaptkit train' writes it")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["adaptkit"])
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        size = path.stat().st_size
+        raise CheckpointError(
+            f"{path}: damaged or truncated ({size} bytes): {error}; copy it again"
+        ) from error
+    except (KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: a safetensors file, but not written by adaptkit") from error
+
+
+def average(weights: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Average the weights of several checkpoints; whole numbers, such as counters, are the last one's."""
+    return {
+        name: torch.stack([entry[name] for entry in weights]).mean(dim=0)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in weights[-1].items()
+    }

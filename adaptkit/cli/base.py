@@ -1,0 +1,70 @@
+"""`adaptkit base`: train and inspect base models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adaptkit.cli.options import ConfigFile, Device, Overrides, Resume, Seed, choose_device
+
+app = typer.Typer(help="Train and inspect base models.", no_args_is_help=True)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Train a base model from scratch, as the section `base` of an experiment says.
+
+    Example: adaptkit base train conf/mini.yaml --set base.train.max_epochs=30 --resume
+    """
+    from adaptkit import experiment
+    from adaptkit.train import train_base
+
+    words = [*(overrides or []), *([f"base.train.seed={seed}"] if seed is not None else [])]
+    settings = experiment.load(config, words)
+    train_base(settings, device=choose_device(device), resume=resume)
+    typer.echo(settings.base.dir)
+
+
+@app.command()
+def info(
+    folder: Annotated[Path, typer.Argument(help="The folder of a base model.")],
+    sites: Annotated[
+        bool, typer.Option("--sites", help="List every site instead of counting kinds.")
+    ] = False,
+) -> None:
+    """Tell blocks, width, sites, parameters and fingerprint of a base model.
+
+    Example: adaptkit base info exp/base
+    """
+    from collections import Counter
+
+    from adaptkit.base import checkpoint
+
+    base = checkpoint.load(folder)
+    if sites:
+        for site in base.sites:
+            typer.echo(f"{site.kind:12} {site.block:3} {site.dim_in:5} {site.dim_out:5} {site.name}")
+        return
+    kinds = Counter(site.kind for site in base.sites)
+    rows = {
+        "encoder": type(base.model.encoder).__name__,
+        "decoder": type(base.model.decoder).__name__ if base.model.decoder else "none, CTC alone",
+        "blocks": base.num_blocks,
+        "width": base.width,
+        "subsampling": base.subsampling,
+        "reads": "speech" if base.features is None else f"{base.features['num_bins']} bins of features",
+        "frame shift": f"{base.frame_shift_ms:g} ms",
+        "rate": f"{base.rate_hz} Hz",
+        "tokens": len(base.tokens.tokens),
+        "parameters": f"{base.num_parameters:,}",
+        "sites": ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
+        "fingerprint": base.fingerprint,
+    }
+    for name, value in rows.items():
+        typer.echo(f"{name:12} {value}")

@@ -1,0 +1,183 @@
+"""`adaptkit data`: check, repair, divide, unite and count data directories."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from adaptkit.kaldi.datadir import DataDir
+    from adaptkit.kaldi.scan import Checks, Problem
+    from adaptkit.kaldi.summary import Summary
+
+app = typer.Typer(help="Check, repair, divide, unite and count data directories.", no_args_is_help=True)
+log = logging.getLogger(__name__)
+
+AllowPipes = Annotated[bool, typer.Option("--allow-pipes", help="Run the commands of wav.scp.")]
+MaxSec = Annotated[float, typer.Option(min=0, help="Longest utterance, in seconds.")]
+MinSec = Annotated[float, typer.Option(min=0, help="Shortest utterance, in seconds.")]
+CheckAudio = Annotated[
+    bool, typer.Option("--audio/--no-audio", help="Look at every recording, or at the tables alone.")
+]
+Tokens = Annotated[Path | None, typer.Option(help="A token list; texts may hold its characters only.")]
+
+
+@app.command()
+def validate(
+    data_dirs: Annotated[list[Path], typer.Argument(help="Data directories.")],
+    max_sec: MaxSec = 60.0,
+    min_sec: MinSec = 0.1,
+    check_audio: CheckAudio = True,
+    allow_pipes: AllowPipes = False,
+    tokens: Tokens = None,
+) -> None:
+    """List every problem of data directories; fail if there is one.
+
+    Example: adaptkit data validate data/train data/test --max-sec 30
+    """
+    from adaptkit.kaldi.validate import find_problems
+
+    checks = _checks(max_sec, min_sec, check_audio, allow_pipes, tokens)
+    valid = [_report(path, find_problems(path, checks)) for path in data_dirs]
+    if not all(valid):
+        raise typer.Exit(1)
+
+
+@app.command()
+def fix(
+    data_dir: Annotated[Path, typer.Argument(help="A data directory, changed in place.")],
+    max_sec: MaxSec = 60.0,
+    min_sec: MinSec = 0.1,
+    check_audio: CheckAudio = True,
+    allow_pipes: AllowPipes = False,
+    tokens: Tokens = None,
+) -> None:
+    """Sort a data directory and drop the unusable, keeping a backup.
+
+    Example: adaptkit data fix data/train
+    """
+    from adaptkit.kaldi.fix import fix as repair
+
+    done = repair(data_dir, _checks(max_sec, min_sec, check_audio, allow_pipes, tokens))
+    for utt_id, reason in done.dropped.items():
+        typer.echo(f"dropped {utt_id}: {reason}")
+    total = len(done.dropped) + done.num_kept
+    share = 100 * len(done.dropped) / total
+    typer.echo(f"{data_dir}: kept {done.num_kept} of {total} utterances, dropped {share:.1f} %")
+    log.info("%s: rewrote %s", data_dir, ", ".join(done.changed) or "nothing")
+
+
+@app.command()
+def subset(
+    source: Annotated[Path, typer.Argument(help="A data directory.")],
+    out_dir: Annotated[Path, typer.Argument(help="The data directory to make.")],
+    first: Annotated[int | None, typer.Option(min=1, help="The first N utterances.")] = None,
+    random: Annotated[int | None, typer.Option(min=1, help="N utterances at random.")] = None,
+    per_spk: Annotated[int | None, typer.Option(min=1, help="Up to N utterances of each speaker.")] = None,
+    utt_list: Annotated[Path | None, typer.Option(help="Utterance ids, the first word of each line.")] = None,
+    spk_list: Annotated[Path | None, typer.Option(help="Speakers, the first word of each line.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --random.")] = 0,
+) -> None:
+    """Make a data directory of some utterances of another.
+
+    Example: adaptkit data subset data/train data/train_5 --per-spk 5
+    """
+    from adaptkit.kaldi import datadir
+    from adaptkit.kaldi import subset as parts
+
+    ways = {"--first": first, "--random": random, "--per-spk": per_spk, "--utt-list": utt_list,
+            "--spk-list": spk_list}  # fmt: skip
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        raise typer.BadParameter(f"give one of {', '.join(ways)}, not {', '.join(given) or 'none'}")
+    data = datadir.read(source)
+    choices = {
+        "--first": lambda: parts.choose_first(data, first),
+        "--random": lambda: parts.choose_random(data, random, seed=seed),
+        "--per-spk": lambda: parts.choose_per_speaker(data, per_spk),
+        "--utt-list": lambda: _first_words(utt_list),
+        "--spk-list": lambda: parts.choose_speakers(data, _first_words(spk_list)),
+    }
+    made = parts.subset(data, choices[given[0]](), path=out_dir)
+    parts.save(made, [data])
+    _say_size(made)
+
+
+@app.command()
+def combine(
+    out_dir: Annotated[Path, typer.Argument(help="The data directory to make.")],
+    sources: Annotated[list[Path], typer.Argument(help="Data directories.")],
+) -> None:
+    """Unite data directories, refusing ids that clash.
+
+    Example: adaptkit data combine data/all data/train data/dev
+    """
+    from adaptkit.kaldi import datadir
+    from adaptkit.kaldi import subset as parts
+
+    read = [datadir.read(source) for source in sources]
+    made = parts.combine(read, path=out_dir)
+    parts.save(made, read)
+    _say_size(made)
+
+
+@app.command()
+def info(
+    data_dir: Annotated[Path, typer.Argument(help="A data directory.")],
+    allow_pipes: AllowPipes = False,
+) -> None:
+    """Count what a data directory holds.
+
+    Example: adaptkit data info data/train
+    """
+    from adaptkit.kaldi import datadir
+    from adaptkit.kaldi.summary import summarise
+
+    for name, value in _rows(summarise(datadir.read(data_dir), allow_pipes=allow_pipes)):
+        typer.echo(f"{name:12} {value}")
+
+
+def _checks(
+    max_sec: float, min_sec: float, check_audio: bool, allow_pipes: bool, tokens: Path | None
+) -> "Checks":
+    from adaptkit.kaldi.scan import Checks
+    from adaptkit.kaldi.validate import read_alphabet
+
+    alphabet = read_alphabet(tokens) if tokens else None
+    return Checks(max_sec, min_sec, check_audio, allow_pipes, alphabet)
+
+
+def _report(path: Path, problems: Sequence["Problem"]) -> bool:
+    """Print the problems of a directory and say whether it is valid."""
+    for problem in problems:
+        typer.echo(problem)
+    num_warnings = sum(problem.is_warning for problem in problems)
+    log.info("%s: %d problems, %d warnings", path, len(problems) - num_warnings, num_warnings)
+    return len(problems) == num_warnings
+
+
+def _first_words(path: Path) -> list[str]:
+    from adaptkit.files import read_text
+
+    return [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
+
+
+def _say_size(data: "DataDir") -> None:
+    speakers = len({utterance.speaker for utterance in data.utterances})
+    typer.echo(f"{data.path}: {len(data.utterances)} utterances of {speakers} speakers")
+
+
+def _rows(summary: "Summary") -> list[tuple[str, object]]:
+    rates = (f"{count} at {rate_hz} Hz" for rate_hz, count in sorted(summary.num_recordings_by_hz.items()))
+    return [
+        ("utterances", summary.num_utterances),
+        ("speakers", summary.num_speakers),
+        ("tasks", summary.num_tasks),
+        ("words", summary.num_words),
+        ("hours", f"{summary.total_sec / 3600:.2f}"),
+        ("seconds", f"{summary.mean_sec:.2f} mean, {summary.min_sec:.2f} to {summary.max_sec:.2f}"),
+        ("recordings", ", ".join(rates) or "commands, not run"),
+        ("feats", "yes" if summary.has_feats else "no"),
+    ]

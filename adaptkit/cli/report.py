@@ -1,0 +1,61 @@
+"""`adaptkit report`: compare experiments in one table or page."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Form = Literal["table", "md", "json", "html"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(name="report")(report)
+
+
+def report(
+    experiments: Annotated[list[Path], typer.Argument(help="Folders that were trained, decoded and scored.")],
+    set_name: Annotated[
+        str | None, typer.Option("--set", help="The decoded set, where there are several.")
+    ] = None,
+    form: Annotated[Form, typer.Option("--format", help="What to make.")] = "table",
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None,
+) -> None:
+    """Compare experiments by error rates, parameters and cost, against the one without adapters.
+
+    Example: adaptkit report exp/none exp/residual --format md
+    """
+    from adaptkit import report as reporting
+    from adaptkit.files import write_text
+
+    outcomes = reporting.load(experiments, set_name)
+    if form == "table" and output is None and sys.stdout.isatty():
+        _print_table(reporting.as_cells(outcomes))
+        return
+    if form == "html":
+        from adaptkit.page import render
+    else:
+        render = {"table": reporting.as_table, "md": reporting.as_markdown, "json": reporting.as_json}[form]
+    if output:
+        write_text(output, render(outcomes) + "\n")
+    else:
+        typer.echo(render(outcomes))
+
+
+def _print_table(rows: Sequence[Sequence[tuple[str, str]]]) -> None:
+    """Print cells on a terminal, the small print of each below its figure."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE)
+    for index, cell in enumerate(rows[0]):
+        table.add_column("\n".join(cell).rstrip(), justify="right" if index else "left")
+    for row in rows[1:]:
+        table.add_row(
+            *(Text.assemble(figure, (f"\n{small}", "dim")) if small else figure for figure, small in row)
+        )
+    Console().print(table)

@@ -1,0 +1,35 @@
+"""`adaptkit train`: the adapters of an experiment."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adaptkit.cli.options import ConfigFile, Device, Overrides, Resume, Seed, choose_device
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command()(train)
+
+
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    exp: Annotated[Path | None, typer.Option(help="Folder to write to; exp/<name> if not given.")] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Train the adapters of an experiment on its frozen base model.
+
+    Example: adaptkit train conf/mini.yaml --set adapters.0.bottleneck=32 --resume
+    """
+    from adaptkit import experiment
+    from adaptkit.train import train_adapters
+
+    words = [*(overrides or []), *([f"train.seed={seed}"] if seed is not None else [])]
+    settings = experiment.load(config, words)
+    folder = exp or Path("exp") / settings.name
+    train_adapters(settings, folder, device=choose_device(device), resume=resume)
+    typer.echo(folder)

@@ -1,0 +1,72 @@
+"""Decoding: from a data directory to hypotheses, in batches that mix tasks, each row with its own weights."""
+
+from dataclasses import dataclass
+
+import torch
+
+from adaptkit import score
+from adaptkit.base.padding import mixes_lengths
+from adaptkit.batches import Examples, load_batches, plan_batches
+from adaptkit.objective import Objective
+from adaptkit.progress import counting
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What was recognised; `score` is the log probability of the best path."""
+
+    utt_id: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How well a model does on a validation set; rates in percent."""
+
+    loss: float  # mean over utterances
+    wer: float
+    by_task: dict[str, float]
+
+
+def decode(
+    objective: Objective, examples: Examples, batch_frames: int, *, num_workers: int = 0
+) -> list[Hypothesis]:
+    """Recognise every utterance of `examples`, sorted by id; the objective must be hooked.
+
+    The text does not depend on the batches: padding is kept out of the results, and where the model's
+    positions depend on the padded length (legacy relative positions), only utterances of one length share a
+    batch.
+    """
+    device = next(objective.model.parameters()).device
+    plan = _plan(objective, examples, batch_frames)
+    found = []
+    with torch.inference_mode(), counting("decoding", len(examples)) as advance:
+        for batch in load_batches(examples, plan, num_workers):
+            for utt_id, path in zip(batch.utt_ids, objective.search(batch.to(device)), strict=True):
+                found.append(Hypothesis(utt_id, examples.base.tokens.decode(path.tokens), path.score))
+            advance(len(batch.utt_ids), "")
+    return sorted(found, key=lambda hypothesis: hypothesis.utt_id.encode())
+
+
+def validate(objective: Objective, examples: Examples, batch_frames: int) -> Validation:
+    """Measure loss and word error rate, over all and for each task."""
+    device = next(objective.model.parameters()).device
+    loss_sum, texts = 0.0, {}
+    with torch.no_grad():
+        for batch in load_batches(examples, _plan(objective, examples, batch_frames)):
+            batch = batch.to(device)
+            loss_sum += float(objective(batch)) * len(batch.utt_ids)
+            for utt_id, path in zip(batch.utt_ids, objective.search(batch), strict=True):
+                texts[utt_id] = examples.base.tokens.decode(path.tokens)
+    utterances = examples.data.utterances
+    counts = score.count_words([u.text for u in utterances], [texts[u.utt_id] for u in utterances])
+    by_task = {}
+    for task in examples.data.tasks:
+        own = [count for count, utterance in zip(counts, utterances, strict=True) if utterance.task == task]
+        by_task[task] = round(sum(own, score.ErrorCounts()).rate, 2)
+    return Validation(loss_sum / len(utterances), round(sum(counts, score.ErrorCounts()).rate, 2), by_task)
+
+
+def _plan(objective: Objective, examples: Examples, batch_frames: int) -> list[list[int]]:
+    return plan_batches(examples.lengths, batch_frames, mixes_lengths=mixes_lengths(objective.model.encoder))

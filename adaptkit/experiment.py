@@ -1,0 +1,95 @@
+"""The configuration of an experiment: one yaml for base model, data, adapters and training."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+
+from adaptkit import config
+from adaptkit.adapters.api import AnyAdapterConfig
+from adaptkit.config import Config
+
+
+class Sets(Config):
+    """The data directories of a training, with features where the model reads features."""
+
+    train: Path = Field(description="data directory to train on, for example dump/train")
+    valid: Path = Field(description="data directory that chooses the best checkpoint")
+
+
+class Training(Config):
+    """How a model or its adapters are trained."""
+
+    max_epochs: PositiveInt = Field(20, description="passes over the training set")
+    batch_frames: PositiveInt = Field(12000, description="feature frames of a batch, padding included")
+    lr: PositiveFloat = Field(1e-3, description="highest learning rate of AdamW")
+    weight_decay: NonNegativeFloat = Field(0.0, description="decoupled weight decay of AdamW")
+    warmup_steps: NonNegativeInt = Field(50, description="steps over which the learning rate rises from 0")
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = Field(
+        "linear", description="decay after the warm-up; linear and cosine reach 0 at the last step"
+    )
+    clip_norm: PositiveFloat | None = Field(
+        5.0, description="bound on the norm of all gradients; null for none"
+    )
+    accumulate: PositiveInt = Field(1, description="batches per optimiser step")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the forward pass (autocast); weights stay float32, float16 scales the loss"
+    )
+    patience: PositiveInt | None = Field(
+        None, description="stop after so many validations without a better WER"
+    )
+    valid_every: PositiveInt = Field(1, description="epochs between validations")
+    average: PositiveInt = Field(1, description="best checkpoints whose weights are averaged at the end")
+    save_every_steps: PositiveInt = Field(500, description="optimiser steps between saves within an epoch")
+    num_workers: NonNegativeInt = Field(0, description="processes that load batches; 0 loads in the main one")
+    seed: NonNegativeInt = Field(0, description="of the initialisation, the order of batches and dropout")
+
+
+class Tokens(Config):
+    """The outputs of a new base model."""
+
+    type: Literal["char", "bpe"] = Field("char", description="characters, or BPE by sentencepiece")
+    size: PositiveInt = Field(500, description="number of BPE tokens in all; characters are counted")
+
+
+class Base(Config):
+    """Where the base model is and, if it is ours to train, how."""
+
+    dir: Path = Field(description="folder with config.yaml and model.pth")
+    model: Path | None = Field(
+        None, description="ESPnet's training yaml; its model is built, its training is ours"
+    )
+    tokens: Tokens = Field(Tokens(), description="outputs of the model")
+    data: Sets | None = Field(None, description="what it is trained on")
+    train: Training = Field(Training(), description="how it is trained")
+
+
+class Experiment(Config):
+    """An experiment; `adaptkit base train` reads `base`, `adaptkit train` the rest too."""
+
+    name: str = Field(description="names exp/<name>, and the row of a report")
+    base: Base = Field(description="the base model")
+    data: Sets | None = Field(None, description="what the adapters are trained on")
+    adapters: tuple[AnyAdapterConfig, ...] = Field(
+        (), description="each with its kind; they act in this order at each site"
+    )
+    train: Training = Field(Training(), description="how the adapters are trained")
+
+    @field_validator("name")
+    @classmethod
+    def _be_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
+            raise ValueError("expected letters, digits and . _ + - since it names a folder")
+        return name
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read and check an experiment; `overrides` are words like `adapters.0.bottleneck=32`."""
+    return config.load(Experiment, path, overrides)
+
+
+def save(experiment: Experiment, path: Path) -> None:
+    """Write an experiment with every default, as `load` reads it back."""
+    config.write_yaml(path, config.dump(experiment))

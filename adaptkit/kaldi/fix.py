@@ -1,0 +1,110 @@
+"""Repair data directories as Kaldi's fix_data_dir.sh does: sort, drop the unusable, rebuild spk2utt."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptkit.errors import DataError
+from adaptkit.files import replacing, write_text
+from adaptkit.kaldi.datadir import invert
+from adaptkit.kaldi.scan import Checks, Problem, Table, scan_table
+from adaptkit.kaldi.tables import format_table
+from adaptkit.kaldi.validate import DEFAULT_CHECKS, find_in_tables, needed_tables
+
+BACKUP = ".backup"
+SIDE_TABLES = {  # other tables of Kaldi's, by what their keys are
+    "utterance": ("utt2num_frames", "utt2lang", "utt2uniq", "vad.scp"),
+    "speaker": ("cmvn.scp", "spk2gender"),
+    "recording": ("reco2dur", "reco2file_and_channel"),
+}
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What `fix` did: problems it found, utterances it dropped and why, files it wrote."""
+
+    problems: tuple[Problem, ...]
+    dropped: Mapping[str, str]
+    num_kept: int
+    changed: tuple[str, ...]
+
+
+def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
+    """Repair a data directory in place, so that the same checks find no problem in it; warnings may remain.
+
+    Every file that changes is first copied to `.backup` inside the directory, and replaced atomically. Where
+    no utterance would remain nothing is changed and the reasons are a DataError.
+    """
+    path = Path(path)
+    tables, problems = find_in_tables(path, checks)
+    faults = [problem for problem in problems if not problem.is_warning]
+    reasons = _reasons(tables, faults)
+    complete = set.intersection(*(set(tables[name]) for name in needed_tables(tables))) if tables else set()
+    kept = complete - set(reasons)
+    if not kept:
+        raise DataError(f"{path}: no utterance would remain, nothing was changed:\n{_lines(faults)}")
+    repaired = _repaired(path, tables, kept)
+    changed = {n: text for n, text in repaired.items() if not text or _content(path / n) != text.encode()}
+    _replace(path, changed)
+    return Repair(tuple(problems), reasons, len(kept), tuple(changed))
+
+
+def _reasons(tables: dict[str, Table], faults: list[Problem]) -> dict[str, str]:
+    """Say for each utterance that cannot be used what the first problem is."""
+    users: dict[str, list[str]] = {}  # of each recording
+    for utt_id, line in tables.get("segments", {}).items():
+        users.setdefault(line.value.split(" ")[0], []).append(utt_id)
+    reasons: dict[str, str] = {}
+    for problem in faults:
+        is_recording = problem.path.name == "wav.scp" and "segments" in tables
+        lost = users.get(problem.utt_id, []) if is_recording else [problem.utt_id]
+        for utt_id in filter(None, lost):
+            reasons.setdefault(utt_id, str(problem))
+    return dict(sorted(reasons.items(), key=lambda item: item[0].encode()))
+
+
+def _repaired(path: Path, tables: dict[str, Table], kept: set[str]) -> dict[str, str]:
+    """Give the new content of each file."""
+    speakers = {utt_id: tables["utt2spk"][utt_id].value for utt_id in kept}
+    recordings = kept
+    if "segments" in tables:
+        recordings = {tables["segments"][utt_id].value.split(" ")[0] for utt_id in kept}
+    keys = {"utterance": kept, "recording": recordings, "speaker": set(speakers.values())}
+    repaired = {
+        name: _filtered(table, keys["recording" if name == "wav.scp" else "utterance"])
+        for name, table in tables.items()
+    }
+    repaired["spk2utt"] = format_table(invert(speakers))
+    for kind, names in SIDE_TABLES.items():
+        for name in names:
+            if (path / name).exists():
+                repaired[name] = _filtered(scan_table(path / name)[0], keys[kind])
+    return repaired
+
+
+def _replace(path: Path, changed: Mapping[str, str]) -> None:
+    """Copy the files that change to the backup, then write them; an optional table left empty goes."""
+    for name in changed:
+        if (path / name).exists():
+            with replacing(path / BACKUP / name) as copy:
+                copy.write_bytes(_content(path / name))
+    for name, text in changed.items():
+        if text:
+            write_text(path / name, text)
+        else:
+            (path / name).unlink()
+
+
+def _filtered(table: Table, keys: set[str]) -> str:
+    return format_table({key: line.value for key, line in table.items() if key in keys})
+
+
+def _content(file: Path) -> bytes:
+    return file.read_bytes() if file.exists() else b""
+
+
+def _lines(faults: list[Problem], most: int = 10) -> str:
+    lines = [f"  {problem}" for problem in faults[:most]]
+    if len(faults) > most:
+        lines.append(f"  and {len(faults) - most} more")
+    return "\n".join(lines)

@@ -1,0 +1,207 @@
+"""Recordings as wav.scp names them: opened, and judged by their headers before anything is decoded.
+
+A location is a file (WAV, FLAC, NIST sphere, whatever libsndfile reads, or headerless `.raw`), an entry of an
+archive as `archive.ark:offset`, or a shell command that ends in `|`, whose output is read as a file.
+"""
+
+import functools
+import io
+import logging
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from adaptkit.errors import DataError
+
+RAW_RATE_HZ = 16000  # of headerless .raw files, which cannot say; AN4's
+LOUD = 12000  # RMS of 16-bit samples; with bytes swapped about 18900 = 2**15 / sqrt(3), speech is below 8000
+SNIFFED_SAMPLES = 1 << 20  # 65 s, enough to tell a byte order
+STREAM_BYTES = 0x7FFFF000  # a size from here on was written by a pipe that could not know it (sox, ffmpeg)
+UNKNOWN_FRAMES = 1 << 40  # libsndfile says 2**63 - 1 for a FLAC stream of unstated length
+PLAUSIBLE_HZ = (4000, 192000)
+OVERSHOOT_SEC = 0.05  # a segment may end this much after its recording, for rounded times, and is clipped
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What the header of a recording says, checked against the bytes that are there."""
+
+    location: str
+    rate_hz: int
+    num_samples: int  # of each channel
+    num_channels: int
+
+    @property
+    def duration_sec(self) -> float:
+        """The length in seconds."""
+        return self.num_samples / self.rate_hz
+
+
+def probe(location: str, *, allow_pipes: bool = False) -> Recording:
+    """Read what a recording says of itself; an unusable recording is a DataError.
+
+    Decodes only the last sample, to see that it is there. A command has to be run to its end.
+    """
+    with opened(location, allow_pipes=allow_pipes) as (recording, _):
+        return recording
+
+
+def is_command(location: str) -> bool:
+    """Say whether a location is a shell command, whose output is the recording."""
+    return location.rstrip().endswith("|")
+
+
+@contextmanager
+def opened(location: str, *, allow_pipes: bool = False) -> Iterator[tuple[Recording, soundfile.SoundFile]]:
+    """Open a recording wherever its bytes are; a header that cannot be right is a DataError."""
+    source = _find_bytes(location, allow_pipes)
+    layout = _raw_layout(location) if source == location and location.lower().endswith(".raw") else {}
+    try:
+        file = soundfile.SoundFile(source, **layout)
+    except soundfile.LibsndfileError as error:
+        is_sphere = _head(source).startswith(b"NIST_1A")  # compressed by shorten, as LDC ships some
+        remedy = "decompress it with sph2pipe" if is_sphere else "convert it to WAV or FLAC, or drop it"
+        raise DataError(f"{location}: not audio ({error.error_string.strip(' .')}); {remedy}") from error
+    with file:
+        _refuse_strange_rate(location, file)
+        _refuse_short_of_header(location, file, _head(source))
+        _refuse_missing_end(location, file)
+        yield Recording(location, file.samplerate, file.frames, file.channels), file
+
+
+def _find_bytes(location: str, allow_pipes: bool) -> str | io.BytesIO:
+    """Give the file's name, or the bytes a command or an archive holds."""
+    if is_command(location):
+        return io.BytesIO(_run(location, allow_pipes))
+    entry = re.fullmatch(r"(.+):(\d+)", location)
+    try:
+        if entry and not Path(location).exists():
+            return io.BytesIO(_read_archive(location, entry[1], int(entry[2])))
+        with open(location, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        place = "" if Path(location).is_absolute() else f" (seen from {Path.cwd()})"
+        what = (error.strerror or str(error)).lower()
+        raise DataError(f"{location}: {what}{place}; correct wav.scp or fetch the recording") from error
+    if not size:
+        raise DataError(f"{location}: an empty file; fetch it again")
+    return location
+
+
+def _run(location: str, allow_pipes: bool) -> bytes:
+    if not allow_pipes:
+        raise DataError(f"{location}: a shell command; allow it with --allow-pipes if you trust its author")
+    done = subprocess.run(location.rstrip().rstrip("|"), shell=True, capture_output=True, check=False)
+    if done.returncode or not done.stdout:
+        said = " / ".join(done.stderr.decode(errors="replace").strip().splitlines()[-3:]) or "nothing"
+        failed = f"exit code {done.returncode}" if done.returncode else "no output"
+        raise DataError(f"{location}: {failed}, it said: {said}; run the command by hand")
+    return done.stdout
+
+
+def _read_archive(location: str, archive: str, offset: int) -> bytes:
+    """Read an entry of an archive: a WAV file as Kaldi has it, or kaldiio's `AUDIO`, length and file."""
+    with open(archive, "rb") as file:
+        file.seek(offset)
+        head = file.read(8)
+        if head[:4] == b"RIFF":
+            start, size = offset, 8 + int.from_bytes(head[4:8], "little")
+        elif head[:5] == b"AUDIO":
+            width = head[5]  # bytes of the length
+            file.seek(offset + 6)
+            start, size = offset + 6 + width, int.from_bytes(file.read(width), "little")
+        else:
+            raise DataError(f"{location}: no audio at byte {offset} of the archive; write its scp file again")
+        file.seek(start)
+        held = file.read(size)
+    if len(held) < size:
+        raise DataError(f"{location}: truncated, {len(held)} of {size} bytes; write the archive again")
+    return held
+
+
+def _raw_layout(location: str) -> dict[str, object]:
+    """Describe a headerless 16-bit file; its byte order is the one in which it is not loud noise."""
+    size = os.path.getsize(location)
+    if size % 2:
+        raise _truncated(location, f"{size} bytes are not whole 16-bit samples")
+    head = np.fromfile(location, dtype="<i2", count=SNIFFED_SAMPLES)
+    little, big = (float(np.sqrt(np.square(x.astype(np.float64)).mean())) for x in (head, head.byteswap()))
+    if min(little, big) > LOUD:
+        raise DataError(
+            f"{location}: not raw audio, loud noise in either byte order (RMS {little:.0f} and {big:.0f}); "
+            "find out its format and give it a header, or drop it"
+        )
+    order = "big" if big < little else "little"
+    _say_byte_order(order)
+    return {"format": "RAW", "subtype": "PCM_16", "endian": order.upper(), "samplerate": RAW_RATE_HZ,
+            "channels": 1}  # fmt: skip
+
+
+@functools.cache  # once a process, not once a file
+def _say_byte_order(order: str) -> None:
+    log.info("headerless .raw at %d Hz: %s-endian, the other way it is loud noise", RAW_RATE_HZ, order)
+
+
+def _head(source: str | io.BytesIO) -> bytes:
+    """Give the first bytes, where every header is."""
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()[:1024]
+    with open(source, "rb") as file:
+        return file.read(1024)
+
+
+def _refuse_strange_rate(location: str, file: soundfile.SoundFile) -> None:
+    """Refuse a rate no speech has, and a WAV header whose bytes a second belong to another rate."""
+    lowest, highest = PLAUSIBLE_HZ
+    if not lowest <= file.samplerate <= highest:
+        seen = f"the header says {file.samplerate} Hz, speech has {lowest} to {highest} Hz"
+        raise DataError(f"{location}: {seen}; write the header again")
+    contradiction = re.search(r"Bytes/sec *: (\d+) \(should be (\d+)\)", file.extra_info)
+    if contradiction:
+        raise DataError(
+            f"{location}: the header contradicts itself, {file.samplerate} Hz are {contradiction[2]} bytes a "
+            f"second but it says {contradiction[1]}; find the true rate and write the header again"
+        )
+
+
+def _refuse_short_of_header(location: str, file: soundfile.SoundFile, head: bytes) -> None:
+    """Refuse a file with fewer samples than its header promises; libsndfile only mentions it in its log."""
+    sizes = re.search(r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)", file.extra_info, re.M)
+    if sizes:
+        promised, held = map(int, sizes.groups())
+        if held + 1 < promised < STREAM_BYTES:  # 1: a pad byte
+            raise _truncated(location, f"{held} of {promised} bytes")
+    sphere = re.search(rb"^NIST_1A(?s:.*)\nsample_count -i (\d+)", head)
+    if sphere and file.frames < int(sphere[1]):
+        raise _truncated(location, f"{file.frames} of {int(sphere[1])} samples")
+    if "ended unexpectedly" in file.extra_info:  # Ogg has no total to compare with
+        raise _truncated(location, f"{file.frames} samples and no end of stream")
+
+
+def _refuse_missing_end(location: str, file: soundfile.SoundFile) -> None:
+    """Decode the last sample, which a truncated FLAC or MP3 file cannot."""
+    if not file.frames:
+        raise DataError(f"{location}: holds no samples; drop it or fetch it again")
+    if file.frames > UNKNOWN_FRAMES:
+        raise DataError(f"{location}: the header does not say how long it is; decode it and encode it again")
+    try:
+        file.seek(file.frames - 1)
+        is_whole = len(file.read(1, dtype="int16")) == 1
+        file.seek(0)
+    except soundfile.LibsndfileError:
+        is_whole = False
+    if not is_whole:
+        raise _truncated(location, f"the last of {file.frames} samples does not decode")
+
+
+def _truncated(location: str, what: str) -> DataError:
+    return DataError(f"{location}: truncated, {what}; fetch it again")

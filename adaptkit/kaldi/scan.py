@@ -1,0 +1,107 @@
+"""Tables read whatever their state: what can be understood, and a `Problem` for the rest."""
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptkit.errors import DataError
+from adaptkit.files import describe
+from adaptkit.kaldi.tables import split_line
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is checked beyond the form of the tables, and how strictly."""
+
+    max_sec: float = 60.0  # of an utterance; the memory of self-attention grows with its square
+    min_sec: float = 0.1  # as in ESPnet's recipes; the shortest digit of FSDD has 0.14 s
+    check_audio: bool = True
+    allow_pipes: bool = False  # run the commands of wav.scp
+    alphabet: frozenset[str] | None = None  # the characters a text may hold, spaces aside
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a data directory, as `path:line: what; remedy`.
+
+    `line` is 0 where it is the whole file, `utt_id` the utterance that cannot be used for it (in wav.scp, the
+    recording), empty where no utterance need be lost. A warning does not make a directory invalid.
+    """
+
+    path: Path
+    line: int
+    utt_id: str
+    what: str
+    remedy: str
+    is_warning: bool = False
+
+    def __str__(self) -> str:
+        where = f"{self.path}:{self.line}" if self.line else f"{self.path}"
+        return f"{where}: {'warning: ' if self.is_warning else ''}{self.what}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table and its number, from 1."""
+
+    number: int
+    value: str
+
+
+Table = dict[str, Line]  # by key, in the file's order
+
+
+def scan_table(path: Path) -> tuple[Table, list[Problem]]:
+    """Read a table's good lines, the first of each key, and list every problem of its form."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(describe(error, path)) from error
+    if not content.strip():
+        return {}, [Problem(path, 0, "", "the file is empty", "prepare the data again")]
+    problems = list(_ending_problems(path, content))
+    lines = content.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").split(b"\n")
+    table: Table = {}
+    for number, line in enumerate(lines, start=1):
+        key, value = _decode(line)
+        if not key:
+            what = "not UTF-8 text" if line.strip() else "empty line"
+            problems.append(Problem(path, number, "", what, _fix(path, "drops it")))
+        elif key in table:
+            what = f"{key} stands twice, first on line {table[key].number}"
+            problems.append(Problem(path, number, "", what, _fix(path, "keeps the first")))
+        else:
+            table[key] = Line(number, value)
+    return table, [*problems, *_order_problems(path, table)]
+
+
+def _decode(line: bytes) -> tuple[str, str]:
+    """Give the key and value of a line; an empty key where it has none or is not text."""
+    try:
+        return split_line(line.decode("utf-8")) if b"\0" not in line else ("", "")
+    except UnicodeDecodeError:
+        return "", ""
+
+
+def _ending_problems(path: Path, content: bytes) -> Iterator[Problem]:
+    if content.startswith(codecs.BOM_UTF8):
+        yield Problem(path, 1, "", "starts with a byte order mark", _fix(path, "removes it"))
+    returns = content.count(b"\r\n")
+    if returns:
+        number = content[: content.index(b"\r\n")].count(b"\n") + 1
+        what = f"{returns} lines end in CR LF, as on Windows"
+        yield Problem(path, number, "", what, _fix(path, "writes LF"))
+
+
+def _order_problems(path: Path, table: Table) -> Iterator[Problem]:
+    keys = list(table)
+    for before, key in zip(keys, keys[1:], strict=False):
+        if key.encode() < before.encode():
+            what = f"not sorted in C order, {key} after {before}"
+            yield Problem(path, table[key].number, "", what, _fix(path, "sorts it"))
+            return  # one of them says it all
+
+
+def _fix(path: Path, does: str) -> str:
+    return f"'adaptkit data fix {path.parent}' {does}"

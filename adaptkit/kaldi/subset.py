@@ -1,0 +1,137 @@
+"""Parts of data directories and their unions, as Kaldi's subset_data_dir.sh and combine_data.sh make them."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from adaptkit.errors import DataError, listed, nearest
+from adaptkit.files import read_text, write_text
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.datadir import DataDir, Utterance
+
+Value = TypeVar("Value")
+
+
+def subset(data: DataDir, utt_ids: Iterable[str], *, path: Path) -> DataDir:
+    """Keep some utterances and what belongs to them, as the directory `path`; unknown ids are a DataError."""
+    wanted = set(utt_ids)
+    _refuse_unknown(data, wanted, {u.utt_id for u in data.utterances}, "utterances")
+    if not wanted:
+        raise DataError(f"{data.path}: a subset of no utterance; ask for some")
+    utterances = tuple(u for u in data.utterances if u.utt_id in wanted)
+    return replace(
+        data,
+        path=Path(path),
+        utterances=utterances,
+        recordings={u.recording: data.recordings[u.recording] for u in utterances},
+        feats=_part(data.feats, wanted),
+        duration_sec=_part(data.duration_sec, wanted),
+    )
+
+
+def choose_first(data: DataDir, number: int) -> list[str]:
+    """Choose the first utterances in the order of their ids."""
+    return [u.utt_id for u in data.utterances[: _at_most(data, number)]]
+
+
+def choose_random(data: DataDir, number: int, *, seed: int) -> list[str]:
+    """Choose utterances at random, the same for the same seed and utterances."""
+    return sorted(random.Random(seed).sample([u.utt_id for u in data.utterances], _at_most(data, number)))
+
+
+def choose_per_speaker(data: DataDir, number: int) -> list[str]:
+    """Choose up to `number` utterances of each speaker, evenly spaced, as Kaldi does."""
+    groups = defaultdict(list)
+    for utterance in data.utterances:
+        groups[utterance.speaker].append(utterance.utt_id)
+    return [utt_id for group in groups.values() for utt_id in _spaced(group, number)]
+
+
+def choose_speakers(data: DataDir, speakers: Iterable[str]) -> list[str]:
+    """Choose every utterance of some speakers; unknown speakers are a DataError."""
+    wanted = set(speakers)
+    _refuse_unknown(data, wanted, {u.speaker for u in data.utterances}, "speakers")
+    return [u.utt_id for u in data.utterances if u.speaker in wanted]
+
+
+def combine(parts: Sequence[DataDir], *, path: Path) -> DataDir:
+    """Unite data directories as `path`; an id may stand in several of them only if it means the same.
+
+    Features and durations are kept where every part has them.
+    """
+    utterances = _unite(parts, [{u.utt_id: u for u in part.utterances} for part in parts], "utterance")
+    return DataDir(
+        path=Path(path),
+        utterances=tuple(sorted(utterances.values(), key=_order)),
+        recordings=_unite(parts, [part.recordings for part in parts], "recording"),
+        feats=_unite_optional(parts, [part.feats for part in parts], "features of"),
+        duration_sec=_unite_optional(parts, [part.duration_sec for part in parts], "duration of"),
+    )
+
+
+def save(made: DataDir, parts: Sequence[DataDir]) -> None:
+    """Write a directory made of others, and beside its features the options (feats.json) of theirs."""
+    if any(made.path.resolve() == part.path.resolve() for part in parts):
+        raise DataError(f"{made.path}: would replace the directory it is made of; choose another folder")
+    files = [part.path / "feats.json" for part in parts] if made.feats else []
+    options = {read_text(file) for file in files if file.exists()}
+    if len(options) > 1:
+        raise DataError(f"{listed(map(str, files))}: different features; make those of {made.path} anew")
+    datadir.write(made)
+    for text in options:
+        write_text(made.path / "feats.json", text)
+
+
+def _order(utterance: Utterance) -> bytes:
+    return utterance.utt_id.encode()
+
+
+def _part(table: Mapping[str, Value] | None, keys: set[str]) -> dict[str, Value] | None:
+    return None if table is None else {key: value for key, value in table.items() if key in keys}
+
+
+def _at_most(data: DataDir, number: int) -> int:
+    if number > len(data.utterances):
+        raise DataError(f"{data.path}: has {len(data.utterances)} utterances, not {number}; ask for fewer")
+    return number
+
+
+def _spaced(items: Sequence[str], number: int) -> list[str]:
+    """Take `number` items at even distances, or all where there are fewer.
+
+    >>> _spaced("abcdefgh", 4)
+    ['a', 'c', 'e', 'g']
+    """
+    number = min(number, len(items))
+    return [items[index * len(items) // number] for index in range(number)]
+
+
+def _refuse_unknown(data: DataDir, wanted: set[str], known: set[str], what: str) -> None:
+    unknown = sorted(wanted - known)
+    if unknown:
+        raise DataError(f"{data.path}: has no {what} {listed(unknown)}{nearest(unknown[0], known)}")
+
+
+def _unite(parts: Sequence[DataDir], tables: Sequence[Mapping[str, Value]], what: str) -> dict[str, Value]:
+    """Unite tables; a key with two values is a DataError that names both directories."""
+    united: dict[str, Value] = {}
+    sources: dict[str, Path] = {}
+    clashes = []
+    for part, table in zip(parts, tables, strict=True):
+        for key, value in table.items():
+            if united.setdefault(key, value) != value:
+                clashes.append(f"{key} ({sources[key]}, {part.path})")
+            sources.setdefault(key, part.path)
+    if clashes:
+        raise DataError(f"{what} ids that differ: {listed(clashes)}; prefix the ids of one directory")
+    return united
+
+
+def _unite_optional(
+    parts: Sequence[DataDir], tables: Sequence[Mapping[str, Value] | None], what: str
+) -> dict[str, Value] | None:
+    present = [table for table in tables if table is not None]
+    return _unite(parts, present, what) if len(present) == len(parts) else None

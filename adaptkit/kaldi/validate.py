@@ -1,0 +1,171 @@
+"""Every problem of a data directory in one run: what Kaldi's validate_data_dir.sh finds, and the audio's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from adaptkit.errors import listed
+from adaptkit.files import read_text
+from adaptkit.kaldi.datadir import parse_segment
+from adaptkit.kaldi.scan import Checks, Problem, Table, scan_table
+from adaptkit.kaldi.tables import split_lines
+from adaptkit.kaldi.validate_audio import audio_problems
+
+REQUIRED = ("wav.scp", "text", "utt2spk", "spk2utt")
+OPTIONAL = ("segments", "feats.scp", "utt2task", "utt2dur")
+
+
+DEFAULT_CHECKS = Checks()
+
+
+def find_problems(path: Path, checks: Checks = DEFAULT_CHECKS) -> list[Problem]:
+    """List every problem of a data directory, none if it is valid; nothing is changed.
+
+    Warnings leave it valid: speakers that are no prefix of their utterance ids (tables sorted by utterance
+    are then not sorted by speaker, which some of Kaldi's tools want), recordings that no segment uses,
+    commands not run, and a pace of speech that makes the rate doubtful.
+    """
+    return find_in_tables(Path(path), checks)[1]
+
+
+def find_in_tables(path: Path, checks: Checks) -> tuple[dict[str, Table], list[Problem]]:
+    """Give what can be read of each table beside the problems, for `fix`."""
+    if not path.is_dir():
+        return {}, [Problem(path, 0, "", "no such data directory", "stage 1 of a recipe makes it")]
+    tables: dict[str, Table] = {}
+    problems: list[Problem] = []
+    for name in (*REQUIRED, *OPTIONAL):
+        if (path / name).exists():
+            tables[name], found = scan_table(path / name)
+            problems += found
+        elif name in REQUIRED:
+            remedy = f"'adaptkit data fix {path}' makes it" if name == "spk2utt" else "prepare the data again"
+            problems.append(Problem(path / name, 0, "", "no such file", remedy))
+            tables[name] = {}
+    problems += _value_problems(path, tables)
+    problems += _disagreements(path, tables)
+    problems += _recording_problems(path, tables)
+    problems += _speaker_problems(path, tables)
+    problems += _alphabet_problems(path, tables, checks.alphabet)
+    problems += audio_problems(path, tables, checks)
+    return tables, problems
+
+
+def read_alphabet(path: Path) -> frozenset[str]:
+    r"""Read the characters of a token list, one token a line; ESPnet's marks (`<unk>`) are no text."""
+    tokens = [token for token in split_lines(read_text(path)) if not (len(token) > 2 and token[0] == "<")]
+    return frozenset("".join(tokens)) - {"\u2581"}  # sentencepiece's start of a word
+
+
+def audio_table(tables: dict[str, Table]) -> str:
+    """Name the table that says where the audio of each utterance is."""
+    return "segments" if "segments" in tables else "wav.scp"
+
+
+def needed_tables(tables: dict[str, Table]) -> list[str]:
+    """Name the tables that every utterance stands in."""
+    optional = [name for name in ("feats.scp", "utt2task") if tables.get(name)]
+    return ["text", "utt2spk", audio_table(tables), *optional]
+
+
+def _value_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
+    for name, table in tables.items():
+        for key, line in table.items():
+            what = _fault(name, line.value)
+            if what:
+                utt_id = "" if name == "spk2utt" else key
+                yield Problem(path / name, line.number, utt_id, f"{key}: {what}", _drops(path))
+
+
+def _fault(name: str, value: str) -> str:
+    """Say what is wrong with a value of a table; empty when nothing is."""
+    if not value:
+        return {"text": "empty text", "wav.scp": "no location"}.get(name, "nothing after the key")
+    if name in ("utt2spk", "utt2task") and len(value.split()) > 1:
+        return f"'{value}' is not one {'speaker' if name == 'utt2spk' else 'task'}"
+    if name == "segments":
+        try:
+            parse_segment(value)
+        except ValueError as error:
+            return str(error)
+    if name == "utt2dur":
+        try:
+            return "" if float(value) > 0 else f"{value} s is no duration"
+        except ValueError:
+            return f"'{value}' is not a number of seconds"
+    return ""
+
+
+def _disagreements(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
+    """Find utterances that a table misses, and those of side tables that no main table knows."""
+    needed = needed_tables(tables)
+    main = needed[:3]
+    known = {utt_id: name for name in reversed(main) for utt_id in tables[name]}
+    for utt_id, name in sorted(known.items(), key=lambda item: item[0].encode()):
+        missing = [other for other in needed if tables[other] and utt_id not in tables[other]]
+        if missing:
+            what = f"utterance {utt_id} is not in {listed(missing)}"
+            yield Problem(path / name, tables[name][utt_id].number, utt_id, what, _drops(path))
+    for name in ("feats.scp", "utt2task", "utt2dur"):
+        for utt_id, line in tables.get(name, {}).items():
+            if utt_id not in known:
+                what = f"unknown utterance {utt_id}, neither in text nor in utt2spk"
+                yield Problem(path / name, line.number, "", what, _drops(path, "the line"))
+
+
+def _recording_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
+    """Find segments of unknown recordings and recordings without a segment."""
+    if "segments" not in tables:
+        return
+    used = set()
+    for utt_id, line in tables["segments"].items():
+        recording = line.value.split(" ")[0]
+        used.add(recording)
+        if recording not in tables["wav.scp"]:
+            what = f"recording {recording} of utterance {utt_id} is not in wav.scp"
+            yield Problem(path / "segments", line.number, utt_id, what, _drops(path))
+    unused = [name for name in tables["wav.scp"] if name not in used]
+    if unused:
+        number = tables["wav.scp"][unused[0]].number
+        what = f"{len(unused)} recordings without a segment: {listed(unused, 3)}"
+        yield Problem(path / "wav.scp", number, "", what, _drops(path, "them"), is_warning=True)
+
+
+def _speaker_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
+    """Compare spk2utt with utt2spk in both directions, and speakers with utterance ids."""
+    speakers = tables["utt2spk"]
+    remedy = f"'adaptkit data fix {path}' makes spk2utt from utt2spk"
+    said: dict[str, str] = {}
+    for speaker, line in tables["spk2utt"].items():
+        for utt_id in line.value.split():
+            said[utt_id] = speaker
+            true = speakers[utt_id].value if utt_id in speakers else None
+            if true != speaker:
+                what = f"{utt_id} is listed for {speaker}, but utt2spk has {true or 'no such utterance'}"
+                yield Problem(path / "spk2utt", line.number, "", what, remedy)
+    for utt_id, line in speakers.items():
+        if utt_id not in said and tables["spk2utt"]:
+            what = f"{utt_id} of {line.value} is not in spk2utt"
+            yield Problem(path / "utt2spk", line.number, "", what, remedy)
+    strangers = [utt_id for utt_id, line in speakers.items() if not utt_id.startswith(line.value)]
+    if strangers:
+        number = speakers[strangers[0]].number
+        what = f"the speaker is no prefix of {len(strangers)} utterance ids: {listed(strangers, 3)}"
+        remedy = "name utterances speaker-..., as Kaldi's tools sort by both"
+        yield Problem(path / "utt2spk", number, "", what, remedy, is_warning=True)
+
+
+def _alphabet_problems(
+    path: Path, tables: dict[str, Table], alphabet: frozenset[str] | None
+) -> Iterator[Problem]:
+    if alphabet is None:
+        return
+    for utt_id, line in tables["text"].items():
+        strange = sorted(set("".join(line.value.split())) - alphabet)
+        if strange:
+            what = f"{utt_id}: {listed([repr(c) for c in strange])} not among the tokens"
+            remedy = f"write the text as the base model's was, or {_drops(path)}"
+            yield Problem(path / "text", line.number, utt_id, what, remedy)
+
+
+def _drops(path: Path, what: str = "it") -> str:
+    return f"'adaptkit data fix {path}' drops {what}"

@@ -1,0 +1,110 @@
+"""What a training step computes: the loss of a base model, with or without adapters, on a batch."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adaptkit.adapters.api import AdapterStack
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.base.padding import ignoring_padding
+from adaptkit.base.search import Path, greedy
+from adaptkit.base.sites import attached
+from adaptkit.batches import Batch
+
+
+class Objective(nn.Module):
+    """The mean loss over a batch's utterances: the ESPnet model's own CTC, attention or hybrid loss.
+
+    With adapters the base stays in eval() and frozen, and each row goes through its own task's weights.
+    Without, the model itself is trained: dropout and batch statistics are on.
+    """
+
+    def __init__(self, base: BaseModel, adapters: AdapterStack | None = None):
+        super().__init__()
+        self.model, self.adapters, self.sites = base.model, adapters, base.sites
+        self.model.requires_grad_(adapters is None)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The part whose weights change: the adapters, or the whole model."""
+        return self.model if self.adapters is None else self.adapters
+
+    def train(self, mode: bool = True) -> "Objective":
+        """Switch the trained part alone; a frozen base stays in eval(), or its batch statistics would move."""
+        self.training = mode
+        self.trained.train(mode)
+        if self.adapters is not None:
+            self.model.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Give the loss, a scalar."""
+        with self._choosing(batch.task_ids, batch.inputs.device):
+            loss, _, _ = self.model(batch.inputs, batch.lengths, batch.tokens.clone(), batch.token_lengths)
+        return loss.squeeze()  # ESPnet gives it one dimension under DataParallel
+
+    def search(self, batch: Batch) -> list[Path]:
+        """Find the best path of each row."""
+        with self._choosing(batch.task_ids, batch.inputs.device):
+            return greedy(self.model, batch.inputs, batch.lengths)
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Attach the adapters and keep padding out of results until the block ends."""
+        with ExitStack() as stack:
+            if self.adapters is not None:
+                stack.enter_context(attached(self.model, self.adapters, self.sites))
+            stack.enter_context(ignoring_padding(self.model.encoder))
+            yield
+
+    def _choosing(self, task_ids: Sequence[int], device: torch.device) -> object:
+        return nullcontext() if self.adapters is None else self.adapters.for_tasks(task_ids, device)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Compute the forward pass in `precision`; float32 leaves it alone."""
+    return torch.autocast(device.type, dtype=getattr(torch, precision), enabled=precision != "float32")
+
+
+def seed_everything(seed: int, step: int, rank: int = 0) -> None:
+    """Seed every global generator for one step, for dropout and ESPnet's own masking.
+
+    Each step starts from its own seed, so a resumed run needs no saved generator states to draw the same
+    numbers.
+    """
+    mixed = random.Random(f"{seed} {step} {rank}").getrandbits(32)
+    torch.manual_seed(mixed)
+    random.seed(mixed)
+    np.random.seed(mixed)
+
+
+def find_not_finite(objective: nn.Module, batches: Sequence[Batch], precision: str) -> list[str]:
+    """Name the utterances whose own loss is not finite, by taking them one at a time."""
+    found = []
+    for batch in batches:
+        for row, utt_id in enumerate(batch.utt_ids):
+            with torch.no_grad(), autocast(batch.inputs.device, precision):
+                if not math.isfinite(float(objective(batch.rows([row])))):
+                    found.append(utt_id)
+    return found
+
+
+def learning_rate(step: int, num_steps: int, *, peak: float, warmup_steps: int, schedule: str) -> float:
+    """Give the learning rate of a step, counted from 0: a linear rise, then the schedule's decay.
+
+    >>> [learning_rate(s, 6, peak=1.0, warmup_steps=2, schedule="linear") for s in range(6)]
+    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    if schedule == "inverse_sqrt":
+        return peak * math.sqrt(max(1, warmup_steps) / (step + 1))
+    if schedule == "constant":
+        return peak
+    left = max(0.0, 1 - (step - warmup_steps) / max(1, num_steps - warmup_steps))
+    return peak * (left if schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left))

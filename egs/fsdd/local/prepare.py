@@ -1,0 +1,137 @@
+"""Join the Free Spoken Digit Dataset's isolated digits into strings: data/train, data/valid, data/test.
+
+Expected below CORPUS: recordings/{digit}_{speaker}_{index}.wav, 8 kHz. lists/ says which recordings of one
+speaker follow each other with which pauses; local/make_lists.py drew it and says how the sets and their
+sizes came about.
+
+Strings are joined at 8 kHz and brought to 16 kHz as a whole, so that pauses are as empty above 4 kHz as the
+digits are. Loudness stays as it was recorded: it is part of what a speaker's adapter has to learn. Two
+things are changed. Each recording loses its mean, since a step from one to the next would be a click
+(nicolas has a mean of 0.7 % of full scale). Pauses are Gaussian noise, seeded by the utterance, as loud as
+the quietest twentieth of the 10 ms frames of the string: the recordings are cut so closely that they hold
+no pause to copy, and digital silence has log-mel values that no recording has.
+
+Z. Jackson and others, Free Spoken Digit Dataset, https://github.com/Jakobovski/free-spoken-digit-dataset
+"""
+
+import io
+import logging
+import sys
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import soundfile
+import torch
+import typer
+from torch import Tensor
+from torchaudio.functional import resample
+
+from adaptkit.errors import AdaptkitError, DataError, listed
+from adaptkit.files import read_text, replacing
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.audio import read_audio
+from adaptkit.kaldi.datadir import DataDir, Utterance
+
+EXPECTED = "CORPUS should be a clone of the Free Spoken Digit Dataset, v1.0.9 or later"
+LISTS = Path(__file__).parents[1] / "lists"
+WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+RATE_HZ = 8000  # of the recordings
+RATE_OUT_HZ = 16000
+FRAME = 80  # samples; 10 ms at 8 kHz
+QUIET = 0.05  # of the frames are taken for silence
+
+
+def main(
+    corpus: Annotated[Path, typer.Argument(help="folder of the dataset, the one that holds recordings/")],
+    data: Annotated[Path, typer.Argument(help="folder to make train, valid and test in")],
+) -> None:
+    """Write the digit strings and their data directories.
+
+    Example: python local/prepare.py downloads/free-spoken-digit-dataset data
+    """
+    torch.set_num_threads(1)  # for so short filters more of them only wait for each other
+    sets = {name: read_list(LISTS / f"{name}.txt") for name in ("train", "valid", "test")}
+    refuse_missing(corpus, {path for strings in sets.values() for s in strings for path in s.files})
+    for name, strings in sets.items():
+        recordings = {s.utt_id: str((data / "audio" / f"{s.utt_id}.wav").resolve()) for s in strings}
+        for string in strings:
+            digits = [read_audio(str(corpus / file), rate_hz=RATE_HZ) for file in string.files]
+            speech = join(digits, string.pauses_sec, seed=zlib.crc32(string.utt_id.encode()))
+            write_audio(Path(recordings[string.utt_id]), resample(speech, RATE_HZ, RATE_OUT_HZ))
+        utterances = tuple(Utterance(s.utt_id, s.speaker, s.utt_id, s.text) for s in strings)
+        datadir.write(DataDir(data / name, utterances, recordings))
+        logging.info(
+            "%s: %d strings of %d speakers", data / name, len(strings), len({s.speaker for s in strings})
+        )
+
+
+@dataclass(frozen=True)
+class DigitString:
+    """Recordings of one speaker, each `digit_index`, and the seconds of pause around them, one more."""
+
+    utt_id: str
+    recordings: tuple[str, ...]
+    pauses_sec: tuple[float, ...]
+
+    @property
+    def speaker(self) -> str:
+        """Who speaks: the first part of the utterance's id."""
+        return self.utt_id.partition("-")[0]
+
+    @property
+    def files(self) -> list[str]:
+        """Where the recordings are below the corpus."""
+        parts = (recording.split("_") for recording in self.recordings)
+        return [f"recordings/{digit}_{self.speaker}_{index}.wav" for digit, index in parts]
+
+    @property
+    def text(self) -> str:
+        """The digits in words."""
+        return " ".join(WORDS[int(recording.partition("_")[0])] for recording in self.recordings)
+
+
+def read_list(path: Path) -> list[DigitString]:
+    """Read lines of `utterance pause recording pause ... recording pause`."""
+    strings = []
+    for line in read_text(path).splitlines():
+        utt_id, *fields = line.split()
+        strings.append(DigitString(utt_id, tuple(fields[1::2]), tuple(map(float, fields[::2]))))
+    return strings
+
+
+def refuse_missing(corpus: Path, files: Iterable[str]) -> None:
+    """Refuse a corpus without some of the files, before anything is written."""
+    missing = sorted(file for file in files if not (corpus / file).is_file())
+    if missing:
+        raise DataError(f"{corpus}: lacks {len(missing)} recordings: {listed(missing, most=3)}; {EXPECTED}")
+
+
+def join(digits: Sequence[Tensor], pauses_sec: Sequence[float], *, seed: int) -> Tensor:
+    """Join digits (N_i,) with a pause before, between and after them; all at RATE_HZ."""
+    digits = [speech - speech.mean() for speech in digits]
+    frames = torch.cat([speech.unfold(0, FRAME, FRAME) for speech in digits])  # (T, FRAME)
+    level = frames.std(dim=1).quantile(QUIET)
+    generator = torch.Generator().manual_seed(seed)
+    pauses = [level * torch.randn(round(sec * RATE_HZ), generator=generator) for sec in pauses_sec]
+    return torch.cat([part for pair in zip(pauses, digits, strict=False) for part in pair] + pauses[-1:])
+
+
+def write_audio(path: Path, speech: Tensor) -> None:
+    """Write 16-bit samples, unless they are there already: a file that is not touched keeps its features."""
+    content = io.BytesIO()
+    soundfile.write(content, speech.clamp(-1, 1).numpy(), RATE_OUT_HZ, format="WAV", subtype="PCM_16")
+    if path.is_file() and path.read_bytes() == content.getvalue():
+        return
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getvalue())
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        typer.run(main)
+    except AdaptkitError as error:
+        sys.exit(f"prepare.py: {error}")

@@ -1,0 +1,70 @@
+"""The command `adaptkit score`."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from adaptkit import result
+from adaptkit.cli import score
+from adaptkit.errors import ScoringError
+from adaptkit.kaldi.tables import write_table
+
+app = typer.Typer()
+score.register(app)
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    write_table(tmp_path / "data/text", {"ann-1": "a b", "bob-1": "c d"})
+    write_table(tmp_path / "data/utt2spk", {"ann-1": "ann", "bob-1": "bob"})
+    write_table(tmp_path / "decode_test/text", {"ann-1": "a b", "bob-1": "c"})
+    return tmp_path / "data", tmp_path / "decode_test"
+
+
+def test_score_prints_what_it_writes_beside_the_hypotheses(folders):
+    printed = run(*folders).stdout
+    assert printed.startswith("%WER 25.00 [ 1 / 4, 0 ins, 1 del, 0 sub ]\n")
+    assert (folders[1] / "RESULT").read_text() == printed
+    assert result.read(folders[1] / "score.json").total.errors == 1
+
+
+def test_score_of_text_files_writes_nothing(folders):
+    ref, hyp = (folder / "text" for folder in folders)
+    assert run(ref, hyp).exit_code == 0
+    assert [path.name for path in hyp.parent.iterdir()] == ["text"]
+
+
+def test_score_writes_json_where_it_is_told(folders, tmp_path):
+    run(*folders, "--json", tmp_path / "own.json")
+    assert (tmp_path / "own.json").read_text() == (folders[1] / "score.json").read_text()
+
+
+def test_score_prints_json_with_alignments_on_request(folders):
+    data = json.loads(run(*folders, "--format", "json", "--alignments").stdout)
+    assert data["wer"] == 25.0
+    assert data["utterances"][1]["alignment"] == [["c", "c"], ["d", None]]
+
+
+def test_score_compares_with_other_hypotheses(folders, tmp_path):
+    write_table(tmp_path / "other", {"ann-1": "a", "bob-1": "c"})
+    assert (
+        f"WER minus that of {tmp_path / 'other'}: -25.00 ("
+        in run(*folders, "--compare", tmp_path / "other").stdout
+    )
+
+
+def test_score_refuses_hypotheses_of_another_set(folders, tmp_path):
+    write_table(tmp_path / "other", {"eve-1": "a"})
+    with pytest.raises(ScoringError, match="misses ann-1, bob-1"):
+        run(folders[0], tmp_path / "other")
+    assert not (folders[1] / "RESULT").exists()
+
+
+def test_score_without_hypotheses_is_misuse(folders):
+    assert run(folders[0]).exit_code == 2

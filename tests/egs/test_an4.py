@@ -1,0 +1,97 @@
+"""egs/an4/local/prepare.py on a small tree like AN4's, and on the real one where it is."""
+
+import os
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adaptkit.errors import DataError
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.audio import read_audio
+
+ROOT = Path(__file__).parents[2]
+REAL = Path(os.environ.get("ADAPTKIT_DATA", ROOT.parent / "shared" / "data")) / "an4"
+SETS = ("train", "valid", "test")
+FILES = {
+    "train": {"an4_clstk/fash/an251-fash-b": "<s> YES </s>", "an4_clstk/mmaf/cen1-mmaf-b": "<s> m a </s>"},
+    "test": {"an4test_clstk/fcaw/an406-fcaw-b": "RUBOUT G THREE"},
+}
+prepare = runpy.run_path(str(ROOT / "egs" / "an4" / "local" / "prepare.py"))["main"]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three speakers, one of them (mmaf) of valid_speakers.txt; big-endian raw files below wav/."""
+    quiet = (1000 * np.sin(np.arange(8000) / 9)).astype(">i2")
+    for name, texts in FILES.items():
+        etc = tmp_path / "an4" / "etc" / f"an4_{name}"
+        etc.parent.mkdir(parents=True, exist_ok=True)
+        etc.with_suffix(".fileids").write_text("".join(f"{file_id}\n" for file_id in texts))
+        lines = (f"{text} ({Path(file_id).name})\n" for file_id, text in texts.items())
+        etc.with_suffix(".transcription").write_text("".join(lines))
+        for file_id in texts:
+            audio = tmp_path / "an4" / "wav" / f"{file_id}.raw"
+            audio.parent.mkdir(parents=True)
+            quiet.tofile(audio)
+    return tmp_path / "an4"
+
+
+def read_sets(data):
+    return {name: datadir.read(data / name) for name in SETS}
+
+
+def test_the_speakers_of_the_list_leave_training_for_validation(corpus, tmp_path):
+    prepare(corpus, tmp_path / "data")
+    speakers = {
+        name: {u.speaker for u in made.utterances} for name, made in read_sets(tmp_path / "data").items()
+    }
+    assert speakers == {"train": {"fash"}, "valid": {"mmaf"}, "test": {"fcaw"}}
+
+
+def test_marks_leave_the_text_which_is_upper_case(corpus, tmp_path):
+    prepare(corpus, tmp_path / "data")
+    texts = [made.utterances[0].text for made in read_sets(tmp_path / "data").values()]
+    assert texts == ["YES", "M A", "RUBOUT G THREE"]
+
+
+def test_the_speaker_is_the_prefix_of_the_utterance(corpus, tmp_path):
+    prepare(corpus, tmp_path / "data")
+    assert [u.utt_id for u in datadir.read(tmp_path / "data" / "test").utterances] == ["fcaw-an406-fcaw-b"]
+
+
+def test_big_endian_raw_files_below_wav_are_read_the_right_way(corpus, tmp_path):
+    prepare(corpus, tmp_path / "data")
+    location = datadir.read(tmp_path / "data" / "train").recordings["fash-an251-fash-b"]
+    expected = (1000 * np.sin(np.arange(8000) / 9)).astype(int) / 32768
+    np.testing.assert_array_equal(read_audio(location, rate_hz=16000), expected.astype(np.float32))
+
+
+def test_a_folder_without_the_lists_is_refused_with_what_was_expected(tmp_path):
+    with pytest.raises(
+        DataError, match=r"an4_train\.fileids: no such file; CORPUS should be the folder of AN4"
+    ):
+        prepare(tmp_path, tmp_path / "data")
+
+
+def test_utterances_without_audio_are_named_and_nothing_is_written(corpus, tmp_path):
+    (corpus / "wav" / "an4_clstk" / "fash" / "an251-fash-b.raw").unlink()
+    with pytest.raises(DataError, match="no audio .* for 1 utterances: an4_clstk/fash/an251-fash-b"):
+        prepare(corpus, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_utterances_without_a_transcription_are_named(corpus, tmp_path):
+    (corpus / "etc" / "an4_test.transcription").write_text("YES (another)\n")
+    with pytest.raises(DataError, match="no transcription for 1 utterances: an4test_clstk/fcaw/an406-fcaw-b"):
+        prepare(corpus, tmp_path / "data")
+
+
+@pytest.mark.corpora
+@pytest.mark.skipif(not REAL.is_dir(), reason="no AN4 below ADAPTKIT_DATA or ../shared/data")
+def test_the_real_corpus_has_its_official_sizes(tmp_path):
+    prepare(REAL, tmp_path / "data")
+    made = read_sets(tmp_path / "data").values()
+    assert [len(data.utterances) for data in made] == [895, 53, 130]  # 948 train, 53 of them for validation
+    assert [len(data.tasks) for data in made] == [70, 4, 10]

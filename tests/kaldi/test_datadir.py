@@ -1,0 +1,100 @@
+from dataclasses import replace
+
+import pytest
+
+from adaptkit.errors import AdaptkitError, DataError
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.datadir import DataDir, Utterance
+
+
+@pytest.mark.parametrize("name", ["folder", "segmented"])
+def test_directory_is_read_back_as_written(name, request, tmp_path):
+    data = datadir.read(request.getfixturevalue(name).path)
+    copy = replace(data, path=tmp_path / "copy", feats={"anna-1": "a.ark:7"}, duration_sec={"anna-1": 1.25})
+    datadir.write(copy)
+    assert datadir.read(tmp_path / "copy") == copy
+
+
+def test_utterances_are_sorted_by_bytes(folder):
+    ids = [u.utt_id for u in datadir.read(folder.path).utterances]
+    assert ids == sorted(ids, key=str.encode)
+
+
+def test_speaker_is_the_task_unless_utt2task_says_otherwise(folder):
+    assert datadir.read(folder.path).tasks == ["anna", "bert"]
+    folder.write("utt2task", "anna-1 car\nanna-2 car\nbert-1 car\nbert-2 street\n")
+    assert datadir.read(folder.path).tasks == ["car", "street"]
+
+
+def test_tasks_survive_writing(folder):
+    folder.write("utt2task", "anna-1 car\nanna-2 car\nbert-1 car\nbert-2 street\n")
+    data = datadir.read(folder.path)
+    datadir.write(data)
+    assert datadir.read(folder.path) == data
+
+
+def test_open_end_is_written_as_kaldi_does(tmp_path):
+    part = Utterance("a-1", "a", "a-1", "X", start_sec=1.5)
+    datadir.write(DataDir(tmp_path, (part,), {"a-1": "a.wav"}))
+    assert (tmp_path / "segments").read_text() == "a-1 a-1 1.500 -1\n"
+    assert datadir.read(tmp_path).utterances == (part,)
+
+
+def test_segments_of_before_go_when_there_are_none_now(segmented, folder):
+    data = replace(datadir.read(folder.path), path=segmented.path)
+    datadir.write(data)
+    assert not (segmented.path / "segments").exists()
+
+
+def test_utterance_written_twice_is_refused(folder):
+    data = datadir.read(folder.path)
+    with pytest.raises(DataError, match="an utterance id stands twice among the 8"):
+        datadir.write(replace(data, utterances=data.utterances * 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "message"),
+    [
+        ("text", b"anna-2 THREE\n", b"", "text: misses anna-2; 'adaptkit data fix"),
+        ("utt2spk", b"bert-2", b"bert-3", "text: misses bert-3"),
+        ("segments", b"anna 1.0", b"cara 1.0", "segments: not in wav.scp: anna-2"),
+        ("segments", b"1.000 2.000", b"2.0 1.0", "anna-2: 2 s to 1 s is no stretch of time"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(segmented, name, before, after, message):
+    segmented.edit(name, before, after)
+    with pytest.raises(DataError, match=message):
+        datadir.read(segmented.path)
+
+
+def test_empty_segments_do_not_turn_recordings_into_utterances(segmented):
+    segmented.write("segments", "")
+    with pytest.raises(DataError, match="segments: misses anna-1, anna-2, bert-1, bert-2"):
+        datadir.read(segmented.path)
+
+
+def test_utt2task_that_misses_an_utterance_is_refused(folder):
+    folder.write("utt2task", "anna-1 car\n")
+    with pytest.raises(DataError, match="utt2task: misses anna-2, bert-1, bert-2"):
+        datadir.read(folder.path)
+
+
+def test_utt2dur_without_seconds_is_refused(folder):
+    folder.write("utt2dur", "anna-1 long\n")
+    with pytest.raises(DataError, match="utt2dur: could not convert string to float: 'long'"):
+        datadir.read(folder.path)
+
+
+def test_missing_directory_and_missing_table_are_refused(folder):
+    with pytest.raises(DataError, match="no such data directory"):
+        datadir.read(folder.path / "none")
+    (folder.path / "text").unlink()
+    with pytest.raises(AdaptkitError, match="text: no such file or folder"):
+        datadir.read(folder.path)
+
+
+def test_directory_without_utterances_is_refused(folder):
+    for name in ("wav.scp", "text", "utt2spk"):
+        folder.write(name, "")
+    with pytest.raises(DataError, match="holds no utterance"):
+        datadir.read(folder.path)

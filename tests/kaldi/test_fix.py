@@ -1,0 +1,147 @@
+import random
+import subprocess
+
+import pytest
+
+from adaptkit.errors import DataError
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.fix import fix
+from adaptkit.kaldi.scan import Checks
+from adaptkit.kaldi.validate import find_problems
+
+SPOILERS = {
+    "duplicate": ("text", b"anna-2", b"anna-1 AGAIN\nanna-2"),
+    "unsorted": ("utt2spk", b"anna-1 anna\nanna-2 anna\n", b"anna-2 anna\nanna-1 anna\n"),
+    "blank line": ("text", b"anna-2", b"\nanna-2"),
+    "CR LF": ("text", b"ONE TWO", b"ONE TWO\r"),
+    "byte order mark": ("text", b"anna-1", b"\xef\xbb\xbfanna-1"),
+    "not UTF-8": ("text", b"THREE", b"THREE\nanna-3 \xff"),
+    "empty text": ("text", b" THREE", b""),
+    "text missing": ("text", b"anna-2 THREE\n", b""),
+    "audio missing": ("wav.scp", b"anna-2", b"anna-3"),
+    "two speakers": ("utt2spk", b"anna-2 anna", b"anna-2 anna bert"),
+    "spk2utt wrong": ("spk2utt", b"anna-2", b"bert-1"),
+    "no such file": ("wav.scp", b"bert-2.wav", b"bert-9.wav"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILERS)
+def test_fixed_directory_has_no_problem_and_can_be_read(folder, name):
+    folder.edit(*SPOILERS[name])
+    assert find_problems(folder.path)
+    fix(folder.path)
+    assert find_problems(folder.path) == []
+    assert datadir.read(folder.path).utterances
+
+
+def test_all_spoilers_at_once_are_mended_at_once(folder):
+    for name in ("not UTF-8", "duplicate", "unsorted", "byte order mark", "no such file"):
+        folder.edit(*SPOILERS[name])
+    repair = fix(folder.path)
+    assert (set(repair.dropped), repair.num_kept) == ({"bert-2"}, 3)
+    assert find_problems(folder.path) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_directory_with_random_damage_is_clean_after_fix(segmented, seed):
+    rng = random.Random(seed)
+    for name in ("text", "utt2spk", "spk2utt", "segments", "wav.scp"):
+        lines = (segmented.path / name).read_bytes().split(b"\n")
+        lines[rng.randrange(len(lines))] = rng.choice([b"", b"\xff", b"x y z", b"anna-1 0", lines[0]])
+        segmented.path.joinpath(name).write_bytes(b"\n".join(lines))
+    before = segmented.content()
+    try:
+        fix(segmented.path)
+        assert [p for p in find_problems(segmented.path) if not p.is_warning] == []
+    except DataError as error:
+        assert "no utterance would remain" in str(error)
+        assert segmented.content() == before
+
+
+def test_dropped_utterance_comes_with_its_reason(folder):
+    folder.edit("text", b" THREE", b"")
+    reason = f"{folder.path}/text:2: anna-2: empty text; 'adaptkit data fix {folder.path}' drops it"
+    assert fix(folder.path).dropped == {"anna-2": reason}
+
+
+def test_bad_recording_takes_all_its_segments(segmented):
+    segmented.recording("anna").write_bytes(b"")
+    assert list(fix(segmented.path).dropped) == ["anna-1", "anna-2"]
+    assert datadir.read_table(segmented.path / "wav.scp").keys() == {"bert"}
+
+
+def test_unused_recordings_go(segmented):
+    segmented.edit("segments", b"bert-1 bert 0.000 1.000\nbert-2 bert 1.000 2.000\n", b"")
+    fix(segmented.path)
+    assert (segmented.path / "wav.scp").read_text().startswith("anna ")
+    assert find_problems(segmented.path) == []
+
+
+def test_missing_spk2utt_is_made(folder):
+    (folder.path / "spk2utt").unlink()
+    fix(folder.path)
+    assert (folder.path / "spk2utt").read_text() == "anna anna-1 anna-2\nbert bert-1 bert-2\n"
+
+
+def test_side_tables_lose_the_same_utterances(folder):
+    folder.write("utt2dur", "anna-1 1\nanna-2 1\nbert-1 1\nbert-2 1\ncara-1 1\n")
+    folder.write("feats.scp", "anna-1 f:1\nanna-2 f:2\nbert-1 f:3\nbert-2 f:4\n")
+    folder.write("spk2gender", "anna f\nbert m\ncara f\n")
+    folder.edit("text", b"bert-1 FOUR FIVE\nbert-2 SIX\n", b"")
+    fix(folder.path)
+    assert (folder.path / "utt2dur").read_text() == "anna-1 1\nanna-2 1\n"
+    assert (folder.path / "feats.scp").read_text() == "anna-1 f:1\nanna-2 f:2\n"
+    assert (folder.path / "spk2gender").read_text() == "anna f\n"
+
+
+def test_optional_table_left_empty_goes(folder):
+    folder.write("utt2dur", "cara-1 1\n")
+    folder.write("utt2task", "")
+    fix(folder.path)
+    assert not (folder.path / "utt2dur").exists()
+    assert find_problems(folder.path) == []
+
+
+def test_old_files_stay_in_the_backup(folder):
+    folder.edit("text", b" THREE", b"")
+    before = folder.content()
+    fix(folder.path)
+    changed = sorted(file.name for file in (folder.path / ".backup").iterdir())
+    assert changed == ["spk2utt", "text", "utt2spk", "wav.scp"]
+    for name in changed:
+        assert (folder.path / ".backup" / name).read_bytes() == before[str(folder.path / name)]
+
+
+def test_good_directory_is_left_as_it_is(folder):
+    before = folder.content()
+    assert fix(folder.path).changed == ()
+    assert folder.content() == before
+
+
+def test_nothing_changes_where_nothing_would_remain(folder):
+    for utt_id in ("anna-1", "anna-2", "bert-1", "bert-2"):
+        folder.recording(utt_id).write_bytes(b"")
+    before = folder.content()
+    with pytest.raises(DataError, match=r"no utterance would remain, nothing was changed:\n  .*wav.scp:1"):
+        fix(folder.path)
+    assert folder.content() == before
+
+
+def test_missing_text_is_refused_rather_than_everything_dropped(folder):
+    (folder.path / "text").unlink()
+    with pytest.raises(DataError, match="text: no such file; prepare the data again"):
+        fix(folder.path)
+
+
+def test_limits_are_those_of_the_checks(segmented):
+    segmented.edit("segments", b"anna 1.000 2.000", b"anna 1.000 1.500")
+    checks = Checks(min_sec=0.6)
+    assert list(fix(segmented.path, checks).dropped) == ["anna-2"]
+    assert find_problems(segmented.path, checks) == []
+
+
+def test_fixed_tables_are_sorted_as_by_sort(folder):
+    folder.edit(*SPOILERS["unsorted"])
+    fix(folder.path)
+    for name in ("text", "utt2spk", "spk2utt", "wav.scp"):
+        assert subprocess.run(["sort", "-c", folder.path / name], env={"LC_ALL": "C"}, check=False).returncode == 0

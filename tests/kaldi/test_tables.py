@@ -1,0 +1,48 @@
+import subprocess
+
+import pytest
+
+from adaptkit.errors import AdaptkitError, DataError
+from adaptkit.kaldi.tables import read_table, write_table
+
+
+def test_table_is_read_back_as_written(tmp_path):
+    table = {"b": "two words", "a": "", "é": "x"}
+    write_table(tmp_path / "text", table)
+    assert read_table(tmp_path / "text") == table
+
+
+def test_written_order_is_that_of_sort_in_c_locale(tmp_path):
+    write_table(tmp_path / "t", dict.fromkeys(["b", "B", "a-10", "a-1", "a_1", "a", "é", "Z"], "x"))
+    done = subprocess.run(["sort", "-c", "-u", "-k1,1", tmp_path / "t"], env={"LC_ALL": "C"}, check=False)
+    assert done.returncode == 0
+
+
+def test_separators_inside_a_text_do_not_split_it(tmp_path):
+    (tmp_path / "text").write_text("a one\u2028two\x0bthree\u3000four\tfive\nb\tsix  seven \n")
+    assert read_table(tmp_path / "text") == {"a": "one\u2028two\x0bthree\u3000four\tfive", "b": "six  seven"}
+
+
+def test_windows_line_ends_are_no_part_of_values(tmp_path):
+    (tmp_path / "text").write_bytes(b"a one\r\nb two\r\n")
+    assert read_table(tmp_path / "text") == {"a": "one", "b": "two"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"a 1\n\nb 2\n", ":2: empty line"), (b"a 1\na 2\n", ":2: a stands twice")]
+)
+def test_line_that_cannot_stand_is_named(tmp_path, content, message):
+    (tmp_path / "text").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path / "text")
+
+
+def test_table_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "text").write_bytes(b"a \xff\n")
+    with pytest.raises(AdaptkitError, match="not UTF-8 text"):
+        read_table(tmp_path / "text")
+
+
+def test_empty_table_is_empty(tmp_path):
+    (tmp_path / "text").write_bytes(b"")
+    assert read_table(tmp_path / "text") == {}
