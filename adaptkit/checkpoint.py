@@ -75,7 +75,7 @@ def restore(file: AdapterFile, base: BaseModel, path: Path) -> AdapterStack:
     """Build the adapters of a file for the base model they were trained on; any other base is refused."""
     if file.base_fingerprint != base.fingerprint:
         raise CheckpointError(
-            f"{path}: trained on the base model {file.base_fingerprint}, but {base.path} is {base.fingerprint}; "
+            f"{path}: trained on the base model {file.base_fingerprint}, {base.path} is {base.fingerprint}; "
             "give the folder of the right one with --base"
         )
     stack = api.build(file.adapters, base.sites, file.tasks, seed=0)

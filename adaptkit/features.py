@@ -85,7 +85,7 @@ class FbankOptions:
 
 
 def read_options(path: Path) -> FbankOptions:
-    """Read how the features of a directory were made, from the `feats.json` that `adaptkit feats` left there."""
+    """Read how a directory's features were made, from the `feats.json` that `adaptkit feats` left there."""
     try:
         return FbankOptions.from_dict(json.loads(read_text(path)))
     except (json.JSONDecodeError, TypeError) as error:

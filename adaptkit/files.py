@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adaptkit.errors import AdaptkitError
@@ -14,7 +14,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, renamed over it when the block ends and removed when it raises.
 
     The temporary name keeps the suffix, since writers choose a format by it. A full or read-only disk becomes
-    an AdaptkitError that names the file.
+    an AdaptkitError that names the file, if the block writes through Python's own files: what torch.save says
+    of a full disk when it is given a path is no OSError.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
@@ -27,7 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise AdaptkitError(describe(error, path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that cannot be written to has no temporary file either
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,6 +53,7 @@ def describe(error: OSError, path: Path) -> str:
     what = {
         errno.ENOSPC: "the disk is full, nothing was written; free some space and run the same command again",
         errno.EDQUOT: "the disk quota is used up, nothing was written; free some space and run again",
+        errno.EFBIG: "larger than files may be here, nothing was written; raise the limit (ulimit -f) and run again",
         errno.EACCES: "permission denied; choose a folder you own",
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.ENOENT: "no such file or folder",

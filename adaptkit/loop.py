@@ -65,7 +65,7 @@ def fit(objective: Objective, plan: Plan, *, resume: bool) -> State:
         loop.restore()
     elif (plan.folder / "state.safetensors").exists():
         raise CheckpointError(
-            f"{plan.folder}: holds a run already; --resume goes on with it, or remove the folder to start over"
+            f"{plan.folder}: holds a run already; --resume goes on with it, removing it starts over"
         )
     with objective.hooked(), loop.journal:
         while not loop.state.is_done:
@@ -170,7 +170,7 @@ class _Loop:
         how = "alone" if found else "together"
         raise TrainingError(
             f"{self.plan.folder}: the {what} of step {self.state.step + 1} is {value}; from, {how}: "
-            f"{listed(named)}. Look at their audio and text, or lower train.lr; --resume goes on from the last save"
+            f"{listed(named)}. Look at their audio and text or lower train.lr; --resume starts at the last save"
         )
 
     def _advance(self, num_batches: int, seconds: float) -> None:
@@ -268,7 +268,7 @@ class _Loop:
         changed = [key for key, value in self.plan.identity.items() if header["identity"].get(key) != value]
         if changed:
             raise CheckpointError(
-                f"{path}: saved by a run with another {listed(changed)}; resume with the settings of that run, "
+                f"{path}: saved by a run with another {listed(changed)}; resume with its settings, "
                 "or remove the folder to start over"
             )
         weights = {

@@ -35,7 +35,7 @@ class Objective(nn.Module):
         return self.model if self.adapters is None else self.adapters
 
     def train(self, mode: bool = True) -> "Objective":
-        """Switch the trained part alone; a frozen base stays in eval(), or its batch statistics would move."""
+        """Switch the trained part; a frozen base stays in eval(), or its batch statistics would move."""
         self.training = mode
         self.trained.train(mode)
         if self.adapters is not None:

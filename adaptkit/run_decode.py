@@ -35,7 +35,7 @@ class Wanted:
 def decode_folder(wanted: Wanted, *, device: str) -> Path:
     """Write `text`, `utt2score` and `run.json` of a data directory; give the folder they are in.
 
-    The base alone is an experiment of its own kind, `none`: it goes to `none/` beside EXP unless `out` says where.
+    The base alone is an experiment of its own, `none`, beside EXP, unless `out` says where it goes.
     """
     is_base = (wanted.exp / "model.pth").exists()
     base_only = wanted.base_only or is_base

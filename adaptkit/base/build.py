@@ -95,7 +95,10 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     model = _import("espnet2.asr.espnet_model.ESPnetASRModel")
     model_conf = {**config, "model_conf": {**config["model_conf"], "report_cer": False, "report_wer": False}}
     outer = {"postencoder": None, "joint_network": None, "vocab_size": len(tokens), "token_list": tokens}
-    return _call(model, "model_conf", model_conf, encoder=encoder, decoder=decoder, ctc=ctc, **parts, **outer)
+    built = _call(
+        model, "model_conf", model_conf, encoder=encoder, decoder=decoder, ctc=ctc, **parts, **outer
+    )
+    return built.float()  # GlobalMVN keeps float64 statistics until its first forward pass changes them
 
 
 def _make(config: Mapping[str, Any], section: str, **given: Any) -> nn.Module | None:
@@ -136,4 +139,4 @@ def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:
         configuration.write_yaml(Path(folder, "config.yaml"), config)
         model, _ = task.build_model_from_file(Path(folder, "config.yaml"))
     model.error_calculator = None
-    return model
+    return model.float()

@@ -17,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def describe(model_yaml: Path, train_set: Path, folder: Path, wanted: Tokens) -> dict[str, Any]:
-    """Complete ESPnet's training yaml into the `config.yaml` of a model, and put the files it names in `folder`.
+    """Complete ESPnet's training yaml into a model's `config.yaml`, and put the files it names in `folder`.
 
     Its training options are not used, and said to be not: adaptkit's own `base.train` takes their place.
     """

@@ -14,7 +14,6 @@ from adaptkit.kaldi import recording
 from adaptkit.kaldi.audio import probe, read_audio
 
 
-
 def tone(seconds=1.0, rate_hz=16000, hz=440.0):
     """A quiet sine; 16-bit values, so that any lossless format gives them back exactly."""
     wave = 0.2 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate_hz)) / rate_hz)

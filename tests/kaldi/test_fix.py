@@ -144,4 +144,7 @@ def test_fixed_tables_are_sorted_as_by_sort(folder):
     folder.edit(*SPOILERS["unsorted"])
     fix(folder.path)
     for name in ("text", "utt2spk", "spk2utt", "wav.scp"):
-        assert subprocess.run(["sort", "-c", folder.path / name], env={"LC_ALL": "C"}, check=False).returncode == 0
+        assert (
+            subprocess.run(["sort", "-c", folder.path / name], env={"LC_ALL": "C"}, check=False).returncode
+            == 0
+        )

@@ -188,7 +188,9 @@ def test_failing_command_is_reported_with_what_it_said(folder):
 
 
 def test_characters_outside_the_tokens_are_reported(folder, tmp_path):
-    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\n\u2581ON\nE\nT\nW\nF\nO\nU\nR\nI\nV\nS\nX\n<sos/eos>\n")
+    (tmp_path / "tokens.txt").write_text(
+        "<blank>\n<unk>\n\u2581ON\nE\nT\nW\nF\nO\nU\nR\nI\nV\nS\nX\n<sos/eos>\n"
+    )
     alphabet = validate.read_alphabet(tmp_path / "tokens.txt")
     assert heads(folder, alphabet=alphabet) == ["text:2: anna-2: 'H' not among the tokens"]
 
@@ -236,7 +238,9 @@ def test_rate_that_lies_is_caught_by_the_length_of_a_text(folder):
 def test_rate_that_lies_everywhere_is_a_warning_by_the_pace_of_speech(folder):
     for name in ("anna-1", "anna-2", "bert-1", "bert-2"):
         soundfile.write(folder.recording(name), np.zeros(16 * 16000), 16000)
-    folder.write("text", "".join(f"{u} {'FOURTEEN LETTERS' * 26}\n" for u in ("anna-1", "anna-2", "bert-1", "bert-2")))
+    folder.write(
+        "text", "".join(f"{u} {'FOURTEEN LETTERS' * 26}\n" for u in ("anna-1", "anna-2", "bert-1", "bert-2"))
+    )
     assert heads(folder) == [
         "wav.scp:1: warning: recordings said to have 16000 Hz are spoken at 26.0 characters a second"
     ]

@@ -267,9 +267,7 @@ def fresh_espeak() -> Iterator[ctypes.CDLL]:
     try:
         folder = espeakng_loader.get_data_path()
         if library.espeak_Initialize(SYNCHRONOUS, 0, folder.encode(), NO_EXIT) != ESPEAK_HZ:
-            raise AdaptkitError(
-                f"{folder}: eSpeak NG cannot start on its data; install espeakng-loader again"
-            )
+            raise AdaptkitError(f"{folder}: eSpeak NG cannot start here; install espeakng-loader again")
         yield library
         library.espeak_Terminate()
     finally:

@@ -1,0 +1,168 @@
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from adaptkit.cli.data import app
+from adaptkit.errors import DataError
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.datadir import DataDir, Utterance
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two utterances of half a second each of anna and bert."""
+    utterances, recordings = [], {}
+    for utt_id in ("anna-1", "anna-2", "bert-1", "bert-2"):
+        recordings[utt_id] = str(tmp_path / f"{utt_id}.wav")
+        soundfile.write(recordings[utt_id], np.sin(np.arange(4000) / 5) / 9, 8000)
+        utterances.append(Utterance(utt_id, utt_id[:4], utt_id, "TWO WORDS"))
+    datadir.write(DataDir(tmp_path / "data", tuple(utterances), recordings))
+    return tmp_path / "data"
+
+
+def test_valid_directory_prints_nothing_and_succeeds(data):
+    done = run("validate", data)
+    assert (done.exit_code, done.stdout) == (0, "")
+
+
+def test_each_problem_is_a_line_of_its_own_and_fails(data):
+    (data / "text").write_text("anna-1 ONE\nanna-2\nbert-1 ONE\n")
+    done = run("validate", data)
+    assert done.exit_code == 1
+    assert done.stdout == (
+        f"{data}/text:2: anna-2: empty text; 'adaptkit data fix {data}' drops it\n"
+        f"{data}/utt2spk:4: utterance bert-2 is not in text; 'adaptkit data fix {data}' drops it\n"
+    )
+
+
+def test_several_directories_are_all_reported(data, tmp_path):
+    done = run("validate", tmp_path / "none", data, tmp_path / "nothing")
+    assert [line.split(": ")[0] for line in done.stdout.splitlines()] == [
+        str(tmp_path / "none"), str(tmp_path / "nothing")
+    ]  # fmt: skip
+
+
+def test_warning_is_printed_without_failing(data):
+    (data / "utt2spk").write_text("anna-1 x\nanna-2 x\nbert-1 x\nbert-2 x\n")
+    (data / "spk2utt").write_text("x anna-1 anna-2 bert-1 bert-2\n")
+    done = run("validate", data)
+    assert done.exit_code == 0
+    assert "warning: the speaker is no prefix of 4 utterance ids" in done.stdout
+
+
+@pytest.mark.parametrize(("option", "value"), [("--max-sec", "0.4"), ("--min-sec", "0.6")])
+def test_limits_are_options(data, option, value):
+    assert run("validate", data, option, value).exit_code == 1
+
+
+def test_tables_alone_can_be_checked(data, tmp_path):
+    (tmp_path / "anna-1.wav").unlink()
+    assert run("validate", data).exit_code == 1
+    assert run("validate", data, "--no-audio").exit_code == 0
+
+
+def test_texts_are_held_against_a_token_list(data, tmp_path):
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\n<space>\nT\nW\nO\nR\nD\n<sos/eos>\n")
+    done = run("validate", data, "--tokens", tmp_path / "tokens.txt")
+    assert done.stdout.startswith(f"{data}/text:1: anna-1: 'S' not among the tokens;")
+
+
+def test_commands_run_only_when_allowed(data, tmp_path):
+    table = (data / "wav.scp").read_text().replace("anna-1 ", f"anna-1 touch {tmp_path}/ran; cat ")
+    (data / "wav.scp").write_text(table.replace("anna-1.wav", "anna-1.wav |"))
+    assert run("validate", data).exit_code == 0
+    assert not (tmp_path / "ran").exists()
+    assert run("validate", data, "--allow-pipes").stdout == ""
+    assert (tmp_path / "ran").exists()
+
+
+def test_fix_says_what_it_dropped_and_why(data, tmp_path):
+    (tmp_path / "anna-1.wav").write_bytes(b"")
+    done = run("fix", data)
+    assert done.stdout == (
+        f"dropped anna-1: {data}/wav.scp:1: {tmp_path}/anna-1.wav: an empty file; fetch it again\n"
+        f"{data}: kept 3 of 4 utterances, dropped 25.0 %\n"
+    )
+    assert run("validate", data).stdout == ""
+
+
+def test_fix_of_a_hopeless_directory_is_an_error(data):
+    (data / "text").unlink()
+    with pytest.raises(DataError, match="nothing was changed"):
+        run("fix", data)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "utt_ids"),
+    [
+        ("--first", "3", ["anna-1", "anna-2", "bert-1"]),
+        ("--per-spk", "1", ["anna-1", "bert-1"]),
+        ("--utt-list", "bert-1 and the rest\n\nanna-2\n", ["anna-2", "bert-1"]),
+        ("--spk-list", "bert\n", ["bert-1", "bert-2"]),
+    ],
+)
+def test_subset_holds_the_chosen_utterances(data, tmp_path, option, value, utt_ids):
+    (tmp_path / "list").write_text(value)
+    done = run("subset", data, tmp_path / "part", option, tmp_path / "list" if "list" in option else value)
+    assert done.exit_code == 0
+    assert [u.utt_id for u in datadir.read(tmp_path / "part").utterances] == utt_ids
+
+
+def test_random_subset_is_that_of_its_seed(data, tmp_path):
+    for name, seed in (("a", 1), ("b", 1)):
+        run("subset", data, tmp_path / name, "--random", 2, "--seed", seed)
+    first, second = (datadir.read(tmp_path / name).utterances for name in "ab")
+    assert first == second
+    assert len(first) == 2
+
+
+@pytest.mark.parametrize("options", [[], ["--first", "1", "--per-spk", "1"]])
+def test_subset_needs_exactly_one_way_of_choosing(data, tmp_path, options):
+    done = run("subset", data, tmp_path / "part", *options)
+    assert done.exit_code == 2
+    assert "give one of --first, --random" in done.output
+
+
+def test_combined_parts_are_the_whole(data, tmp_path):
+    (tmp_path / "anna").write_text("anna")
+    (tmp_path / "bert").write_text("bert")
+    for name in ("bert", "anna"):
+        run("subset", data, tmp_path / "parts" / name, "--spk-list", tmp_path / name)
+    done = run("combine", tmp_path / "all", *(tmp_path / "parts").iterdir())
+    assert done.stdout == f"{tmp_path}/all: 4 utterances of 2 speakers\n"
+    assert (tmp_path / "all" / "text").read_text() == (data / "text").read_text()
+
+
+def test_info_counts_the_directory(data):
+    done = run("info", data)
+    assert done.stdout.splitlines() == [
+        "utterances   4",
+        "speakers     2",
+        "tasks        2",
+        "words        8",
+        "hours        0.00",
+        "seconds      0.50 mean, 0.50 to 0.50",
+        "recordings   4 at 8000 Hz",
+        "feats        no",
+    ]
+
+
+@pytest.mark.parametrize("verb", ["validate", "fix", "subset", "combine", "info"])
+def test_help_is_a_sentence_and_an_example(verb):
+    text = run(verb, "--help").output
+    assert f"Example: adaptkit data {verb} " in " ".join(text.split())
+
+
+def test_error_reaches_the_shell_as_one_message_and_exit_code_1(tmp_path):
+    done = subprocess.run(
+        ["adaptkit", "data", "info", tmp_path / "none"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"adaptkit: {tmp_path}/none: no such data directory")

@@ -1,0 +1,111 @@
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from adaptkit.errors import AdaptkitError
+from adaptkit.files import describe, read_text, replacing, write_text
+
+
+def run(program, **options):
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], text=True, **options)
+
+
+def test_text_is_read_back_as_written(tmp_path):
+    write_text(tmp_path / "new" / "a.txt", "é\n")
+    assert read_text(tmp_path / "new" / "a.txt") == "é\n"
+
+
+def test_temporary_file_keeps_the_suffix_and_leaves_nothing_behind(tmp_path):
+    with replacing(tmp_path / "a.npz") as temporary:
+        assert (temporary.parent, temporary.suffix) == (tmp_path, ".npz")
+        temporary.write_bytes(b"new")
+    assert os.listdir(tmp_path) == ["a.npz"]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_block_that_raises_leaves_the_old_file(tmp_path, interruption):
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(interruption), replacing(tmp_path / "a") as temporary:
+        temporary.write_text("half")
+        raise interruption
+    assert (read_text(tmp_path / "a"), os.listdir(tmp_path)) == ("old", ["a"])
+
+
+def test_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    write_text(path, "old")
+    writer = run(
+        f"""
+        import time
+        from adaptkit.files import replacing
+        with replacing({str(path)!r}) as temporary, open(temporary, "w") as file:
+            file.write("half of it")
+            file.flush()
+            print("written", flush=True)
+            time.sleep(60)
+        """,
+        stdout=subprocess.PIPE,
+    )
+    assert writer.stdout.readline() == "written\n"
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    assert read_text(path) == "old"
+
+
+def test_write_beyond_the_room_there_is_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    write_text(path, "old")
+    writer = run(
+        f"""
+        from adaptkit.errors import AdaptkitError
+        from adaptkit.files import write_text
+        try:
+            write_text({str(path)!r}, "x" * 5000)
+        except AdaptkitError as error:
+            print(error)
+        """,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+    )
+    message, _ = writer.communicate()
+    assert message.startswith(f"{path}: larger than files may be here, nothing was written")
+    assert (read_text(path), os.listdir(tmp_path)) == ("old", ["a"])
+
+
+def test_full_disk_is_named_with_its_remedy(tmp_path):
+    with pytest.raises(AdaptkitError, match="a: the disk is full, nothing was written; free some space"):  # noqa: SIM117
+        with replacing(tmp_path / "a"), open("/dev/full", "w") as device:
+            device.write("x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_file_where_a_folder_is_needed_is_named(tmp_path):
+    write_text(tmp_path / "a", "")
+    with pytest.raises(AdaptkitError, match="a/b"):
+        write_text(tmp_path / "a" / "b", "x")
+
+
+def test_name_too_long_is_named(tmp_path):
+    with pytest.raises(AdaptkitError, match="too long"):
+        write_text(tmp_path / ("x" * 250), "x")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(AdaptkitError, match="none: no such file or folder"):
+        read_text(tmp_path / "none")
+
+
+def test_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "a").write_bytes(b"ab\xff")
+    with pytest.raises(AdaptkitError, match=r"a: not UTF-8 text \(byte 2\)"):
+        read_text(tmp_path / "a")
+
+
+def test_unforeseen_error_is_said_in_the_systems_words():
+    assert describe(OSError(errno.EIO, "Input/output error"), "a") == "a: Input/output error"
