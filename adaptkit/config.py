@@ -65,7 +65,7 @@ def load(model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model
     """Read an experiment's yaml, apply `--set key=value` words and check everything at once."""
     content = read_yaml(path)
     for word in overrides:
-        _apply(content, word)
+        apply(content, word)
     return check(model, content, str(path))
 
 
@@ -83,7 +83,7 @@ def dump(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def _apply(content: dict[str, Any], word: str) -> None:
+def apply(content: dict[str, Any], word: str) -> None:
     """Set one `a.0.b=value` in nested mappings and lists; the value is read as yaml."""
     key, equals, value = word.partition("=")
     if not equals or not key:

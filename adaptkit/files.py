@@ -53,7 +53,7 @@ def describe(error: OSError, path: Path) -> str:
     what = {
         errno.ENOSPC: "the disk is full, nothing was written; free some space and run the same command again",
         errno.EDQUOT: "the disk quota is used up, nothing was written; free some space and run again",
-        errno.EFBIG: "larger than files may be here, nothing was written; raise the limit (ulimit -f) and run again",
+        errno.EFBIG: "larger than files may be here, nothing was written; raise the limit (ulimit -f)",
         errno.EACCES: "permission denied; choose a folder you own",
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.ENOENT: "no such file or folder",

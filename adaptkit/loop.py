@@ -167,10 +167,10 @@ class _Loop:
             return
         found = find_not_finite(self.objective, batches, self.options.precision)
         named = found or [utt_id for batch in batches for utt_id in batch.utt_ids]
-        how = "alone" if found else "together"
+        how = "these alone" if found else "these together"
         raise TrainingError(
-            f"{self.plan.folder}: the {what} of step {self.state.step + 1} is {value}; from, {how}: "
-            f"{listed(named)}. Look at their audio and text or lower train.lr; --resume starts at the last save"
+            f"{self.plan.folder}: the {what} of step {self.state.step + 1} is {value}, from {how}: "
+            f"{listed(named)}. Look at audio and text or lower train.lr; --resume starts at the last save"
         )
 
     def _advance(self, num_batches: int, seconds: float) -> None:

@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 class Wanted:
     """What to decode with what, and where the result goes."""
 
-    exp: Path  # an experiment's folder, or a base model's
+    exp: Path  # an experiment's folder; for the base model alone also its folder, or an experiment's yaml
     data: Path
     out: Path | None
     base: Path | None  # where the base model is, if not where the experiment says
@@ -37,11 +37,7 @@ def decode_folder(wanted: Wanted, *, device: str) -> Path:
 
     The base alone is an experiment of its own, `none`, beside EXP, unless `out` says where it goes.
     """
-    is_base = (wanted.exp / "model.pth").exists()
-    base_only = wanted.base_only or is_base
-    base_dir = wanted.base or (
-        wanted.exp if is_base else experiment.load(wanted.exp / "config.yaml").base.dir
-    )
+    base_dir, base_only = _find_base(wanted)
     adapter_path = wanted.exp / "adapter.safetensors"
     file = None if base_only else checkpoint.load(adapter_path)
     base = base_checkpoint.load(base_dir, device)
@@ -59,7 +55,7 @@ def decode_folder(wanted: Wanted, *, device: str) -> Path:
     out = wanted.out or _default_folder(wanted, base_only)
     write_table(out / "utt2score", {h.utt_id: f"{h.score:.4f}" for h in found})
     write_table(out / "text", {h.utt_id: h.text for h in found})
-    if base_only and wanted.out is None:
+    if base_only and not (out.parent / "run.json").exists():
         _write_base_record(out.parent, base)
     record.DecodeRecord(
         name=out.parent.name,
@@ -72,6 +68,14 @@ def decode_folder(wanted: Wanted, *, device: str) -> Path:
         base_only=base_only,
     ).write(out / "run.json")
     return out
+
+
+def _find_base(wanted: Wanted) -> tuple[Path, bool]:
+    """Find the base model's folder, and whether it decodes alone; where EXP is a base model it does."""
+    if (wanted.exp / "model.pth").exists():
+        return wanted.base or wanted.exp, True
+    settings = wanted.exp if wanted.exp.is_file() else wanted.exp / "config.yaml"
+    return wanted.base or experiment.load(settings).base.dir, wanted.base_only
 
 
 def _default_folder(wanted: Wanted, base_only: bool) -> Path:

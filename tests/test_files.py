@@ -16,6 +16,12 @@ def run(program, **options):
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], text=True, **options)
 
 
+def write_half(path, interruption):
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        raise interruption
+
+
 def test_text_is_read_back_as_written(tmp_path):
     write_text(tmp_path / "new" / "a.txt", "é\n")
     assert read_text(tmp_path / "new" / "a.txt") == "é\n"
@@ -31,9 +37,8 @@ def test_temporary_file_keeps_the_suffix_and_leaves_nothing_behind(tmp_path):
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
 def test_block_that_raises_leaves_the_old_file(tmp_path, interruption):
     write_text(tmp_path / "a", "old")
-    with pytest.raises(interruption), replacing(tmp_path / "a") as temporary:
-        temporary.write_text("half")
-        raise interruption
+    with pytest.raises(interruption):
+        write_half(tmp_path / "a", interruption)
     assert (read_text(tmp_path / "a"), os.listdir(tmp_path)) == ("old", ["a"])
 
 
@@ -42,14 +47,15 @@ def test_process_killed_while_writing_leaves_the_old_file(tmp_path):
     write_text(path, "old")
     writer = run(
         f"""
-        import time
+        import sys
         from adaptkit.files import replacing
         with replacing({str(path)!r}) as temporary, open(temporary, "w") as file:
             file.write("half of it")
             file.flush()
             print("written", flush=True)
-            time.sleep(60)
+            sys.stdin.read()
         """,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     assert writer.stdout.readline() == "written\n"
@@ -79,9 +85,9 @@ def test_write_beyond_the_room_there_is_leaves_the_old_file(tmp_path):
 
 
 def test_full_disk_is_named_with_its_remedy(tmp_path):
-    with pytest.raises(AdaptkitError, match="a: the disk is full, nothing was written; free some space"):  # noqa: SIM117
-        with replacing(tmp_path / "a"), open("/dev/full", "w") as device:
-            device.write("x")
+    (tmp_path / f".a.{os.getpid()}.partial").symlink_to("/dev/full")
+    with pytest.raises(AdaptkitError, match="a: the disk is full, nothing was written; free some space"):
+        write_text(tmp_path / "a", "x")
     assert os.listdir(tmp_path) == []
 
 

@@ -5,8 +5,10 @@ importing the task itself takes 16 s and tries to download. A class outside the 
 and says so.
 """
 
+import contextlib
 import importlib
 import inspect
+import io
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -128,7 +130,10 @@ def _call(kind: type[nn.Module], conf_name: str, config: Mapping[str, Any], **gi
 
 def _import(path: str) -> type[nn.Module]:
     module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # ESPnet prints that flash_attn is not installed
+        found = importlib.import_module(module)
+    _LOG.debug("%s", printed.getvalue())
+    return getattr(found, name)
 
 
 def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:

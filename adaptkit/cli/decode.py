@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def decode(
-    exp: Annotated[Path, typer.Argument(help="An experiment's folder, or a base model's with --base-only.")],
+    exp: Annotated[Path, typer.Argument(help="An experiment's folder, or a base model's.")],
     data: Annotated[Path, typer.Argument(help="A data directory, with features if the model reads them.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; EXP/decode_<set> if not given.")

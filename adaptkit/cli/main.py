@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from adaptkit.cli import base, data, decode, feats, report, score, train
+from adaptkit.cli import base, bench, data, decode, feats, report, score, train
 from adaptkit.errors import AdaptkitError
 
 app = typer.Typer(
@@ -19,12 +19,13 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(base.app, name="base")
+app.add_typer(bench.app, name="bench")
 for module in (feats, train, decode, score, report):
     module.register(app)
 
 
 def main() -> None:
-    """Run a command; an AdaptkitError is one message and exit code 1, anything else is our bug and shows itself."""
+    """Run a command; an AdaptkitError is one message and exit code 1, any other is our bug and shows."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         app()

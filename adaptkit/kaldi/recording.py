@@ -112,20 +112,19 @@ def _read_archive(location: str, archive: str, offset: int) -> bytes:
     """Read an entry of an archive: a WAV file as Kaldi has it, or kaldiio's `AUDIO`, length and file."""
     with open(archive, "rb") as file:
         file.seek(offset)
-        head = file.read(8)
-        if head[:4] == b"RIFF":
+        head = file.read(16)
+        width = int.from_bytes(head[5:6], "little")  # bytes of the length
+        if head.startswith(b"RIFF"):
             start, size = offset, 8 + int.from_bytes(head[4:8], "little")
-        elif head[:5] == b"AUDIO":
-            width = head[5]  # bytes of the length
-            file.seek(offset + 6)
-            start, size = offset + 6 + width, int.from_bytes(file.read(width), "little")
+        elif head.startswith(b"AUDIO") and 0 < width <= 8:
+            start, size = offset + 6 + width, int.from_bytes(head[6 : 6 + width], "little")
         else:
             raise DataError(f"{location}: no audio at byte {offset} of the archive; write its scp file again")
+        held = max(0, file.seek(0, os.SEEK_END) - start)
+        if held < size:
+            raise DataError(f"{location}: truncated, {held} of {size} bytes; write the archive again")
         file.seek(start)
-        held = file.read(size)
-    if len(held) < size:
-        raise DataError(f"{location}: truncated, {len(held)} of {size} bytes; write the archive again")
-    return held
+        return file.read(size)
 
 
 def _raw_layout(location: str) -> dict[str, object]:

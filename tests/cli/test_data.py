@@ -1,4 +1,6 @@
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,7 +164,10 @@ def test_help_is_a_sentence_and_an_example(verb):
 
 def test_error_reaches_the_shell_as_one_message_and_exit_code_1(tmp_path):
     done = subprocess.run(
-        ["adaptkit", "data", "info", tmp_path / "none"], capture_output=True, text=True, check=False
+        [Path(sys.executable).with_name("adaptkit"), "data", "info", tmp_path / "none"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"adaptkit: {tmp_path}/none: no such data directory")

@@ -156,6 +156,13 @@ def test_archive_of_features_is_not_audio(tmp_path):
         probe(f"{tmp_path}/a.ark:2")
 
 
+@pytest.mark.parametrize("entry", [b"AUDIO", b"AUDIO\x09" + bytes(20), b"", b"AUDIO\x08" + b"\xff" * 9])
+def test_archive_with_a_spoilt_entry_is_refused(tmp_path, entry):
+    (tmp_path / "a.ark").write_bytes(b"x " + entry)
+    with pytest.raises(DataError, match=r"a.ark:2: (no audio|truncated|an empty)"):
+        probe(f"{tmp_path}/a.ark:2")
+
+
 def test_truncated_archive_is_refused(make_recording, tmp_path, cut_in_half):
     archive = tmp_path / "a.ark"
     archive.write_bytes(b"x " + Path(make_recording()).read_bytes())

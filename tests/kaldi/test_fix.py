@@ -42,6 +42,13 @@ def test_all_spoilers_at_once_are_mended_at_once(folder):
     assert find_problems(folder.path) == []
 
 
+def is_fixed(path):
+    try:
+        return fix(path).num_kept > 0
+    except DataError:
+        return False
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_directory_with_random_damage_is_clean_after_fix(segmented, seed):
     rng = random.Random(seed)
@@ -50,11 +57,9 @@ def test_directory_with_random_damage_is_clean_after_fix(segmented, seed):
         lines[rng.randrange(len(lines))] = rng.choice([b"", b"\xff", b"x y z", b"anna-1 0", lines[0]])
         segmented.path.joinpath(name).write_bytes(b"\n".join(lines))
     before = segmented.content()
-    try:
-        fix(segmented.path)
+    if is_fixed(segmented.path):
         assert [p for p in find_problems(segmented.path) if not p.is_warning] == []
-    except DataError as error:
-        assert "no utterance would remain" in str(error)
+    else:
         assert segmented.content() == before
 
 

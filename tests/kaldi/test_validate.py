@@ -60,7 +60,7 @@ def test_empty_table_is_reported(segmented, name, content):
         ("text", b"anna-2 THREE", b"anna-2 THREE\nanna-3 \xff", "text:3: not UTF-8 text"),
         ("text", b"anna-2 THREE", b"anna-2 THREE\nanna-3 \0\0", "text:3: not UTF-8 text"),
         ("text", b" THREE", b"", "text:2: anna-2: empty text"),
-        ("utt2spk", b"anna-1 anna", b"anna-1 anna smith", "utt2spk:1: anna-1: 'anna smith' is not one speaker"),
+        ("utt2spk", b"anna-1 anna", b"anna-1 anna x", "utt2spk:1: anna-1: 'anna x' is not one speaker"),
     ],
 )  # fmt: skip
 def test_line_of_bad_form_is_reported(folder, name, before, after, problem):
@@ -144,8 +144,12 @@ def test_recording_without_segment_is_only_a_warning(segmented):
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [(b"", "an empty file"), (b"<html>", "not audio (Format not recognised)"), (None, "no such file or directory")],
-)  # fmt: skip
+    [
+        (b"", "an empty file"),
+        (b"<html>", "not audio (Format not recognised)"),
+        (None, "no such file or directory"),
+    ],
+)
 def test_unusable_recording_is_reported(folder, content, what):
     location = folder.recording("anna-2")
     location.unlink() if content is None else location.write_bytes(content)

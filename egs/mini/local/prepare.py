@@ -27,6 +27,7 @@ import numpy as np
 import soundfile
 import torch
 import typer
+from torch import Tensor
 from torchaudio.functional import resample
 
 from adaptkit.errors import AdaptkitError, DataError
@@ -53,23 +54,24 @@ class Voice:
     wpm: int = 145  # words per minute; it reads on at 80 and up
     pitch: int = 50  # 0 to 99
     played_hz: int = ESPEAK_HZ  # below 22050 a bigger, deeper and slower speaker; above, a smaller one
+    is_whispered: bool = False
 
 
 ORDINARY = (
     Voice("alan", "en-us"),
     Voice("beth", "en-us+f1"),
     Voice("carl", "en+m1"),
-    Voice("dora", "en+f2"),
+    Voice("dora", "en+steph"),
     Voice("earl", "en-us+m3"),
-    Voice("faye", "en-us+f3"),
+    Voice("faye", "en-us+steph2"),
     Voice("greg", "en-gb-x-rp+m7"),
     Voice("hope", "en-gb-x-rp+f4"),
     Voice("ivan", "en-us+m2"),
     Voice("judy", "en-us+Annie"),
     Voice("kurt", "en-us-nyc+m4"),
-    Voice("lena", "en-us+f5"),
+    Voice("lena", "en-us+Andrea"),
     Voice("mark", "en-gb-x-gbclan+m6"),
-    Voice("nora", "en-gb-scotland+f2"),
+    Voice("nora", "en-gb-scotland+f1"),
 )
 UNUSUAL = (
     Voice("accent", "de"),  # reads English words as if they were German
@@ -77,7 +79,7 @@ UNUSUAL = (
     Voice("croak", "en-us+croak", wpm=175, played_hz=17600),
     Voice("fast", "en-us+m1", wpm=190),
     Voice("slow", "en-us+m2", wpm=90),
-    Voice("whisper", "en-us+whisper"),
+    Voice("whisper", "en-us+f1", is_whispered=True),
 )
 SETS: Mapping[str, tuple[Sequence[Voice], int]] = {  # the voices and the utterances of each
     "base_train": (ORDINARY, 80),
@@ -180,11 +182,21 @@ def speak(line: Line) -> np.ndarray:
         pitch=int(np.clip(voice.pitch + rng.integers(-10, 11), 0, 99)),
         pitch_range=int(rng.integers(30, 71)),
     )
-    speech = resample(torch.from_numpy(speech), voice.played_hz, RATE_HZ).double().numpy()
+    speech = resample(torch.from_numpy(speech), voice.played_hz, RATE_HZ)
+    speech = (whisper(speech, rng) if voice.is_whispered else speech).double().numpy()
     level_db, noise_db = rng.uniform(-32, -22), -rng.uniform(20, 35)  # of full scale; of the speech
     noise = rng.standard_normal(len(speech)) * 10 ** (noise_db / 20)
     mixed = (speech / np.sqrt(np.mean(speech**2)) + noise) * 10 ** (level_db / 20)
     return np.rint(np.clip(mixed, -1, 1) * 32767).astype(np.int16)
+
+
+def whisper(speech: Tensor, rng: np.random.Generator) -> Tensor:
+    """Give every 8 ms random phases, which leaves no pitch, and take away 6 dB per octave towards low frequencies."""
+    window = torch.hann_window(128)
+    spectrum = torch.stft(speech, 128, 32, window=window, return_complex=True)
+    phase = torch.from_numpy(rng.uniform(0, 2 * np.pi, spectrum.shape)).float()
+    noise = torch.istft(torch.polar(spectrum.abs(), phase), 128, 32, window=window)
+    return noise[1:] - 0.97 * noise[:-1]
 
 
 def describe(path: Path, lines: Sequence[Line]) -> None:

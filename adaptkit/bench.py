@@ -1,0 +1,145 @@
+"""Time training steps: adapters against full fine-tuning, on the same batch in one run."""
+
+import copy
+import ctypes
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from adaptkit.adapters import api
+from adaptkit.adapters.api import AdapterConfig
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.batches import Batch
+from adaptkit.errors import DataError
+from adaptkit.objective import Objective
+
+_CLEAR_PEAK = "5"  # written to clear_refs, it sets the peak resident size back to the present one (man proc)
+
+
+@dataclass(frozen=True)
+class Size:
+    """The batch that is timed."""
+
+    num_utterances: int
+    seconds: float  # of each utterance
+    num_tasks: int
+    num_tokens: int = 30
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one optimiser step costs: forward, backward, clipping and AdamW."""
+
+    name: str
+    params_trainable: int
+    seconds: float  # median
+    peak_mb: float  # above what was held before the step, optimiser state included
+
+
+def time_steps(
+    base: BaseModel, configs: Sequence[AdapterConfig], size: Size, *, num_steps: int
+) -> tuple[StepCost, StepCost]:
+    """Time full fine-tuning and adapters alternately, so that what else the machine does hits both alike.
+
+    Full fine-tuning has dropout and batch statistics on, as in training; a frozen base is in eval().
+    """
+    tasks = [f"task{index}" for index in range(size.num_tasks)]
+    adapters = api.build(configs, base.sites, tasks, seed=0).to(_device(base))
+    full = Objective(copy.deepcopy(base)).train()
+    adapted = Objective(base, adapters).train()
+    batch = _make_batch(base, size)
+    contestants = [_Contestant("full", full), _Contestant(adapters.kind, adapted)]
+    for contestant in contestants:
+        contestant.step(batch)  # warms up, and makes the optimiser's state
+    for _ in range(num_steps):
+        for contestant in contestants:
+            contestant.step(batch)
+    return tuple(contestant.cost() for contestant in contestants)
+
+
+class _Contestant:
+    """An objective with its optimiser, and what its steps cost so far."""
+
+    def __init__(self, name: str, objective: Objective):
+        self.name, self.objective = name, objective
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)
+        self.seconds: list[float] = []
+        self.peaks_mb: list[float] = []
+
+    def step(self, batch: Batch) -> None:
+        gc.collect()
+        before = _reset_peak_mb(batch)
+        started = _now(batch)
+        with self.objective.hooked():
+            self.objective(batch).backward()
+        nn.utils.clip_grad_norm_(self.parameters, 5.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.seconds.append(_now(batch) - started)
+        self.peaks_mb.append(_peak_mb(batch) - before)
+
+    def cost(self) -> StepCost:
+        slots = sum(t.numel() * t.element_size() for s in self.optimizer.state.values() for t in s.values())
+        count = sum(parameter.numel() for parameter in self.parameters)
+        peak = statistics.median(self.peaks_mb[1:]) + slots / 2**20
+        return StepCost(self.name, count, statistics.median(self.seconds[1:]), peak)
+
+
+def _make_batch(base: BaseModel, size: Size) -> Batch:
+    """Draw a batch of noise with random tokens; the cost of a step does not depend on what is said."""
+    generator = torch.Generator().manual_seed(0)
+    num_rows = size.num_utterances
+    if base.features is None:
+        inputs = 0.1 * torch.randn(num_rows, round(size.seconds * base.rate_hz), generator=generator)
+    else:
+        frames = round(1000 * size.seconds / base.frame_shift_ms)
+        inputs = torch.randn(num_rows, frames, base.features["num_bins"], generator=generator)
+    tokens = torch.randint(2, len(base.tokens.tokens) - 1, (num_rows, size.num_tokens), generator=generator)
+    return Batch(
+        utt_ids=tuple(str(row) for row in range(num_rows)),
+        task_ids=tuple(row % size.num_tasks for row in range(num_rows)),
+        inputs=inputs,
+        lengths=torch.full((num_rows,), inputs.shape[1]),
+        tokens=tokens,
+        token_lengths=torch.full((num_rows,), size.num_tokens),
+    ).to(_device(base))
+
+
+def _device(base: BaseModel) -> torch.device:
+    return next(base.model.parameters()).device
+
+
+def _now(batch: Batch) -> float:
+    """Read the clock once the device has done everything asked of it."""
+    if batch.inputs.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _reset_peak_mb(batch: Batch) -> float:
+    """Forget the peak of memory so far and give what is held now."""
+    if batch.inputs.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    if not sys.platform.startswith("linux"):
+        raise DataError("peak memory of a step on the CPU is read from Linux's /proc, which is not here")
+    ctypes.CDLL(None).malloc_trim(0)  # else memory that was freed counts as held
+    Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
+    return _status_mb("VmRSS")
+
+
+def _peak_mb(batch: Batch) -> float:
+    return torch.cuda.max_memory_allocated() / 2**20 if batch.inputs.is_cuda else _status_mb("VmHWM")
+
+
+def _status_mb(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 2**10  # KiB

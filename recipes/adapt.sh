@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Adapt a base model to the tasks of a corpus, from its recordings to a report. Run it from egs/<corpus>.
+#
+#   1 prepare data   2 validate   3 features and CMVN   4 SpecAugment   5 base model   6 adapter training
+#   7 decoding       8 scoring    9 report
+#
+# A finished stage can run again and changes nothing; a stopped one goes on where it was.
+
+set -euo pipefail
+recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+# options
+config=                          # the experiment's yaml
+corpus=                          # folder of the corpus as distributed, where the recipe does not make it
+sets="train valid test"          # data sets that local/prepare.py makes
+test_sets="test"                 # those to decode and score
+train_base=true                  # train the base model of the yaml; false takes the one that lies there
+adapt=true                       # train and decode adapters; false stops at the base model
+exp=exp/residual                 # folder of the experiment
+set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
+stage=1                          # first stage to run
+stop_stage=9                     # last stage to run
+nj=2                             # jobs for features
+cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
+# end
+
+. "$recipes/lib.sh"
+parse_options "$recipes/adapt.sh" "$@"
+need_adaptkit
+[ -n "$config" ] || die 2 "--config is needed; see --help"
+read -r -a run <<<"${cmd:-$recipes/run.sh}"
+overrides=()
+for word in $set; do overrides+=(--set "$word"); done
+decoded=("$(dirname "$exp")/none")
+if $adapt; then decoded+=("$exp"); fi
+
+if is_stage 1 "prepare data"; then
+  "${run[@]}" data/log/prepare.log python local/prepare.py ${corpus:+"$corpus"} data
+fi
+
+if is_stage 2 "validate"; then
+  for name in $sets; do adaptkit data validate "data/$name"; done
+fi
+
+if is_stage 3 "features and CMVN"; then
+  for name in $sets; do
+    "${run[@]}" "dump/log/$name.log" \
+      adaptkit feats "data/$name" "dump/$name" --nj "$nj" --cmvn "dump/$name/feats_stats.npz"
+  done
+fi
+
+if is_stage 4 "SpecAugment"; then
+  say "a base model is masked as the 'specaug' section of its own yaml says; adapters train unmasked"
+fi
+
+if is_stage 5 "base model" && $train_base; then
+  "${run[@]}" "exp/log/base.log" adaptkit base train "$config" --resume "${overrides[@]}"
+fi
+
+if is_stage 6 "adapter training" && $adapt; then
+  "${run[@]}" "$exp/log/train.log" adaptkit train "$config" --exp "$exp" --resume "${overrides[@]}"
+fi
+
+if is_stage 7 "decoding"; then
+  for name in $test_sets; do
+    "${run[@]}" "exp/log/decode_none_$name.log" \
+      adaptkit decode "$config" "dump/$name" --base-only --out "${decoded[0]}/decode_$name"
+    if $adapt; then
+      "${run[@]}" "$exp/log/decode_$name.log" adaptkit decode "$exp" "dump/$name"
+    fi
+  done
+fi
+
+if is_stage 8 "scoring"; then
+  for name in $test_sets; do
+    for folder in "${decoded[@]}"; do
+      adaptkit score "data/$name" "$folder/decode_$name"
+    done
+  done
+fi
+
+if is_stage 9 "report"; then
+  for name in $test_sets; do
+    adaptkit report "${decoded[@]}" --set "$name"
+    adaptkit report "${decoded[@]}" --set "$name" --format html --output "exp/report_$name.html"
+    say "wrote exp/report_$name.html"
+  done
+fi
