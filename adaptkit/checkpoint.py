@@ -7,9 +7,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from adaptkit import config as configuration
@@ -87,11 +87,9 @@ def restore(file: AdapterFile, base: BaseModel, path: Path) -> AdapterStack:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write named tensors and a json header atomically."""
     own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    content = safetensors.torch.save(own, metadata={"adaptkit": json.dumps(header)})
     with replacing(path) as temporary:
-        try:
-            save_file(own, temporary, metadata={"adaptkit": json.dumps(header)})
-        except SafetensorError as error:  # its message names the cause: a full disk, say
-            raise CheckpointError(f"{path}: could not be written: {error}") from error
+        temporary.write_bytes(content)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

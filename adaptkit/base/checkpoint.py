@@ -1,6 +1,7 @@
 """Load and save base models: a folder with ESPnet's `config.yaml` and `model.pth`."""
 
 import hashlib
+import io
 import json
 import logging
 import pickle
@@ -124,8 +125,10 @@ def wrap(path: Path, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
 
 def save(path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Write `config.yaml` and `model.pth` as ESPnet's `ASRTask.build_model_from_file` reads them."""
+    content = io.BytesIO()  # torch's own file writer answers a full disk with a RuntimeError
+    torch.save({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, content)
     with replacing(path / "model.pth") as temporary:
-        torch.save({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, temporary)
+        temporary.write_bytes(content.getbuffer())
     write_yaml(path / "config.yaml", config)
 
 
