@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from adaptkit.base import padding
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.errors import CheckpointError, DataError, listed, nearest
+from adaptkit.errors import AdaptkitError, CheckpointError, DataError, listed, nearest
 from adaptkit.features import load_feats, read_options
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
@@ -112,9 +112,32 @@ def load_batches(examples: Examples, plan: Sequence[Sequence[int]], num_workers:
     """Load the planned batches in order, in this process or ahead of time in `num_workers` others."""
     generator = torch.Generator().manual_seed(0)  # else the loader would draw from the global state
     loader = DataLoader(
-        examples, batch_sampler=list(plan), collate_fn=collate, num_workers=num_workers, generator=generator
+        _Planned(examples, plan), batch_size=None, num_workers=num_workers, generator=generator
     )
-    yield from loader
+    for loaded in loader:
+        if isinstance(loaded, AdaptkitError):
+            raise loaded
+        yield loaded
+
+
+@dataclass(frozen=True)
+class _Planned(Dataset):
+    """The batches of a plan; one that cannot be loaded is its error.
+
+    An error raised in another process would reach this one with a traceback in its message.
+    """
+
+    examples: Examples
+    plan: Sequence[Sequence[int]]
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: int) -> Batch | AdaptkitError:
+        try:
+            return collate([self.examples[row] for row in self.plan[index]])
+        except AdaptkitError as error:
+            return error
 
 
 def plan_batches(lengths: Sequence[int], batch_frames: int, *, mixes_lengths: bool = True) -> list[list[int]]:
@@ -169,6 +192,9 @@ def count_frames(data: DataDir, base: BaseModel) -> list[int]:
     table = data.path / "utt2num_frames"
     if base.features is not None and table.exists():
         counts = read_table(table)
+        wrong = [u.utt_id for u in data.utterances if not counts.get(u.utt_id, "").isdecimal()]
+        if wrong:
+            raise DataError(f"{table}: no number for {listed(wrong)}; delete the file, it is optional")
         return [int(counts[utterance.utt_id]) for utterance in data.utterances]
     if base.features is not None:
         return [len(load_feats(data.feats[utterance.utt_id])) for utterance in data.utterances]
@@ -192,7 +218,7 @@ def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error")
         described = "; ".join(f"'{task}'{nearest(task, tasks)}" for task in strange[:10])
         raise CheckpointError(
             f"{data.path}: the adapters know {len(tasks)} tasks ({listed(tasks, 8)}) and not {described}; "
-            "'--unknown-task base' leaves them to the base model"
+            "'adaptkit decode --unknown-task base' leaves them to the base model"
         )
     return {task: known.get(task, BASE_TASK) for task in data.tasks}
 

@@ -67,7 +67,7 @@ def load(path: Path) -> AdapterFile:
             step=header["step"],
             weights=weights,
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: the header of the adapter file is not whole: {error}") from error
 
 
@@ -98,14 +98,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: no such file; 'adaptkit train' writes it")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["adaptkit"])
+            header = dict(json.loads((file.metadata() or {})["adaptkit"]))
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         size = path.stat().st_size
         raise CheckpointError(
             f"{path}: damaged or truncated ({size} bytes): {error}; copy it again"
         ) from error
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: a safetensors file, but not written by adaptkit") from error
 
 

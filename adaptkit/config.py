@@ -91,8 +91,9 @@ def apply(content: dict[str, Any], word: str) -> None:
     *parents, last = key.split(".")
     place: Any = content
     for part in parents:
-        is_list = isinstance(place, list)
-        place = place[_index(place, part, key)] if is_list else place.setdefault(part, {})
+        if isinstance(place, dict) and place.get(part) is None:  # absent, or `part:` with nothing after it
+            place[part] = {}
+        place = place[_index(place, part, key) if isinstance(place, list) else part]
         if not isinstance(place, dict | list):
             raise ConfigError(f"--set {key}: '{part}' holds the value {place!r}, which has no keys")
     try:

@@ -1,12 +1,15 @@
 """Decoding: from a data directory to hypotheses, in batches that mix tasks, each row with its own weights."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from adaptkit import score
 from adaptkit.base.padding import mixes_lengths
-from adaptkit.batches import Examples, load_batches, plan_batches
+from adaptkit.base.search import Path
+from adaptkit.batches import Batch, Examples, load_batches, plan_batches
+from adaptkit.errors import DataError, listed
 from adaptkit.objective import Objective
 from adaptkit.progress import counting
 
@@ -43,7 +46,8 @@ def decode(
     found = []
     with torch.inference_mode(), counting("decoding", len(examples)) as advance:
         for batch in load_batches(examples, plan, num_workers):
-            for utt_id, path in zip(batch.utt_ids, objective.search(batch.to(device)), strict=True):
+            paths = _search(objective, batch.to(device))
+            for utt_id, path in paths.items():
                 found.append(Hypothesis(utt_id, examples.base.tokens.decode(path.tokens), path.score))
             advance(len(batch.utt_ids), "")
     return sorted(found, key=lambda hypothesis: hypothesis.utt_id.encode())
@@ -57,7 +61,7 @@ def validate(objective: Objective, examples: Examples, batch_frames: int) -> Val
         for batch in load_batches(examples, _plan(objective, examples, batch_frames)):
             batch = batch.to(device)
             loss_sum += float(objective(batch)) * len(batch.utt_ids)
-            for utt_id, path in zip(batch.utt_ids, objective.search(batch), strict=True):
+            for utt_id, path in _search(objective, batch).items():
                 texts[utt_id] = examples.base.tokens.decode(path.tokens)
     utterances = examples.data.utterances
     counts = score.count_words([u.text for u in utterances], [texts[u.utt_id] for u in utterances])
@@ -68,5 +72,16 @@ def validate(objective: Objective, examples: Examples, batch_frames: int) -> Val
     return Validation(loss_sum / len(utterances), round(sum(counts, score.ErrorCounts()).rate, 2), by_task)
 
 
+def _search(objective: Objective, batch: Batch) -> dict[str, Path]:
+    """Find the best path of each utterance; one that is no number is an error, not an empty text."""
+    paths = dict(zip(batch.utt_ids, objective.search(batch), strict=True))
+    lost = [utt_id for utt_id, path in paths.items() if not math.isfinite(path.score)]
+    if lost:
+        raise DataError(
+            f"the scores of {listed(lost)} are not finite; look at their audio and features for nan and inf"
+        )
+    return paths
+
+
 def _plan(objective: Objective, examples: Examples, batch_frames: int) -> list[list[int]]:
-    return plan_batches(examples.lengths, batch_frames, mixes_lengths=mixes_lengths(objective.model.encoder))
+    return plan_batches(examples.lengths, batch_frames, mixes_lengths=mixes_lengths(objective.model))

@@ -1,10 +1,10 @@
 """The training loop, one for adapters and base models alike, and under `torchrun`."""
 
-import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ from adaptkit import checkpoint
 from adaptkit.base.padding import mixes_lengths
 from adaptkit.batches import Batch, Examples, load_batches, shuffle_batches
 from adaptkit.decode import Validation, validate
-from adaptkit.errors import CheckpointError, TrainingError, listed
+from adaptkit.errors import TrainingError, listed
 from adaptkit.experiment import Training
 from adaptkit.journal import Journal
 from adaptkit.objective import Objective, autocast, find_not_finite, learning_rate, seed_everything
 from adaptkit.progress import counting
-
-_LOG = logging.getLogger(__name__)
+from adaptkit.state import Saved, State, refuse_another
 
 
 @dataclass(frozen=True)
@@ -35,38 +34,26 @@ class Plan:
     options: Training
     identity: Mapping[str, Any]  # what a resumed run must have in common with the one that was stopped
     write: Callable[[Mapping[str, Tensor], int], None]  # puts weights of a step where decoding finds them
+    finish: Callable[[State], None]  # leaves the record of a run that is over
 
     def batches(self, epoch: int) -> list[list[int]]:
         """Plan the batches of an epoch."""
         options = self.options
-        mixes = mixes_lengths(self.train.base.model.encoder)
+        mixes = mixes_lengths(self.train.base.model)
         return shuffle_batches(
             self.train.lengths, options.batch_frames, seed=options.seed, epoch=epoch, mixes_lengths=mixes
         )
 
 
-@dataclass(frozen=True)
-class State:
-    """Where a run stands; with the weights and the optimiser's tensors, all that resuming needs."""
-
-    step: int = 0
-    epoch: int = 0
-    position: int = 0  # batches of the epoch already used
-    seconds: float = 0.0
-    validations_since_best: int = 0
-    best: list[list[float]] = field(default_factory=list)  # [wer, loss, step], best first
-    is_done: bool = False
-
-
 def fit(objective: Objective, plan: Plan, *, resume: bool) -> State:
     """Train until the epochs are over or validation has stopped improving; leave the best weights written."""
+    refuse_another(plan.folder, resume=resume)
     loop = _Loop(objective, plan)
     if resume:
-        loop.restore()
-    elif (plan.folder / "state.safetensors").exists():
-        raise CheckpointError(
-            f"{plan.folder}: holds a run already; --resume goes on with it, removing it starts over"
-        )
+        loop.state = loop.saved.restore(plan.folder)
+    if loop.state.is_done:
+        return loop.state
+    loop.journal.rewind(loop.state.step)
     with objective.hooked(), loop.journal:
         while not loop.state.is_done:
             loop.run_epoch()
@@ -92,12 +79,13 @@ class _Loop:
             self.step_module = DistributedDataParallel(
                 objective, broadcast_buffers=objective.adapters is None, find_unused_parameters=False
             )
-        self.num_steps = self.options.max_epochs * math.ceil(len(plan.batches(0)) / self.options.accumulate)
+        self.saved = Saved(objective.trained, self.optimizer, self.scaler, plan.identity)
+        self.num_steps = sum(
+            math.ceil(len(plan.batches(epoch)) / self.options.accumulate)
+            for epoch in range(self.options.max_epochs)
+        )
         self.state = State()
         self.journal = Journal(plan.folder, is_active=self.rank == 0)
-
-    # --- an epoch
-    # -----------------------------------------------------------------------------------------------
 
     def run_epoch(self) -> None:
         """Train over what is left of the epoch, then validate if it is time to."""
@@ -136,7 +124,7 @@ class _Loop:
         loss_sum = torch.zeros((), device=self.device)
         for batch, (_, (own, _)) in zip(batches, group, strict=True):
             with autocast(self.device, options.precision):
-                loss = self.step_module(batch) * (own / total)
+                loss = self.step_module(batch).float() * (own / total)
             self.scaler.scale(loss * self.world).backward()  # DDP averages over processes
             loss_sum += loss.detach()
         if self.world > 1:
@@ -166,12 +154,20 @@ class _Loop:
         if math.isfinite(value):
             return
         found = find_not_finite(self.objective, batches, self.options.precision)
-        named = found or [utt_id for batch in batches for utt_id in batch.utt_ids]
+        found = self._from_all(found)
+        named = found or self._from_all([utt_id for batch in batches for utt_id in batch.utt_ids])
         how = "these alone" if found else "these together"
         raise TrainingError(
             f"{self.plan.folder}: the {what} of step {self.state.step + 1} is {value}, from {how}: "
             f"{listed(named)}. Look at audio and text or lower train.lr; --resume starts at the last save"
         )
+
+    def _from_all(self, names: list[str]) -> list[str]:
+        """Join the names that each process found."""
+        gathered = [names] * self.world
+        if self.world > 1:
+            distributed.all_gather_object(gathered, names)
+        return sorted(set().union(*gathered))
 
     def _advance(self, num_batches: int, seconds: float) -> None:
         state = self.state
@@ -195,10 +191,8 @@ class _Loop:
             self.journal.valid(self.state, validation, time.monotonic() - started)
         if self.state.is_done and self.rank == 0:
             self._write_average()
+            self.plan.finish(self.state)
         self.save()
-
-    # --- validation and checkpoints
-    # -----------------------------------------------------------------------------
 
     def _validate(self) -> Validation:
         """Validate in the first process and tell the others, so that all take the same decisions."""
@@ -222,12 +216,11 @@ class _Loop:
         self.state = replace(state, best=kept, validations_since_best=waited, is_done=is_done)
         if self.rank != 0:
             return
-        if entry in kept:
-            checkpoint.write_tensors(self._kept_path(state.step), self._weights(), {"step": state.step})
+        weights = self.objective.trained.state_dict()
+        if entry in kept and options.average > 1:
+            checkpoint.write_tensors(self._kept_path(state.step), weights, {"step": state.step})
         if is_best:
-            self.plan.write(self._weights(), state.step)
-        for _, _, step in best[options.average :]:
-            self._kept_path(int(step)).unlink(missing_ok=True)
+            self.plan.write(weights, state.step)
 
     def _write_average(self) -> None:
         """Replace the best weights by the average of the best few, where more than one is asked for."""
@@ -239,50 +232,14 @@ class _Loop:
     def _kept_path(self, step: int) -> Path:
         return self.plan.folder / "checkpoints" / f"step_{step}.safetensors"
 
-    def _weights(self) -> dict[str, Tensor]:
-        return self.objective.trained.state_dict()
-
     def save(self) -> None:
-        """Write everything that resuming needs."""
+        """Write the state, then remove checkpoints that it does not name; not before, for a killed run."""
         if self.rank != 0:
             return
-        tensors = {f"weights.{name}": tensor for name, tensor in self._weights().items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors.update(
-                {f"optimizer.{index}.{name}": torch.as_tensor(slot) for name, slot in slots.items()}
-            )
-        header = {
-            "state": asdict(self.state),
-            "identity": self.plan.identity,
-            "scaler": self.scaler.state_dict(),
-        }
-        checkpoint.write_tensors(self.plan.folder / "state.safetensors", tensors, header)
-
-    def restore(self) -> None:
-        """Go on where the last save was; a run with other settings is refused."""
-        path = self.plan.folder / "state.safetensors"
-        if not path.exists():
-            _LOG.info("%s: nothing to resume, starting", self.plan.folder)
-            return
-        tensors, header = checkpoint.read_tensors(path)
-        changed = [key for key, value in self.plan.identity.items() if header["identity"].get(key) != value]
-        if changed:
-            raise CheckpointError(
-                f"{path}: saved by a run with another {listed(changed)}; resume with its settings, "
-                "or remove the folder to start over"
-            )
-        weights = {
-            name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")
-        }
-        self.objective.trained.load_state_dict(weights, strict=True)
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "optimizer":
-                index, _, slot = rest.partition(".")
-                slots.setdefault(int(index), {})[slot] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
-        self.scaler.load_state_dict(header["scaler"])
-        self.state = State(**header["state"])
-        self.journal.rewind(self.state.step)
-        _LOG.info("%s: resumed at step %d, epoch %d", self.plan.folder, self.state.step, self.state.epoch + 1)
+        self.saved.write(self.plan.folder, self.state)
+        if self.state.is_done:
+            shutil.rmtree(self._kept_path(0).parent, ignore_errors=True)
+        named = {self._kept_path(int(step)) for _, _, step in self.state.best}
+        for path in self._kept_path(0).parent.glob("step_*.safetensors"):
+            if path not in named:
+                path.unlink()

@@ -14,6 +14,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.search import Path, greedy
 from adaptkit.base.sites import attached
+from adaptkit.base.traces import leaving_no_trace
 from adaptkit.batches import Batch
 
 
@@ -44,22 +45,24 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Give the loss, a scalar."""
-        with self._choosing(batch.task_ids, batch.inputs.device):
-            loss, _, _ = self.model(batch.inputs, batch.lengths, batch.tokens.clone(), batch.token_lengths)
+        inputs, tokens = batch.inputs.clone(), batch.tokens.clone()  # ESPnet changes both in place
+        with self._choosing(batch.task_ids, inputs.device):
+            loss, _, _ = self.model(inputs, batch.lengths, tokens, batch.token_lengths.clone())
         return loss.squeeze()  # ESPnet gives it one dimension under DataParallel
 
     def search(self, batch: Batch) -> list[Path]:
         """Find the best path of each row."""
         with self._choosing(batch.task_ids, batch.inputs.device):
-            return greedy(self.model, batch.inputs, batch.lengths)
+            return greedy(self.model, batch.inputs.clone(), batch.lengths)
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Attach the adapters and keep padding out of results until the block ends."""
+        """Attach the adapters, and keep padding out of results and traces out of the model, until the end."""
         with ExitStack() as stack:
             if self.adapters is not None:
                 stack.enter_context(attached(self.model, self.adapters, self.sites))
-            stack.enter_context(ignoring_padding(self.model.encoder))
+            stack.enter_context(ignoring_padding(self.model))
+            stack.enter_context(leaving_no_trace(self.model))
             yield
 
     def _choosing(self, task_ids: Sequence[int], device: torch.device) -> object:

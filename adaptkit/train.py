@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -21,11 +23,14 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.batches import Examples
 from adaptkit.errors import ConfigError, DataError, listed
 from adaptkit.experiment import Experiment, Training
-from adaptkit.loop import Plan, State, fit
+from adaptkit.loop import Plan, fit
 from adaptkit.objective import Objective, seed_everything
+from adaptkit.state import State, path_in, refuse_another
 
 _LOG = logging.getLogger(__name__)
 _MOST_SKIPPED = 0.05  # of the utterances
+_VALIDATION_MOST = timedelta(hours=6)  # in the first process, while the others wait
+_CHANGES_NOTHING = ("num_workers", "save_every_steps")  # in what a run makes, so a resumed one may differ
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ def train_adapters(settings: Experiment, folder: Path, *, device: str, resume: b
         raise ConfigError(
             f"experiment '{settings.name}': needs 'data' (train, valid) and 'adapters' to train"
         )
-    with _processes() as rank:
+    with _processes(device):
+        refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device)
         train, valid = _read(settings.data.train, base), _read(settings.data.valid, base)
         tasks = train.data.tasks
@@ -54,21 +60,24 @@ def train_adapters(settings: Experiment, folder: Path, *, device: str, resume: b
         adapters = api.build(settings.adapters, base.sites, tasks, settings.train.seed).to(device)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
+            experiment.save(settings, folder / "config.yaml")
             checkpoint.save(folder / "adapter.safetensors", adapters, base.fingerprint, step, weights)
 
-        identity = {
-            **_identity(settings, "data", "adapters", "train"),
-            "base": base.fingerprint,
-            "tasks": tasks,
-        }
-        plan = Plan(train, valid, folder, settings.train, identity, write)
-        if rank == 0:
-            experiment.save(settings, folder / "config.yaml")
-        state = fit(Objective(base, adapters), plan, resume=resume)
-        if rank == 0:
+        def finish(state: State) -> None:
             per_task = sum(parameter.numel() for _, parameter in task_parameters(adapters)) // len(tasks)
             trained = Trained(adapters.kind, adapters.tasks, _count(adapters), per_task)
             _write_record(folder, base, trained, state, settings.train)
+
+        identity = {
+            **_identity(settings, "data", "adapters", "train"),
+            **_contents(train, valid),
+            "base model": base.fingerprint,
+        }
+        fit(
+            Objective(base, adapters),
+            Plan(train, valid, folder, settings.train, identity, write, finish),
+            resume=resume,
+        )
 
 
 def train_base(settings: Experiment, *, device: str, resume: bool = False) -> None:
@@ -76,28 +85,45 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False) -> No
     wanted = settings.base
     if wanted.data is None or wanted.model is None:
         raise ConfigError("base: needs 'model' (ESPnet's yaml) and 'data' (train, valid) to be trained")
-    with _processes() as rank:
-        for turn in (
-            True,
-            False,
-        ):  # the first process writes tokens and statistics before the others read them
-            if (rank == 0) == turn:
-                model_config = new.describe(wanted.model, wanted.data.train, wanted.dir, wanted.tokens)
-            if distributed.is_initialized():
-                distributed.barrier()
+    folder = wanted.dir
+    with _processes(device):
+        refuse_another(folder, resume=resume)
+        model_config = _describe(settings)
         seed_everything(wanted.train.seed, 0)
-        base = base_checkpoint.wrap(wanted.dir, model_config, build.build(model_config).to(device))
+        base = base_checkpoint.wrap(folder, model_config, build.build(model_config).to(device))
         train, valid = _read(wanted.data.train, base), _read(wanted.data.valid, base)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
-            base_checkpoint.save(wanted.dir, model_config, weights)
+            base_checkpoint.save(folder, model_config, weights)
 
-        identity = {**_identity(settings, "base"), "model": _digest(model_config)}
-        plan = Plan(train, valid, wanted.dir, wanted.train, identity, write)
-        state = fit(Objective(base), plan, resume=resume)
-        if rank == 0:
+        def finish(state: State) -> None:
             trained = Trained("base", (), base.num_parameters, 0)
-            _write_record(wanted.dir, base_checkpoint.load(wanted.dir), trained, state, wanted.train)
+            _write_record(folder, base_checkpoint.load(folder), trained, state, wanted.train)
+
+        identity = {
+            **_identity(settings, "base"),
+            **_contents(train, valid),
+            "model": _digest(config.read_yaml(wanted.model)),
+        }
+        plan = Plan(train, valid, folder, wanted.train, identity, write, finish)
+        fit(Objective(base), plan, resume=resume)
+
+
+def _describe(settings: Experiment) -> dict[str, Any]:
+    """Describe the model of a new run, in the first process, or read how a run to be resumed did.
+
+    A resumed run leaves tokens and statistics as they are, even where the data have changed since.
+    """
+    wanted = settings.base
+    if path_in(wanted.dir).exists():
+        return config.read_yaml(wanted.dir / "config.yaml")
+    described: list[dict[str, Any] | None] = [None]
+    if not distributed.is_initialized() or distributed.get_rank() == 0:
+        described = [new.describe(wanted.model, wanted.data.train, wanted.dir, wanted.tokens)]
+        config.write_yaml(wanted.dir / "config.yaml", described[0])
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(described)
+    return described[0]
 
 
 def _read(path: Path, base: BaseModel) -> Examples:
@@ -117,22 +143,47 @@ def _read(path: Path, base: BaseModel) -> Examples:
 
 
 @contextmanager
-def _processes() -> Iterator[int]:
-    """Join the processes that `torchrun` started, where it did; give this one's rank."""
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        yield 0
+def _processes(device: str) -> Iterator[None]:
+    """Join the processes that `torchrun` started, where it did."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
         return
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    is_cuda = torch.device(device).type == "cuda"
+    if is_cuda:
+        torch.cuda.set_device(device)  # where nccl puts what it sends
+    distributed.init_process_group("nccl" if is_cuda else "gloo", timeout=_VALIDATION_MOST)
     try:
-        yield distributed.get_rank()
+        yield
     finally:
         distributed.destroy_process_group()
 
 
-def _identity(settings: Experiment, *sections: str) -> dict[str, str]:
-    """Give the sections of a configuration that a resumed run must share, each as a digest."""
+def _identity(settings: Experiment, *sections: str) -> dict[str, Any]:
+    """Give the full keys and values of a configuration that a resumed run must share."""
     resolved = config.dump(settings)
-    return {section: _digest(resolved[section]) for section in sections}
+    leaves = dict(_leaves({section: resolved[section] for section in sections}))
+    return {key: value for key, value in leaves.items() if key.rpartition(".")[2] not in _CHANGES_NOTHING}
+
+
+def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(content, dict | list):
+        yield key, content
+        return
+    parts = content.items() if isinstance(content, dict) else enumerate(content)
+    for name, part in parts:
+        yield from _leaves(part, f"{key}.{name}" if key else str(name))
+
+
+def _contents(train: Examples, valid: Examples) -> dict[str, str]:
+    """Give digests of the utterances, since the same folders may hold others by now."""
+    sets = {"training set": train, "validation set": valid}
+    described = {
+        name: [
+            (u.utt_id, u.task, u.text, length) for u, length in zip(e.data.utterances, e.lengths, strict=True)
+        ]
+        for name, e in sets.items()
+    }
+    return {name: _digest(content) for name, content in described.items()}
 
 
 def _digest(content: object) -> str:

@@ -17,6 +17,7 @@ test_sets="test"                 # those to decode and score
 train_base=true                  # train the base model of the yaml; false takes the one that lies there
 adapt=true                       # train and decode adapters; false stops at the base model
 exp=exp/residual                 # folder of the experiment
+prepare_options=                 # further words for local/prepare.py
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
 stage=1                          # first stage to run
 stop_stage=9                     # last stage to run
@@ -29,13 +30,14 @@ parse_options "$recipes/adapt.sh" "$@"
 need_adaptkit
 [ -n "$config" ] || die 2 "--config is needed; see --help"
 read -r -a run <<<"${cmd:-$recipes/run.sh}"
+read -r -a prepare <<<"$prepare_options"
 overrides=()
 for word in $set; do overrides+=(--set "$word"); done
 decoded=("$(dirname "$exp")/none")
 if $adapt; then decoded+=("$exp"); fi
 
 if is_stage 1 "prepare data"; then
-  "${run[@]}" data/log/prepare.log python local/prepare.py ${corpus:+"$corpus"} data
+  "${run[@]}" data/log/prepare.log python local/prepare.py ${corpus:+"$corpus"} data "${prepare[@]}"
 fi
 
 if is_stage 2 "validate"; then

@@ -11,7 +11,7 @@ import inspect
 import io
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,19 +118,26 @@ def _call(kind: type[nn.Module], conf_name: str, config: Mapping[str, Any], **gi
         if option not in known:
             remedy = nearest(option, known) or f"; known: {', '.join(known)}"
             raise ConfigError(f"{conf_name}.{option}: {kind.__name__} has no such option{remedy}")
-    try:
+    with _refusing(f"{conf_name}: {kind.__name__} refuses {dict(options)}"):
         return kind(**given, **options)
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn what ESPnet raises over its options into a ConfigError that begins with `what`."""
+    try:
+        yield
     except (TypeError, ValueError, AssertionError, NotImplementedError, RuntimeError) as error:
-        raise ConfigError(f"{conf_name}: {kind.__name__} refuses {dict(options)}: {error}") from error
+        raise ConfigError(f"{what}: {error}") from error
     except Exception as error:  # typeguard's TypeCheckError derives from Exception alone
         if type(error).__module__.startswith("typeguard"):
-            raise ConfigError(f"{conf_name}: {kind.__name__} refuses {dict(options)}: {error}") from error
+            raise ConfigError(f"{what}: {error}") from error
         raise
 
 
 def _import(path: str) -> type[nn.Module]:
     module, _, name = path.rpartition(".")
-    with contextlib.redirect_stdout(io.StringIO()) as printed:  # ESPnet prints that flash_attn is not installed
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # ESPnet tells of flash_attn
         found = importlib.import_module(module)
     _LOG.debug("%s", printed.getvalue())
     return getattr(found, name)
@@ -140,7 +147,7 @@ def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:
     names = ", ".join(f"{name}: {config[name]}" for name in unknown) or "postencoder or model"
     _LOG.info("%s is not in adaptkit's table; asking espnet2.tasks.asr, which takes 16 s to import", names)
     task = _import("espnet2.tasks.asr.ASRTask")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _refusing("espnet2.tasks.asr refuses the configuration"):
         configuration.write_yaml(Path(folder, "config.yaml"), config)
         model, _ = task.build_model_from_file(Path(folder, "config.yaml"))
     model.error_calculator = None

@@ -26,13 +26,8 @@ from adaptkit.text import TokenList
 
 _LOG = logging.getLogger(__name__)
 _FINGERPRINTED = (
-    "frontend",
-    "frontend_conf",
-    "preencoder",
-    "encoder",
-    "encoder_conf",
-    "input_size",
-    "token_list",
+    *("frontend", "frontend_conf", "normalize", "normalize_conf", "preencoder", "preencoder_conf"),
+    *("encoder", "encoder_conf", "input_size", "token_list"),
 )
 
 
@@ -46,9 +41,7 @@ class BaseModel:
     tokens: TokenList
     sites: tuple[Site, ...]
     fingerprint: str  # of weights, buffers and architecture: what an adapter was trained on
-    features: (
-        Mapping[str, Any] | None
-    )  # options of the features it was trained on; None where it reads speech
+    features: Mapping[str, Any] | None  # options of those it was trained on; None where it reads speech
 
     @property
     def width(self) -> int:
@@ -98,6 +91,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> BaseModel:
             f"{path}: no base model: expected config.yaml and model.pth; stage 5 trains one"
         )
     config = complete(read_yaml(path / "config.yaml"))
+    if not isinstance(config.get("token_list"), list):
+        raise CheckpointError(
+            f"{path}/config.yaml: has no list 'token_list'; give the one that ESPnet wrote beside the model"
+        )
     weights = read_weights(path / "model.pth")
     with tempfile.TemporaryDirectory() as folder:
         model = build(_with_statistics(config, weights, path, Path(folder)))
@@ -108,7 +105,12 @@ def load(path: Path, device: torch.device | str = "cpu") -> BaseModel:
 def wrap(path: Path, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
     """Freeze a built model and describe it."""
     model.eval().requires_grad_(False)
-    extra = config.get("adaptkit") or {}
+    features = (config.get("adaptkit") or {}).get("features")
+    if features is None and config["frontend"] is None:
+        raise CheckpointError(
+            f"{path}/config.yaml: the model reads features of {config['input_size']} bins, not saying how "
+            "they are made; add 'adaptkit: {features: {...}}' with what 'adaptkit feats' writes to feats.json"
+        )
     bpe = Path(config["bpemodel"]) if config.get("bpemodel") else None
     if bpe is not None and not bpe.exists():
         bpe = path / bpe.name
@@ -119,7 +121,7 @@ def wrap(path: Path, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
         tokens=TokenList(tuple(config["token_list"]), bpe),
         sites=find_sites(model.encoder, model.encoder.output_size()),
         fingerprint=_fingerprint(config, model),
-        features=extra.get("features"),
+        features=features,
     )
 
 
@@ -136,7 +138,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict of tensors; anything else is refused, since unpickling it would run code."""
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path}: not a whole file of model weights ({path.stat().st_size} bytes): {first_line}; "
@@ -160,7 +162,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
         if names
     ]
     if problems:
-        raise CheckpointError(f"{path}: does not fit config.yaml beside it; {'; '.join(problems)}")
+        raise CheckpointError(f"{path}: does not fit the configuration it comes with; {'; '.join(problems)}")
     model.load_state_dict(weights, strict=True)
 
 
@@ -187,8 +189,11 @@ def _with_statistics(
 
 def _fingerprint(config: Mapping[str, Any], model: nn.Module) -> str:
     """Hash the architecture and every weight and buffer; 32 hexadecimal digits."""
-    described = json.dumps({name: config.get(name) for name in _FINGERPRINTED}, sort_keys=True, default=str)
-    digest = hashlib.blake2b(described.encode(), digest_size=16)
+    described = {name: config.get(name) for name in _FINGERPRINTED}
+    normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
+    described["normalize_conf"] = normalize  # the statistics themselves are buffers
+    words = json.dumps(described, sort_keys=True, default=str)
+    digest = hashlib.blake2b(words.encode(), digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

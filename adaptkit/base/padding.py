@@ -3,7 +3,7 @@
 ESPnet's encoders are not padding-invariant: padding leaks through the convolutions over time, and the mask
 after subsampling counts a frame more for an utterance beside a longer one than alone. Both are mended by
 hooks: the convolutions see zeros where an utterance has ended, and every utterance keeps its own number of
-frames.
+frames. A frontend reflects the end of the padded batch instead of each utterance's; it takes one at a time.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 
 def encoder_frames(encoder: nn.Module, num_frames: int) -> int:
@@ -33,20 +34,26 @@ def subsampling(encoder: nn.Module) -> int:
     return factor
 
 
-def mixes_lengths(encoder: nn.Module) -> bool:
+def mixes_lengths(model: nn.Module) -> bool:
     """Tell whether utterances of unequal lengths may share a batch without changing each other.
 
-    Legacy relative positions (rel_pos_type: legacy) are counted from the end of the padded batch, so they may
-    not.
+    Legacy relative positions (rel_pos_type: legacy) are counted from the end of the padded batch,
+    convolutional ones (pos_enc_layer_type: conv) reach into the padding, and a variance per utterance
+    (utterance_mvn with norm_vars) is taken over it, so there they may not.
     """
-    return not any("LegacyRelPosition" in type(module).__name__ for module in encoder.modules())
+    names = {type(module).__name__ for module in model.encoder.modules()}
+    if any("LegacyRelPosition" in name or "ConvolutionalPosition" in name for name in names):
+        return False
+    return type(model.normalize).__name__ != "UtteranceMVN" or not model.normalize.norm_vars
 
 
 @contextmanager
-def ignoring_padding(encoder: nn.Module) -> Iterator[None]:
-    """Keep padding out of an encoder's results until the block ends; hooks only, nothing is replaced."""
-    padding = _Padding()
+def ignoring_padding(model: nn.Module) -> Iterator[None]:
+    """Keep padding out of a model's results until the block ends; hooks only, nothing is replaced."""
+    padding, encoder = _Padding(), model.encoder
     with ExitStack() as stack:
+        if model.frontend is not None:
+            stack.callback(model.frontend.register_forward_hook(_one_at_a_time).remove)
         if hasattr(encoder.embed, "conv"):
             stack.callback(encoder.embed.register_forward_hook(_OwnLengths(_subsampling(encoder))).remove)
         for block in encoder.encoders:
@@ -60,7 +67,18 @@ def ignoring_padding(encoder: nn.Module) -> Iterator[None]:
 def _subsampling(encoder: nn.Module) -> tuple[tuple[int, int], ...]:
     """Give (kernel, stride) over time of each convolution of `embed.conv`; none for other input layers."""
     layers = getattr(encoder.embed, "conv", ())
-    return tuple((layer.kernel_size[0], layer.stride[0]) for layer in layers if isinstance(layer, nn.Conv2d))
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv1d | nn.Conv2d)]
+    return tuple((layer.kernel_size[0], layer.stride[0]) for layer in convolutions)
+
+
+def _one_at_a_time(frontend: nn.Module, args: tuple[Tensor, Tensor], output: Any) -> Any:
+    """Do again what a frontend did to a padded batch, utterance by utterance."""
+    inputs, lengths = args
+    if bool((lengths == lengths[0]).all()):
+        return output
+    rows = [frontend.forward(x[None, :n], n[None]) for x, n in zip(inputs, lengths, strict=True)]
+    outputs = pad_sequence([row[0] for row, _ in rows], batch_first=True)
+    return outputs, torch.cat([frames for _, frames in rows])
 
 
 class _Padding:

@@ -28,8 +28,7 @@ def find_sites(encoder: nn.Module, width: int) -> tuple[Site, ...]:
             "adaptkit adapts ESPnet's Conformer, Transformer and E-Branchformer encoders"
         )
     sites = [site for index, block in enumerate(blocks) for site in _block_sites(index, block, width)]
-    name = "encoder.after_norm" if getattr(encoder, "after_norm", None) is not None else sites[-1].name
-    return (*sites, Site(name, "encoder_out", -1, width, width))
+    return (*sites, Site("encoder", "encoder_out", -1, width, width))
 
 
 def _block_sites(index: int, block: nn.Module, width: int) -> Iterator[Site]:
@@ -91,13 +90,18 @@ class _End:
 
 @dataclass(frozen=True)
 class _Adapt:
-    """A block takes and gives `(x, pos_emb), mask` or `x, mask`; any other site x itself."""
+    """A block takes and gives `(x, pos_emb), mask` or `x, mask`; any other site x itself.
+
+    The encoder gives `x, lengths, None`, with intermediate CTC `(x, more), lengths, None`; it has no x_in.
+    Its last norm would not do: intermediate CTC calls that too.
+    """
 
     adapters: AdapterStack
     site: Site
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        x_in, x_out = _features(args), _features(output)
+        x_out = _features(output)
+        x_in = x_out if self.site.kind == "encoder_out" else _features(args)
         return _with_features(output, self.adapters.adapt(self.site, x_in, x_out))
 
 

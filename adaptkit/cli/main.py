@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 
 import typer
 
@@ -25,8 +26,12 @@ for module in (feats, train, decode, score, report):
 
 
 def main() -> None:
-    """Run a command; an AdaptkitError is one message and exit code 1, any other is our bug and shows."""
+    """Run a command; an AdaptkitError is one message and exit code 1, any other is our bug."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger().handlers[0].addFilter(_is_named)
+    warnings.filterwarnings(
+        "ignore", module=r"espnet2?\."
+    )  # of its own use of torch, which users cannot mend
     try:
         app()
     except AdaptkitError as error:
@@ -38,3 +43,8 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("adaptkit: interrupted; the same command goes on where it stopped", err=True)
         sys.exit(130)
+
+
+def _is_named(record: logging.LogRecord) -> bool:
+    """Keep what modules log under their own names; ESPnet chats about its defaults through the root."""
+    return record.name != "root" or record.levelno >= logging.ERROR

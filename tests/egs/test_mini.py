@@ -54,9 +54,16 @@ def centre_hz(speech):
     return np.sum(np.fft.rfftfreq(len(speech), 1 / 16000) * spectrum) / np.sum(spectrum)
 
 
+def periodicity(speech):
+    """Give the mean over 40 ms stretches of the largest autocorrelation at periods of 80 to 400 Hz."""
+    frames = np.hanning(640) * speech[: len(speech) // 640 * 640].reshape(-1, 640)
+    correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, 1280)) ** 2)
+    return np.mean(correlation[:, 40:200].max(1) / correlation[:, 0])
+
+
 def test_no_sentence_is_spoken_twice():
     texts = [line.text for lines in WHOLE.values() for line in lines]
-    assert len(texts) == len(set(texts)) == 1992
+    assert len(texts) == len(set(texts))
 
 
 @pytest.mark.parametrize(("name", "voices"), [(s, 14 if s.startswith("base") else 6) for s in SETS])
@@ -68,9 +75,6 @@ def test_every_set_has_all_voices_of_its_kind_equally_often(name, voices):
 
 def test_no_unusual_voice_is_heard_in_base_training():
     assert not set(UNUSUAL) & set(ORDINARY)
-    assert not {UNUSUAL[s].voice.espeak for s in ("accent", "croak", "whisper")} & {
-        line.voice.espeak for line in ORDINARY.values()
-    }
 
 
 @pytest.mark.parametrize("name", ["base_train", "adapt_train"])
@@ -84,11 +88,11 @@ def test_a_shorter_script_is_a_part_of_the_whole():
         assert set(lines) < set(WHOLE[name])
 
 
-@pytest.mark.parametrize("speaker", ["faye", "croak", "whisper"])
+@pytest.mark.parametrize("speaker", ["alan", "hope", "croak", "whisper"])
 def test_an_utterance_does_not_depend_on_those_before(speaker):
     line = {**ORDINARY, **UNUSUAL}[speaker]
     first = say(line)
-    say(ORDINARY["alan"], "CALL ONE TWO THREE FOUR")
+    say(ORDINARY["carl"], "CALL ONE TWO THREE FOUR")
     assert np.array_equal(say(line), first)
 
 
@@ -116,6 +120,21 @@ def test_the_child_is_brighter_and_the_croak_darker_than_the_same_voice_at_ordin
         line = UNUSUAL[speaker]
         ordinary = replace(line, voice=replace(line.voice, played_hz=22050))
         assert sign * (centre_hz(say(line)) - centre_hz(say(ordinary))) > 100
+
+
+def test_a_whisper_has_no_pitch():
+    line = UNUSUAL["whisper"]
+    voiced = replace(line, voice=replace(line.voice, is_whispered=False))
+    assert periodicity(say(line)) < 0.3 < 0.5 < periodicity(say(voiced))
+
+
+def test_every_text_fits_the_frames_of_ctc_after_fourfold_subsampling(data):
+    for name in SETS:
+        read = datadir.read(data / name)
+        for u in read.utterances:
+            num_frames = (read.duration_sec[u.utt_id] - 0.015) / 0.01  # windows of 25 ms
+            doubled = sum(a == b for a, b in zip(u.text, u.text[1:], strict=False))
+            assert len(u.text) + doubled <= ((num_frames - 1) // 2 - 1) // 2
 
 
 def test_a_voice_that_espeak_lacks_is_named():

@@ -1,0 +1,56 @@
+"""Building ESPnet's model from its own configuration."""
+
+import pytest
+import torch
+
+from adaptkit.base import build
+from adaptkit.errors import ConfigError
+
+pytestmark = pytest.mark.espnet
+
+
+def test_what_a_training_yaml_leaves_out_is_filled_as_espnet_does():
+    filled = build.complete({"input_size": None, "token_list": ["<blank>"]})
+    assert (filled["frontend"], filled["normalize"], filled["encoder"]) == ("default", "utterance_mvn", "rnn")
+    assert filled["encoder_conf"] == {}
+
+
+def test_a_model_of_features_has_no_frontend():
+    assert build.complete({"input_size": 80, "frontend": "default"})["frontend"] is None
+
+
+def test_an_unknown_option_is_refused_with_the_nearest(model_config):
+    wrong = model_config(encoder_conf={"output_sise": 16})
+    with pytest.raises(ConfigError, match=r"encoder_conf\.output_sise: .* did you mean 'output_size'\?"):
+        build.build(wrong)
+
+
+@pytest.mark.parametrize(
+    ("section", "wrong"),
+    [
+        ("encoder_conf", {"output_size": "wide"}),  # of another type
+        ("encoder_conf", {"rel_pos_type": "newest"}),  # no such choice
+        ("encoder_conf", {"output_size": 16, "attention_heads": 3}),  # 16 is no multiple of 3
+        ("model_conf", {"ctc_weight": 2.0}),
+        ("model_conf", {"ctc_weight": 0.5}),  # needs a decoder
+        ("normalize_conf", {}),  # global_mvn needs its file
+    ],
+)
+def test_a_bad_value_is_refused_with_the_options_seen(model_config, section, wrong):
+    with pytest.raises(ConfigError, match=f"{section}: .* refuses"):
+        build.build(model_config(**{section: wrong}))
+
+
+def test_espnet_does_not_measure_error_rates_of_its_own(base):
+    assert base.model.error_calculator is None
+
+
+def test_every_weight_and_statistic_is_float32(base):
+    kinds = {t.dtype for name, t in base.model.state_dict().items() if "num_batches_tracked" not in name}
+    assert kinds == {torch.float32}
+
+
+def test_an_attention_decoder_is_built_where_ctc_is_not_all(new_base):
+    conf = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
+    built = new_base(decoder="transformer", decoder_conf=conf, model_conf={"ctc_weight": 0.3})
+    assert type(built.model.decoder).__name__ == "TransformerDecoder"

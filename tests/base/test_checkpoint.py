@@ -1,0 +1,174 @@
+"""Base models on disk: whole, damaged, partial, foreign; and what tells one from another."""
+
+import copy
+import os
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+
+from adaptkit.base import checkpoint
+from adaptkit.errors import CheckpointError
+from adaptkit.text import bpe_tokens
+
+pytestmark = pytest.mark.espnet
+
+
+@pytest.fixture
+def folder(base, tmp_path):
+    """A base model on disk that a test may spoil."""
+    checkpoint.save(tmp_path, base.config, base.model.state_dict())
+    return tmp_path
+
+
+def rewrite(folder, change):
+    """Change the weights on disk."""
+    weights = torch.load(folder / "model.pth", weights_only=True)
+    change(weights)
+    torch.save(weights, folder / "model.pth")
+
+
+def test_a_saved_model_is_loaded_to_the_same_output_and_fingerprint(base, folder, new_batch, encode):
+    loaded, batch = checkpoint.load(folder), new_batch((-1, -1))
+    assert torch.equal(encode(loaded, None, batch), encode(base, None, batch))
+    assert loaded.fingerprint == base.fingerprint
+
+
+def test_a_loaded_model_is_frozen_and_in_eval(folder):
+    model = checkpoint.load(folder).model
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module.training for module in model.modules())
+
+
+def test_facts_of_a_loaded_model(base):
+    assert (base.width, base.num_blocks, base.subsampling) == (16, 2, 4)
+    assert (base.frame_shift_ms, base.rate_hz) == (10.0, 8000)
+    assert base.num_parameters == sum(p.numel() for p in base.model.parameters())
+
+
+@pytest.mark.parametrize(("written", "rate_hz"), [("16k", 16000), (8000, 8000), ("22.05k", 22050)])
+def test_the_rate_of_a_frontend_is_read_as_espnet_writes_it(base, written, rate_hz):
+    config = {"frontend_conf": {"fs": written, "hop_length": 160}}
+    reading = replace(base, features=None, config=config)
+    assert reading.rate_hz == rate_hz
+    assert reading.frame_shift_ms == pytest.approx(1000 * 160 / rate_hz)
+
+
+@pytest.mark.parametrize("lost", ["config.yaml", "model.pth"])
+def test_a_missing_file_is_refused(folder, lost):
+    (folder / lost).unlink()
+    with pytest.raises(CheckpointError, match="no base model: expected config.yaml and model.pth"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.3, 0.9, 0.999])
+def test_truncated_weights_are_refused(folder, part):
+    content = (folder / "model.pth").read_bytes()
+    (folder / "model.pth").write_bytes(content[: int(part * len(content))])
+    with pytest.raises(CheckpointError, match="model.pth: not a whole file of model weights"):
+        checkpoint.load(folder)
+
+
+class Touch:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))]
+)
+def test_a_pickle_is_refused_and_not_run(folder, write, tmp_path):
+    write({"a": Touch(tmp_path / "ran")}, folder / "model.pth")
+    with pytest.raises(CheckpointError, match="not a whole file of model weights"):
+        checkpoint.load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_training_checkpoint_is_refused_with_the_file_to_give(folder):
+    torch.save({"model": {"a": torch.zeros(1)}, "epoch": 3}, folder / "model.pth")
+    with pytest.raises(CheckpointError, match="does not hold model weights alone; give ESPnet's model file"):
+        checkpoint.load(folder)
+
+
+def test_a_missing_an_extra_and_a_reshaped_weight_are_all_named(folder):
+    def spoil(weights):
+        del weights["ctc.ctc_lo.bias"]
+        weights["more"] = torch.zeros(1)
+        weights["ctc.ctc_lo.weight"] = torch.zeros(3, 3)
+
+    rewrite(folder, spoil)
+    expected = "missing: ctc.ctc_lo.bias; not in the model: more; of another shape: ctc.ctc_lo.weight"
+    with pytest.raises(CheckpointError, match=expected):
+        checkpoint.load(folder)
+
+
+def test_a_lost_statistics_file_is_replaced_by_the_weights(folder, base, new_batch, encode):
+    config = checkpoint.read_yaml(folder / "config.yaml")
+    config["normalize_conf"] = {"stats_file": "/nowhere/feats_stats.npz"}
+    checkpoint.write_yaml(folder / "config.yaml", config)
+    loaded, batch = checkpoint.load(folder), new_batch((-1, -1))
+    assert torch.equal(encode(loaded, None, batch), encode(base, None, batch))
+    assert loaded.fingerprint == base.fingerprint  # wherever the file was
+
+
+def test_lost_statistics_that_the_weights_lack_are_refused(folder):
+    config = checkpoint.read_yaml(folder / "config.yaml")
+    config["normalize_conf"] = {"stats_file": "/nowhere/feats_stats.npz"}
+    checkpoint.write_yaml(folder / "config.yaml", config)
+    rewrite(folder, lambda weights: weights.pop("normalize.mean"))
+    with pytest.raises(CheckpointError, match="stats_file /nowhere/feats_stats.npz does not exist"):
+        checkpoint.load(folder)
+
+
+def test_a_configuration_without_tokens_is_refused(folder):
+    config = checkpoint.read_yaml(folder / "config.yaml")
+    checkpoint.write_yaml(folder / "config.yaml", {**config, "token_list": None})
+    with pytest.raises(CheckpointError, match="config.yaml: has no list 'token_list'"):
+        checkpoint.load(folder)
+
+
+def test_a_model_of_unknown_features_is_refused(folder):
+    config = checkpoint.read_yaml(folder / "config.yaml")
+    checkpoint.write_yaml(folder / "config.yaml", {**config, "adaptkit": None})
+    with pytest.raises(CheckpointError, match="reads features of 20 bins, not saying how they are made"):
+        checkpoint.load(folder)
+
+
+def test_a_bpe_model_is_found_beside_the_weights_when_it_has_moved(base, tmp_path):
+    tokens = bpe_tokens(["AB BA", "ABBA CAB"], 12, tmp_path / "bpe.model")
+    config = {**base.config, "token_list": list(tokens.tokens), "bpemodel": "/nowhere/bpe.model"}
+    assert checkpoint.wrap(tmp_path, config, base.model).tokens == tokens
+
+
+def test_one_changed_weight_changes_the_fingerprint(base):
+    model = copy.deepcopy(base.model)
+    model.ctc.ctc_lo.bias.data[0] += 1e-6
+    assert checkpoint.wrap(base.path, base.config, model).fingerprint != base.fingerprint
+
+
+def test_one_changed_statistic_changes_the_fingerprint(base):
+    model = copy.deepcopy(base.model)
+    model.encoder.encoders[0].conv_module.norm.running_mean[0] += 1e-6
+    assert checkpoint.wrap(base.path, base.config, model).fingerprint != base.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoder_conf": {"output_size": 16, "attention_heads": 4}},  # the same weights, other heads
+        {"token_list": ["<blank>", "<unk>", "<space>", "A", "C", "B", "<sos/eos>"]},
+        {"normalize_conf": {"norm_vars": False}},
+    ],
+)
+def test_another_configuration_of_the_same_weights_changes_the_fingerprint(base, change):
+    assert checkpoint.wrap(base.path, {**base.config, **change}, base.model).fingerprint != base.fingerprint
+
+
+def test_the_fingerprint_depends_on_no_folder(base):
+    assert checkpoint.wrap(base.path / "elsewhere", base.config, base.model).fingerprint == base.fingerprint

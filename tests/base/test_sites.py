@@ -1,0 +1,103 @@
+"""Where adapters can act in each encoder, and what they are asked there."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from adaptkit.adapters.api import SITE_KINDS, Adapter, AdapterStack
+from adaptkit.adapters.residual import Config
+from adaptkit.base.sites import attached, find_sites
+from adaptkit.errors import CheckpointError
+
+pytestmark = pytest.mark.espnet
+EVERY = dict.fromkeys(("block", "ffn_macaron", "ffn", "query", "key", "value", "out"), 2) | {"encoder_out": 1}
+
+
+class Watch(Adapter):
+    """Note what it is asked, and change nothing."""
+
+    wants = frozenset(SITE_KINDS)
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.passes = [], []
+
+    def adapt(self, site, x_in, x_out):
+        self.seen.append((site, x_in.shape, x_out.shape))
+        return x_out
+
+    def begin(self):
+        self.passes.append("begin")
+
+    def end(self):
+        self.passes.append("end")
+
+
+def watch(base, batch, **options):
+    """Encode a batch and give what an adapter was asked."""
+    member = Watch()
+    stack = AdapterStack([member], [Config()], ["a", "b", "c"])
+    with torch.no_grad(), attached(base.model, stack, base.sites), stack.for_tasks(batch.task_ids):
+        base.model.encode(batch.inputs.clone(), batch.lengths)
+    return member
+
+
+def test_every_site_is_asked_once_in_its_order_with_its_sizes(variant, new_batch):
+    seen = watch(variant, new_batch((0, 1))).seen
+    assert [site for site, _, _ in seen] == list(variant.sites)
+    for site, x_in, x_out in seen:
+        assert (x_in[0], x_in[2]) == (2, site.dim_in), site
+        assert (x_out[0], x_out[2]) == (2, site.dim_out), site
+
+
+def test_a_pass_begins_and_ends_once(variant, new_batch):
+    assert watch(variant, new_batch((0, 1))).passes == ["begin", "end"]
+
+
+def test_a_pass_ends_even_if_the_encoder_fails(base):
+    member = Watch()
+    stack = AdapterStack([member], [Config()], ["a"])
+    with pytest.raises(Exception, match="too short"), attached(base.model, stack, base.sites):
+        base.model.encode(torch.zeros(1, 5, 20), torch.tensor([5]))
+    assert member.passes == ["begin", "end"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({}, set()),
+        ({"encoder_conf": {"macaron_style": False}}, {"ffn_macaron"}),
+        ({"encoder_conf": {"use_cnn_module": False, "macaron_style": True}}, set()),
+        ({"encoder": "transformer", "encoder_conf": {}}, {"ffn_macaron"}),
+        ({"encoder": "e_branchformer", "encoder_conf": {}}, {"ffn_macaron", "ffn"}),
+        ({"encoder": "e_branchformer", "encoder_conf": {"use_ffn": True, "macaron_ffn": True}}, set()),
+    ],
+)
+def test_each_encoder_has_the_kinds_of_site_of_its_blocks(new_base, changes, missing):
+    sizes = {"output_size": 16, "attention_heads": 2, "num_blocks": 2}
+    if changes:
+        changes = {**changes, "encoder_conf": {**sizes, **changes["encoder_conf"]}}
+    counts = Counter(site.kind for site in new_base(**changes).sites)
+    assert counts == {kind: count for kind, count in EVERY.items() if kind not in missing}
+
+
+def test_sites_of_a_block_stand_in_the_order_of_the_forward_pass(base):
+    kinds = [site.kind for site in base.sites if site.block == 0]
+    assert kinds == ["ffn_macaron", "query", "key", "value", "out", "ffn", "block"]
+
+
+def test_names_are_paths_in_the_model(variant):
+    assert all(isinstance(variant.model.get_submodule(site.name), nn.Module) for site in variant.sites)
+
+
+def test_keys_are_unique_and_fit_a_module_dict(variant):
+    keys = [site.key for site in variant.sites]
+    assert len(set(keys)) == len(keys)
+    nn.ModuleDict({key: nn.Identity() for key in keys})
+
+
+def test_an_encoder_without_attention_blocks_is_refused():
+    with pytest.raises(CheckpointError, match="the encoder LSTM has no list `encoders` of blocks"):
+        find_sites(nn.LSTM(2, 2), 2)

@@ -1,0 +1,40 @@
+"""The step benchmark: what is counted and what is timed."""
+
+import torch
+
+from adaptkit import bench
+from adaptkit.adapters import api
+
+SIZE = bench.Size(num_utterances=4, seconds=0.6, num_tasks=2, num_tokens=3)
+RESIDUAL = api.read_config({"kind": "residual", "bottleneck": 4})
+
+
+def test_both_sides_of_the_comparison_are_timed(base):
+    full, adapted = bench.time_steps(base, [RESIDUAL], SIZE, num_steps=2)
+
+    assert (full.name, adapted.name) == ("full", "residual")
+    assert full.seconds > 0 and adapted.seconds > 0
+
+
+def test_trainable_parameters_are_those_of_each_side(base):
+    full, adapted = bench.time_steps(base, [RESIDUAL], SIZE, num_steps=1)
+
+    assert full.params_trainable == base.num_parameters
+    assert adapted.params_trainable == 2 * 2 * (2 * 16 * 4 + 4 + 16)  # K L (2 D R + R + D)
+
+
+def test_benchmark_leaves_the_base_as_it_was(base):
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+
+    bench.time_steps(base, [RESIDUAL], SIZE, num_steps=1)
+
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+
+
+def test_memory_of_a_step_grows_with_the_batch(base):
+    larger = bench.Size(num_utterances=32, seconds=2.0, num_tasks=2, num_tokens=3)
+
+    small, large = (bench.time_steps(base, [RESIDUAL], size, num_steps=1)[0] for size in (SIZE, larger))
+
+    assert large.peak_mb > small.peak_mb + 5
