@@ -36,11 +36,16 @@ class _Loader(yaml.SafeLoader):
     """Safe yaml, where `1e-3` is a number as everybody expects (yaml 1.1 wants `1.0e-3`)."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Safe yaml, where the text `1e-3` gets the quotes that keep it text."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"),
+        list("-+0123456789."),
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -58,7 +63,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping as yaml, in its own order, atomically."""
-    write_text(path, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def load(model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model:
@@ -132,4 +137,5 @@ def _explain(problem: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     is_plain = isinstance(problem["input"], str | int | float | bool) and problem["msg"] != "missing"
     seen = f" (seen: {problem['input']!r})" if is_plain else ""
-    return f"{key}: {problem['msg']}{seen}" if key else problem["msg"]
+    what = problem["msg"].removeprefix("Value error, ")  # which pydantic adds once more around a whole model
+    return f"{key}: {what}{seen}" if key else what

@@ -28,7 +28,7 @@ class Training(Config):
     weight_decay: NonNegativeFloat = Field(0.0, description="decoupled weight decay of AdamW")
     warmup_steps: NonNegativeInt = Field(50, description="steps over which the learning rate rises from 0")
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = Field(
-        "linear", description="decay after the warm-up; linear and cosine reach 0 at the last step"
+        "linear", description="decay after the warm-up; linear and cosine reach 0 after the last step"
     )
     clip_norm: PositiveFloat | None = Field(
         5.0, description="bound on the norm of all gradients; null for none"

@@ -25,6 +25,8 @@ class TokenList:
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not self.tokens:
+            raise CheckpointError("the token list is empty")
         if len(set(self.tokens)) != len(self.tokens):
             raise CheckpointError(f"the token list holds a token twice ({len(self.tokens)} tokens)")
         if self.tokens[0] != BLANK:

@@ -52,7 +52,7 @@ def train_adapters(settings: Experiment, folder: Path, *, device: str, resume: b
     with _processes(device):
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device)
-        train, valid = _read(settings.data.train, base), _read(settings.data.valid, base)
+        train, valid = read_set(settings.data.train, base), read_set(settings.data.valid, base)
         tasks = train.data.tasks
         train, valid = (
             replace(part, task_ids=batches.number_tasks(part.data, tasks)) for part in (train, valid)
@@ -91,7 +91,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False) -> No
         model_config = _describe(settings)
         seed_everything(wanted.train.seed, 0)
         base = base_checkpoint.wrap(folder, model_config, build.build(model_config).to(device))
-        train, valid = _read(wanted.data.train, base), _read(wanted.data.valid, base)
+        train, valid = read_set(wanted.data.train, base), read_set(wanted.data.valid, base)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
             base_checkpoint.save(folder, model_config, weights)
@@ -126,7 +126,7 @@ def _describe(settings: Experiment) -> dict[str, Any]:
     return described[0]
 
 
-def _read(path: Path, base: BaseModel) -> Examples:
+def read_set(path: Path, base: BaseModel) -> Examples:
     """Read a set, every task left to the base so far, without the utterances too short to learn from."""
     examples = batches.read_examples(path, base)
     data = examples.data

@@ -13,7 +13,7 @@ def test_both_sides_of_the_comparison_are_timed(base):
     full, adapted = bench.time_steps(base, [RESIDUAL], SIZE, num_steps=2)
 
     assert (full.name, adapted.name) == ("full", "residual")
-    assert full.seconds > 0 and adapted.seconds > 0
+    assert min(full.seconds, adapted.seconds) > 0
 
 
 def test_trainable_parameters_are_those_of_each_side(base):

@@ -16,8 +16,8 @@ FLOORS = {
     1: "kaldi text score bootstrap",
     2: "adapters augment features dump result record",
     3: "base batches checkpoint experiment objective",
-    4: "train loop journal decode run_decode submodel bench report charts page",
-    5: "cli",
+    4: "train loop state journal decode run_decode submodel bench report charts page",
+    5: "cli __main__",
 }
 FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units.split()}
 HEAVY = {

@@ -40,7 +40,7 @@ def data(tmp_path_factory):
 
 
 def run(folder):
-    command = [sys.executable, str(SCRIPT), "--data", str(folder), "--nj", "2", "--per-speaker", "1"]
+    command = [sys.executable, str(SCRIPT), str(folder), "--nj", "2", "--per-speaker", "1"]
     subprocess.run(command, check=True)
 
 

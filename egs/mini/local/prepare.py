@@ -108,13 +108,13 @@ class Line:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="folder to make the six sets and their recordings in")],
+    data: Annotated[Path, typer.Argument(help="folder to make the six sets and their recordings in")],
     nj: Annotated[int, typer.Option(min=1, help="processes that speak")] = 1,
     per_speaker: Annotated[int, typer.Option(min=1, help="most utterances of a voice in a set")] = 100,
 ) -> None:
     """Speak the mini corpus into data directories.
 
-    Example: python local/prepare.py --data data --nj 2
+    Example: python local/prepare.py data --nj 2
     """
     if find_spec("espeakng_loader") is None:
         raise AdaptkitError("egs/mini has no voices; pip install 'adaptkit[mini]' brings espeakng-loader")

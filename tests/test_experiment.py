@@ -1,0 +1,76 @@
+"""The experiment's yaml."""
+
+import pytest
+
+from adaptkit import config, experiment
+from adaptkit.adapters import residual
+from adaptkit.errors import ConfigError
+
+CONTENT = {
+    "name": "tiny",
+    "base": {"dir": "exp/base"},
+    "data": {"train": "dump/train", "valid": "dump/valid"},
+    "adapters": [{"kind": "residual", "bottleneck": 8}, {"kind": "residual"}],
+    "train": {"lr": 1e-5},
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The yaml of an experiment."""
+    config.write_yaml(tmp_path / "tiny.yaml", CONTENT)
+    return tmp_path / "tiny.yaml"
+
+
+def refused(path, *overrides):
+    """Give the message with which an experiment is refused."""
+    with pytest.raises(ConfigError) as caught:
+        experiment.load(path, overrides)
+    return str(caught.value)
+
+
+def test_a_saved_experiment_is_loaded_to_itself_with_every_option_of_its_adapters(path, tmp_path):
+    given = experiment.load(path)
+    experiment.save(given, tmp_path / "saved.yaml")
+    assert experiment.load(tmp_path / "saved.yaml") == given
+    assert "bottleneck: 64" in (tmp_path / "saved.yaml").read_text()  # a default, written out
+
+
+def test_each_adapter_is_checked_by_its_own_kind(path):
+    loaded = experiment.load(path)
+    assert loaded.adapters == (residual.Config(bottleneck=8), residual.Config())
+
+
+def test_an_option_of_an_adapter_can_be_set(path):
+    assert experiment.load(path, ["adapters.0.bottleneck=32"]).adapters[0].bottleneck == 32
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("adapters.0.bottelneck=3", "adapters.0.bottelneck: unknown key; did you mean 'bottleneck'?"),
+        ("adapters.1.bottleneck=0", "adapters.1.bottleneck: Input should be greater than 0 (seen: 0)"),
+        (
+            "adapters.1.kind=residul",
+            "adapters.1: there is no adapter kind 'residul'; did you mean 'residual'?",
+        ),
+        ("adapters=[residual]", "adapters.0: expected 'kind: <name>', one of"),
+        ("train.schedule=cosin", "train.schedule: Input should be 'constant', 'linear', 'cosine'"),
+        ("train.max_epoch=3", "train.max_epoch: unknown key; did you mean 'max_epochs'?"),
+        ("name=a/b", "name: expected letters, digits and . _ + - since it names a folder (seen: 'a/b')"),
+        ("data.train=", "data.train: "),
+    ],
+)
+def test_a_mistake_is_refused_with_its_full_key(path, word, message):
+    assert message in refused(path, word)
+
+
+def test_mistakes_in_an_adapter_and_elsewhere_come_together(path):
+    message = refused(path, "adapters.0.bottleneck=none", "train.lr=-1")
+    assert "2 problem(s)" in message
+
+
+def test_defaults_train_the_adapters_of_a_base_that_is_there(path):
+    loaded = experiment.load(path)
+    assert loaded.base.model is None
+    assert (loaded.train.lr, loaded.train.average, loaded.train.precision) == (1e-5, 1, "float32")
