@@ -13,7 +13,8 @@ recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 config=                          # the experiment's yaml
 corpus=                          # folder of the corpus as distributed, where the recipe does not make it
 sets="train valid test"          # data sets that local/prepare.py makes
-test_sets="test"                 # those to decode and score
+test_sets="test"                 # those to decode and score with the base model and with adapters
+base_test_sets=                  # those to decode and score with the base model alone
 train_base=true                  # train the base model of the yaml; false takes the one that lies there
 adapt=true                       # train and decode adapters; false stops at the base model
 exp=exp/residual                 # folder of the experiment
@@ -33,8 +34,13 @@ read -r -a run <<<"${cmd:-$recipes/run.sh}"
 read -r -a prepare <<<"$prepare_options"
 overrides=()
 for word in $set; do overrides+=(--set "$word"); done
-decoded=("$(dirname "$exp")/none")
-if $adapt; then decoded+=("$exp"); fi
+none=$(dirname "$exp")/none
+reported=("$none")
+adapted_sets=
+if $adapt; then
+  reported+=("$exp")
+  adapted_sets=$test_sets
+fi
 
 if is_stage 1 "prepare data"; then
   "${run[@]}" data/log/prepare.log python local/prepare.py ${corpus:+"$corpus"} data "${prepare[@]}"
@@ -56,7 +62,7 @@ if is_stage 4 "SpecAugment"; then
 fi
 
 if is_stage 5 "base model" && $train_base; then
-  "${run[@]}" "exp/log/base.log" adaptkit base train "$config" --resume "${overrides[@]}"
+  "${run[@]}" exp/log/base.log adaptkit base train "$config" --resume "${overrides[@]}"
 fi
 
 if is_stage 6 "adapter training" && $adapt; then
@@ -64,27 +70,26 @@ if is_stage 6 "adapter training" && $adapt; then
 fi
 
 if is_stage 7 "decoding"; then
-  for name in $test_sets; do
-    "${run[@]}" "exp/log/decode_none_$name.log" \
-      adaptkit decode "$config" "dump/$name" --base-only --out "${decoded[0]}/decode_$name"
-    if $adapt; then
-      "${run[@]}" "$exp/log/decode_$name.log" adaptkit decode "$exp" "dump/$name"
-    fi
+  for name in $base_test_sets $test_sets; do
+    "${run[@]}" "$none/log/$name.log" adaptkit decode "$config" "dump/$name" --base-only --out "$none/decode_$name"
+  done
+  for name in $adapted_sets; do
+    "${run[@]}" "$exp/log/$name.log" adaptkit decode "$exp" "dump/$name"
   done
 fi
 
 if is_stage 8 "scoring"; then
-  for name in $test_sets; do
-    for folder in "${decoded[@]}"; do
-      adaptkit score "data/$name" "$folder/decode_$name"
-    done
+  for name in $base_test_sets $test_sets; do adaptkit score "data/$name" "$none/decode_$name"; done
+  for name in $adapted_sets; do
+    adaptkit score "data/$name" "$exp/decode_$name" --compare "$none/decode_$name"
   done
 fi
 
 if is_stage 9 "report"; then
+  for name in $base_test_sets; do adaptkit report "$none" --set "$name"; done
   for name in $test_sets; do
-    adaptkit report "${decoded[@]}" --set "$name"
-    adaptkit report "${decoded[@]}" --set "$name" --format html --output "exp/report_$name.html"
+    adaptkit report "${reported[@]}" --set "$name"
+    adaptkit report "${reported[@]}" --set "$name" --format html --output "exp/report_$name.html"
     say "wrote exp/report_$name.html"
   done
 fi
