@@ -1,14 +1,12 @@
 """The `adaptkit` command: every group under one name, and how errors leave it."""
 
 import logging
-import os
-import sys
 import warnings
 
 import typer
 
 from adaptkit.cli import base, bench, data, decode, feats, report, score, train
-from adaptkit.errors import AdaptkitError
+from adaptkit.cli.script import run
 
 app = typer.Typer(
     name="adaptkit",
@@ -26,23 +24,11 @@ for module in (feats, train, decode, score, report):
 
 
 def main() -> None:
-    """Run a command; an AdaptkitError is one message and exit code 1, any other is our bug."""
+    """Run a command with its messages on stderr."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger().handlers[0].addFilter(_is_named)
-    warnings.filterwarnings(
-        "ignore", module=r"espnet2?\."
-    )  # of its own use of torch, which users cannot mend
-    try:
-        app()
-    except AdaptkitError as error:
-        typer.echo(f"adaptkit: {error}", err=True)
-        sys.exit(1)
-    except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("adaptkit: interrupted; the same command goes on where it stopped", err=True)
-        sys.exit(130)
+    warnings.filterwarnings("ignore", module=r"espnet2?\.")  # its own use of torch, no matter of users
+    run(app, "adaptkit")
 
 
 def _is_named(record: logging.LogRecord) -> bool:

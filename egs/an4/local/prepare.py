@@ -11,13 +11,13 @@ A. Acero, Acoustical and environmental robustness in automatic speech recognitio
 
 import logging
 import re
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adaptkit.errors import AdaptkitError, DataError, listed
+from adaptkit.cli.script import run_script
+from adaptkit.errors import DataError, listed
 from adaptkit.files import read_text
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -96,8 +96,4 @@ def _refuse(path: Path, what: str, file_ids: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        typer.run(main)
-    except AdaptkitError as error:
-        sys.exit(f"prepare.py: {error}")
+    run_script(main)

@@ -16,7 +16,6 @@ Z. Jackson and others, Free Spoken Digit Dataset, https://github.com/Jakobovski/
 
 import io
 import logging
-import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ import typer
 from torch import Tensor
 from torchaudio.functional import resample
 
-from adaptkit.errors import AdaptkitError, DataError, listed
+from adaptkit.cli.script import run_script
+from adaptkit.errors import DataError, listed
 from adaptkit.files import read_text, replacing
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
@@ -130,8 +130,4 @@ def write_audio(path: Path, speech: Tensor) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        typer.run(main)
-    except AdaptkitError as error:
-        sys.exit(f"prepare.py: {error}")
+    run_script(main)

@@ -12,7 +12,6 @@ Recordings that exist are kept; after a change of the voices below, remove the f
 import ctypes
 import logging
 import multiprocessing
-import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,6 +29,7 @@ import typer
 from torch import Tensor
 from torchaudio.functional import resample
 
+from adaptkit.cli.script import run_script
 from adaptkit.errors import AdaptkitError, DataError
 from adaptkit.files import replacing
 from adaptkit.kaldi import datadir
@@ -290,8 +290,4 @@ def fresh_espeak() -> Iterator[ctypes.CDLL]:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        typer.run(main)
-    except AdaptkitError as error:
-        sys.exit(f"prepare.py: {error}")
+    run_script(main)
