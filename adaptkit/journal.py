@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -72,6 +73,8 @@ class Journal:
         if not self.is_active:
             return
         place = {"event": event, "step": state.step, "epoch": state.epoch, "seconds": round(state.seconds, 3)}
+        for name, value in figures.items():  # json has no nan: float16 skips a step whose gradient overflows
+            figures[name] = None if isinstance(value, float) and not math.isfinite(value) else value
         self.file.write(json.dumps({**place, **figures}) + "\n")
         if self.board is not None:
             for name, value in figures.items():

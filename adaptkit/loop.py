@@ -21,7 +21,7 @@ from adaptkit.experiment import Training
 from adaptkit.journal import Journal
 from adaptkit.objective import Objective, autocast, find_not_finite, learning_rate, seed_everything
 from adaptkit.progress import counting
-from adaptkit.state import Saved, State, refuse_another
+from adaptkit.state import Saved, State, refuse_another, remove_leftovers
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def fit(objective: Objective, plan: Plan, *, resume: bool) -> State:
         loop.state = loop.saved.restore(plan.folder)
     if loop.state.is_done:
         return loop.state
+    if loop.rank == 0:
+        remove_leftovers(plan.folder)
     loop.journal.rewind(loop.state.step)
     with objective.hooked(), loop.journal:
         while not loop.state.is_done:
@@ -141,9 +143,7 @@ class _Loop:
             part["lr"] = rate
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, options.clip_norm or math.inf)
-        if (
-            not self.scaler.is_enabled()
-        ):  # with a scaler, steps whose gradients overflow are skipped by design
+        if not self.scaler.is_enabled():  # a scaler skips steps whose gradients overflow, by design
             self._refuse_not_finite(float(norm), batches, "gradient")
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -29,6 +29,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.adapters, self.sites = base.model, adapters, base.sites
         self.model.requires_grad_(adapters is None)
+        self.ctc_dropout = base.config["ctc_conf"].get("dropout_rate", 0.0)
 
     @property
     def trained(self) -> nn.Module:
@@ -41,6 +42,8 @@ class Objective(nn.Module):
         self.trained.train(mode)
         if self.adapters is not None:
             self.model.eval()
+        if self.model.ctc is not None:  # ESPnet's own drops out in eval() too
+            self.model.ctc.dropout_rate = self.ctc_dropout if self.model.training else 0.0
         return self
 
     def forward(self, batch: Batch) -> Tensor:

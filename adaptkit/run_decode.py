@@ -15,6 +15,7 @@ from adaptkit.errors import listed
 from adaptkit.kaldi.tables import write_table
 from adaptkit.objective import Objective
 
+BASE_ALONE = "none"  # the experiment without adapters, which a report compares the others with
 _LOG = logging.getLogger(__name__)
 
 
@@ -55,7 +56,7 @@ def decode_folder(wanted: Wanted, *, device: str) -> Path:
     out = wanted.out or _default_folder(wanted, base_only)
     write_table(out / "utt2score", {h.utt_id: f"{h.score:.4f}" for h in found})
     write_table(out / "text", {h.utt_id: h.text for h in found})
-    if base_only and not (out.parent / "run.json").exists():
+    if base_only and out.parent.name == BASE_ALONE:
         _write_base_record(out.parent, base)
     record.DecodeRecord(
         name=out.parent.name,
@@ -79,7 +80,7 @@ def _find_base(wanted: Wanted) -> tuple[Path, bool]:
 
 
 def _default_folder(wanted: Wanted, base_only: bool) -> Path:
-    parent = wanted.exp.parent / "none" if base_only else wanted.exp
+    parent = wanted.exp.parent / BASE_ALONE if base_only else wanted.exp
     return parent / f"decode_{wanted.data.name}"
 
 

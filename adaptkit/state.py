@@ -42,6 +42,12 @@ def refuse_another(folder: Path, *, resume: bool) -> None:
         )
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a run was writing when it was killed (see files.replacing)."""
+    for path in folder.glob(".*.partial*"):
+        path.unlink()
+
+
 @dataclass(frozen=True)
 class Saved:
     """What of a run lies in its file."""

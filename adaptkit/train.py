@@ -144,8 +144,8 @@ def read_set(path: Path, base: BaseModel) -> Examples:
 
 @contextmanager
 def _processes(device: str) -> Iterator[None]:
-    """Join the processes that `torchrun` started, where it did."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Join the processes that `torchrun` started, where it did and they have not met yet."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield
         return
     is_cuda = torch.device(device).type == "cuda"

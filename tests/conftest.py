@@ -1,7 +1,9 @@
 """A tiny recogniser of ESPnet's own classes, and a tiny corpus with features, shared by the whole session."""
 
+import copy
+import json
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ import soundfile
 import torch
 from torch import Tensor
 
-from adaptkit import batches, dump, experiment
+from adaptkit import batches, checkpoint, dump, experiment
 from adaptkit.adapters import api
-from adaptkit.base import build, checkpoint
+from adaptkit.base import build
+from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.sites import attached
@@ -21,30 +24,18 @@ from adaptkit.batches import Batch
 from adaptkit.features import FbankOptions
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.loop import Plan, fit
+from adaptkit.objective import Objective
+from adaptkit.state import State
 
 torch.set_num_threads(1)  # results to the last bit, and as fast at this size
 
 OPTIONS = FbankOptions(rate_hz=8000, num_bins=20)
 TOKENS = ("<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>")
-CONFORMER = {
-    "output_size": 16,
-    "attention_heads": 2,
-    "linear_units": 24,
-    "num_blocks": 2,
-    "macaron_style": True,
-    "rel_pos_type": "latest",
-    "cnn_module_kernel": 7,
-}
-E_BRANCHFORMER = {
-    "output_size": 16,
-    "attention_heads": 2,
-    "linear_units": 24,
-    "num_blocks": 2,
-    "use_ffn": True,
-    "macaron_ffn": True,
-    "cgmlp_linear_units": 24,
-    "cgmlp_conv_kernel": 7,
-}
+SIZES = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 2}
+CONFORMER = {**SIZES, "macaron_style": True, "rel_pos_type": "latest", "cnn_module_kernel": 7}
+GATED = {"cgmlp_linear_units": 24, "cgmlp_conv_kernel": 7}
+E_BRANCHFORMER = {**SIZES, **GATED, "use_ffn": True, "macaron_ffn": True}
 VARIANTS = {
     "conformer": {},
     "no_macaron": {"encoder_conf": {**CONFORMER, "macaron_style": False}},
@@ -96,7 +87,7 @@ def new_base(model_config):
             torch.manual_seed(seed)
             model = build.build(described)
             _settle(model)
-        return checkpoint.wrap(Path("exp/tiny"), described, model)
+        return base_checkpoint.wrap(Path("exp/tiny"), described, model)
 
     return make
 
@@ -125,7 +116,7 @@ def base(new_base):
 def base_dir(base, tmp_path_factory):
     """The tiny Conformer on disk; no test may change it."""
     folder = tmp_path_factory.mktemp("base")
-    checkpoint.save(folder, base.config, base.model.state_dict())
+    base_checkpoint.save(folder, base.config, base.model.state_dict())
     return folder
 
 
@@ -229,3 +220,72 @@ def encode():
         return encoded[0] if isinstance(encoded, tuple) else encoded  # a tuple with intermediate CTC
 
     return run
+
+
+class Stopped(Exception):
+    """What ends a run in the middle."""
+
+
+@dataclass
+class Run:
+    """A run of adapters in a folder, and what it wrote where decoding finds it."""
+
+    objective: Objective
+    plan: Plan
+    written: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)  # step, weights
+
+    def fit(self, *, resume=False) -> State:
+        return fit(self.objective, self.plan, resume=resume)
+
+    def fit_until_stopped(self) -> None:
+        with pytest.raises(Stopped):
+            self.fit()
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return self.written[-1][1]
+
+    def events(self, kind: str) -> list[dict]:
+        lines = (self.plan.folder / "train.jsonl").read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    def saved(self) -> dict[str, Tensor]:
+        """The tensors of the saved state: optimizer.* and weights.*."""
+        return checkpoint.read_tensors(self.plan.folder / "state.safetensors")[0]
+
+
+@pytest.fixture
+def new_run(base, examples, new_stack, settings, tmp_path):
+    """Prepare a run in folder `name`; `stop` ends it when it has written weights of that step or a later one.
+
+    With stop=inf it ends when all is written but the state.
+    """
+
+    def make(name="run", kind="residual", *, stop=None, is_trained=False, plan=None, **options) -> Run:
+        def write(weights: dict[str, Tensor], step: int) -> None:
+            run.written.append((step, copy.deepcopy(dict(weights))))
+            if stop is not None and step >= stop:
+                raise Stopped
+
+        def finish(state: State) -> None:
+            if stop is not None:
+                raise Stopped
+
+        stack = new_stack(base, kind, is_trained=is_trained)
+        chosen = settings(**options).train
+        given = Plan(examples, examples, tmp_path / name, chosen, {"lr": 1}, write, finish)
+        run = Run(Objective(base, stack), replace(given, **(plan or {})))
+        return run
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def assert_same():
+    """Assert that two sets of tensors are bit-equal."""
+
+    def check(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+    return check

@@ -65,6 +65,16 @@ def test_a_base_is_trained_whole(new_base):
     assert not any(module.training for module in objective.eval().model.modules())
 
 
+def test_dropout_before_ctc_ends_with_training(new_base, new_batch):
+    objective, batch = Objective(new_base(ctc_conf={"dropout_rate": 0.5})), new_batch((-1, -1))
+    with torch.no_grad(), objective.hooked():
+        losses = [float(objective.eval()(batch)) for _ in range(2)]
+        objective.train().model.encoder.eval()
+        losses += [float(objective(batch)) for _ in range(2)]
+    assert losses[0] == losses[1]
+    assert len(set(losses[1:])) == 3
+
+
 def test_without_hooks_adapters_do_nothing(objective, new_batch):
     batch = new_batch(ALL_TASKS)
     with torch.no_grad():

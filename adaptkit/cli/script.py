@@ -30,5 +30,8 @@ def run(command: Callable[[], Any], name: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.echo(f"{name}: interrupted; the same command goes on where it stopped", err=True)
+        typer.echo(
+            f"{name}: interrupted; a training goes on with --resume, other commands with the same words",
+            err=True,
+        )
         sys.exit(130)

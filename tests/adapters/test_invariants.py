@@ -14,7 +14,6 @@ from adaptkit.adapters.api import Adapter
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.base.sites import attached
 from adaptkit.errors import CheckpointError, ConfigError
-from adaptkit.loop import Plan, fit
 from adaptkit.objective import Objective, autocast
 
 pytestmark = pytest.mark.espnet
@@ -224,30 +223,12 @@ def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before(base, ki
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-class Stopped(Exception):
-    """What ends a run in the middle."""
-
-
-def test_a_resumed_run_is_the_uninterrupted_one(base, examples, kind, new_stack, settings, tmp_path):
-    def run(folder, stop_at=None, resume=False):
-        stack = new_stack(base, kind)
-        written = {}
-
-        def write(weights, step):
-            written.update(copy.deepcopy(weights))
-            if stop_at is not None and step >= stop_at:
-                raise Stopped
-
-        options = settings(save_every_steps=2, max_epochs=2, average=1).train
-        plan = Plan(examples, examples, tmp_path / folder, options, {}, write, lambda state: None)
-        fit(Objective(base, stack), plan, resume=resume)
-        return written or stack.state_dict()
-
-    whole = run("whole")
-    with pytest.raises(Stopped):
-        run("stopped", stop_at=1)
-    resumed = run("stopped", resume=True)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+def test_a_resumed_run_is_the_uninterrupted_one(kind, new_run, assert_same):
+    whole, resumed = new_run("whole", kind, save_every_steps=2), new_run("run", kind, save_every_steps=2)
+    whole.fit()
+    new_run("run", kind, save_every_steps=2, stop=1).fit_until_stopped()
+    resumed.fit(resume=True)
+    assert_same(resumed.saved(), whole.saved())
 
 
 def test_every_kind_is_an_adapter_with_a_config_of_its_name(kind, base):
