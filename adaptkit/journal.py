@@ -6,21 +6,13 @@ import logging
 import math
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from adaptkit.decode import Validation
 from adaptkit.files import read_text, write_text
+from adaptkit.state import State
 
 _LOG = logging.getLogger(__name__)
-
-
-class Position(Protocol):
-    """What the journal reads of a run's state."""
-
-    step: int
-    epoch: int
-    seconds: float
-    best: list[list[float]]
 
 
 class Journal:
@@ -46,11 +38,11 @@ class Journal:
         if self.board is not None:
             self.board.close()
 
-    def step(self, state: Position, *, loss: float, grad_norm: float, lr: float) -> None:
+    def step(self, state: State, *, loss: float, grad_norm: float, lr: float) -> None:
         """Note an optimiser step."""
         self._note("step", state, loss=loss, grad_norm=grad_norm, lr=lr)
 
-    def valid(self, state: Position, validation: Validation, seconds: float) -> None:
+    def valid(self, state: State, validation: Validation, seconds: float) -> None:
         """Note a validation, which took so many seconds."""
         figures = {"loss": validation.loss, "wer": validation.wer, "by_task": validation.by_task}
         self._note("valid", state, **figures, valid_seconds=seconds)
@@ -69,7 +61,7 @@ class Journal:
         kept = [line for line in read_text(self.path).splitlines() if _step_of(line) <= step]
         write_text(self.path, "".join(f"{line}\n" for line in kept))
 
-    def _note(self, event: str, state: Position, **figures: Any) -> None:
+    def _note(self, event: str, state: State, **figures: Any) -> None:
         if not self.is_active:
             return
         place = {"event": event, "step": state.step, "epoch": state.epoch, "seconds": round(state.seconds, 3)}

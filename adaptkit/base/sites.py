@@ -16,7 +16,6 @@ from adaptkit.errors import CheckpointError
 
 # attribute of an attention: kind of site (espnet.nets.pytorch_backend.transformer.attention)
 _PROJECTIONS = {"linear_q": "query", "linear_k": "key", "linear_v": "value", "linear_out": "out"}
-_FEED_FORWARDS = {"feed_forward_macaron": "ffn_macaron", "feed_forward": "ffn"}
 
 
 def find_sites(encoder: nn.Module, width: int) -> tuple[Site, ...]:
@@ -32,16 +31,14 @@ def find_sites(encoder: nn.Module, width: int) -> tuple[Site, ...]:
 
 
 def _block_sites(index: int, block: nn.Module, width: int) -> Iterator[Site]:
-    path = f"encoder.encoders.{index}"
-    attention = _attention(block)
-    for attribute, kind in _FEED_FORWARDS.items():
-        if kind == "ffn":
-            for projection, projection_kind in _PROJECTIONS.items():
-                linear = getattr(getattr(block, attention), projection)
-                name = f"{path}.{attention}.{projection}"
-                yield Site(name, projection_kind, index, linear.in_features, linear.out_features)
-        if getattr(block, attribute, None) is not None:
-            yield Site(f"{path}.{attribute}", kind, index, width, width)
+    path, attention = f"encoder.encoders.{index}", _attention(block)
+    if getattr(block, "feed_forward_macaron", None) is not None:
+        yield Site(f"{path}.feed_forward_macaron", "ffn_macaron", index, width, width)
+    for projection, kind in _PROJECTIONS.items():
+        linear = getattr(getattr(block, attention), projection)
+        yield Site(f"{path}.{attention}.{projection}", kind, index, linear.in_features, linear.out_features)
+    if getattr(block, "feed_forward", None) is not None:
+        yield Site(f"{path}.feed_forward", "ffn", index, width, width)
     yield Site(path, "block", index, width, width)
 
 
