@@ -109,4 +109,4 @@ def test_texts_outside_the_list_are_refused_with_utterances_and_pieces():
 
 
 def test_texts_within_the_list_pass():
-    refuse_unknown(char_tokens(TEXTS), {"utt1": "CAB"}, "data/train")
+    assert refuse_unknown(char_tokens(TEXTS), {"utt1": "CAB"}, "data/train") is None

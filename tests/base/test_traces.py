@@ -35,8 +35,10 @@ def test_a_model_can_be_copied_after_a_pass_with_gradients(new_base):
     model = new_base().model.requires_grad_(True)
     with leaving_no_trace(model):
         encoded, _ = model.encode(torch.ones(1, 60, 20), torch.tensor([60]))
-        copy.deepcopy(model)
+        copied = copy.deepcopy(model)
     encoded.sum().backward()
+    weights = model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in copied.state_dict().items())
 
 
 def test_positions_beyond_the_table_are_still_made(new_base):

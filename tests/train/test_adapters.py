@@ -72,10 +72,12 @@ def test_resuming_a_finished_training_changes_no_file(trained, content):
     assert content(folder) == before
 
 
-def test_a_resumed_training_may_load_and_save_otherwise(trained):
+def test_a_resumed_training_may_load_and_save_otherwise(trained, content):
     folder, settings = trained
+    before = content(folder)
     changed = with_training(settings, num_workers=1, save_every_steps=7)
     train.train_adapters(changed, folder, device="cpu", resume=True)
+    assert content(folder) == before
 
 
 def test_resuming_on_other_utterances_is_refused(settings, corpus, tmp_path):
