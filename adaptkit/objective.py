@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.search import Path, greedy
 from adaptkit.base.sites import attached
 from adaptkit.base.traces import leaving_no_trace
+from adaptkit.base.weights import changed
 from adaptkit.batches import Batch
 
 
@@ -48,15 +49,31 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Give the loss, a scalar."""
-        inputs, tokens = batch.inputs.clone(), batch.tokens.clone()  # ESPnet changes both in place
-        with self._choosing(batch.task_ids, inputs.device):
-            loss, _, _ = self.model(inputs, batch.lengths, tokens, batch.token_lengths.clone())
-        return loss.squeeze()  # ESPnet gives it one dimension under DataParallel
+        parts = [
+            batch.rows(rows) if len(rows) < len(batch.utt_ids) else batch for rows in self._groups(batch)
+        ]
+        losses = [self._loss(part) * (len(part.utt_ids) / len(batch.utt_ids)) for part in parts]
+        return torch.stack(losses).sum()
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Give what leaves the encoder, x (B, U, D), and each row's number of frames (B,)."""
+        encoded, frames = None, None
+        for rows in self._groups(batch):
+            with self._acting(batch, rows):
+                own, frames = self._encode(batch)
+            if encoded is None:
+                encoded = own.clone() if len(rows) < len(own) else own
+            encoded[rows] = own[rows]
+        return encoded, frames
 
     def search(self, batch: Batch) -> list[Path]:
         """Find the best path of each row."""
-        with self._choosing(batch.task_ids, batch.inputs.device):
-            return greedy(self.model, batch.inputs.clone(), batch.lengths)
+        paths: dict[int, Path] = {}
+        for rows in self._groups(batch):
+            with self._acting(batch, rows):
+                found = greedy(self.model, *self._encode(batch))
+            paths.update({row: found[row] for row in rows})
+        return [paths[row] for row in range(len(paths))]
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -68,8 +85,39 @@ class Objective(nn.Module):
             stack.enter_context(leaving_no_trace(self.model))
             yield
 
-    def _choosing(self, task_ids: Sequence[int], device: torch.device) -> object:
-        return nullcontext() if self.adapters is None else self.adapters.for_tasks(task_ids, device)
+    def _groups(self, batch: Batch) -> list[list[int]]:
+        """Give the rows that one pass serves: all, or those of one task where weights of the base differ.
+
+        A pass is over the whole batch all the same, of which other rows are dropped: the bits of a row do
+        depend on how many others there are.
+        """
+        if self.adapters is None or not self.adapters.changes_weights:
+            return [list(range(len(batch.utt_ids)))]
+        tasks = sorted(set(batch.task_ids))
+        return [[row for row, own in enumerate(batch.task_ids) if own == task] for task in tasks]
+
+    @contextmanager
+    def _acting(self, batch: Batch, rows: Sequence[int]) -> Iterator[None]:
+        """Choose every row's task, and the weights of the base that serve `rows`."""
+        if self.adapters is None:
+            yield
+            return
+        differences = self.adapters.differences(batch.task_ids[rows[0]])
+        with self.adapters.for_tasks(batch.task_ids, batch.inputs.device), changed(self.model, differences):
+            yield
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Give the loss of rows that one pass serves."""
+        inputs, tokens = batch.inputs.clone(), batch.tokens.clone()  # ESPnet changes both in place
+        with self._acting(batch, range(len(batch.utt_ids))):
+            loss, _, _ = self.model(inputs, batch.lengths, tokens, batch.token_lengths.clone())
+        return loss.squeeze()  # ESPnet gives it one dimension under DataParallel
+
+    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        encoded, frames = self.model.encode(batch.inputs.clone(), batch.lengths)
+        return (
+            encoded[0] if isinstance(encoded, tuple) else encoded
+        ), frames  # a tuple with intermediate CTC
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,9 +16,6 @@ from adaptkit.adapters import api
 from adaptkit.base import build
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.base.padding import ignoring_padding
-from adaptkit.base.sites import attached
-from adaptkit.base.traces import leaving_no_trace
 from adaptkit.batches import Batch
 from adaptkit.features import FbankOptions
 from adaptkit.kaldi import datadir
@@ -45,6 +41,7 @@ VARIANTS = {
         "encoder_conf": {**CONFORMER, "interctc_layer_idx": [1], "interctc_use_conditioning": True},
         "model_conf": {"ctc_weight": 1.0, "interctc_weight": 0.3},
     },
+    "stochastic_depth": {"encoder_conf": {**CONFORMER, "stochastic_depth_rate": 0.5}},
     "e_branchformer": {"encoder": "e_branchformer", "encoder_conf": E_BRANCHFORMER},
 }
 SPEAKERS = ("spk1", "spk10", "spk2")  # one is a prefix of another
@@ -212,12 +209,9 @@ def encode():
     """Give what leaves the encoder for a batch, x (B, U, D), with or without adapters."""
 
     def run(base: BaseModel, stack: api.AdapterStack | None, batch: Batch) -> Tensor:
-        with torch.no_grad(), ignoring_padding(base.model), leaving_no_trace(base.model), ExitStack() as both:
-            if stack is not None:
-                both.enter_context(attached(base.model, stack, base.sites))
-                both.enter_context(stack.for_tasks(batch.task_ids))
-            encoded, _ = base.model.encode(batch.inputs.clone(), batch.lengths)
-        return encoded[0] if isinstance(encoded, tuple) else encoded  # a tuple with intermediate CTC
+        objective = Objective(base, stack).eval()
+        with torch.no_grad(), objective.hooked():
+            return objective.encode(batch)[0]
 
     return run
 

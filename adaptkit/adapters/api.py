@@ -8,7 +8,7 @@ its file name is the `kind` of the yaml. No list of kinds is kept anywhere else.
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -21,19 +21,29 @@ from torch import Tensor, nn
 from adaptkit import adapters, config
 from adaptkit.errors import ConfigError, nearest
 
-SITE_KINDS = ("block", "ffn_macaron", "ffn", "query", "key", "value", "out", "encoder_out")
+SITE_KINDS = (
+    "block",
+    *("ffn_macaron", "ffn"),  # a feed-forward, as it reads its input: normalised in a pre-norm block
+    *("ffn_macaron_raw", "ffn_raw"),  # the same, with the branch's input before that norm as x_in
+    *("ffn_macaron_in", "ffn_macaron_out", "ffn_in", "ffn_out"),  # the two linear maps of each
+    *("query", "key", "value", "out"),
+    "encoder_out",
+    "weight",  # a parameter of the base, which an adapter changes by a difference of its `shape`
+)
 _NOT_KINDS = ("api", "per_task")
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the base model where an adapter can act; `block` counts from 0, -1 for `encoder_out`."""
+    """A place in the base model where an adapter can act; `block` counts from 0, -1 outside the blocks."""
 
-    name: str  # the module's path in the base, for example encoder.encoders.0.feed_forward
+    name: str  # path of the module or parameter in the base, for example encoder.encoders.0.feed_forward
     kind: str  # one of SITE_KINDS
     block: int
     dim_in: int
     dim_out: int
+    input_of: str = ""  # path of the module whose input is x_in, where it is not the site's own
+    shape: tuple[int, ...] = ()  # of a weight
 
     @property
     def key(self) -> str:
@@ -62,11 +72,46 @@ class Adapter(nn.Module):
         """Give what should leave the site, shaped as `x_out` (B, U, dim_out); `x_in` is (B, U, dim_in)."""
         raise NotImplementedError
 
+    def differences(self, task: int) -> Mapping[str, Tensor]:
+        """Give what a task adds to parameters of the base, by their names; for sites of kind `weight`."""
+        return {}
+
+    def fold(self, task: int) -> Sequence["Fold"]:
+        """Say how the base's own weights can take over what a task's adapter does, exactly.
+
+        Where algebra does not allow it this raises ConfigError with the reason.
+        """
+        raise ConfigError("it is no linear map beside a linear map of the base")
+
     def begin(self) -> None:
         """Start a forward pass of the encoder; a kind with state over depth resets it here."""
 
     def end(self) -> None:
         """End a forward pass of the encoder; let go of every activation here."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """A difference (dim_out, dim_in) to the weight of the linear map at `site`, and one to its bias."""
+
+    site: Site
+    weight: Tensor
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Widened:
+    """Hidden units that a feed-forward gains: W_in (R, D), b_in (R,), W_out (D, R), and b_out (D,) added."""
+
+    site: Site  # of kind ffn or ffn_macaron
+    activation: str  # that the feed-forward must have, by the name of its class in lower case
+    weight_in: Tensor
+    bias_in: Tensor
+    weight_out: Tensor
+    bias_out: Tensor
+
+
+Fold = Added | Widened
 
 
 class AdapterStack(nn.ModuleList):
@@ -81,6 +126,19 @@ class AdapterStack(nn.ModuleList):
     def kind(self) -> str:
         """The kinds joined as they act: `residual`, or `residual+hff`."""
         return "+".join(entry.kind for entry in self.configs)
+
+    @property
+    def changes_weights(self) -> bool:
+        """Tell whether the base's own weights differ between tasks, so that a pass serves one task only."""
+        return any("weight" in member.wants for member in self)
+
+    def differences(self, task: int) -> dict[str, Tensor]:
+        """Give what a task adds to parameters of the base, by their names; nothing for the base itself."""
+        total: dict[str, Tensor] = {}
+        for member in self if task >= 0 else ():
+            for name, difference in member.differences(task).items():
+                total[name] = total[name] + difference if name in total else difference
+        return total
 
     @contextmanager
     def for_tasks(self, task_ids: Sequence[int], device: torch.device | str = "cpu") -> Iterator[None]:
@@ -102,6 +160,11 @@ class AdapterStack(nn.ModuleList):
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
         """Ask each adapter that wants this kind of site in turn; rows of the base leave as they came."""
         adapted = x_out
+        if any(member.task_ids is None for member in self):
+            raise ConfigError(
+                f"{site.name} was run outside a forward pass with tasks; activation checkpointing does that, "
+                "in the backward pass: switch it off in the base's config.yaml"
+            )
         for member in self:
             if site.kind in member.wants:
                 adapted = member.adapt(site, x_in, adapted).to(x_out.dtype)

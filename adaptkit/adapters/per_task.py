@@ -1,22 +1,29 @@
 """Weights with a leading task axis, chosen per row by task ids (after google/praxis' multitask adapters)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 
-class TaskLinear(nn.Module):
+class TaskOwned(nn.Module):
+    """What holds parameters that tasks own: index k of their first axis belongs to task k alone."""
+
+
+class TaskLinear(TaskOwned):
     """y_b = W[k_b]^T x_b + c[k_b]: every row b of a batch goes through the affine map of its own task k_b.
 
     `weight` is (K, D_in, D_out) and `bias` (K, D_out). Each task's weight is drawn Xavier-uniform from its
-    own fan-in and fan-out, or is zero; biases are zero. Numbers: K (D_in D_out + D_out).
+    own fan-in and fan-out, or is zero; biases are zero. Numbers: K (D_in D_out + D_out), without bias
+    K D_in D_out.
     """
 
-    def __init__(self, num_tasks: int, dim_in: int, dim_out: int, *, zero: bool = False):
+    def __init__(
+        self, num_tasks: int, dim_in: int, dim_out: int, *, zero: bool = False, has_bias: bool = True
+    ):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(num_tasks, dim_in, dim_out))
-        self.bias = nn.Parameter(torch.zeros(num_tasks, dim_out))
+        self.bias = nn.Parameter(torch.zeros(num_tasks, dim_out)) if has_bias else None
         if not zero:
             for task_weight in self.weight.data:  # slice by slice: over the whole table the fans would hold K
                 nn.init.xavier_uniform_(task_weight)
@@ -24,12 +31,30 @@ class TaskLinear(nn.Module):
     def forward(self, x: Tensor, task_ids: Tensor) -> Tensor:
         """Map x (B, U, D_in) with task_ids (B,) to (B, U, D_out), in the dtype of x."""
         weight = self.weight.index_select(0, task_ids).to(x.dtype)
+        if self.bias is None:
+            return torch.bmm(x, weight)
         bias = self.bias.index_select(0, task_ids).to(x.dtype)
         return torch.baddbmm(bias[:, None], x, weight)
 
 
+class TaskDifferences(TaskOwned):
+    """What each task adds to parameters of the base: zeros (K, *shape) at birth, one table for each name.
+
+    Numbers: K times those of the parameters. Names may not hold dots (`Site.key` has none).
+    """
+
+    def __init__(self, num_tasks: int, shapes: Mapping[str, Sequence[int]]):
+        super().__init__()
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(num_tasks, *shape)))
+
+    def of(self, task: int) -> dict[str, Tensor]:
+        """Give a task's own slice of every table."""
+        return {name: table[task] for name, table in self.named_parameters()}
+
+
 def task_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name the parameters that tasks own: index k of their first axis belongs to task k alone."""
+    """Name the parameters that tasks own."""
     for prefix, part in module.named_modules():
-        if isinstance(part, TaskLinear):
+        if isinstance(part, TaskOwned):
             yield from part.named_parameters(prefix)

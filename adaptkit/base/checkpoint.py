@@ -119,7 +119,7 @@ def wrap(path: Path, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
         config=config,
         model=model,
         tokens=TokenList(tuple(config["token_list"]), bpe),
-        sites=find_sites(model.encoder, model.encoder.output_size()),
+        sites=find_sites(model),
         fingerprint=_fingerprint(config, model),
         features=features,
     )

@@ -16,15 +16,12 @@ class Path:
     score: float
 
 
-def greedy(model: nn.Module, speech: Tensor, lengths: Tensor) -> list[Path]:
-    """Search each row of a batch: features (B, T, F) or samples (B, N), with their lengths (B,)."""
+def greedy(model: nn.Module, encoded: Tensor, frames: Tensor) -> list[Path]:
+    """Search each row of what left the encoder, x (B, U, D), with numbers of frames (B,)."""
     if model.ctc is None:
         raise CheckpointError(
             "the base model has no CTC (model_conf.ctc_weight: 0.0), which greedy search needs"
         )
-    encoded, frames = model.encode(speech, lengths)
-    if isinstance(encoded, tuple):  # with intermediate CTC
-        encoded = encoded[0]
     scores, best = model.ctc.log_softmax(encoded).max(dim=-1)  # (B, U) each
     return [
         Path(collapse(row[:length]), float(row_scores[:length].sum(dtype=torch.float64)))

@@ -16,10 +16,19 @@ from adaptkit.errors import CheckpointError
 
 # attribute of an attention: kind of site (espnet.nets.pytorch_backend.transformer.attention)
 _PROJECTIONS = {"linear_q": "query", "linear_k": "key", "linear_v": "value", "linear_out": "out"}
+# attribute of a feed-forward: end of the kind of site (espnet...transformer.positionwise_feed_forward)
+_HALVES = {"w_1": "in", "w_2": "out"}
+# feed-forward: kind of site, and the norms before it in a Conformer or E-Branchformer and in a Transformer
+_FEED_FORWARDS = {
+    "feed_forward_macaron": ("ffn_macaron", ("norm_ff_macaron",)),
+    "feed_forward": ("ffn", ("norm_ff", "norm2")),
+}
 
 
-def find_sites(encoder: nn.Module, width: int) -> tuple[Site, ...]:
-    """List the sites of an ESPnet encoder of width D in the order of the forward pass."""
+def find_sites(model: nn.Module) -> tuple[Site, ...]:
+    """List the sites of an ESPnet model in the order of the forward pass, then its weights by name."""
+    encoder = model.encoder
+    width = encoder.output_size()
     blocks = getattr(encoder, "encoders", None)
     if blocks is None or not all(_attention(block) for block in blocks):
         raise CheckpointError(
@@ -27,19 +36,42 @@ def find_sites(encoder: nn.Module, width: int) -> tuple[Site, ...]:
             "adaptkit adapts ESPnet's Conformer, Transformer and E-Branchformer encoders"
         )
     sites = [site for index, block in enumerate(blocks) for site in _block_sites(index, block, width)]
-    return (*sites, Site("encoder", "encoder_out", -1, width, width))
+    return (*sites, Site("encoder", "encoder_out", -1, width, width), *_weight_sites(model))
 
 
 def _block_sites(index: int, block: nn.Module, width: int) -> Iterator[Site]:
     path, attention = f"encoder.encoders.{index}", _attention(block)
-    if getattr(block, "feed_forward_macaron", None) is not None:
-        yield Site(f"{path}.feed_forward_macaron", "ffn_macaron", index, width, width)
+    yield from _feed_forward_sites(index, block, "feed_forward_macaron", width)
     for projection, kind in _PROJECTIONS.items():
         linear = getattr(getattr(block, attention), projection)
         yield Site(f"{path}.{attention}.{projection}", kind, index, linear.in_features, linear.out_features)
-    if getattr(block, "feed_forward", None) is not None:
-        yield Site(f"{path}.feed_forward", "ffn", index, width, width)
+    yield from _feed_forward_sites(index, block, "feed_forward", width)
     yield Site(path, "block", index, width, width)
+
+
+def _feed_forward_sites(index: int, block: nn.Module, attribute: str, width: int) -> Iterator[Site]:
+    """List a feed-forward's linear maps (not those of convolutional ones), then itself, twice."""
+    feed_forward = getattr(block, attribute, None)
+    if feed_forward is None:
+        return
+    kind, norms = _FEED_FORWARDS[attribute]
+    path = f"encoder.encoders.{index}"
+    for half, end in _HALVES.items():
+        linear = getattr(feed_forward, half, None)
+        if isinstance(linear, nn.Linear):
+            name = f"{path}.{attribute}.{half}"
+            yield Site(name, f"{kind}_{end}", index, linear.in_features, linear.out_features)
+    norm = next(name for name in norms if hasattr(block, name))
+    is_post_norm = getattr(block, "normalize_before", True) is False  # the norm follows, and the input is raw
+    yield Site(f"{path}.{attribute}", kind, index, width, width)
+    raw_input = f"{path}.{attribute if is_post_norm else norm}"
+    yield Site(f"{path}.{attribute}", f"{kind}_raw", index, width, width, input_of=raw_input)
+
+
+def _weight_sites(model: nn.Module) -> Iterator[Site]:
+    for name, parameter in model.named_parameters():
+        shape = tuple(parameter.shape)
+        yield Site(name, "weight", -1, shape[-1], shape[0], shape=shape)
 
 
 def _attention(block: nn.Module) -> str | None:
@@ -60,9 +92,12 @@ def attached(model: nn.Module, adapters: AdapterStack, sites: tuple[Site, ...]) 
         encoder = model.get_submodule("encoder")
         stack.callback(encoder.register_forward_pre_hook(_Begin(adapters)).remove)
         for site in sites:
-            if site.kind in wanted:
+            if site.kind in wanted - {"weight"}:
                 hook = _Adapt(adapters, site)
                 stack.callback(model.get_submodule(site.name).register_forward_hook(hook).remove)
+                if site.input_of:
+                    source = model.get_submodule(site.input_of)
+                    stack.callback(source.register_forward_pre_hook(hook.remember).remove)
         stack.callback(encoder.register_forward_hook(_End(adapters), always_call=True).remove)
         yield
 
@@ -85,9 +120,11 @@ class _End:
             member.end()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Adapt:
-    """A block takes and gives `(x, pos_emb), mask` or `x, mask`; any other site x itself.
+    """Ask the adapters what should leave a site.
+
+    A block takes and gives `(x, pos_emb), mask` or `x, mask`; any other site x itself.
 
     The encoder gives `x, lengths, None`, with intermediate CTC `(x, more), lengths, None`; it has no x_in.
     Its last norm would not do: intermediate CTC calls that too.
@@ -95,10 +132,17 @@ class _Adapt:
 
     adapters: AdapterStack
     site: Site
+    raw: Tensor | None = None  # what went into `site.input_of`, from there to here
+
+    def remember(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Keep the input of a module on the way to the site."""
+        self.raw = _features(args)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         x_out = _features(output)
         x_in = x_out if self.site.kind == "encoder_out" else _features(args)
+        if self.site.input_of:
+            x_in, self.raw = self.raw, None
         return _with_features(output, self.adapters.adapt(self.site, x_in, x_out))
 
 

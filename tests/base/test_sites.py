@@ -1,6 +1,7 @@
 """Where adapters can act in each encoder, and what they are asked there."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from adaptkit.base.sites import attached, find_sites
 from adaptkit.errors import CheckpointError
 
 pytestmark = pytest.mark.espnet
-EVERY = dict.fromkeys(("block", "ffn_macaron", "ffn", "query", "key", "value", "out"), 2) | {"encoder_out": 1}
+EVERY = {kind: 1 if kind == "encoder_out" else 2 for kind in SITE_KINDS if kind != "weight"}
+MACARON = {"ffn_macaron", "ffn_macaron_raw", "ffn_macaron_in", "ffn_macaron_out"}
+FFN = {kind.replace("_macaron", "") for kind in MACARON}
 
 
 class Watch(Adapter):
@@ -22,10 +25,11 @@ class Watch(Adapter):
 
     def __init__(self):
         super().__init__()
-        self.seen, self.passes = [], []
+        self.seen, self.passes, self.inputs = [], [], {}
 
     def adapt(self, site, x_in, x_out):
         self.seen.append((site, x_in.shape, x_out.shape))
+        self.inputs.setdefault(site.kind, x_in)  # in the first block: the others read what a norm gave
         return x_out
 
     def begin(self):
@@ -33,6 +37,16 @@ class Watch(Adapter):
 
     def end(self):
         self.passes.append("end")
+
+
+class Lstm(nn.LSTM):
+    """An encoder without attention."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+
+    def output_size(self):
+        return 2
 
 
 def watch(base, batch, **options):
@@ -46,7 +60,7 @@ def watch(base, batch, **options):
 
 def test_every_site_is_asked_once_in_its_order_with_its_sizes(variant, new_batch):
     seen = watch(variant, new_batch((0, 1))).seen
-    assert [site for site, _, _ in seen] == list(variant.sites)
+    assert [site for site, _, _ in seen] == [site for site in variant.sites if site.kind != "weight"]
     for site, x_in, x_out in seen:
         assert (x_in[0], x_in[2]) == (2, site.dim_in), site
         assert (x_out[0], x_out[2]) == (2, site.dim_out), site
@@ -68,10 +82,10 @@ def test_a_pass_ends_even_if_the_encoder_fails(base):
     ("changes", "missing"),
     [
         ({}, set()),
-        ({"encoder_conf": {"macaron_style": False}}, {"ffn_macaron"}),
+        ({"encoder_conf": {"macaron_style": False}}, MACARON),
         ({"encoder_conf": {"use_cnn_module": False, "macaron_style": True}}, set()),
-        ({"encoder": "transformer", "encoder_conf": {}}, {"ffn_macaron"}),
-        ({"encoder": "e_branchformer", "encoder_conf": {}}, {"ffn_macaron", "ffn"}),
+        ({"encoder": "transformer", "encoder_conf": {}}, MACARON),
+        ({"encoder": "e_branchformer", "encoder_conf": {}}, MACARON | FFN),
         ({"encoder": "e_branchformer", "encoder_conf": {"use_ffn": True, "macaron_ffn": True}}, set()),
     ],
 )
@@ -79,25 +93,47 @@ def test_each_encoder_has_the_kinds_of_site_of_its_blocks(new_base, changes, mis
     sizes = {"output_size": 16, "attention_heads": 2, "num_blocks": 2}
     if changes:
         changes = {**changes, "encoder_conf": {**sizes, **changes["encoder_conf"]}}
-    counts = Counter(site.kind for site in new_base(**changes).sites)
+    counts = Counter(site.kind for site in new_base(**changes).sites if site.kind != "weight")
     assert counts == {kind: count for kind, count in EVERY.items() if kind not in missing}
 
 
 def test_sites_of_a_block_stand_in_the_order_of_the_forward_pass(base):
     kinds = [site.kind for site in base.sites if site.block == 0]
-    assert kinds == ["ffn_macaron", "query", "key", "value", "out", "ffn", "block"]
+    macaron = ["ffn_macaron_in", "ffn_macaron_out", "ffn_macaron", "ffn_macaron_raw"]
+    ffn = [kind.replace("_macaron", "") for kind in macaron]
+    assert kinds == [*macaron, "query", "key", "value", "out", *ffn, "block"]
 
 
 def test_names_are_paths_in_the_model(variant):
-    assert all(isinstance(variant.model.get_submodule(site.name), nn.Module) for site in variant.sites)
+    modules = [site.name for site in variant.sites if site.kind != "weight"]
+    assert all(isinstance(variant.model.get_submodule(name), nn.Module) for name in modules)
 
 
-def test_keys_are_unique_and_fit_a_module_dict(variant):
-    keys = [site.key for site in variant.sites]
+def test_every_weight_of_the_model_is_a_site_of_its_shape(variant):
+    shapes = {site.name: torch.Size(site.shape) for site in variant.sites if site.kind == "weight"}
+    assert shapes == {name: parameter.shape for name, parameter in variant.model.named_parameters()}
+
+
+def test_keys_are_unique_in_a_kind_and_fit_a_module_dict(variant):
+    keys = [(site.kind, site.key) for site in variant.sites]
     assert len(set(keys)) == len(keys)
-    nn.ModuleDict({key: nn.Identity() for key in keys})
+    nn.ModuleDict({key: nn.Identity() for _, key in keys})
+
+
+@pytest.mark.parametrize("kind", ["ffn_macaron", "ffn"])
+def test_raw_input_of_a_feed_forward_is_that_before_its_norm(base, new_batch, kind):
+    inputs = watch(base, new_batch((0, 1))).inputs
+    normed = torch.nn.functional.layer_norm(inputs[f"{kind}_raw"], (16,), eps=1e-12)
+    assert torch.allclose(normed, inputs[kind], atol=1e-5)
+    assert not torch.allclose(inputs[f"{kind}_raw"], inputs[kind], atol=1e-2)
+
+
+def test_raw_input_is_the_input_where_the_norm_comes_after(new_base, new_batch):
+    sizes = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 1}
+    inputs = watch(new_base(encoder_conf={**sizes, "normalize_before": False}), new_batch((0, 1))).inputs
+    assert torch.equal(inputs["ffn_raw"], inputs["ffn"])
 
 
 def test_an_encoder_without_attention_blocks_is_refused():
-    with pytest.raises(CheckpointError, match="the encoder LSTM has no list `encoders` of blocks"):
-        find_sites(nn.LSTM(2, 2), 2)
+    with pytest.raises(CheckpointError, match="the encoder Lstm has no list `encoders` of blocks"):
+        find_sites(SimpleNamespace(encoder=Lstm()))
