@@ -1,5 +1,6 @@
 """The configuration of an experiment: one yaml for base model, data, adapters and training."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from adaptkit import config
 from adaptkit.adapters.api import AnyAdapterConfig
 from adaptkit.config import Config
+from adaptkit.errors import ConfigError, listed
 
 
 class Sets(Config):
@@ -85,9 +87,26 @@ class Experiment(Config):
         return name
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read and check an experiment; `overrides` are words like `adapters.0.bottleneck=32`."""
-    return config.load(Experiment, path, overrides)
+def load(path: Path, overrides: Sequence[str] = (), *, adapter: Path | None = None) -> Experiment:
+    """Read and check an experiment; `overrides` are words like `adapters.0.bottleneck=32`.
+
+    `adapter` is a yaml with other `adapters:`, which may change options of their training in `train:` too;
+    the experiment is then named after the file.
+    """
+    words = _replacing(adapter) if adapter is not None else []
+    return config.load(Experiment, path, [*words, *overrides])
+
+
+def _replacing(path: Path) -> list[str]:
+    """Give the words that put a yaml of adapters in place of an experiment's own; json is yaml too."""
+    given = config.read_yaml(path)
+    if "adapters" not in given or set(given) - {"adapters", "train"}:
+        raise ConfigError(
+            f"{path}: expected 'adapters' and perhaps 'train', not {listed(given) or 'nothing'}"
+        )
+    train = {f"train.{name}": value for name, value in (given.get("train") or {}).items()}
+    changes = {"name": path.stem, "adapters": given["adapters"], **train}
+    return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 
 
 def save(experiment: Experiment, path: Path) -> None:

@@ -5,6 +5,7 @@
 #   7 decoding       8 scoring    9 report
 #
 # A finished stage can run again and changes nothing; a stopped one goes on where it was.
+# With --adapter "hra tpa" --seeds "1 2 3" stages 6 to 9 are over each of them: exp/hra/1, exp/hra/2 ...
 
 set -euo pipefail
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,12 +18,15 @@ test_sets="test"                 # those to decode and score with the base model
 base_test_sets=                  # those to decode and score with the base model alone
 train_base=true                  # train the base model of the yaml; false takes the one that lies there
 adapt=true                       # train and decode adapters; false stops at the base model
-exp=exp/residual                 # folder of the experiment
+adapter=                         # yaml files of conf/adapters in place of the config's adapters, or all
+seeds=1                          # seeds to train each of them with, as in "1 2 3"
+exp=exp/residual                 # folder of the experiment, where --adapter is not given
 prepare_options=                 # further words for local/prepare.py
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
 stage=1                          # first stage to run
 stop_stage=9                     # last stage to run
 nj=2                             # jobs for features
+jobs=1                           # adapter trainings and decodings at a time, which share the cores
 cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
 # end
 
@@ -34,13 +38,31 @@ read -r -a run <<<"${cmd:-$recipes/run.sh}"
 read -r -a prepare <<<"$prepare_options"
 overrides=()
 for word in $set; do overrides+=(--set "$word"); done
-none=$(dirname "$exp")/none
-reported=("$none")
-adapted_sets=
-if $adapt; then
-  reported+=("$exp")
-  adapted_sets=$test_sets
-fi
+none=exp/none
+experiments=()
+[ "$adapter" != all ] || adapter=$(find conf/adapters -name '*.yaml' -exec basename {} .yaml \; | LC_ALL=C sort)
+for name in $adapter; do
+  find_adapter "$name" >/dev/null
+  for seed in $seeds; do experiments+=("exp/$name/$seed"); done
+done
+[ -n "$adapter" ] || experiments=("$exp")
+$adapt || experiments=()
+
+train() {  # folder of an experiment; with --adapter it says which and with what seed
+  local chosen=()
+  [ -z "$adapter" ] || chosen=(--adapter "$(find_adapter "$(basename "$(dirname "$1")")")" --seed "$(basename "$1")")
+  "${run[@]}" "$1/log/train.log" adaptkit train "$config" "${chosen[@]}" --exp "$1" --resume "${overrides[@]}"
+}
+
+decode() {  # folder of an experiment
+  for name in $test_sets; do "${run[@]}" "$1/log/$name.log" adaptkit decode "$1" "dump/$name"; done
+}
+
+score() {  # folder of an experiment
+  for name in $test_sets; do
+    adaptkit score "data/$name" "$1/decode_$name" --compare "$none/decode_$name"
+  done
+}
 
 if is_stage 1 "prepare data"; then
   "${run[@]}" data/log/prepare.log python local/prepare.py ${corpus:+"$corpus"} data "${prepare[@]}"
@@ -65,31 +87,27 @@ if is_stage 5 "base model" && $train_base; then
   "${run[@]}" exp/log/base.log adaptkit base train "$config" --resume "${overrides[@]}"
 fi
 
-if is_stage 6 "adapter training" && $adapt; then
-  "${run[@]}" "$exp/log/train.log" adaptkit train "$config" --exp "$exp" --resume "${overrides[@]}"
+if is_stage 6 "adapter training"; then
+  for_each train "${experiments[@]}"
 fi
 
 if is_stage 7 "decoding"; then
   for name in $base_test_sets $test_sets; do
     "${run[@]}" "$none/log/$name.log" adaptkit decode "$config" "dump/$name" --base-only --out "$none/decode_$name"
   done
-  for name in $adapted_sets; do
-    "${run[@]}" "$exp/log/$name.log" adaptkit decode "$exp" "dump/$name"
-  done
+  for_each decode "${experiments[@]}"
 fi
 
 if is_stage 8 "scoring"; then
   for name in $base_test_sets $test_sets; do adaptkit score "data/$name" "$none/decode_$name"; done
-  for name in $adapted_sets; do
-    adaptkit score "data/$name" "$exp/decode_$name" --compare "$none/decode_$name"
-  done
+  for_each score "${experiments[@]}"
 fi
 
 if is_stage 9 "report"; then
   for name in $base_test_sets; do adaptkit report "$none" --set "$name"; done
   for name in $test_sets; do
-    adaptkit report "${reported[@]}" --set "$name"
-    adaptkit report "${reported[@]}" --set "$name" --format html --output "exp/report_$name.html"
+    adaptkit report "$none" "${experiments[@]}" --set "$name"
+    adaptkit report "$none" "${experiments[@]}" --set "$name" --format html --output "exp/report_$name.html"
     say "wrote exp/report_$name.html"
   done
 fi

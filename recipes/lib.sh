@@ -54,3 +54,35 @@ is_stage() {
 
 # Threads that wait by spinning make training several times slower when another program wants a core too.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+
+# Name the yaml of an adapter: the corpus's own in conf/adapters, else the one that all share.
+find_adapter() {
+  local folder
+  for folder in conf/adapters "$recipes/../conf/adapters"; do
+    if [ -f "$folder/$1.yaml" ]; then
+      echo "$folder/$1.yaml"
+      return
+    fi
+  done
+  die 1 "no conf/adapters/$1.yaml, here or in $(cd "$recipes/.." && pwd)"
+}
+
+# Call a function with each of several words, $jobs of them at a time; fail, at the end, if one of them did.
+for_each() {
+  local call=$1 running=0 failed=0 word
+  shift
+  [ "$jobs" = 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + jobs - 1) / jobs))}
+  for word in "$@"; do
+    if [ "$running" -ge "$jobs" ]; then
+      wait -n || failed=1
+      running=$((running - 1))
+    fi
+    "$call" "$word" &
+    running=$((running + 1))
+  done
+  while [ "$running" -gt 0 ]; do
+    wait -n || failed=1
+    running=$((running - 1))
+  done
+  [ "$failed" = 0 ] || die 1 "$call failed; its messages are above and in the log of its folder"
+}

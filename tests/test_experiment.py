@@ -74,3 +74,20 @@ def test_defaults_train_the_adapters_of_a_base_that_is_there(path):
     loaded = experiment.load(path)
     assert loaded.base.model is None
     assert (loaded.train.lr, loaded.train.average, loaded.train.precision) == (1e-5, 1, "float32")
+
+
+def test_other_adapters_name_the_experiment_and_keep_the_rest(path, tmp_path):
+    other = tmp_path / "small.yaml"
+    config.write_yaml(
+        other, {"adapters": [{"kind": "residual", "bottleneck": 2}], "train": {"max_epochs": 3}}
+    )
+    loaded = experiment.load(path, ["train.seed=4"], adapter=other)
+    assert (loaded.name, loaded.adapters) == ("small", (residual.Config(bottleneck=2),))
+    assert (loaded.train.lr, loaded.train.max_epochs, loaded.train.seed) == (1e-5, 3, 4)
+    assert loaded.base == experiment.load(path).base
+
+
+def test_a_yaml_of_adapters_holds_nothing_else(path, tmp_path):
+    config.write_yaml(tmp_path / "other.yaml", {"adapters": [], "base": {"dir": "exp/other"}})
+    with pytest.raises(ConfigError, match="expected 'adapters' and perhaps 'train', not adapters, base"):
+        experiment.load(path, adapter=tmp_path / "other.yaml")

@@ -16,6 +16,9 @@ def register(app: typer.Typer) -> None:
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="A yaml with other 'adapters:', which names the experiment.")
+    ] = None,
     exp: Annotated[Path | None, typer.Option(help="Folder to write to; exp/<name> if not given.")] = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -23,13 +26,13 @@ def train(
 ) -> None:
     """Train the adapters of an experiment on its frozen base model.
 
-    Example: adaptkit train conf/mini.yaml --set adapters.0.bottleneck=32 --resume
+    Example: adaptkit train conf/mini.yaml --adapter ../../conf/adapters/hra.yaml --resume
     """
     from adaptkit import experiment
     from adaptkit.train import train_adapters
 
     words = [*(overrides or []), *([f"train.seed={seed}"] if seed is not None else [])]
-    settings = experiment.load(config, words)
+    settings = experiment.load(config, words, adapter=adapter)
     folder = exp or Path("exp") / settings.name
     train_adapters(settings, folder, device=choose_device(device), resume=resume)
     typer.echo(folder)
