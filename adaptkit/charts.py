@@ -8,6 +8,8 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -15,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from adaptkit.report import Outcome, find_baseline
+from adaptkit.outcome import Outcome, find_baseline
 from adaptkit.score import ONE_SPEAKER, ErrorCounts, Interval
 
 NUM_COLOURS = 8  # the page defines --series-0 (the baseline) to --series-8
@@ -47,18 +49,30 @@ _STYLE = {
 }
 
 
-def colour_indices(outcomes: Sequence[Outcome]) -> list[int]:
-    """Give each experiment its colour of the page: 0 for the baseline, the others in turn from 1."""
+@dataclass(frozen=True)
+class Look:
+    """How an experiment is drawn: in a colour of the page, and hollow or dashed once all were used."""
+
+    colour: int
+    fill: Literal["filled", "hollow"]
+
+
+def choose_looks(outcomes: Sequence[Outcome]) -> list[Look]:
+    """Give each experiment its look: colour 0 for the baseline, the others in turn from 1."""
     base = find_baseline(outcomes)
     others = iter(range(len(outcomes)))
-    return [0 if outcome is base else 1 + next(others) % NUM_COLOURS for outcome in outcomes]
+    looks = []
+    for outcome in outcomes:
+        turn, index = (0, -1) if outcome is base else divmod(next(others), NUM_COLOURS)
+        looks.append(Look(1 + index, ("filled", "hollow")[turn % 2]))
+    return looks
 
 
 def draw_speakers(outcomes: Sequence[Outcome]) -> str:
     """Draw the WER of all speakers and of each as grouped bars, with whiskers for the intervals."""
     speakers = list(outcomes[0].score.by_speaker)
     names = [ONE_SPEAKER, *speakers] if len(speakers) > 1 else speakers
-    most = max(4, 80 // (len(outcomes) + 1))  # groups beside each other
+    most = max(4, 120 // (len(outcomes) + 1))  # groups beside each other
     num_rows = math.ceil(len(names) / most)
     size = math.ceil(len(names) / num_rows)
     with matplotlib.rc_context(_STYLE):
@@ -66,15 +80,19 @@ def draw_speakers(outcomes: Sequence[Outcome]) -> str:
         axes = figure.subplots(num_rows, squeeze=False, sharey=True)[:, 0]
         for row, ax in enumerate(axes):
             _draw_groups(ax, outcomes, names[row * size : (row + 1) * size], width=size)
+        axes[0].set_ylim(0, None)  # of all rows, and therefore after the last
         return _to_svg(figure, "Word error rate by speaker")
 
 
 def draw_training(outcomes: Sequence[Outcome]) -> str:
-    """Draw training loss and validation WER over the steps; empty where no experiment was trained."""
+    """Draw training loss and validation WER of every run over the steps; empty where none was trained."""
     curves = {"training loss": "loss", "validation WER (%)": "wer"}
-    shown = {
-        title: name for title, name in curves.items() if any(getattr(o.progress, name) for o in outcomes)
-    }
+    runs = [
+        (look, run)
+        for look, outcome in zip(choose_looks(outcomes), outcomes, strict=True)
+        for run in outcome.runs
+    ]
+    shown = {title: name for title, name in curves.items() if any(getattr(r.progress, name) for _, r in runs)}
     if not shown:
         return ""
     with matplotlib.rc_context(_STYLE):
@@ -83,8 +101,8 @@ def draw_training(outcomes: Sequence[Outcome]) -> str:
             figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
         ):
             ax.set_title(title, color=MUTED)
-            for colour, outcome in zip(colour_indices(outcomes), outcomes, strict=True):
-                _draw_curve(ax, getattr(outcome.progress, name), _series(colour))
+            for look, run in runs:
+                _draw_curve(ax, getattr(run.progress, name), look)
             ax.set_xlabel("optimiser step")
             ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             ax.margins(x=0.02)
@@ -92,42 +110,70 @@ def draw_training(outcomes: Sequence[Outcome]) -> str:
 
 
 def draw_sizes(outcomes: Sequence[Outcome]) -> str:
-    """Draw WER against trainable parameters, the baseline as a line; empty where nothing was trained."""
+    """Draw WER against parameters per task, the baseline as a line; empty where nothing was trained."""
     base = find_baseline(outcomes)
-    pairs = zip(colour_indices(outcomes), outcomes, strict=True)
-    trained = [(colour, outcome) for colour, outcome in pairs if outcome.run.params_trainable]
+    pairs = zip(choose_looks(outcomes), outcomes, strict=True)
+    trained = [(look, outcome) for look, outcome in pairs if outcome.record.params_trainable]
     if not trained:
         return ""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         ax = figure.subplots()
-        if not base.run.params_trainable:
-            ax.axhspan(base.score.interval.low, base.score.interval.high, color=_series(0), alpha=0.15, lw=0)
-            ax.axhline(base.score.total.rate, color=_series(0), linestyle="--", linewidth=1.2)
-        for colour, outcome in trained:
+        for look, outcome in trained:
             rates, reach = _rates(outcome, [ONE_SPEAKER])
-            style = {"fmt": "o", "markersize": 7, "elinewidth": 1.4, "capsize": 3}
-            ax.errorbar(outcome.run.params_trainable, rates, reach, color=_series(colour), **style)
-        ax.set(xscale="log", xlabel="trainable parameters", ylabel="WER (%)")
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-        ax.margins(x=0.15, y=0.15)
+            colour = _series(look.colour)
+            style = {"fmt": "o", "markersize": 7, "elinewidth": 1.2, "capsize": 3}
+            face = "none" if look.fill == "hollow" else colour
+            ax.errorbar(outcome.record.params_per_task, rates, reach, color=colour, mfc=face, **style)
+        ax.set(xlabel="parameters per task", ylabel="WER (%)")
+        _scale_sizes(ax, [outcome.record.params_per_task for _, outcome in trained])
+        ax.margins(x=0.12, y=0.15)
+        if not base.record.params_trainable:
+            _draw_baseline(ax, base)
         _write_names(ax, trained)
-        return _to_svg(figure, "Word error rate against trainable parameters")
+        return _to_svg(figure, "Word error rate against parameters per task")
+
+
+def _scale_sizes(ax: Axes, sizes: Sequence[int]) -> None:
+    """Make the horizontal axis logarithmic, with room for 0 where all parameters are shared by the tasks."""
+    least, most = min((size for size in sizes if size), default=1), max(sizes)
+    ax.set_xscale("symlog", linthresh=least, linscale=0.3)
+    if 0 not in sizes and most < 10 * least:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+    else:
+        digits = (1,) if most > 300 * least else (1, 2, 5)
+        ticks = [digit * 10**power for power in range(12) for digit in digits]
+        ax.set_xticks([size for size in (0, *ticks) if size in sizes or least / 2 <= size <= 2 * most])
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.minorticks_off()
+
+
+def _draw_baseline(ax: Axes, base: Outcome) -> None:
+    """Draw the WER of the base alone as a line, or say where it is if that would flatten the rest."""
+    low, high = ax.get_ylim()
+    rate, colour = base.score.total.rate, _series(0)
+    if rate < high + (high - low):
+        ax.axhspan(base.score.interval.low, base.score.interval.high, color=colour, alpha=0.15, lw=0)
+        ax.axhline(rate, color=colour, linestyle="--", linewidth=1.2)
+    else:
+        ax.set_title(f"{base.name}: {rate:.2f}, above this range", color=MUTED)
 
 
 def _draw_groups(ax: Axes, outcomes: Sequence[Outcome], names: Sequence[str], width: int) -> None:
     """Draw one group of bars per name, a bar per experiment, on an axis as wide as `width` groups."""
     bar = 0.8 / len(outcomes)
     places = np.arange(len(names))
-    for index, (colour, outcome) in enumerate(zip(colour_indices(outcomes), outcomes, strict=True)):
+    for index, (look, outcome) in enumerate(zip(choose_looks(outcomes), outcomes, strict=True)):
         rates, errors = _rates(outcome, names)
         x = places + (index - (len(outcomes) - 1) / 2) * bar
-        ax.bar(x, rates, bar * 0.9, color=_series(colour))
+        colour = _series(look.colour)
+        face = "none" if look.fill == "hollow" else colour
+        ax.bar(x, rates, bar * 0.8, facecolor=face, edgecolor=colour, linewidth=0.8)
         ax.errorbar(x, rates, errors, fmt="none", color=INK, elinewidth=0.8, capsize=1.5, alpha=0.65)
     crowded = max(map(len, names)) * 0.075 > WIDTH / width  # inches: of the longest name, of a group
     ax.set_xticks(places, names, rotation=35 if crowded else 0, ha="right" if crowded else "center")
     ax.tick_params(axis="x", length=0)
-    ax.set(xlim=(-0.6, width - 0.4), ylim=(0, None), ylabel="WER (%)")
+    ax.set(xlim=(-0.6, width - 0.4), ylabel="WER (%)")
 
 
 def _rates(outcome: Outcome, names: Sequence[str]) -> tuple[list[float], np.ndarray]:
@@ -145,27 +191,44 @@ def _rates(outcome: Outcome, names: Sequence[str]) -> tuple[list[float], np.ndar
     return rates, np.array(reach).T
 
 
-def _draw_curve(ax: Axes, points: Sequence[tuple[int, float]], colour: str) -> None:
+def _draw_curve(ax: Axes, points: Sequence[tuple[int, float]], look: Look) -> None:
     """Draw a curve, thinned to means where it has many points."""
     if points:
         blocks = np.array_split(np.array(points), min(len(points), _POINTS))
         steps, values = np.array([block.mean(axis=0) for block in blocks]).T
-        ax.plot(steps, values, color=colour, linewidth=1.6, marker="o" if len(points) < 30 else None, ms=3)
+        style = {
+            "linestyle": "--" if look.fill == "hollow" else "-",
+            "marker": "o" if len(points) < 30 else None,
+        }
+        ax.plot(steps, values, color=_series(look.colour), linewidth=1.4, ms=3, **style)
 
 
-def _write_names(ax: Axes, trained: Sequence[tuple[int, Outcome]]) -> None:
-    """Write the names of experiments in their colours beside their points, moved up where two overlap."""
+def _write_names(ax: Axes, trained: Sequence[tuple[Look, Outcome]]) -> None:
+    """Write the names of experiments in their colours, each as near to its point as the others let it."""
     ax.figure.draw_without_rendering()  # fixes the scales
-    placed: list[tuple[float, float, float]] = []  # left, right, height of a name, in typographic points
-    for colour, outcome in sorted(trained, key=lambda pair: pair[1].score.total.rate):
-        point = (outcome.run.params_trainable, outcome.score.total.rate)
-        x, y = ax.transData.transform(point) * 72 / ax.figure.dpi
-        left, right, height = x + 9, x + 9 + 5.5 * len(outcome.run.name), y
-        while any(left < end and start < right and abs(height - at) < 11 for start, end, at in placed):
-            height += 1
-        placed.append((left, right, height))
-        place = {"xytext": (9, height - y), "textcoords": "offset points", "va": "center"}
-        ax.annotate(outcome.run.name, point, color=_series(colour), **place)
+    points = [(outcome.record.params_per_task, outcome.score.total.rate) for _, outcome in trained]
+    places = ax.transData.transform(points) * 72 / ax.figure.dpi  # typographic points
+    taken = [(x - 5.0, x + 5.0, y) for x, y in places]  # left, right, height
+    for (look, outcome), point, (x, y) in zip(trained, points, places, strict=True):
+        left, right, height = _find_room(x, y, 5.5 * len(outcome.name), taken)
+        taken.append((left, right, height))
+        side = {"xytext": (9, height - y)} if left > x else {"xytext": (-9, height - y), "ha": "right"}
+        place = {"textcoords": "offset points", "va": "center", **side}
+        ax.annotate(outcome.name, point, color=_series(look.colour), **place)
+
+
+def _find_room(
+    x: float, y: float, width: float, taken: Sequence[tuple[float, float, float]]
+) -> tuple[float, float, float]:
+    """Find left, right and height of a name beside (x, y), right or left of it, clear of what is taken."""
+    for shift in range(200):
+        for height in (y + shift, y - shift):
+            for left in (x + 9, x - 9 - width):
+                if not any(
+                    left < end and start < left + width and abs(height - at) < 11 for start, end, at in taken
+                ):
+                    return left, left + width, height
+    return x + 9, x + 9 + width, y
 
 
 def _series(index: int) -> str:

@@ -6,15 +6,8 @@ from html import escape
 
 from adaptkit import charts
 from adaptkit.bootstrap import LEVEL
-from adaptkit.report import (
-    Outcome,
-    as_cells,
-    as_speaker_rows,
-    describe,
-    describe_versions,
-    find_baseline,
-    summarise,
-)
+from adaptkit.outcome import Comparison, Outcome
+from adaptkit.report import as_cells, as_speaker_rows, describe, describe_versions, summarise
 
 _CSS = """
 :root { color-scheme: light dark;
@@ -49,7 +42,9 @@ small { display: block; color: var(--muted); font-size: 12px; line-height: 1.35;
 td.name, th.name { text-align: left; }
 tr + tr td { border-top: 1px solid var(--line); }
 td.best { font-weight: 700; }
-i { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 8px; }
+i { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 8px;
+  border: 2px solid; background: currentColor; }
+i.hollow { background: none; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; font-size: 13.5px; margin-bottom: 10px; }
 .note { font-size: 13px; margin-top: 12px; }
 svg { display: block; width: 100%; min-width: 680px; height: auto; }
@@ -63,13 +58,13 @@ code { font: 12.5px ui-monospace, "SF Mono", Menlo, "DejaVu Sans Mono", monospac
 """
 
 
-def render(outcomes: Sequence[Outcome]) -> str:
+def render(comparison: Comparison) -> str:
     """Give the whole page."""
-    title = f"Word error rates on {outcomes[0].decode.set_name}"
+    title, outcomes = f"Word error rates on {comparison.set_name}", comparison.outcomes
     sections = [
-        _section("Experiments", _experiments(outcomes)),
+        _section("Experiments", _experiments(comparison)),
+        _section("WER against parameters per task", _sizes(outcomes)),
         _section("WER by speaker", _bars(outcomes)),
-        _section("WER against trainable parameters", _sizes(outcomes)),
         _section("Training", _curves(outcomes)),
         _section("WER of each speaker, in percent", _speakers(outcomes)),
         _section("How these were made", _provenance(outcomes)),
@@ -78,7 +73,7 @@ def render(outcomes: Sequence[Outcome]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
         f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(title)}</h1>\n<p>{escape(describe(outcomes))}</p>\n{_cards(outcomes)}\n"
+        f"<h1>{escape(title)}</h1>\n<p>{escape(describe(comparison))}</p>\n{_cards(comparison)}\n"
         f"{''.join(sections)}</main>\n</body>\n</html>\n"
     )
 
@@ -88,15 +83,15 @@ def _section(title: str, body: str) -> str:
     return body and f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>\n"
 
 
-def _cards(outcomes: Sequence[Outcome]) -> str:
-    """Give the headline figures: the best experiment against the baseline."""
-    base = find_baseline(outcomes)
-    best = min(outcomes, key=lambda outcome: (outcome.score.total.rate, outcome is not base))
+def _cards(comparison: Comparison) -> str:
+    """Give the headline figures: the best experiment against the first baseline."""
+    base = comparison.baselines[0]
+    best = min(comparison.outcomes, key=lambda outcome: (outcome.score.total.rate, outcome is not base))
     row, base_wer = summarise(best), base.score.total.rate
     cards = [(f"{row.wer:.2f} %", f"WER of {row.name}, {best.score.interval}")]
     if best is not base:
         relative = f"{100 * (row.wer / base_wer - 1):+.0f} %"
-        cards.append((_signed(relative), f"relative to {base.run.name}, {base_wer:.2f} %"))
+        cards.append((_signed(relative), f"relative to {base.name}, {base_wer:.2f} %"))
     if row.params_trainable:
         share = f"{100 * row.params_trainable / row.params_base:.3g} % of the base"
         cards.append((_short(row.params_trainable), f"trainable parameters, {share}"))
@@ -120,19 +115,19 @@ def _short(number: int) -> str:
 
 def _swatched(outcomes: Sequence[Outcome]) -> list[str]:
     """Give the name of each experiment after a swatch of its colour."""
-    colours = charts.colour_indices(outcomes)
+    looks = zip(charts.choose_looks(outcomes), outcomes, strict=True)
     return [
-        f'<i style="background: var(--series-{colour})"></i>{escape(outcome.run.name)}'
-        for colour, outcome in zip(colours, outcomes, strict=True)
+        f'<i class="{look.fill}" style="color: var(--series-{look.colour})"></i>{escape(outcome.name)}'
+        for look, outcome in looks
     ]
 
 
-def _experiments(outcomes: Sequence[Outcome]) -> str:
-    head, *rows = as_cells(outcomes)
-    rates = [outcome.score.total.rate for outcome in outcomes]
+def _experiments(comparison: Comparison) -> str:
+    head, *rows = as_cells(comparison)
+    rates = [outcome.score.total.rate for outcome in comparison.outcomes]
     body = [
         [name + _small(row[0][1]), *(_signed(escape(figure)) + _small(below) for figure, below in row[1:])]
-        for name, row in zip(_swatched(outcomes), rows, strict=True)
+        for name, row in zip(_swatched(comparison.outcomes), rows, strict=True)
     ]
     titles = [escape(title) + _small(below) for title, below in head]
     return _table(titles, body, best={(rates.index(min(rates)), 1)})
@@ -184,12 +179,12 @@ def _bars(outcomes: Sequence[Outcome]) -> str:
 
 def _sizes(outcomes: Sequence[Outcome]) -> str:
     drawn = charts.draw_sizes(outcomes)
-    note = f"Whiskers and band: {LEVEL} % bootstrap intervals; dashed: the base model without adapters."
+    note = f"Whiskers and band: {LEVEL} % bootstrap intervals; dashed: the base alone, where it is near."
     return drawn and _scroll(drawn) + _note(note)
 
 
 def _curves(outcomes: Sequence[Outcome]) -> str:
-    names = [name for name, o in zip(_swatched(outcomes), outcomes, strict=True) if o.progress.loss]
+    names = [name for name, o in zip(_swatched(outcomes), outcomes, strict=True) if o.runs[0].progress.loss]
     return _legend(names) + _scroll(charts.draw_training(outcomes)) if names else ""
 
 
@@ -198,14 +193,14 @@ def _legend(names: Sequence[str]) -> str:
 
 
 def _provenance(outcomes: Sequence[Outcome]) -> str:
-    """List the command of each experiment and what it ran on."""
+    """List how each experiment was made, by the command of its first seed, and what it ran on."""
     items = []
     for outcome in outcomes:
-        run, decode = outcome.run, outcome.decode
-        facts = f"base {run.base_fingerprint}, seed {run.seed}, {run.steps} steps, "
-        facts += f"commit {run.commit or 'unknown'}, decoded in batches of {decode.batch_size}"
-        items.append(
-            f"<dt>{escape(run.name)}</dt><dd><code>{escape(run.command)}</code><br/>{escape(facts)}</dd>"
-        )
+        steps = ", ".join(dict.fromkeys(f"{run.record.steps:,}" for run in outcome.runs))
+        run, seeds = outcome.runs[0], ", ".join(map(str, outcome.seeds))
+        facts = f"base {run.record.base_fingerprint}, seed {seeds}, {steps} steps, "
+        facts += f"decoded in batches of {run.decode.batch_size}"
+        command = escape(run.record.command)
+        items.append(f"<dt>{escape(outcome.name)}</dt><dd><code>{command}</code><br/>{escape(facts)}</dd>")
     versions = "".join(map(_note, describe_versions(outcomes)))
     return f"<dl>{''.join(items)}</dl>{versions}"

@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished training, `exp/<experiment>/run.json`; the base model alone is one of kind `none`."""
+    """A finished training, `run.json` in its folder; the base model alone is one of kind `none`."""
 
-    name: str
+    name: str  # of the experiment; its runs with other seeds have the same
     kind: str  # of its adapters, joined with +
     tasks: list[str]
     base_fingerprint: str
@@ -35,6 +35,7 @@ class RunRecord:
     params_per_task: int  # what one more task would add
     train_seconds: float
     peak_mb: float
+    epochs: int  # passes over the training set
     steps: int
     seed: int
     versions: dict[str, str]
@@ -53,9 +54,8 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class DecodeRecord:
-    """A finished decoding, `exp/<experiment>/decode_<set>/run.json`."""
+    """A finished decoding, `run.json` in a `decode_<set>` beside the record of what decoded."""
 
-    name: str
     set_name: str
     num_utterances: int
     audio_sec: float

@@ -1,136 +1,129 @@
 """Compare experiments: error rates, parameters and cost, as a table, Markdown or json (html: page.py)."""
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from adaptkit import result
 from adaptkit.bootstrap import LEVEL
-from adaptkit.errors import AdaptkitError, ScoringError, listed, nearest
 from adaptkit.layout import aligned, markdown
-from adaptkit.record import DecodeRecord, Progress, RunRecord, read_progress
-from adaptkit.score import Difference, ScoreReport, compare
+from adaptkit.outcome import Comparison, Outcome
+from adaptkit.score import Difference, compare
 
 Cell = tuple[str, str]  # a figure, and what stands in small print by it
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """All that an experiment left behind about its training and about one decoded set."""
-
-    run: RunRecord
-    decode: DecodeRecord
-    score: ScoreReport
-    progress: Progress
-
-
-@dataclass(frozen=True)
 class Row:
-    """The figures of an experiment; WER and CER in percent, with the bounds of the WER at 95 %."""
+    """The figures of an experiment; WER and CER in percent, with the bounds of the WER at 95 %.
+
+    Over several seeds errors are pooled, durations are means, and memory is the highest.
+    """
 
     name: str
     kind: str
     tasks: list[str]
+    seeds: list[int]
     params_trainable: int
     params_per_task: int
     params_base: int
     wer: float
     wer_low: float
     wer_high: float
+    wer_sd: float | None  # standard deviation over the seeds; None where there is one
+    wer_by_seed: dict[int, float]
     cer: float
     by_task: dict[str, float]  # WER of each speaker
     train_seconds: float
+    epoch_seconds: float
     peak_mb: float  # of training
     rtf: float
 
 
-def load(folders: Sequence[Path], set_name: str | None = None) -> list[Outcome]:
-    """Read experiments and their scores on one set, which may go unnamed where each has decoded only that."""
-    if not folders:
-        raise AdaptkitError("no experiment to report; name folders such as exp/none exp/residual")
-    scored = [_find_decoded(Path(folder), set_name) for folder in folders]
-    if len({decoded.name for decoded in scored}) > 1:
-        seen = listed(str(decoded) for decoded in scored)
-        raise ScoringError(f"experiments decoded different sets: {seen}; choose one with --set")
-    outcomes = [_load(Path(folder), decoded) for folder, decoded in zip(folders, scored, strict=True)]
-    _refuse_unlike(outcomes, scored)
-    return outcomes
-
-
 def summarise(outcome: Outcome) -> Row:
     """Give the figures of an experiment."""
-    run, score = outcome.run, outcome.score
+    shared, score = outcome.record, outcome.score
+    records = [run.record for run in outcome.runs]
+    rates = [run.score.total.rate for run in outcome.runs]
+    epochs = [record.train_seconds / max(1, record.epochs) for record in records]
     return Row(
-        name=run.name,
-        kind=run.kind,
-        tasks=run.tasks,
-        params_trainable=run.params_trainable,
-        params_per_task=run.params_per_task,
-        params_base=run.params_base,
+        name=outcome.name,
+        kind=shared.kind,
+        tasks=shared.tasks,
+        seeds=outcome.seeds,
+        params_trainable=shared.params_trainable,
+        params_per_task=shared.params_per_task,
+        params_base=shared.params_base,
         wer=round(score.total.rate, 2),
         wer_low=score.interval.low,
         wer_high=score.interval.high,
+        wer_sd=round(statistics.stdev(rates), 2) if len(rates) > 1 else None,
+        wer_by_seed={seed: round(rate, 2) for seed, rate in zip(outcome.seeds, rates, strict=True)},
         cer=round(score.chars.rate, 2),
         by_task={speaker: round(counts.rate, 2) for speaker, counts in score.by_speaker.items()},
-        train_seconds=round(run.train_seconds, 1),
-        peak_mb=round(run.peak_mb, 1),
-        rtf=round(outcome.decode.rtf, 4),
+        train_seconds=round(statistics.mean(record.train_seconds for record in records), 1),
+        epoch_seconds=round(statistics.mean(epochs), 1),
+        peak_mb=round(max(record.peak_mb for record in records), 1),
+        rtf=round(statistics.mean(run.decode.rtf for run in outcome.runs), 4),
     )
 
 
-def find_baseline(outcomes: Sequence[Outcome]) -> Outcome:
-    """Give the experiment that others are compared with: that of kind `none`, else the first."""
-    return next((outcome for outcome in outcomes if outcome.run.kind == "none"), outcomes[0])
-
-
-def compare_all(outcomes: Sequence[Outcome]) -> list[Difference | None]:
-    """Compare each experiment with the baseline, utterance by utterance; None for the baseline itself."""
-    base = find_baseline(outcomes)
+def subtract(outcome: Outcome, baselines: Sequence[Outcome]) -> list[Difference | None]:
+    """Compare an experiment with others, utterance by utterance; None where it is compared with itself."""
     return [
-        None if outcome is base else compare(outcome.score, base.score, name=base.run.name)
-        for outcome in outcomes
+        None if base is outcome else compare(outcome.score, base.score, name=base.name) for base in baselines
     ]
 
 
-def as_json(outcomes: Sequence[Outcome]) -> str:
+def as_json(comparison: Comparison) -> str:
     """Give one json object per experiment, in a list."""
-    return json.dumps([asdict(summarise(outcome)) for outcome in outcomes], indent=1, ensure_ascii=False)
+    rows = []
+    for outcome in comparison.outcomes:
+        differences = [asdict(one) for one in subtract(outcome, comparison.baselines) if one]
+        rows.append({**asdict(summarise(outcome)), "minus": differences})
+    return json.dumps(rows, indent=1, ensure_ascii=False)
 
 
-def as_table(outcomes: Sequence[Outcome]) -> str:
+def as_table(comparison: Comparison) -> str:
     """Give the experiments as aligned text."""
-    return aligned(_join(as_cells(outcomes)))
+    return aligned(_join(as_cells(comparison)))
 
 
-def as_markdown(outcomes: Sequence[Outcome]) -> str:
+def as_markdown(comparison: Comparison) -> str:
     """Give the report as Markdown: the experiments, their speakers, and how to make them again."""
-    made = [f"- `{o.run.name}`: `{o.run.command}` (commit {o.run.commit or 'unknown'})" for o in outcomes]
+    made = [f"- `{o.name}`{name_seeds(o)}: `{o.record.command}`" for o in comparison.outcomes]
     parts = [
-        f"## Results on `{outcomes[0].decode.set_name}`",
-        describe(outcomes),
-        markdown(_join(as_cells(outcomes))),
+        f"## Results on `{comparison.set_name}`",
+        describe(comparison),
+        markdown(_join(as_cells(comparison))),
         "### WER by speaker",
-        markdown(as_speaker_rows(outcomes)),
+        markdown(as_speaker_rows(comparison.outcomes)),
         "### How these were made",
         "\n".join(made),
-        "\n".join(describe_versions(outcomes)),
+        "\n".join(describe_versions(comparison.outcomes)),
     ]
     return "\n\n".join(parts)
 
 
-def as_cells(outcomes: Sequence[Outcome]) -> list[list[Cell]]:
+def as_cells(comparison: Comparison) -> list[list[Cell]]:
     """Give the table of experiments, its head first; a cell is a figure with its small print."""
     interval = f"{LEVEL} % interval"
     head = [
         ("experiment", "kind"),
         ("WER", interval),
-        (f"minus {find_baseline(outcomes).run.name}", interval),
+        ("seeds", "sd of WER" if _has_seeds(comparison.outcomes) else ""),
+        *((f"minus {base.name}", interval) for base in comparison.baselines),
+        ("CER", ""),
+        ("trainable", "of base"),
+        ("per task", ""),
+        ("s per epoch", ""),
+        ("memory", ""),
     ]
-    head += [("CER", ""), ("trainable", "of base")]
-    head += [(name, "") for name in ("per task", "tasks", "training", "memory", "RTF")]
-    differences = compare_all(outcomes)
-    return [head, *map(_experiment_cells, map(summarise, outcomes), differences)]
+    rows = [
+        _experiment_cells(summarise(outcome), subtract(outcome, comparison.baselines))
+        for outcome in comparison.outcomes
+    ]
+    return [head, *rows]
 
 
 def as_speaker_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
@@ -143,108 +136,68 @@ def as_speaker_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
     ]
 
 
-def describe(outcomes: Sequence[Outcome]) -> str:
+def describe(comparison: Comparison) -> str:
     """Say in a paragraph what was measured and how to read it."""
-    score, base = outcomes[0].score, find_baseline(outcomes)
+    score = comparison.outcomes[0].runs[0].score
     num_speakers = len(score.by_speaker)
     resampled = "speakers and utterances" if num_speakers > 1 else "utterances"
+    seeds = "over several seeds errors are pooled, and sd is the deviation between them; "
+    pooled = seeds if _has_seeds(comparison.outcomes) else ""
     return (
         f"{len(score.utterances)} utterances, {num_speakers} speaker{'s' if num_speakers > 1 else ''}, "
-        f"{score.total.words} words. WER and CER in percent; intervals at {LEVEL} % are bootstrapped over "
-        f"{resampled}. 'minus {base.run.name}' is the paired difference of WER with its "
-        f"interval, * where p < 0.05. Memory is the peak of training. RTF: seconds of decoding per second of "
-        f"recording."
+        f"{score.total.words} words. WER and CER in percent; {pooled}intervals at {LEVEL} % "
+        f"are bootstrapped over {resampled}. 'minus' is the paired difference of WER from that experiment, "
+        f"* where p < 0.05 (each by itself). Seconds per epoch leave validation out; memory is the peak of "
+        f"training."
     )
 
 
 def describe_versions(outcomes: Sequence[Outcome]) -> list[str]:
-    """Say which versions made the experiments, one line for all that share them."""
+    """Say which versions and commit made the experiments, one line for all that share them."""
     names: dict[str, list[str]] = {}
     for outcome in outcomes:
-        versions = ", ".join(f"{name} {version}" for name, version in outcome.run.versions.items())
-        names.setdefault(versions, []).append(outcome.run.name)
+        for run in outcome.runs:
+            versions = {**run.record.versions, "commit": run.record.commit or "unknown"}
+            written = ", ".join(f"{name} {version}" for name, version in versions.items())
+            names.setdefault(written, []).append(outcome.name)
     if len(names) == 1:
         return [f"Versions: {versions}." for versions in names]
-    return [f"Versions of {', '.join(sharing)}: {versions}." for versions, sharing in names.items()]
+    return [f"Versions of {', '.join(dict.fromkeys(own))}: {versions}." for versions, own in names.items()]
 
 
-def _find_decoded(folder: Path, set_name: str | None) -> Path:
-    """Find the folder of an experiment that holds the set's hypotheses and score."""
-    if not folder.is_dir():
-        known = [str(path) for path in folder.parent.glob("*") if path.is_dir()]
-        raise AdaptkitError(f"{folder}: no such experiment{nearest(str(folder), known)}")
-    found = sorted(path for path in folder.glob("decode_*") if path.is_dir())
-    names = listed(path.name.removeprefix("decode_") for path in found)
-    if not found:
-        raise ScoringError(f"{folder}: holds no decode_<set>; 'adaptkit decode' makes it")
-    if set_name is None and len(found) > 1:
-        raise ScoringError(f"{folder}: several sets are decoded; choose one with --set: {names}")
-    if set_name is None:
-        return found[0]
-    if folder / f"decode_{set_name}" not in found:
-        raise ScoringError(
-            f"{folder}: set {set_name} is not decoded, only: {names}; 'adaptkit decode' does it"
-        )
-    return folder / f"decode_{set_name}"
+def name_seeds(outcome: Outcome) -> str:
+    """Name the seeds of an experiment in brackets, where there are several; its command is of the first."""
+    return f" (seeds {', '.join(map(str, outcome.seeds))})" if len(outcome.runs) > 1 else ""
 
 
-def _load(folder: Path, decoded: Path) -> Outcome:
-    decode = DecodeRecord.read(decoded / "run.json")
-    if not (decoded / "score.json").exists():
-        remedy = f"'adaptkit score data/{decode.set_name} {decoded}' makes it"
-        raise ScoringError(f"{decoded}/score.json: no such file; {remedy}")
-    log = folder / "train.jsonl"
-    return Outcome(
-        run=RunRecord.read(folder / "run.json"),
-        decode=decode,
-        score=result.read(decoded / "score.json"),
-        progress=read_progress(log) if log.exists() else Progress(),  # the base alone has no training
-    )
+def _has_seeds(outcomes: Sequence[Outcome]) -> bool:
+    return any(len(outcome.runs) > 1 for outcome in outcomes)
 
 
-def _refuse_unlike(outcomes: Sequence[Outcome], scored: Sequence[Path]) -> None:
-    """Refuse experiments that were not scored on the same references and speakers."""
-    refs = [{u.utt_id: (u.speaker, u.words.words) for u in outcome.score.utterances} for outcome in outcomes]
-    unlike = [str(path) for path, own in zip(scored, refs, strict=True) if own != refs[0]]
-    if unlike:
-        what = f"{listed(unlike)}: references or speakers are not those of {scored[0]}"
-        raise ScoringError(f"{what}; run 'adaptkit score' on all of them with one data directory")
-
-
-def _experiment_cells(row: Row, difference: Difference | None) -> list[Cell]:
-    gain = ("–", "")
-    if difference:
-        star = "*" if difference.p_value < 0.05 else ""
-        gain = (f"{difference.points:+.2f}{star}", str(difference.interval))
+def _experiment_cells(row: Row, differences: Sequence[Difference | None]) -> list[Cell]:
     return [
         (row.name, row.kind if row.kind != row.name else ""),
         (f"{row.wer:.2f}", f"{row.wer_low:.2f} to {row.wer_high:.2f}"),
-        gain,
+        (
+            str(len(row.seeds)) if row.params_trainable else "–",
+            "" if row.wer_sd is None else f"{row.wer_sd:.2f}",
+        ),
+        *map(_difference_cell, differences),
         (f"{row.cer:.2f}", ""),
         (f"{row.params_trainable:,}", f"{100 * row.params_trainable / row.params_base:.2f} %"),
         (f"{row.params_per_task:,}", ""),
-        (str(len(row.tasks)), ""),
-        (_write_duration(row.train_seconds), ""),
+        (f"{row.epoch_seconds:,.1f}" if row.epoch_seconds else "–", ""),
         (f"{row.peak_mb:,.0f} MB" if row.peak_mb else "–", ""),
-        (f"{row.rtf:.3f}", ""),
     ]
+
+
+def _difference_cell(difference: Difference | None) -> Cell:
+    if difference is None:
+        return "–", ""
+    star = "*" if difference.p_value < 0.05 else ""
+    return f"{difference.points:+.2f}{star}", str(difference.interval)
 
 
 def _join(rows: Sequence[Sequence[Cell]]) -> list[list[str]]:
     """Write cells in one line, the small print in brackets."""
     return [[f"{figure} ({small})" if small else figure for figure, small in row] for row in rows]
-
-
-def _write_duration(seconds: float) -> str:
-    """Write a duration in hours and minutes, or minutes and seconds; a dash where nothing was done.
-
-    >>> _write_duration(4000), _write_duration(61.4), _write_duration(0.0)
-    ('1 h 07 min', '1 min 01 s', '–')
-    """
-    if not seconds:
-        return "–"
-    if seconds >= 3600:
-        hours, minutes = divmod(round(seconds / 60), 60)
-        return f"{hours} h {minutes:02d} min"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"

@@ -59,7 +59,6 @@ def decode_folder(wanted: Wanted, *, device: str) -> Path:
     if base_only and out.parent.name == BASE_ALONE:
         _write_base_record(out.parent, base)
     record.DecodeRecord(
-        name=out.parent.name,
         set_name=wanted.data.name,
         num_utterances=len(found),
         audio_sec=sum(examples.lengths) * base.frame_shift_ms / 1000,
@@ -101,7 +100,7 @@ def _nothing(utt_id: str) -> Hypothesis:
 def _write_base_record(folder: Path, base: BaseModel) -> None:
     """Leave the record of an experiment without adapters, which the report compares the others with."""
     record.RunRecord(
-        name=folder.name,
+        name=BASE_ALONE,
         kind="none",
         tasks=[],
         base_fingerprint=base.fingerprint,
@@ -110,6 +109,7 @@ def _write_base_record(folder: Path, base: BaseModel) -> None:
         params_per_task=0,
         train_seconds=0.0,
         peak_mb=0.0,
+        epochs=0,
         steps=0,
         seed=0,
         versions=record.collect_versions(),

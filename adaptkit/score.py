@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import jiwer
 import numpy as np
@@ -92,6 +92,7 @@ class ScoreReport:
     interval: Interval  # resamples speakers, and utterances of each
     speaker_intervals: Mapping[str, Interval]  # resamples the utterances of that speaker
     difference: Difference | None = None  # from another system, where one was asked for
+    num_runs: int = 1  # that recognised each utterance; its counts are their sum
 
     @property
     def total(self) -> ErrorCounts:
@@ -131,8 +132,23 @@ def score(
     pairs = map(_pair_words, words.references, words.hypotheses, words.alignments)
     counts = zip(map(_count, words.alignments), count_chars(ref_texts, hyp_texts), pairs, strict=True)
     utterances = tuple(UtteranceScore(u, owners[u], *one) for u, one in zip(utt_ids, counts, strict=True))
-    intervals = {name: _estimate_interval(own, seed) for name, own in group_by_speaker(utterances).items()}
-    return ScoreReport(utterances, _estimate_interval(utterances, seed), intervals)
+    return _report(utterances, seed)
+
+
+def pool(reports: Sequence[ScoreReport], *, seed: int = 0) -> ScoreReport:
+    """Sum what several runs on the same references counted, as one report.
+
+    A resample draws an utterance with all its runs, so the intervals say nothing of runs yet to be made.
+    """
+    if len(reports) == 1:
+        return reports[0]
+    for other in reports[1:]:
+        _refuse_other_references(reports[0], other, "a run")
+    utterances = tuple(
+        replace(same[0], words=_sum(u.words for u in same), chars=_sum(u.chars for u in same), alignment=())
+        for same in _matched(*reports)
+    )
+    return _report(utterances, seed, num_runs=sum(report.num_runs for report in reports))
 
 
 def group_by_speaker(utterances: Iterable[UtteranceScore]) -> dict[str, list[UtteranceScore]]:
@@ -156,16 +172,15 @@ def count_chars(refs: Sequence[str], hyps: Sequence[str]) -> list[ErrorCounts]:
 def compare(report: ScoreReport, other: ScoreReport, *, name: str, seed: int = 0) -> Difference:
     """Estimate the WER of `report` minus that of `other`, called `name`: negative where `report` is better.
 
-    The paired bootstrap of Bisani and Ney, 2004: each resample draws the same utterances for both.
+    The paired bootstrap of Bisani and Ney, 2004: each resample draws the same utterances for both. They may
+    have different numbers of runs, since either side's errors are divided by its own words.
     """
-    refs, others = ({u.utt_id: u.words.words for u in side.utterances} for side in (report, other))
-    if refs != others:
-        unlike = [u for u in refs.keys() | others.keys() if refs.get(u) != others.get(u)]
-        what = f"was not scored on the same references ({listed(sorted(unlike))})"
-        raise ScoringError(f"{name}: {what}; score both against one set")
-    table = [(a.words.errors, b.words.errors, a.words.words) for a, b in _matched(report, other)]
+    _refuse_other_references(report, other, name)
+    table = [
+        (a.words.errors, a.words.words, b.words.errors, b.words.words) for a, b in _matched(report, other)
+    ]
     sums = bootstrap.resample(np.array(table), [u.speaker for u in report.utterances], seed)
-    samples = 100 * (sums[:, 0] - sums[:, 1]) / sums[:, 2]
+    samples = 100 * (sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3])
     points = report.total.rate - other.total.rate
     return Difference(name, round(points, 2), _bounds(samples), bootstrap.p_value(samples))
 
@@ -248,9 +263,26 @@ def _sum(counts: Iterable[ErrorCounts]) -> ErrorCounts:
     return sum(counts, ErrorCounts())
 
 
-def _matched(report: ScoreReport, other: ScoreReport) -> list[tuple[UtteranceScore, UtteranceScore]]:
-    others = {u.utt_id: u for u in other.utterances}
-    return [(u, others[u.utt_id]) for u in report.utterances]
+def _report(utterances: tuple[UtteranceScore, ...], seed: int, num_runs: int = 1) -> ScoreReport:
+    intervals = {name: _estimate_interval(own, seed) for name, own in group_by_speaker(utterances).items()}
+    return ScoreReport(utterances, _estimate_interval(utterances, seed), intervals, num_runs=num_runs)
+
+
+def _refuse_other_references(report: ScoreReport, other: ScoreReport, name: str) -> None:
+    """Refuse another report, called `name`, unless it holds the same utterances with as many words."""
+    refs, others = (
+        {u.utt_id: u.words.words // side.num_runs for u in side.utterances} for side in (report, other)
+    )
+    if refs != others:
+        unlike = [u for u in refs.keys() | others.keys() if refs.get(u) != others.get(u)]
+        what = f"was not scored on the same references ({listed(sorted(unlike))})"
+        raise ScoringError(f"{name}: {what}; score both against one set")
+
+
+def _matched(first: ScoreReport, *others: ScoreReport) -> list[tuple[UtteranceScore, ...]]:
+    """Put side by side how each utterance was scored."""
+    known = [{u.utt_id: u for u in report.utterances} for report in others]
+    return [(u, *(side[u.utt_id] for side in known)) for u in first.utterances]
 
 
 def _estimate_interval(utterances: Sequence[UtteranceScore], seed: int) -> Interval:

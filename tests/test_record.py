@@ -27,6 +27,7 @@ RUN = RunRecord(
     params_per_task=50,
     train_seconds=61.5,
     peak_mb=900.0,
+    epochs=12,
     steps=300,
     seed=0,
     versions={"torch": "2.11.0"},
@@ -34,7 +35,6 @@ RUN = RunRecord(
     command="adaptkit train conf/residual.yaml",
 )
 DECODE = DecodeRecord(
-    name="residual64",
     set_name="test",
     num_utterances=20,
     audio_sec=80.0,
@@ -67,7 +67,7 @@ def test_missing_record_says_which_command_makes_it(kind, command, tmp_path):
 
 
 def test_incomplete_record_names_its_file_and_keys(tmp_path):
-    (tmp_path / "run.json").write_text('{"name": "x", "set_name": "test", "audio_sec": "long"}')
+    (tmp_path / "run.json").write_text('{"set_name": "test", "audio_sec": "long"}')
     with pytest.raises(CheckpointError, match=r"run\.json: .*num_utterances.*audio_sec"):
         DecodeRecord.read(tmp_path / "run.json")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from adaptkit.errors import ScoringError
-from adaptkit.score import ErrorCounts, compare, count_chars, count_words, from_json, score, to_json
+from adaptkit.score import ErrorCounts, compare, count_chars, count_words, from_json, pool, score, to_json
 
 REFS = {"ann-1": "the cat sat", "ann-2": "on the mat", "bob-1": "all day long today"}
 HYPS = {"bob-1": "all long today", "ann-1": "the bat sat down", "ann-2": "on the mat"}
@@ -133,6 +133,32 @@ def test_difference_of_other_references_is_refused(report):
     other = score({**REFS, "ann-2": "on a red mat"}, HYPS, speakers=SPEAKERS)
     with pytest.raises(ScoringError, match=r"exp/b: .*ann-2"):
         compare(report, other, name="exp/b")
+
+
+def test_pooled_runs_are_one_rate(report):
+    pooled = pool([report, score(REFS, REFS, speakers=SPEAKERS)])
+    assert pooled.total == ErrorCounts(hits=18, subs=1, dels=1, ins=1)
+    assert pooled.total.rate == pytest.approx(100 * 3 / 20)
+    assert pooled.by_speaker["bob"] == ErrorCounts(hits=7, dels=1)
+
+
+def test_run_pooled_with_itself_has_its_own_intervals(report):
+    pooled = pool([report, report, report])
+    assert pooled.num_runs == 3
+    assert (pooled.interval, pooled.speaker_intervals) == (report.interval, report.speaker_intervals)
+
+
+def test_difference_does_not_depend_on_how_often_a_run_is_pooled(report):
+    perfect = score(REFS, REFS, speakers=SPEAKERS)
+    assert compare(pool([report, report]), perfect, name="perfect") == compare(
+        report, perfect, name="perfect"
+    )
+
+
+def test_runs_on_other_references_are_not_pooled(report):
+    other = score({**REFS, "ann-2": "on a red mat"}, HYPS, speakers=SPEAKERS)
+    with pytest.raises(ScoringError, match="a run: was not scored on the same references"):
+        pool([report, other])
 
 
 def test_report_survives_json(report):

@@ -16,32 +16,38 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    experiments: Annotated[list[Path], typer.Argument(help="Folders that were trained, decoded and scored.")],
+    experiments: Annotated[
+        list[Path], typer.Argument(help="Folders of runs, scored; seeds of one name are one row.")
+    ],
     set_name: Annotated[
         str | None, typer.Option("--set", help="The decoded set, where there are several.")
+    ] = None,
+    minus: Annotated[
+        list[str] | None, typer.Option(help="Experiment to compare with, by name; may be repeated.")
     ] = None,
     form: Annotated[Form, typer.Option("--format", help="What to make.")] = "table",
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None,
 ) -> None:
     """Compare experiments by error rates, parameters and cost, against the one without adapters.
 
-    Example: adaptkit report exp/none exp/residual --format md
+    Example: adaptkit report exp/none exp/residual/1 exp/residual/2 --minus none --format md
     """
+    from adaptkit import outcome
     from adaptkit import report as reporting
     from adaptkit.files import write_text
 
-    outcomes = reporting.load(experiments, set_name)
+    comparison = outcome.load(experiments, set_name, minus=minus or ())
     if form == "table" and output is None and sys.stdout.isatty():
-        _print_table(reporting.as_cells(outcomes))
+        _print_table(reporting.as_cells(comparison))
         return
     if form == "html":
         from adaptkit.page import render
     else:
         render = {"table": reporting.as_table, "md": reporting.as_markdown, "json": reporting.as_json}[form]
     if output:
-        write_text(output, render(outcomes) + "\n")
+        write_text(output, render(comparison) + "\n")
     else:
-        typer.echo(render(outcomes))
+        typer.echo(render(comparison))
 
 
 def _print_table(rows: Sequence[Sequence[tuple[str, str]]]) -> None:

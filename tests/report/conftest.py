@@ -10,39 +10,53 @@ from adaptkit.record import DecodeRecord, RunRecord
 
 SPEAKERS = ("ann", "bob & <co>")
 REFS = {f"{name}-{number}": "a b c d" for name in ("ann", "bob") for number in range(5)}
+ANN_WRONG = {utt_id: "a b c x" if utt_id.startswith("ann") else "a b c d" for utt_id in REFS}  # 12.5 %
 HYPS = {
     "none": {utt_id: "a b x" for utt_id in REFS},  # one sub, one del: 50 %
-    "residual64": {utt_id: "a b c x" if utt_id.startswith("ann") else "a b c d" for utt_id in REFS},  # 12.5 %
+    "residual64": ANN_WRONG,
 }
-PARAMS = {"none": 0, "residual64": 5000}
-
-
-def write_experiment(folder, name, sets=("test",)):
-    """Write one experiment, with its score on each of the sets."""
-    kind = name.rstrip("64")
-    tasks = [] if kind == "none" else ["ann", "bob"]
-    versions = {"torch": "2.11.0"}
-    run = RunRecord(name, kind, tasks, "9f3a", 100_000, PARAMS[name], PARAMS[name] // 2, 125.0 * bool(tasks),
-                    900.0, 3, 0, versions, None, f"adaptkit train conf/{name}.yaml")  # fmt: skip
-    run.write(folder / "exp" / name / "run.json")
-    if tasks:
-        events = [{"event": "step", "step": step, "loss": 9.0 - step} for step in (1, 2, 3)]
-        events.append({"event": "valid", "step": 3, "wer": 12.0})
-        lines = "".join(f"{json.dumps(event)}\n" for event in events)
-        (folder / "exp" / name / "train.jsonl").write_text(lines)
-    for set_name in sets:
-        decoded = folder / "exp" / name / f"decode_{set_name}"
-        write_table(decoded / "text", HYPS[name])
-        DecodeRecord(name, set_name, len(REFS), 40.0, 10.0, 800.0, 1, kind == "none").write(
-            decoded / "run.json"
-        )
-        result.write(result.score_files(folder / "data", decoded), decoded)
-    return folder / "exp" / name
+SIZES = {"none": 0, "residual64": 2500, "hra": 100}  # parameters per task
 
 
 @pytest.fixture
-def experiments(tmp_path):
-    """The folders of an experiment without adapters and of one with."""
+def write_run(tmp_path):
+    """Write one run, scored; with a seed it has a folder of its own below that of the experiment."""
+
+    def write(name, hyps, *, seed=None, epochs=5):
+        folder = tmp_path / "exp" / name / ("" if seed is None else str(seed))
+        tasks = ["ann", "bob"] if SIZES[name] else []
+        versions = {"torch": "2.11.0"}
+        run = RunRecord(name, name.rstrip("64"), tasks, "9f3a", 100_000, 2 * SIZES[name], SIZES[name],
+                        125.0 * bool(tasks), 900.0 + (seed or 0), epochs, 3, seed or 0, versions, None,
+                        f"adaptkit train conf/{name}.yaml --seed {seed}")  # fmt: skip
+        run.write(folder / "run.json")
+        if tasks:
+            events = [{"event": "step", "step": step, "loss": 9.0 - step} for step in (1, 2, 3)]
+            events.append({"event": "valid", "step": 3, "wer": 12.0})
+            (folder / "train.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
+        decoded = folder / "decode_test"
+        write_table(decoded / "text", hyps)
+        DecodeRecord("test", len(REFS), 40.0, 10.0, 800.0, 1, not tasks).write(decoded / "run.json")
+        result.write(result.score_files(tmp_path / "data", decoded), decoded)
+        return folder
+
     write_table(tmp_path / "data/text", REFS)
     write_table(tmp_path / "data/utt2spk", {u: SPEAKERS[u.startswith("bob")] for u in REFS})
-    return [write_experiment(tmp_path, name) for name in HYPS]
+    return write
+
+
+@pytest.fixture
+def experiments(write_run):
+    """The folders of an experiment without adapters and of one with."""
+    return [write_run(name, hyps) for name, hyps in HYPS.items()]
+
+
+@pytest.fixture
+def seeded(write_run):
+    """The folders of three experiments: the base alone, two seeds of residual64 and one of hra."""
+    return [
+        write_run("none", HYPS["none"]),
+        write_run("residual64", REFS, seed=2, epochs=10),
+        write_run("residual64", ANN_WRONG, seed=1),
+        write_run("hra", ANN_WRONG, seed=1),
+    ]

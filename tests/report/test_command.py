@@ -36,6 +36,11 @@ def test_report_writes_a_file_and_prints_nothing(form, start, experiments, tmp_p
     assert (tmp_path / "out").read_text().startswith(start)
 
 
+def test_report_compares_with_each_experiment_that_is_named(seeded):
+    head = run(*seeded, "--minus", "none", "--minus", "hra").stdout.splitlines()[0]
+    assert head.index("minus none") < head.index("minus hra")
+
+
 def test_report_refuses_a_set_that_was_not_decoded(experiments):
     with pytest.raises(ScoringError, match="only: test"):
         run(*experiments, "--set", "dev")
