@@ -16,12 +16,13 @@ from torch import Tensor, distributed
 
 from adaptkit import batches, checkpoint, config, experiment, record, text
 from adaptkit.adapters import api
+from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.base import build, new
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.batches import Examples
-from adaptkit.errors import ConfigError, DataError, listed
+from adaptkit.errors import CheckpointError, ConfigError, DataError, listed
 from adaptkit.experiment import Experiment, Training
 from adaptkit.loop import Plan, fit
 from adaptkit.objective import Objective, seed_everything
@@ -37,14 +38,20 @@ _CHANGES_NOTHING = ("num_workers", "save_every_steps")  # in what a run makes, s
 class Trained:
     """What a run trains, as its record tells it."""
 
+    name: str
     kind: str
     tasks: tuple[str, ...]
     num_parameters: int
     num_per_task: int
 
 
-def train_adapters(settings: Experiment, folder: Path, *, device: str, resume: bool = False) -> None:
-    """Train the adapters of an experiment on its base model; the base stays as it is, bit for bit."""
+def train_adapters(
+    settings: Experiment, folder: Path, *, device: str, resume: bool = False, start: Path | None = None
+) -> None:
+    """Train the adapters of an experiment on its base model; the base stays as it is, bit for bit.
+
+    Their first weights are those of the adapter file `start`, where it is given.
+    """
     if settings.data is None or not settings.adapters:
         raise ConfigError(
             f"experiment '{settings.name}': needs 'data' (train, valid) and 'adapters' to train"
@@ -58,6 +65,7 @@ def train_adapters(settings: Experiment, folder: Path, *, device: str, resume: b
             replace(part, task_ids=batches.number_tasks(part.data, tasks)) for part in (train, valid)
         )
         adapters = api.build(settings.adapters, base.sites, tasks, settings.train.seed).to(device)
+        started_from = {} if start is None else _take_over(start, adapters, base)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
             experiment.save(settings, folder / "config.yaml")
@@ -65,13 +73,14 @@ def train_adapters(settings: Experiment, folder: Path, *, device: str, resume: b
 
         def finish(state: State) -> None:
             per_task = sum(parameter.numel() for _, parameter in task_parameters(adapters)) // len(tasks)
-            trained = Trained(adapters.kind, adapters.tasks, _count(adapters), per_task)
+            trained = Trained(settings.name, adapters.kind, adapters.tasks, _count(adapters), per_task)
             _write_record(folder, base, trained, state, settings.train)
 
         identity = {
             **_identity(settings, "data", "adapters", "train"),
             **_contents(train, valid),
             "base model": base.fingerprint,
+            **started_from,
         }
         fit(
             Objective(base, adapters),
@@ -97,7 +106,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False) -> No
             base_checkpoint.save(folder, model_config, weights)
 
         def finish(state: State) -> None:
-            trained = Trained("base", (), base.num_parameters, 0)
+            trained = Trained(folder.name, "base", (), base.num_parameters, 0)
             _write_record(folder, base_checkpoint.load(folder), trained, state, wanted.train)
 
         identity = {
@@ -107,6 +116,19 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False) -> No
         }
         plan = Plan(train, valid, folder, wanted.train, identity, write, finish)
         fit(Objective(base), plan, resume=resume)
+
+
+def _take_over(path: Path, adapters: AdapterStack, base: BaseModel) -> dict[str, str]:
+    """Give adapters the weights of a file of the same base model and tasks, and say which file it was."""
+    file = checkpoint.load(path)
+    if file.tasks != adapters.tasks:
+        raise CheckpointError(
+            f"{path}: its tasks are {listed(file.tasks)}, and those of the training set are "
+            f"{listed(adapters.tasks)}; start from adapters of the same tasks"
+        )
+    weights = checkpoint.restore(file, base, path).state_dict()
+    base_checkpoint.load_strictly(adapters, weights, path)
+    return {"start": hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()}
 
 
 def _describe(settings: Experiment) -> dict[str, Any]:
@@ -195,7 +217,7 @@ def _digest(content: object) -> str:
 def _write_record(folder: Path, base: BaseModel, trained: Trained, state: State, settings: Training) -> None:
     """Leave `run.json` for the report."""
     record.RunRecord(
-        name=folder.name,
+        name=trained.name,
         kind=trained.kind,
         tasks=list(trained.tasks),
         base_fingerprint=base.fingerprint,
@@ -204,6 +226,7 @@ def _write_record(folder: Path, base: BaseModel, trained: Trained, state: State,
         params_per_task=trained.num_per_task,
         train_seconds=state.seconds,
         peak_mb=record.peak_memory_mb(),
+        epochs=state.epoch,
         steps=state.step,
         seed=settings.seed,
         versions=record.collect_versions(),

@@ -15,11 +15,11 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import torch
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor, nn
 
 from adaptkit import adapters, config
-from adaptkit.errors import ConfigError, nearest
+from adaptkit.errors import ConfigError, listed, nearest
 
 SITE_KINDS = (
     "block",
@@ -55,6 +55,9 @@ class AdapterConfig(config.Config):
     """What every kind's configuration has: its `kind`, which is the name of its module."""
 
     kind: str
+
+
+Blocks = Annotated[tuple[int, ...], Field(min_length=1)] | None  # for a kind that can be left out of some
 
 
 class Adapter(nn.Module):
@@ -200,6 +203,20 @@ def read_config(entry: Any) -> AdapterConfig:
 
 
 AnyAdapterConfig = Annotated[SerializeAsAny[AdapterConfig], BeforeValidator(read_config)]
+
+
+def choose(sites: Sequence[Site], kinds: frozenset[str], blocks: Blocks) -> tuple[Site, ...]:
+    """Take the sites of some kinds, those of `blocks` where it is given; a block not there is refused."""
+    found = tuple(site for site in sites if site.kind in kinds)
+    if blocks is None or not found:
+        return found
+    known = sorted({site.block for site in found})
+    outside = sorted(set(blocks) - set(known))
+    if outside:
+        raise ConfigError(
+            f"blocks: {listed(map(str, outside))} is not among this base model's, {known[0]} to {known[-1]}"
+        )
+    return tuple(site for site in found if site.block in blocks)
 
 
 def build(

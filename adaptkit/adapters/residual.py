@@ -1,4 +1,4 @@
-"""Residual adapters after every block, one set per task.
+"""Residual adapters after or beside every block, one set per task.
 
 Houlsby et al., Parameter-efficient transfer learning for NLP, 2019, arXiv:1902.00751; for speech recognition
 Kannan et al., Large-scale multilingual speech recognition with a streaming end-to-end model, 2019,
@@ -6,7 +6,9 @@ arXiv:1909.05330, and Tomanek et al., Residual adapters for parameter-efficient 
 accented speech, 2021, arXiv:2109.06952.
 
 Provenance: the equation, the zero W_up and the norm without task-owned weights follow the public code of the
-same group (google/praxis) [code]; that the norm has no weights at all is our choice [ours].
+same group (google/praxis) [code]; that the norm has no weights at all is our choice, and so is
+`block_parallel`, after He et al., Towards a unified view of parameter-efficient transfer learning, 2022,
+arXiv:2110.04366 [ours].
 """
 
 from collections.abc import Sequence
@@ -17,35 +19,44 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptkit.adapters.api import Adapter, AdapterConfig, Site
+from adaptkit.adapters.api import Adapter, AdapterConfig, Blocks, Site, choose
 from adaptkit.adapters.per_task import TaskLinear
 
 
 class Config(AdapterConfig):
-    """Sizes of a residual adapter."""
+    """Size and places of a residual adapter."""
 
     kind: Literal["residual"] = "residual"
     bottleneck: PositiveInt = Field(64, description="inner width R; 16 to 256 in the literature")
+    placement: Literal["block_sequential", "block_parallel"] = Field(
+        "block_sequential", description="it reads the block's output, or the block's input"
+    )
+    blocks: Blocks = Field(None, description="blocks with adapters, counted from 0; null for all")
 
 
 class Residual(Adapter):
-    """y = x + W_up[k] relu(W_down[k] norm(x) + b_down[k]) + b_up[k], x a block's output and k the task.
+    """y = x + W_up[k] relu(W_down[k] norm(z) + b_down[k]) + b_up[k], x a block's output and k the task.
 
-    W_up is zero at birth, so an untrained adapter changes nothing. Numbers: K L (2 D R + R + D).
+    z is x, or the block's input with `placement: block_parallel`. W_up and b_up are zero at birth, so an
+    untrained adapter changes nothing. Numbers: K L (2 D R + R + D); with `blocks` L is how many are chosen.
     """
 
     wants = frozenset({"block"})
 
     def __init__(self, config: Config, sites: Sequence[Site], num_tasks: int):
         super().__init__()
+        self.is_parallel = config.placement == "block_parallel"
         self.down, self.up = nn.ModuleDict(), nn.ModuleDict()
-        for site in (site for site in sites if site.kind in self.wants):
+        for site in choose(sites, self.wants, config.blocks):
             self.down[site.key] = TaskLinear(num_tasks, site.dim_out, config.bottleneck)
             self.up[site.key] = TaskLinear(num_tasks, config.bottleneck, site.dim_out, zero=True)
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
         """Add the bottleneck of each row's task to a block's output (B, U, D)."""
-        normed = functional.layer_norm(x_out, x_out.shape[-1:])
+        if site.key not in self.down:  # a block that carries none
+            return x_out
+        read = x_in if self.is_parallel else x_out
+        normed = functional.layer_norm(read, read.shape[-1:])
         hidden = torch.relu(self.down[site.key](normed, self.task_ids))  # (B, U, R)
         return x_out + self.up[site.key](hidden, self.task_ids)
 

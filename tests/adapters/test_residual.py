@@ -9,6 +9,7 @@ from adaptkit.adapters import api
 from adaptkit.adapters.api import Site
 from adaptkit.adapters.per_task import TaskLinear
 from adaptkit.adapters.residual import Config
+from adaptkit.errors import ConfigError
 
 
 def blocks(num_blocks, width):
@@ -42,6 +43,45 @@ def test_output_is_the_equation_by_hand():
         y = stack.adapt(site, x, x)
     hidden = 2.0 - 0.5 + 0.25
     torch.testing.assert_close(y, torch.tensor([[[5 + 3 * hidden + 0.5, 1 - hidden]]]), atol=1e-4, rtol=0)
+
+
+def test_number_of_parameters_counts_chosen_blocks_alone():
+    stack = build(blocks(12, 16), 3, bottleneck=4, blocks=(10, 11))
+    assert sum(parameter.numel() for parameter in stack.parameters()) == 3 * 2 * (2 * 16 * 4 + 4 + 16)
+
+
+def test_a_parallel_adapter_reads_the_input_of_the_block_and_adds_to_its_output():
+    (site,) = blocks(1, 6)
+    after, beside = (
+        build([site], 2, bottleneck=3, placement=f"block_{placement}")
+        for placement in ("sequential", "parallel")
+    )
+    torch.nn.init.normal_(after[0].up[site.key].weight)
+    beside.load_state_dict(after.state_dict())
+    torch.manual_seed(0)
+    x_in, x_out = torch.randn(2, 1, 5, 6)
+    with after.for_tasks((1,)), beside.for_tasks((1,)):
+        added = after.adapt(site, x_out, x_in) - x_in  # a sequential one, were x_in the block's output
+        torch.testing.assert_close(beside.adapt(site, x_in, x_out), x_out + added)
+
+
+def test_a_block_that_is_not_chosen_leaves_as_it_came():
+    sites, x = blocks(2, 4), torch.arange(20.0).reshape(1, 5, 4)
+    stack = build(sites, 1, blocks=(1,))
+    torch.nn.init.ones_(stack[0].up[sites[1].key].bias)
+    with stack.for_tasks((0,)):
+        assert stack.adapt(sites[0], x, x) is x
+        assert not torch.equal(stack.adapt(sites[1], x, x), x)
+
+
+def test_a_block_that_is_not_there_is_refused_with_the_range():
+    with pytest.raises(ConfigError, match="blocks: 12 is not among this base model's, 0 to 11"):
+        build(blocks(12, 4), 1, blocks=(0, 12))
+
+
+def test_no_blocks_at_all_are_refused():
+    with pytest.raises(ValueError, match="at least 1 item"):
+        Config(blocks=())
 
 
 def test_gradients_are_those_of_finite_differences_in_float64():

@@ -1,0 +1,136 @@
+"""Hierarchical recurrent adapter: one controller for all tasks and blocks, one small head per task.
+
+Munkhdalai, Chen, Sim, Biadsy, Sainath, Moreno Mengibar, Hierarchical recurrent adapters for efficient
+multi-task adaptation of large speech models, 2024, arXiv:2403.19709; the recurrence is that of Li et al.,
+Independently recurrent neural network (IndRNN), 2018, arXiv:1803.04831. PEFT's "HRA" is another method
+(Householder reflections).
+
+Provenance: one controller shared by tasks and blocks, and one head per task shared by blocks [abstract]; the
+recurrence over depth, the sum x + o and both forms of head [review]; that x is the block's output and x + o
+enters the next block, the biases of the heads, how everything is initialised and how u is bounded [ours].
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from adaptkit.adapters.api import Adapter, AdapterConfig, Site
+from adaptkit.adapters.per_task import TaskLinear
+
+
+class Config(AdapterConfig):
+    """Sizes and ablations of a hierarchical recurrent adapter."""
+
+    kind: Literal["hra"] = "hra"
+    controller_width: PositiveInt = Field(256, description="width H of the controller, which all tasks share")
+    head: Literal["linear", "ffn"] = Field(
+        "linear",
+        description="a task's own map from H to the base's width: one matrix, or two around a relu",
+    )
+    head_width: PositiveInt | None = Field(None, description="inner width F of 'head: ffn', and only of that")
+    recurrent: bool = Field(True, description="false: the controller forgets the blocks before (u = 0)")
+    share_controller: bool = Field(True, description="false: every block has a controller of its own")
+
+    @model_validator(mode="after")
+    def _head_has_its_width(self) -> "Config":
+        if self.head == "ffn" and self.head_width is None:
+            raise ValueError("'head: ffn' needs 'head_width', its inner width")
+        if self.head == "linear" and self.head_width is not None:
+            raise ValueError(f"'head_width: {self.head_width}' does nothing with 'head: linear'; drop it")
+        return self
+
+
+class Hra(Adapter):
+    """h_l = relu(W x_l + u * h_(l-1) + b), y_l = x_l + head_k(h_l), x_l the output of block l and k the task.
+
+    h_0 = 0; u is a vector and * element-wise; head_k(h) = M h + c, or M2 relu(M1 h + c1) + c2 with `ffn`. The
+    last matrix and bias of a head are zero at birth, so an untrained adapter changes nothing; W is
+    Xavier-uniform, b = 0 and u = 1 [ours]. Numbers, with D the width, L the blocks and K the tasks:
+
+    - controller: D H + 2 H; with `recurrent: false` there is no u: D H + H
+    - controllers with `share_controller: false`: L (D H + 2 H) - H, as the first block has no h before it and
+      so no u; with `recurrent: false` L (D H + H)
+    - heads: K (H D + D), or K (H F + F + F D + D) with `ffn`
+
+    On a base model of one block nothing comes before it either: D H + H.
+    """
+
+    wants = frozenset({"block"})
+    hidden: Tensor | None = None  # h of the block before (B, U, H), during a forward pass
+    maps: tuple[tuple[Tensor, Tensor], ...] = ()  # of the rows' heads, during a forward pass
+
+    def __init__(self, config: Config, sites: Sequence[Site], num_tasks: int):
+        super().__init__()
+        blocks = [site for site in sites if site.kind in self.wants]
+        width = max((site.dim_out for site in blocks), default=1)
+        self.is_shared, self.limit = config.share_controller, 2 ** (1 / max(1, len(blocks)))
+        self.controllers = nn.ModuleDict()
+        for site in blocks[-1:] if self.is_shared else blocks:
+            has_memory = config.recurrent and site is not blocks[0]
+            self.controllers[self._key(site)] = _Controller(width, config.controller_width, has_memory)
+        inner = [] if config.head_width is None else [config.head_width]
+        *to_inner, to_base = pairwise([config.controller_width, *inner, width])
+        self.head = nn.ModuleList(TaskLinear(num_tasks, *dims) for dims in to_inner)
+        self.head.append(TaskLinear(num_tasks, *to_base, zero=True))
+
+    def begin(self) -> None:
+        """Start without memory, and bring every u back into +-2^(1/L), so that L blocks at most double h.
+
+        IndRNN clips after the update too. Clipped in the equation, a u beyond would get no gradient and stay.
+        """
+        self.end()
+        for controller in self.controllers.values():
+            controller.clip(self.limit)
+
+    def end(self) -> None:
+        """Let go of the last block's h and of the rows' heads."""
+        self.hidden, self.maps = None, ()
+
+    def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
+        """Add what the head of each row's task reads from the controller to a block's output (B, U, D)."""
+        if not self.maps:  # gathered once for all blocks: with many tasks the gradient of a gather is costly
+            self.maps = tuple(_gather(linear, self.task_ids, x_out.dtype) for linear in self.head)
+        self.hidden = self.controllers[self._key(site)](x_out, self.hidden)
+        *to_inner, (weight, bias) = self.maps
+        inner = self.hidden
+        for inner_weight, inner_bias in to_inner:
+            inner = torch.relu(torch.baddbmm(inner_bias, inner, inner_weight))  # (B, U, F)
+        return x_out + torch.baddbmm(bias, inner, weight)
+
+    def _key(self, site: Site) -> str:
+        return "all" if self.is_shared else site.key
+
+
+class _Controller(nn.Module):
+    """h = relu(W x + u * h_before + b) with x (B, U, D) and h (B, U, H); without memory there is no u."""
+
+    def __init__(self, dim: int, width: int, has_memory: bool):
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, dim)))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.factor = nn.Parameter(torch.ones(width)) if has_memory else None
+
+    def forward(self, x: Tensor, before: Tensor | None) -> Tensor:
+        hidden = functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        if self.factor is not None and before is not None:
+            hidden = torch.addcmul(hidden, self.factor.to(x.dtype), before)
+        return torch.relu(hidden)
+
+    def clip(self, limit: float) -> None:
+        """Bring u back within -limit to limit."""
+        if self.factor is not None:
+            self.factor.data.clamp_(-limit, limit)
+
+
+def _gather(linear: TaskLinear, task_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Give the weight (B, D_in, D_out) and the bias (B, 1, D_out) of each row's task."""
+    weight, bias = linear.weight.index_select(0, task_ids), linear.bias.index_select(0, task_ids)
+    return weight.to(dtype), bias[:, None].to(dtype)
+
+
+build = Hra

@@ -1,0 +1,71 @@
+"""LoRA, low-rank differences to linear maps of attention and feed-forward, one pair of matrices per task.
+
+Hu et al., LoRA: Low-rank adaptation of large language models, 2021, arXiv:2106.09685.
+
+Provenance: the equation, the zero B and the factor alpha / R are the paper's [code]. A is drawn as the
+authors' library and PEFT draw it, Kaiming-uniform with a = sqrt(5), so uniform within 1 / sqrt(D_in) [code];
+the paper says Gaussian. That all linear maps are adapted, not query and value alone, and that there is no
+dropout is our choice [ours].
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from adaptkit.adapters.api import Adapter, AdapterConfig, Added, Site
+from adaptkit.adapters.per_task import TaskLinear
+
+Target = Literal["query", "key", "value", "out", "ffn_macaron_in", "ffn_macaron_out", "ffn_in", "ffn_out"]
+
+
+class Config(AdapterConfig):
+    """Size and places of a low-rank adapter."""
+
+    kind: Literal["lora"] = "lora"
+    rank: PositiveInt = Field(8, description="inner width R; 1 to 64 in the literature")
+    alpha: PositiveFloat = Field(8.0, description="scale of the difference, times R; the first rank tried")
+    targets: tuple[Target, ...] = Field(
+        get_args(Target),
+        min_length=1,
+        description="kinds of linear map to adapt; those that the base lacks are passed over",
+    )
+
+
+class LoRA(Adapter):
+    """y = W x + c + (alpha / R) B[k] A[k] x, with W x + c a linear map of the base and k the task.
+
+    B is zero at birth, so an untrained adapter changes nothing. Numbers: K R (D_in + D_out), summed over the
+    linear maps; with all those of L blocks with two feed-forwards of F units, K L R (12 D + 4 F).
+    """
+
+    def __init__(self, config: Config, sites: Sequence[Site], num_tasks: int):
+        super().__init__()
+        self.wants = frozenset(config.targets)
+        self.sites = tuple(site for site in sites if site.kind in self.wants)
+        self.scale = config.alpha / config.rank
+        self.down, self.up = nn.ModuleDict(), nn.ModuleDict()
+        for site in self.sites:
+            down = TaskLinear(num_tasks, site.dim_in, config.rank, zero=True, has_bias=False)
+            for task_weight in down.weight.data:  # (D_in, R), each from its own fan-in
+                nn.init.kaiming_uniform_(task_weight.T, a=math.sqrt(5))
+            self.down[site.key] = down
+            self.up[site.key] = TaskLinear(num_tasks, config.rank, site.dim_out, zero=True, has_bias=False)
+
+    def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
+        """Add the low-rank map of x_in (B, U, D_in) by each row's task to x_out (B, U, D_out)."""
+        hidden = self.down[site.key](x_in, self.task_ids)  # (B, U, R)
+        up = self.up[site.key].weight.index_select(0, self.task_ids).to(hidden.dtype)
+        return torch.baddbmm(x_out, hidden, up, alpha=self.scale)  # product, scale and sum in one kernel
+
+    def fold(self, task: int) -> list[Added]:
+        """Give (alpha / R) B[k] A[k] (D_out, D_in) for the weight of each linear map."""
+        pairs = [(self.down[site.key].weight[task], self.up[site.key].weight[task]) for site in self.sites]
+        products = [self.scale * (down @ up).T for down, up in pairs]
+        return [Added(site, product) for site, product in zip(self.sites, products, strict=True)]
+
+
+build = LoRA
