@@ -44,47 +44,53 @@ class StepCost:
 
 
 def time_steps(
-    base: BaseModel, configs: Sequence[AdapterConfig], size: Size, *, num_steps: int
-) -> tuple[StepCost, StepCost]:
-    """Time full fine-tuning and adapters alternately, so that what else the machine does hits both alike.
+    base: BaseModel, kinds: Sequence[AdapterConfig], size: Size, *, num_steps: int
+) -> list[StepCost]:
+    """Time full fine-tuning and kinds of adapter in turns, so that what else the machine does hits all alike.
 
-    Full fine-tuning has dropout and batch statistics on, as in training; a frozen base is in eval().
+    Full fine-tuning has dropout and batch statistics on, as in training; a frozen base is in eval(). A kind
+    that only reads the base is timed twice, with the base's features computed and with them cached.
     """
-    tasks = [f"task{index}" for index in range(size.num_tasks)]
-    adapters = api.build(configs, base.sites, tasks, seed=0).to(_device(base))
-    full = Objective(copy.deepcopy(base)).train()
-    adapted = Objective(base, adapters).train()
     batch = _make_batch(base, size)
-    contestants = [_Contestant("full", full), _Contestant(adapters.kind, adapted)]
+    contestants = [_Contestant("full", Objective(copy.deepcopy(base)).train(), batch)]
+    for entry in kinds:
+        contestants += _adapted(base, entry, batch, size.num_tasks)
     for contestant in contestants:
-        contestant.step(batch)  # warms up, and makes the optimiser's state
+        contestant.step()  # warms up, and makes the optimiser's state
     for _ in range(num_steps):
         for contestant in contestants:
-            contestant.step(batch)
-    return tuple(contestant.cost() for contestant in contestants)
+            contestant.step()
+    return [contestant.cost() for contestant in contestants]
+
+
+def _adapted(base: BaseModel, entry: AdapterConfig, batch: Batch, num_tasks: int) -> list["_Contestant"]:
+    tasks = [f"task{index}" for index in range(num_tasks)]
+    adapters = api.build([entry], base.sites, tasks, seed=0).to(batch.inputs.device)
+    objective = Objective(base, adapters).train()
+    return [_Contestant(entry.kind, objective, batch)]
 
 
 class _Contestant:
     """An objective with its optimiser, and what its steps cost so far."""
 
-    def __init__(self, name: str, objective: Objective):
-        self.name, self.objective = name, objective
+    def __init__(self, name: str, objective: Objective, batch: Batch):
+        self.name, self.objective, self.batch = name, objective, batch
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)
         self.seconds: list[float] = []
         self.peaks_mb: list[float] = []
 
-    def step(self, batch: Batch) -> None:
+    def step(self) -> None:
         gc.collect()
-        before = _reset_peak_mb(batch)
-        started = _now(batch)
+        before = _reset_peak_mb(self.batch)
+        started = _now(self.batch)
         with self.objective.hooked():
-            self.objective(batch).backward()
+            self.objective(self.batch).backward()
         nn.utils.clip_grad_norm_(self.parameters, 5.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.seconds.append(_now(batch) - started)
-        self.peaks_mb.append(_peak_mb(batch) - before)
+        self.seconds.append(_now(self.batch) - started)
+        self.peaks_mb.append(_peak_mb(self.batch) - before)
 
     def cost(self) -> StepCost:
         slots = sum(t.numel() * t.element_size() for s in self.optimizer.state.values() for t in s.values())

@@ -74,6 +74,11 @@ class BaseModel:
         rate = str(self.config["frontend_conf"].get("fs", 16000))  # ESPnet also writes 16k
         return int(float(rate.removesuffix("k")) * 1000) if rate.endswith("k") else int(rate)
 
+    def to(self, device: torch.device | str) -> "BaseModel":
+        """Move the model itself, not a copy of it."""
+        self.model.to(device)
+        return self
+
     @property
     def num_parameters(self) -> int:
         """Count the weights, without buffers."""

@@ -5,11 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from adaptkit import config, text
-from adaptkit.base import build
+from adaptkit.base import build, checkpoint
+from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import DataError, listed
 from adaptkit.experiment import Tokens
-from adaptkit.features import read_options
+from adaptkit.features import FbankOptions, read_options
 from adaptkit.kaldi import datadir
 from adaptkit.text import TokenList
 
@@ -38,6 +41,19 @@ def describe(model_yaml: Path, train_set: Path, folder: Path, wanted: Tokens) ->
         stats = _copy_statistics(train_set, folder)
         completed["normalize_conf"] = {**completed["normalize_conf"], "stats_file": str(stats)}
     return completed
+
+
+def untrained(model_yaml: Path, num_tokens: int) -> BaseModel:
+    """Build a model of ESPnet's training yaml with random weights and nameless tokens, to be timed."""
+    given = config.read_yaml(model_yaml)
+    completed = build.complete({**given, "normalize": None, "normalize_conf": {}})
+    words = [f"token{index}" for index in range(num_tokens - 3)]
+    completed["token_list"] = ["<blank>", "<unk>", *words, "<sos/eos>"]
+    if completed["frontend"] is None:
+        completed["adaptkit"] = {"features": FbankOptions(num_bins=completed["input_size"]).to_dict()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return checkpoint.wrap(model_yaml, completed, build.build(completed))
 
 
 def _make_tokens(train_set: Path, folder: Path, wanted: Tokens) -> TokenList:

@@ -1,11 +1,13 @@
 """`adaptkit bench`: what things cost on this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from adaptkit.cli.options import Device, choose_device
+
+NUM_TOKENS = 500  # of a model with random weights: those of a small BPE vocabulary
 
 app = typer.Typer(help="Measure what things cost on this machine.", no_args_is_help=True)
 
@@ -17,10 +19,13 @@ def bench() -> None:
 
 @app.command()
 def train(
-    base: Annotated[Path, typer.Option(help="Folder of the base model.")],
-    adapter: Annotated[str, typer.Option(help="Kind of adapter.")] = "residual",
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="ESPnet's training yaml instead: that model, with random weights.")
+    ] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="A kind; once for each.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Its options: bottleneck=32.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Options of them: bottleneck=32.")
     ] = None,
     utterances: Annotated[int, typer.Option(min=1, help="Utterances of the batch.")] = 16,
     seconds: Annotated[float, typer.Option(min=0.5, help="Length of each.")] = 5.0,
@@ -30,22 +35,34 @@ def train(
 ) -> None:
     """Time a training step of adapters against one of full fine-tuning, on the same batch.
 
-    Example: adaptkit bench train --base exp/base --adapter residual
+    Example: adaptkit bench train --base exp/base --adapter residual --adapter hra
     """
+    if (base is None) == (model is None):
+        raise typer.BadParameter("give one of --base and --model")
     from adaptkit import bench as library
+    from adaptkit.base import checkpoint, new
+
+    kinds = [_read_kind(kind, overrides or []) for kind in adapter or ["residual"]]
+    size = library.Size(utterances, seconds, tasks)
+    chosen = choose_device(device)
+    loaded = checkpoint.load(base, chosen) if base else new.untrained(model, NUM_TOKENS).to(chosen)
+    full, *adapted = library.time_steps(loaded, kinds, size, num_steps=steps)
+    columns = ("trained", "s/step", "of full", "peak MB", "of full")
+    typer.echo(f"{'':14}" + "".join(f" {column:>12}" for column in columns))
+    for cost in (full, *adapted):
+        ratios = (cost.seconds / full.seconds, cost.peak_mb / full.peak_mb)
+        typer.echo(
+            f"{cost.name:14} {cost.params_trainable:12,} {cost.seconds:12.3f} {ratios[0]:12.2f} "
+            f"{cost.peak_mb:12.0f} {ratios[1]:12.2f}"
+        )
+
+
+def _read_kind(kind: str, overrides: list[str]) -> Any:
+    """Read the options of a kind, in words like bottleneck=32."""
     from adaptkit import config
     from adaptkit.adapters.api import load_kind
-    from adaptkit.base import checkpoint
 
-    entry = {"kind": adapter}
-    for word in overrides or []:
+    entry = {"kind": kind}
+    for word in overrides:
         config.apply(entry, word)
-    chosen = config.check(load_kind(adapter).Config, entry, "--set")
-    size = library.Size(utterances, seconds, tasks)
-    loaded = checkpoint.load(base, choose_device(device))
-    full, adapted = library.time_steps(loaded, [chosen], size, num_steps=steps)
-    typer.echo(f"{'':12} {'trained':>12} {'s/step':>8} {'peak MB':>8}")
-    for cost in (full, adapted):
-        typer.echo(f"{cost.name:12} {cost.params_trainable:12,} {cost.seconds:8.3f} {cost.peak_mb:8.0f}")
-    ratios = (adapted.seconds / full.seconds, adapted.peak_mb / full.peak_mb)
-    typer.echo(f"{'ratio':12} {'':12} {ratios[0]:8.2f} {ratios[1]:8.2f}")
+    return config.check(load_kind(kind).Config, entry, "--set")

@@ -44,6 +44,7 @@ def test_set_seed_and_exp_change_what_is_trained_and_where(yaml):
     assert done.stdout == "here\n"
     assert checkpoint.load(Path("here/adapter.safetensors")).adapters[0].bottleneck == 2
     assert RunRecord.read(Path("here/run.json")).seed == 7
+    assert RunRecord.read(Path("here/run.json")).name == "tiny"
 
 
 def test_another_seed_gives_other_weights(yaml):
@@ -64,7 +65,7 @@ def test_facts_of_a_base_model_are_printed(base_dir, base):
     facts = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert (facts["encoder"], facts["blocks"], facts["width"]) == ("ConformerEncoder", "2", "16")
     assert (facts["fingerprint"], facts["parameters"]) == (base.fingerprint, f"{base.num_parameters:,}")
-    assert facts["sites"].endswith("2 block, 1 encoder_out")
+    assert facts["sites"].endswith(f"2 block, 1 encoder_out, {len(list(base.model.parameters()))} weight")
 
 
 def test_sites_of_a_base_model_are_listed(base_dir, base):
