@@ -1,5 +1,7 @@
 """Join the Free Spoken Digit Dataset's isolated digits into strings: data/train, data/valid, data/test.
 
+data/train_20 holds 20 strings of each speaker out of data/train.
+
 Expected below CORPUS: recordings/{digit}_{speaker}_{index}.wav, 8 kHz. lists/ says which recordings of one
 speaker follow each other with which pauses; local/make_lists.py drew it and says how the sets and their
 sizes came about.
@@ -31,7 +33,7 @@ from torchaudio.functional import resample
 from adaptkit.cli.script import run_script
 from adaptkit.errors import DataError, listed
 from adaptkit.files import read_text, replacing
-from adaptkit.kaldi import datadir
+from adaptkit.kaldi import datadir, subset
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
 
@@ -41,6 +43,7 @@ WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT",
 RATE_HZ = 8000  # of the recordings
 RATE_OUT_HZ = 16000
 FRAME = 80  # samples; 10 ms at 8 kHz
+FEW = 20  # strings of each speaker in the small training set
 QUIET = 0.05  # of the frames are taken for silence
 
 
@@ -66,6 +69,9 @@ def main(
         logging.info(
             "%s: %d strings of %d speakers", data / name, len(strings), len({s.speaker for s in strings})
         )
+    whole = datadir.read(data / "train")
+    few = subset.choose_per_speaker(whole, FEW)
+    subset.save(subset.subset(whole, few, path=data / f"train_{FEW}"), [whole])
 
 
 @dataclass(frozen=True)
