@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from adaptkit.adapters.api import AdapterStack, Site
-from adaptkit.errors import CheckpointError
+from adaptkit.errors import CheckpointError, ConfigError
 
 # attribute of an attention: kind of site (espnet.nets.pytorch_backend.transformer.attention)
 _PROJECTIONS = {"linear_q": "query", "linear_k": "key", "linear_v": "value", "linear_out": "out"}
@@ -78,6 +78,16 @@ def _attention(block: nn.Module) -> str | None:
     """Name the attribute that holds a block's attention: `self_attn`, or `attn` in an E-Branchformer."""
     found = [name for name in ("self_attn", "attn") if hasattr(getattr(block, name, None), "linear_q")]
     return found[0] if found else None
+
+
+def refuse_recomputing(encoder: nn.Module) -> None:
+    """Refuse to train adapters of an encoder that runs blocks again in the backward pass."""
+    layers = getattr(encoder, "gradient_checkpoint_layers", None)  # an E-Branchformer's; others have no such
+    if layers:
+        raise ConfigError(
+            f"the base model's encoder_conf.gradient_checkpoint_layers is {layers}: activation checkpointing "
+            "runs blocks again after the forward pass, where no task is chosen; set it to [] in config.yaml"
+        )
 
 
 @contextmanager
