@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from adaptkit.adapters.api import AdapterStack
 from adaptkit.base import padding
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import AdaptkitError, CheckpointError, DataError, listed, nearest
@@ -20,6 +21,7 @@ from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.tables import read_table
 
 BASE_TASK = -1  # the task id of a row that the base model takes alone
+Group = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,11 @@ class Batch:
 
     utt_ids: tuple[str, ...]
     task_ids: tuple[int, ...]  # B of them; -1 is the base itself
-    inputs: Tensor  # features (B, T, F), or speech (B, N)
+    inputs: Tensor  # features (B, T, F), speech (B, N), or what the encoder gave: see `taps`
     lengths: Tensor  # (B,) frames or samples
     tokens: Tensor  # (B, L), padded with -1 as ESPnet expects
     token_lengths: Tensor  # (B,)
+    has_taps: bool = False  # inputs are blocks' outputs and the encoder's, side by side (B, U, (K' + 1) D)
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move the tensors."""
@@ -41,7 +44,8 @@ class Batch:
     def rows(self, chosen: Sequence[int]) -> "Batch":
         """Take some rows, trimmed to the longest among them."""
         lengths, token_lengths = self.lengths[chosen], self.token_lengths[chosen]
-        return Batch(
+        return replace(
+            self,
             utt_ids=tuple(self.utt_ids[row] for row in chosen),
             task_ids=tuple(self.task_ids[row] for row in chosen),
             inputs=self.inputs[chosen, : int(lengths.max())],
@@ -60,6 +64,7 @@ class Examples(Dataset):
     lengths: tuple[int, ...]  # feature frames of each utterance
     task_ids: Mapping[str, int]  # task name: id
     allow_pipes: bool = False
+    taps: Mapping[str, str] | None = None  # where what the encoder gave lies, instead of its input
 
     def __len__(self) -> int:
         return len(self.data.utterances)
@@ -69,6 +74,19 @@ class Examples(Dataset):
         tokens = torch.tensor(self.base.tokens.encode(utterance.text), dtype=torch.long)
         return utterance, self.task_ids[utterance.task], self._load(utterance), tokens
 
+    def groups(self, adapters: AdapterStack | None) -> list[Group]:
+        """Tell apart the utterances that may not share a batch, by unequal values.
+
+        Tasks that change weights of the base differently may not, since each then costs a pass of its own,
+        nor may other lengths where the model's positions depend on the padded length.
+        """
+        mixes = padding.mixes_lengths(self.base.model)
+        tasks = {name: adapters.group(task) if adapters else () for name, task in self.task_ids.items()}
+        names = (utterance.task for utterance in self.data.utterances)
+        return [
+            (*tasks[name], 0 if mixes else length) for name, length in zip(names, self.lengths, strict=True)
+        ]
+
     def without(self, utt_ids: Collection[str]) -> "Examples":
         """Leave some utterances out."""
         kept = [index for index, u in enumerate(self.data.utterances) if u.utt_id not in utt_ids]
@@ -76,6 +94,8 @@ class Examples(Dataset):
         return replace(self, data=data, lengths=tuple(self.lengths[index] for index in kept))
 
     def _load(self, utterance: Utterance) -> Tensor:
+        if self.taps is not None:
+            return load_feats(self.taps[utterance.utt_id])
         if self.base.features is not None:
             return load_feats(self.data.feats[utterance.utt_id])
         return read_audio(
@@ -135,51 +155,61 @@ class _Planned(Dataset):
 
     def __getitem__(self, index: int) -> Batch | AdaptkitError:
         try:
-            return collate([self.examples[row] for row in self.plan[index]])
+            batch = collate([self.examples[row] for row in self.plan[index]])
+            return replace(batch, has_taps=self.examples.taps is not None)
         except AdaptkitError as error:
             return error
 
 
-def plan_batches(lengths: Sequence[int], batch_frames: int, *, mixes_lengths: bool = True) -> list[list[int]]:
+def plan_batches(
+    lengths: Sequence[int], batch_frames: int, *, groups: Sequence[Group] | None = None
+) -> list[list[int]]:
     """Group utterances of similar length, longest first, at most `batch_frames` frames a batch with padding.
 
-    An utterance longer than that is a batch of its own. Without `mixes_lengths` only equal lengths share a
-    batch.
+    An utterance longer than that is a batch of its own. Utterances of unequal `groups` never share a batch.
 
     >>> plan_batches([10, 30, 11, 29], 60)
     [[1, 3], [2, 0]]
+    >>> plan_batches([10, 30, 11, 29], 60, groups=[(0,), (1,), (0,), (0,)])
+    [[1], [3, 2], [0]]
     """
-    return _group(
-        sorted(range(len(lengths)), key=lambda index: -lengths[index]), lengths, batch_frames, mixes_lengths
-    )
+    groups = groups or [()] * len(lengths)
+    order = sorted(range(len(lengths)), key=lambda index: (groups[index], -lengths[index]))
+    plan = _fill(order, lengths, batch_frames, groups)
+    return sorted(plan, key=lambda batch: -lengths[batch[0]])
 
 
 def shuffle_batches(
-    lengths: Sequence[int], batch_frames: int, *, seed: int, epoch: int, mixes_lengths: bool = True
+    lengths: Sequence[int],
+    batch_frames: int,
+    *,
+    seed: int,
+    epoch: int,
+    groups: Sequence[Group] | None = None,
 ) -> list[list[int]]:
     """Plan an epoch of training: other neighbours of similar length and another order in each."""
     generator = random.Random(f"{seed} {epoch}")
+    groups = groups or [()] * len(lengths)
     order = list(range(len(lengths)))
     generator.shuffle(order)
     longest = max(lengths)
-    if mixes_lengths:  # lengths within a twentieth of the longest count as equal, so that neighbours change
-        order.sort(key=lambda index: -(20 * lengths[index] // longest))
-    else:
-        order.sort(key=lambda index: -lengths[index])
-    plan = _group(order, lengths, batch_frames, mixes_lengths)
+    # lengths within a twentieth of the longest count as equal, so that neighbours change
+    order.sort(key=lambda index: (groups[index], -(20 * lengths[index] // longest)))
+    plan = _fill(order, lengths, batch_frames, groups)
     generator.shuffle(plan)
     return plan
 
 
-def _group(
-    order: Sequence[int], lengths: Sequence[int], most_frames: int, mixes_lengths: bool
+def _fill(
+    order: Sequence[int], lengths: Sequence[int], most_frames: int, groups: Sequence[Group]
 ) -> list[list[int]]:
+    """Put utterances into batches in their order, a new one where the last is full or of another group."""
     plan: list[list[int]] = []
     longest = 0
     for index in order:
         longest = max(longest, lengths[index])
         fits = plan and longest * (len(plan[-1]) + 1) <= most_frames
-        if fits and (mixes_lengths or lengths[plan[-1][0]] == lengths[index]):
+        if fits and groups[plan[-1][0]] == groups[index]:
             plan[-1].append(index)
         else:
             plan.append([index])

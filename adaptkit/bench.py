@@ -67,7 +67,11 @@ def _adapted(base: BaseModel, entry: AdapterConfig, batch: Batch, num_tasks: int
     tasks = [f"task{index}" for index in range(num_tasks)]
     adapters = api.build([entry], base.sites, tasks, seed=0).to(batch.inputs.device)
     objective = Objective(base, adapters).train()
-    return [_Contestant(entry.kind, objective, batch)]
+    contestants = [_Contestant(entry.kind, objective, batch)]
+    if objective.taps:
+        with objective.hooked():
+            contestants.append(_Contestant(f"{entry.kind}, cached", objective, objective.read_taps(batch)))
+    return contestants
 
 
 class _Contestant:

@@ -1,4 +1,4 @@
-"""Decoding: from a data directory to hypotheses, in batches that mix tasks, each row with its own weights."""
+"""Decoding: from a data directory to hypotheses, in batches of any tasks, each row with its own weights."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 
 from adaptkit import score
-from adaptkit.base.padding import mixes_lengths
 from adaptkit.base.search import Path
 from adaptkit.batches import Batch, Examples, load_batches, plan_batches
 from adaptkit.errors import DataError, listed
@@ -59,7 +58,7 @@ def validate(objective: Objective, examples: Examples, batch_frames: int) -> Val
     loss_sum, texts = 0.0, {}
     with torch.no_grad():
         for batch in load_batches(examples, _plan(objective, examples, batch_frames)):
-            batch = batch.to(device)
+            batch = objective.read_taps(batch.to(device))
             loss_sum += float(objective(batch)) * len(batch.utt_ids)
             for utt_id, path in _search(objective, batch).items():
                 texts[utt_id] = examples.base.tokens.decode(path.tokens)
@@ -84,4 +83,4 @@ def _search(objective: Objective, batch: Batch) -> dict[str, Path]:
 
 
 def _plan(objective: Objective, examples: Examples, batch_frames: int) -> list[list[int]]:
-    return plan_batches(examples.lengths, batch_frames, mixes_lengths=mixes_lengths(objective.model))
+    return plan_batches(examples.lengths, batch_frames, groups=examples.groups(objective.adapters))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from adaptkit import checkpoint
-from adaptkit.base.padding import mixes_lengths
+from adaptkit import checkpoint, taps
+from adaptkit.adapters.api import AdapterStack
 from adaptkit.batches import Batch, Examples, load_batches, shuffle_batches
 from adaptkit.decode import Validation, validate
 from adaptkit.errors import TrainingError, listed
@@ -36,13 +36,18 @@ class Plan:
     write: Callable[[Mapping[str, Tensor], int], None]  # puts weights of a step where decoding finds them
     finish: Callable[[State], None]  # leaves the record of a run that is over
 
-    def batches(self, epoch: int) -> list[list[int]]:
-        """Plan the batches of an epoch."""
-        options = self.options
-        mixes = mixes_lengths(self.train.base.model)
-        return shuffle_batches(
-            self.train.lengths, options.batch_frames, seed=options.seed, epoch=epoch, mixes_lengths=mixes
-        )
+    def batches(self, epoch: int, adapters: AdapterStack | None = None) -> list[list[int]]:
+        """Plan the batches of an epoch, in which `adapters` are trained."""
+        frames, seed = self.options.batch_frames, self.options.seed
+        groups = self.train.groups(adapters)
+        return shuffle_batches(self.train.lengths, frames, seed=seed, epoch=epoch, groups=groups)
+
+    def cached(self, adapters: AdapterStack) -> "Plan":
+        """Take what the encoder gives from EXP/taps, written first unless it is there, for both sets."""
+        folder, frames = self.folder / "taps", self.options.batch_frames
+        train = taps.cached(self.train, adapters, folder / "train", batch_frames=frames)
+        valid = taps.cached(self.valid, adapters, folder / "valid", batch_frames=frames)
+        return replace(self, train=train, valid=valid)
 
 
 def fit(objective: Objective, plan: Plan, *, resume: bool) -> State:
@@ -55,6 +60,8 @@ def fit(objective: Objective, plan: Plan, *, resume: bool) -> State:
         return loop.state
     if loop.rank == 0:
         remove_leftovers(plan.folder)
+    if objective.adapters is not None and objective.adapters.is_cached:
+        loop.plan = plan.cached(objective.adapters)
     loop.journal.rewind(loop.state.step)
     with objective.hooked(), loop.journal:
         while not loop.state.is_done:
@@ -83,7 +90,7 @@ class _Loop:
             )
         self.saved = Saved(objective.trained, self.optimizer, self.scaler, plan.identity)
         self.num_steps = sum(
-            math.ceil(len(plan.batches(epoch)) / self.options.accumulate)
+            math.ceil(len(plan.batches(epoch, objective.adapters)) / self.options.accumulate)
             for epoch in range(self.options.max_epochs)
         )
         self.state = State()
@@ -92,7 +99,7 @@ class _Loop:
     def run_epoch(self) -> None:
         """Train over what is left of the epoch, then validate if it is time to."""
         options, epoch = self.options, self.state.epoch
-        plan = self.plan.batches(epoch)
+        plan = self.plan.batches(epoch, self.objective.adapters)
         left = [self._share(indices) for indices in plan[self.state.position :]]
         batches = load_batches(self.plan.train, [own for own, _ in left], options.num_workers)
         self.objective.train()

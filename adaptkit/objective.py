@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adaptkit import taps
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.base.checkpoint import BaseModel
+from adaptkit.base.loss import loss_from_encoded
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.search import Path, greedy
-from adaptkit.base.sites import attached
+from adaptkit.base.sites import attached, refuse_recomputing
 from adaptkit.base.traces import leaving_no_trace
 from adaptkit.base.weights import changed
 from adaptkit.batches import Batch
@@ -24,11 +26,15 @@ class Objective(nn.Module):
 
     With adapters the base stays in eval() and frozen, and each row goes through its own task's weights.
     Without, the model itself is trained: dropout and batch statistics are on.
+
+    Adapters that spare the encoder act on what it gave in inference mode (`read_taps`), so that no gradient
+    and no activation of it exists.
     """
 
     def __init__(self, base: BaseModel, adapters: AdapterStack | None = None):
         super().__init__()
         self.model, self.adapters, self.sites = base.model, adapters, base.sites
+        self.taps = () if adapters is None else taps.find(base, adapters)  # none: adapters act by hooks
         self.model.requires_grad_(adapters is None)
         self.ctc_dropout = base.config["ctc_conf"].get("dropout_rate", 0.0)
 
@@ -43,58 +49,60 @@ class Objective(nn.Module):
         self.trained.train(mode)
         if self.adapters is not None:
             self.model.eval()
+        if self.adapters is not None and mode:
+            refuse_recomputing(self.model.encoder)
         if self.model.ctc is not None:  # ESPnet's own drops out in eval() too
             self.model.ctc.dropout_rate = self.ctc_dropout if self.model.training else 0.0
         return self
 
     def forward(self, batch: Batch) -> Tensor:
         """Give the loss, a scalar."""
-        parts = [
-            batch.rows(rows) if len(rows) < len(batch.utt_ids) else batch for rows in self._groups(batch)
-        ]
+        batch = self.read_taps(batch)
+        groups = self._groups(batch)
+        parts = [batch.rows(rows) for rows in groups] if len(groups) > 1 else [batch]
         losses = [self._loss(part) * (len(part.utt_ids) / len(batch.utt_ids)) for part in parts]
         return torch.stack(losses).sum()
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Give what leaves the encoder, x (B, U, D), and each row's number of frames (B,)."""
-        encoded, frames = None, None
+        batch, own = self.read_taps(batch), {}
         for rows in self._groups(batch):
             with self._acting(batch, rows):
-                own, frames = self._encode(batch)
-            if encoded is None:
-                encoded = own.clone() if len(rows) < len(own) else own
-            encoded[rows] = own[rows]
-        return encoded, frames
+                encoded, frames = self._encode(batch)
+            own.update({row: encoded[row] for row in rows})
+        return torch.stack([own[row] for row in range(len(own))]), frames
 
     def search(self, batch: Batch) -> list[Path]:
         """Find the best path of each row."""
-        paths: dict[int, Path] = {}
+        batch, paths = self.read_taps(batch), dict[int, Path]()
         for rows in self._groups(batch):
             with self._acting(batch, rows):
                 found = greedy(self.model, *self._encode(batch))
             paths.update({row: found[row] for row in rows})
         return [paths[row] for row in range(len(paths))]
 
+    def read_taps(self, batch: Batch) -> Batch:
+        """Run the encoder now, where adapters spare it; the batch of what it gave stands for the other."""
+        return taps.read(self.model, self.taps, batch) if self.taps and not batch.has_taps else batch
+
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Attach the adapters, and keep padding out of results and traces out of the model, until the end."""
         with ExitStack() as stack:
-            if self.adapters is not None:
+            if self.adapters is not None and not self.taps:
                 stack.enter_context(attached(self.model, self.adapters, self.sites))
             stack.enter_context(ignoring_padding(self.model))
             stack.enter_context(leaving_no_trace(self.model))
             yield
 
     def _groups(self, batch: Batch) -> list[list[int]]:
-        """Give the rows that one pass serves: all, or those of one task where weights of the base differ.
+        """Give the rows that one pass serves: all, or those whose tasks change weights of the base alike.
 
         A pass is over the whole batch all the same, of which other rows are dropped: the bits of a row do
         depend on how many others there are.
         """
-        if self.adapters is None or not self.adapters.changes_weights:
-            return [list(range(len(batch.utt_ids)))]
-        tasks = sorted(set(batch.task_ids))
-        return [[row for row, own in enumerate(batch.task_ids) if own == task] for task in tasks]
+        groups = [() if self.adapters is None else self.adapters.group(task) for task in batch.task_ids]
+        return [[row for row, own in enumerate(groups) if own == group] for group in sorted(set(groups))]
 
     @contextmanager
     def _acting(self, batch: Batch, rows: Sequence[int]) -> Iterator[None]:
@@ -108,16 +116,24 @@ class Objective(nn.Module):
 
     def _loss(self, batch: Batch) -> Tensor:
         """Give the loss of rows that one pass serves."""
-        inputs, tokens = batch.inputs.clone(), batch.tokens.clone()  # ESPnet changes both in place
         with self._acting(batch, range(len(batch.utt_ids))):
+            if batch.has_taps:
+                encoded, frames = self._encode(batch)
+                lengths = batch.token_lengths
+                return loss_from_encoded(
+                    self.model, encoded, frames=frames, tokens=batch.tokens, token_lengths=lengths
+                )
+            inputs, tokens = batch.inputs.clone(), batch.tokens.clone()  # ESPnet changes both in place
             loss, _, _ = self.model(inputs, batch.lengths, tokens, batch.token_lengths.clone())
         return loss.squeeze()  # ESPnet gives it one dimension under DataParallel
 
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        if batch.has_taps:
+            return taps.replay(self.adapters, self.taps, batch.inputs), batch.lengths
         encoded, frames = self.model.encode(batch.inputs.clone(), batch.lengths)
-        return (
-            encoded[0] if isinstance(encoded, tuple) else encoded
-        ), frames  # a tuple with intermediate CTC
+        if isinstance(encoded, tuple):  # with intermediate CTC
+            encoded = encoded[0]
+        return encoded, frames
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

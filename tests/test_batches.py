@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import soundfile
@@ -16,6 +17,7 @@ from adaptkit.kaldi.tables import read_table, write_table
 
 pytestmark = pytest.mark.espnet
 LENGTHS = [31, 90, 45, 45, 12, 77, 60, 8, 45, 33]
+GROUPS = [(2,), (0,), (-1,), (2,), (0,), (0,), (2,), (2,), (2,), (0,)]
 
 
 @pytest.fixture
@@ -28,30 +30,67 @@ def padded(plan, lengths):
     return [len(batch) * max(lengths[index] for index in batch) for batch in plan]
 
 
-@pytest.mark.parametrize("mixes", [True, False])
+@pytest.mark.parametrize("groups", [None, GROUPS])
 @pytest.mark.parametrize("most", [1, 90, 200, 10**6])
-def test_every_utterance_is_planned_once(most, mixes):
+def test_every_utterance_is_planned_once(most, groups):
     for plan in (
-        plan_batches(LENGTHS, most, mixes_lengths=mixes),
-        shuffle_batches(LENGTHS, most, seed=0, epoch=3, mixes_lengths=mixes),
+        plan_batches(LENGTHS, most, groups=groups),
+        shuffle_batches(LENGTHS, most, seed=0, epoch=3, groups=groups),
     ):
         assert Counter(index for batch in plan for index in batch) == Counter(range(len(LENGTHS)))
 
 
-def test_no_batch_of_several_exceeds_the_frames_with_padding():
+@pytest.mark.parametrize("groups", [None, GROUPS])
+def test_no_batch_of_several_exceeds_the_frames_with_padding(groups):
     for epoch in range(20):
-        plan = shuffle_batches(LENGTHS, 100, seed=0, epoch=epoch)
+        plan = shuffle_batches(LENGTHS, 100, seed=0, epoch=epoch, groups=groups)
         sizes = zip(padded(plan, LENGTHS), plan, strict=True)
         assert all(size <= 100 for size, batch in sizes if len(batch) > 1)
 
 
-def test_unequal_lengths_do_not_share_a_batch_where_they_may_not():
+def test_unequal_groups_do_not_share_a_batch():
     for plan in (
-        plan_batches(LENGTHS, 200, mixes_lengths=False),
-        shuffle_batches(LENGTHS, 200, seed=0, epoch=0, mixes_lengths=False),
+        plan_batches(LENGTHS, 10**6, groups=GROUPS),
+        shuffle_batches(LENGTHS, 10**6, seed=0, epoch=0, groups=GROUPS),
     ):
-        assert all(len({LENGTHS[index] for index in batch}) == 1 for batch in plan)
-        assert sorted(map(len, plan)) == [1] * 7 + [3]
+        assert sorted(sorted(batch) for batch in plan) == [[0, 3, 6, 7, 8], [1, 4, 5, 9], [2]]
+
+
+def test_batches_are_planned_longest_first_whatever_their_groups():
+    longest = [max(LENGTHS[index] for index in batch) for batch in plan_batches(LENGTHS, 90, groups=GROUPS)]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_batches_of_different_groups_are_trained_in_turns():
+    groups = [(index // 50,) for index in range(100)]
+    plan = shuffle_batches([10] * 100, 10, seed=0, epoch=0, groups=groups)
+    changes = sum(groups[one[0]] != groups[other[0]] for one, other in pairwise(plan))
+    assert 30 < changes < 70  # 50 on average where the order is random, 1 where it is not
+
+
+def test_tasks_share_batches_unless_they_change_weights_of_the_base_differently(examples, base, new_stack):
+    kinds = {"residual": {}, "full": {}, "bitfit": {"per_task": False}}
+    stacks = [None, *(new_stack(base, kind, **options) for kind, options in kinds.items())]
+    assert [len(set(examples.groups(stack))) for stack in stacks] == [1, 1, 3, 1]
+
+
+def test_utterances_of_the_base_do_not_share_batches_with_those_of_changed_weights(examples, base, new_stack):
+    mixed = replace(examples, task_ids={"spk1": -1, "spk10": 0, "spk2": 2})
+    assert len(set(mixed.groups(new_stack(base, "full", per_task=False)))) == 2
+
+
+def test_lengths_share_batches_where_positions_do_not_depend_on_padding(examples, new_base):
+    conf = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "rel_pos_type": "legacy"}
+    legacy = replace(examples, base=new_base(encoder_conf=conf))
+    assert len(set(examples.groups(None))) == 1
+    assert len(set(legacy.groups(None))) == len(set(examples.lengths)) > 1
+
+
+def test_a_run_that_changes_weights_takes_one_task_a_batch(new_run, examples):
+    run = new_run(kind="full", batch_frames=10**6)
+    tasks = [examples.task_ids[utterance.task] for utterance in examples.data.utterances]
+    plan = run.plan.batches(0, run.objective.adapters)
+    assert sorted(sorted({tasks[index] for index in batch}) for batch in plan) == [[0], [1], [2]]
 
 
 def test_an_epoch_is_planned_again_the_same_and_another_otherwise():

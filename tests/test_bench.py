@@ -38,3 +38,12 @@ def test_memory_of_a_step_grows_with_the_batch(base):
     small, large = (bench.time_steps(base, [RESIDUAL], size, num_steps=1)[0] for size in (SIZE, larger))
 
     assert large.peak_mb > small.peak_mb + 5
+
+
+def test_a_kind_beside_the_encoder_is_timed_with_cached_features_too(base):
+    hff = api.read_config({"kind": "hff", "dim": 4})
+
+    costs = bench.time_steps(base, [hff, RESIDUAL], SIZE, num_steps=2)
+
+    assert [cost.name for cost in costs] == ["full", "hff", "hff, cached", "residual"]
+    assert costs[2].seconds < costs[1].seconds

@@ -70,6 +70,9 @@ class Adapter(nn.Module):
 
     wants: frozenset[str] = frozenset()
     task_ids: Tensor | None = None
+    spares_encoder: bool = False  # true where nothing before the encoder's output changes
+    taps: tuple[Site, ...] = ()  # blocks whose outputs it reads where it spares the encoder
+    is_cached: bool = False  # true where training reads those, and the encoder's output, from disk
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
         """Give what should leave the site, shaped as `x_out` (B, U, dim_out); `x_in` is (B, U, dim_in)."""
@@ -78,6 +81,10 @@ class Adapter(nn.Module):
     def differences(self, task: int) -> Mapping[str, Tensor]:
         """Give what a task adds to parameters of the base, by their names; for sites of kind `weight`."""
         return {}
+
+    def group(self, task: int) -> int:
+        """Give a number that is the same for tasks whose `differences` are."""
+        return 0
 
     def fold(self, task: int) -> Sequence["Fold"]:
         """Say how the base's own weights can take over what a task's adapter does, exactly.
@@ -132,8 +139,13 @@ class AdapterStack(nn.ModuleList):
 
     @property
     def changes_weights(self) -> bool:
-        """Tell whether the base's own weights differ between tasks, so that a pass serves one task only."""
+        """Tell whether the base's own weights change, so that a pass serves tasks of one `group` only."""
         return any("weight" in member.wants for member in self)
+
+    def group(self, task: int) -> tuple[int, ...]:
+        """Give what is the same for tasks that one pass can serve, since they change weights alike."""
+        members = self if self.changes_weights else ()
+        return tuple(member.group(task) if task >= 0 else -1 for member in members)
 
     def differences(self, task: int) -> dict[str, Tensor]:
         """Give what a task adds to parameters of the base, by their names; nothing for the base itself."""
@@ -142,6 +154,17 @@ class AdapterStack(nn.ModuleList):
             for name, difference in member.differences(task).items():
                 total[name] = total[name] + difference if name in total else difference
         return total
+
+    @property
+    def taps(self) -> tuple[Site, ...]:
+        """Give the blocks whose outputs some adapter reads, in their order."""
+        found = {site for member in self for site in member.taps}
+        return tuple(sorted(found, key=lambda site: site.block))
+
+    @property
+    def is_cached(self) -> bool:
+        """Tell whether training reads from disk what the encoder gives."""
+        return any(member.is_cached for member in self)
 
     @contextmanager
     def for_tasks(self, task_ids: Sequence[int], device: torch.device | str = "cpu") -> Iterator[None]:
@@ -205,7 +228,9 @@ def read_config(entry: Any) -> AdapterConfig:
 AnyAdapterConfig = Annotated[SerializeAsAny[AdapterConfig], BeforeValidator(read_config)]
 
 
-def choose(sites: Sequence[Site], kinds: frozenset[str], blocks: Blocks) -> tuple[Site, ...]:
+def choose(
+    sites: Sequence[Site], kinds: frozenset[str], blocks: Blocks, *, option: str = "blocks"
+) -> tuple[Site, ...]:
     """Take the sites of some kinds, those of `blocks` where it is given; a block not there is refused."""
     found = tuple(site for site in sites if site.kind in kinds)
     if blocks is None or not found:
@@ -214,7 +239,7 @@ def choose(sites: Sequence[Site], kinds: frozenset[str], blocks: Blocks) -> tupl
     outside = sorted(set(blocks) - set(known))
     if outside:
         raise ConfigError(
-            f"blocks: {listed(map(str, outside))} is not among this base model's, {known[0]} to {known[-1]}"
+            f"{option}: {listed(map(str, outside))} is not among this base model's, {known[0]} to {known[-1]}"
         )
     return tuple(site for site in found if site.block in blocks)
 

@@ -57,9 +57,13 @@ class LoRA(Adapter):
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
         """Add the low-rank map of x_in (B, U, D_in) by each row's task to x_out (B, U, D_out)."""
-        hidden = self.down[site.key](x_in, self.task_ids)  # (B, U, R)
-        up = self.up[site.key].weight.index_select(0, self.task_ids).to(hidden.dtype)
-        return torch.baddbmm(x_out, hidden, up, alpha=self.scale)  # product, scale and sum in one kernel
+        down, up = (self._gather(part[site.key], x_in.dtype) for part in (self.down, self.up))
+        # a product with a narrow matrix, and its gradients, take a third of the time this way round on CPUs
+        hidden = torch.bmm(down.mT, x_in.mT)  # (B, R, U)
+        return torch.baddbmm(x_out, hidden.mT, up, alpha=self.scale)  # product, scale and sum in one
+
+    def _gather(self, linear: TaskLinear, dtype: torch.dtype) -> Tensor:
+        return linear.weight.index_select(0, self.task_ids).to(dtype)
 
     def fold(self, task: int) -> list[Added]:
         """Give (alpha / R) B[k] A[k] (D_out, D_in) for the weight of each linear map."""

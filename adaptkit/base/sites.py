@@ -71,7 +71,8 @@ def _feed_forward_sites(index: int, block: nn.Module, attribute: str, width: int
 def _weight_sites(model: nn.Module) -> Iterator[Site]:
     for name, parameter in model.named_parameters():
         shape = tuple(parameter.shape)
-        yield Site(name, "weight", -1, shape[-1], shape[0], shape=shape)
+        dim_in, dim_out = (shape[-1], shape[0]) if shape else (1, 1)
+        yield Site(name, "weight", -1, dim_in, dim_out, shape=shape)
 
 
 def _attention(block: nn.Module) -> str | None:

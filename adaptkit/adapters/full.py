@@ -1,0 +1,83 @@
+"""Full fine-tuning, as differences to the base's parameters: what adapters are measured against.
+
+For speech recognition the two are compared by Tomanek et al., Residual adapters for parameter-efficient ASR
+adaptation to atypical and accented speech, 2021, arXiv:2109.06952.
+
+Provenance: a step is one of usual fine-tuning, except that the base stays in eval(), so dropout is off and
+the statistics of BatchNorm do not move, and that weight decay draws weights to those of the base rather than
+to zero, as in Li et al., Explicit inductive bias for transfer learning with convolutional networks, 2018,
+arXiv:1802.01483 [ours].
+
+Cost: for K tasks the differences, their gradients (zeros for absent tasks) and AdamW's two moments hold K
+times the base each. A pass makes one more copy of the changed parameters, and serves one difference alone.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from adaptkit.adapters.api import Adapter, AdapterConfig, Site
+from adaptkit.adapters.per_task import TaskDifferences
+from adaptkit.errors import ConfigError, listed
+
+Parts = Annotated[tuple[str, ...], Field(min_length=1)] | None  # top-level modules of an ESPnet model
+
+_AFTER_ENCODER = ("ctc", "decoder")  # parts that only read what the encoder gives
+
+
+class Config(AdapterConfig):
+    """What is fine-tuned, and for whom."""
+
+    kind: Literal["full"] = "full"
+    parts: Parts = Field(None, description="encoder, ctc, decoder or what else the base has; null for all")
+    per_task: bool = Field(True, description="a copy for every task; false: one for all, pooled fine-tuning")
+
+
+class Full(Adapter):
+    """W + D[k] in place of each parameter W at `sites`, with k the task; W + D for all without `per_task`.
+
+    D is zero at birth, so an untrained adapter changes nothing. Numbers: K P, without `per_task` P, where P
+    counts those at `sites`.
+    """
+
+    wants = frozenset({"weight"})
+
+    def __init__(self, sites: Sequence[Site], num_tasks: int, *, per_task: bool):
+        super().__init__()
+        self.per_task = per_task
+        self.spares_encoder = all(site.name.partition(".")[0] in _AFTER_ENCODER for site in sites)
+        self.names = {site.key: site.name for site in sites}
+        shapes = {site.key: site.shape for site in sites}
+        if per_task:
+            self.tables = TaskDifferences(num_tasks, shapes)
+        else:
+            self.tables = nn.ParameterDict({key: torch.zeros(shape) for key, shape in shapes.items()})
+
+    def group(self, task: int) -> int:
+        """Give the task itself, or the same number for all that share their differences."""
+        return task if self.per_task else 0
+
+    def differences(self, task: int) -> dict[str, Tensor]:
+        """Give what a task adds to each parameter, shaped as it is, by its name in the base."""
+        own = self.tables.of(task) if self.per_task else self.tables
+        return {self.names[key]: difference for key, difference in own.items()}
+
+
+def build(config: Config, sites: Sequence[Site], num_tasks: int) -> Full:
+    """Build W + D[k] for all parameters of the base, or those of `parts`."""
+    return Full(choose_parts(sites, config.parts), num_tasks, per_task=config.per_task)
+
+
+def choose_parts(sites: Sequence[Site], parts: Parts) -> list[Site]:
+    """Take the parameters of some top-level parts of the base, or all; a part not there is refused."""
+    by_part: dict[str, list[Site]] = {}
+    for site in sites:
+        if site.kind == "weight":
+            by_part.setdefault(site.name.partition(".")[0], []).append(site)
+    unknown = [part for part in parts or () if by_part and part not in by_part]
+    if unknown:
+        raise ConfigError(f"parts: this base model has no {listed(unknown)}; it has {listed(by_part)}")
+    return [site for part, own in by_part.items() if parts is None or part in parts for site in own]
