@@ -4,7 +4,7 @@ VENV ?= .venv
 UV = $(VENV)/bin/python -m uv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: help install demo test lint lock clean
+.PHONY: help install demo compare test lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
@@ -14,6 +14,11 @@ install: $(INSTALLED)  ## install the locked packages and adaptkit into .venv
 
 demo: install  ## install, then run egs/mini: synthesise, train, adapt, decode, score, report
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" egs/mini/run.sh
+
+compare: install  ## compare every kind, three seeds each, on egs/voices; with AN4=folder FSDD=folder on real speech too
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" egs/voices/run.sh --adapter all --jobs 2
+	test -z "$(FSDD)" || { export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; egs/an4/run.sh --corpus "$(AN4)" && \
+	  egs/fsdd/run.sh --corpus "$(FSDD)" --config conf/compare.yaml --adapter all --jobs 2; }
 
 test: install  ## install, then run every test
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest

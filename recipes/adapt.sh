@@ -46,6 +46,10 @@ for name in $adapter; do
   for seed in $seeds; do experiments+=("exp/$name/$seed"); done
 done
 [ -n "$adapter" ] || experiments=("$exp")
+minus=(--minus none)  # what a report compares each experiment with
+for name in residual full; do
+  [[ " ${adapter//$'\n'/ } " != *" $name "* ]] || minus+=(--minus "$name")
+done
 $adapt || experiments=()
 
 train() {  # folder of an experiment; with --adapter it says which and with what seed
@@ -106,8 +110,11 @@ fi
 if is_stage 9 "report"; then
   for name in $base_test_sets; do adaptkit report "$none" --set "$name"; done
   for name in $test_sets; do
-    adaptkit report "$none" "${experiments[@]}" --set "$name"
-    adaptkit report "$none" "${experiments[@]}" --set "$name" --format html --output "exp/report_$name.html"
-    say "wrote exp/report_$name.html"
+    adaptkit report "$none" "${experiments[@]}" --set "$name" "${minus[@]}"
+    for form in md html; do
+      output=exp/report_$name.$form
+      adaptkit report "$none" "${experiments[@]}" --set "$name" "${minus[@]}" --format "$form" --output "$output"
+      say "wrote $output"
+    done
   done
 fi
