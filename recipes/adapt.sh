@@ -41,9 +41,9 @@ for word in $set; do overrides+=(--set "$word"); done
 none=exp/none
 experiments=()
 [ "$adapter" != all ] || adapter=$(find conf/adapters -name '*.yaml' -exec basename {} .yaml \; | LC_ALL=C sort)
-for name in $adapter; do
-  find_adapter "$name" >/dev/null
-  for seed in $seeds; do experiments+=("exp/$name/$seed"); done
+for name in $adapter; do find_adapter "$name" >/dev/null; done
+for seed in $seeds; do  # one seed of all, then the next, so that a stopped comparison is whole for some seeds
+  for name in $adapter; do experiments+=("exp/$name/$seed"); done
 done
 [ -n "$adapter" ] || experiments=("$exp")
 minus=(--minus none)  # what a report compares each experiment with
