@@ -50,7 +50,7 @@ class Journal:
             mark = " (best)" if state.best[0][2] == state.step else ""
             _LOG.info(
                 "%s: epoch %d, step %d, %.0f s: valid loss %.3f, WER %.2f%s",
-                *(self.path.parent.name, state.epoch, state.step, state.seconds),
+                *(self.path.parent, state.epoch, state.step, state.seconds),
                 *(validation.loss, validation.wer, mark),
             )
 

@@ -103,7 +103,7 @@ class _Loop:
         left = [self._share(indices) for indices in plan[self.state.position :]]
         batches = load_batches(self.plan.train, [own for own, _ in left], options.num_workers)
         self.objective.train()
-        what = f"{self.plan.folder.name} epoch {epoch + 1}/{options.max_epochs}"
+        what = f"{self.plan.folder} epoch {epoch + 1}/{options.max_epochs}"
         with counting(what, len(plan), self.state.position) as advance:
             for start in range(0, len(left), options.accumulate):
                 group = left[start : start + options.accumulate]

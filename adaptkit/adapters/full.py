@@ -1,7 +1,7 @@
 """Full fine-tuning, as differences to the base's parameters: what adapters are measured against.
 
-For speech recognition the two are compared by Tomanek et al., Residual adapters for parameter-efficient ASR
-adaptation to atypical and accented speech, 2021, arXiv:2109.06952.
+Tomanek et al., Residual adapters for parameter-efficient ASR adaptation to atypical and accented speech,
+2021, arXiv:2109.06952, compare the two for speech recognition.
 
 Provenance: a step is one of usual fine-tuning, except that the base stays in eval(), so dropout is off and
 the statistics of BatchNorm do not move, and that weight decay draws weights to those of the base rather than
@@ -40,7 +40,7 @@ class Full(Adapter):
     """W + D[k] in place of each parameter W at `sites`, with k the task; W + D for all without `per_task`.
 
     D is zero at birth, so an untrained adapter changes nothing. Numbers: K P, without `per_task` P, where P
-    counts those at `sites`.
+    counts the chosen parameters.
     """
 
     wants = frozenset({"weight"})

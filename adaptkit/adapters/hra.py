@@ -50,7 +50,8 @@ class Hra(Adapter):
 
     h_0 = 0; u is a vector and * element-wise; head_k(h) = M h + c, or M2 relu(M1 h + c1) + c2 with `ffn`. The
     last matrix and bias of a head are zero at birth, so an untrained adapter changes nothing; W is
-    Xavier-uniform, b = 0 and u = 1 [ours]. Numbers, with D the width, L the blocks and K the tasks:
+    Xavier-uniform, b = 0 and u = 1 [ours]. Numbers: D H + 2 H + K (H D + D); with D the width, L the blocks
+    and K the tasks, in detail:
 
     - controller: D H + 2 H; with `recurrent: false` there is no u: D H + H
     - controllers with `share_controller: false`: L (D H + 2 H) - H, as the first block has no h before it and
