@@ -12,7 +12,7 @@ from pathlib import Path
 from adaptkit import checkpoint, experiment, result, run_decode
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig, AdapterStack
-from adaptkit.adapters.per_task import task_parameters
+from adaptkit.adapters.per_task import numbers_per_task
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.bootstrap import LEVEL
@@ -76,7 +76,7 @@ def prune(wanted: Wanted, *, device: str) -> list[Row]:
         if wanted.retrain_epochs is not None:
             retrain = _retrain(folder, left, epochs=wanted.retrain_epochs, device=device)
             retrained = _measure(retrain, data, settings=left, device=device)
-        per_task = sum(parameter.numel() for _, parameter in task_parameters(stack)) // len(stack.tasks)
+        per_task = numbers_per_task(stack)
         params = sum(parameter.numel() for parameter in stack.parameters())
         rows.append(Row(blocks, len(kept[0]) - len(blocks), params, per_task, pruned, retrained))
     write_text(out / "prune.json", json.dumps([asdict(row) for row in rows], indent=1) + "\n")

@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 from adaptkit import batches, checkpoint, config, experiment, record, text
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterStack
-from adaptkit.adapters.per_task import task_parameters
+from adaptkit.adapters.per_task import numbers_per_task
 from adaptkit.base import build, new
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
@@ -72,8 +72,8 @@ def train_adapters(
             checkpoint.save(folder / "adapter.safetensors", adapters, base.fingerprint, step, weights)
 
         def finish(state: State) -> None:
-            per_task = sum(parameter.numel() for _, parameter in task_parameters(adapters)) // len(tasks)
-            trained = Trained(settings.name, adapters.kind, adapters.tasks, _count(adapters), per_task)
+            numbers = (_count(adapters), numbers_per_task(adapters))
+            trained = Trained(settings.name, adapters.kind, adapters.tasks, *numbers)
             _write_record(folder, base, trained, state, settings.train)
 
         identity = {

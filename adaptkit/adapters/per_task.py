@@ -58,3 +58,8 @@ def task_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for prefix, part in module.named_modules():
         if isinstance(part, TaskOwned):
             yield from part.named_parameters(prefix)
+
+
+def numbers_per_task(module: nn.Module) -> int:
+    """Count what each task owns, which is what one more would add."""
+    return sum(parameter[0].numel() for _, parameter in task_parameters(module))
