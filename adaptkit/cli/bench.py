@@ -1,7 +1,7 @@
 """`adaptkit bench`: what things cost on this machine."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -41,8 +41,9 @@ def train(
         raise typer.BadParameter("give one of --base and --model")
     from adaptkit import bench as library
     from adaptkit.base import checkpoint, new
+    from adaptkit.kinds import read
 
-    kinds = [_read_kind(kind, overrides or []) for kind in adapter or ["residual"]]
+    kinds = [read(kind, overrides or []) for kind in adapter or ["residual"]]
     size = library.Size(utterances, seconds, tasks)
     chosen = choose_device(device)
     loaded = checkpoint.load(base, chosen) if base else new.untrained(model, NUM_TOKENS).to(chosen)
@@ -55,14 +56,3 @@ def train(
             f"{cost.name:14} {cost.params_trainable:12,} {cost.seconds:12.3f} {ratios[0]:12.2f} "
             f"{cost.peak_mb:12.0f} {ratios[1]:12.2f}"
         )
-
-
-def _read_kind(kind: str, overrides: list[str]) -> Any:
-    """Read the options of a kind, in words like bottleneck=32."""
-    from adaptkit import config
-    from adaptkit.adapters.api import load_kind
-
-    entry = {"kind": kind}
-    for word in overrides:
-        config.apply(entry, word)
-    return config.check(load_kind(kind).Config, entry, "--set")

@@ -5,7 +5,7 @@ import warnings
 
 import typer
 
-from adaptkit.cli import base, bench, data, decode, feats, report, score, train
+from adaptkit.cli import adapters, base, bench, data, decode, feats, report, score, train
 from adaptkit.cli.script import run
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(base.app, name="base")
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(bench.app, name="bench")
 for module in (feats, train, decode, score, report):
     module.register(app)
