@@ -114,7 +114,7 @@ def test_published_814k_is_25520_more_than_ours_at_1536_and_256():
 
 
 def test_published_8x_is_what_residual_adapters_of_32_blocks_would_need():
-    """32 blocks of width 1536 and a bottleneck of 64 are our guess at the paper's base and residual adapter."""
+    """32 blocks of width 1536 with a bottleneck of 64 are our guess at the base and residual adapter."""
     residual = 32 * (2 * 1536 * 64 + 64 + 1536)
     assert residual == 6_342_656
     assert residual / 788_480 == pytest.approx(8.04, abs=0.005)
