@@ -50,8 +50,10 @@ class Hra(Adapter):
 
     h_0 = 0; u is a vector and * element-wise; head_k(h) = M h + c, or M2 relu(M1 h + c1) + c2 with `ffn`. The
     last matrix and bias of a head are zero at birth, so an untrained adapter changes nothing; W is
-    Xavier-uniform, b = 0 and u = 1 [ours]. Numbers: D H + 2 H + K (H D + D); with D the width, L the blocks
-    and K the tasks, in detail:
+    Xavier-uniform, b = 0 and u uniform in 0 to 1, as IndRNN has it, so that units remember over unlike
+    numbers of blocks: from u = 1 they all sum over all blocks, and egs/voices is learned more slowly [ours].
+
+    Numbers: D H + 2 H + K (H D + D); with D the width, L the blocks and K the tasks, in detail:
 
     - controller: D H + 2 H; with `recurrent: false` there is no u: D H + H
     - controllers with `share_controller: false`: L (D H + 2 H) - H, as the first block has no h before it and
@@ -114,7 +116,7 @@ class _Controller(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, dim)))
         self.bias = nn.Parameter(torch.zeros(width))
-        self.factor = nn.Parameter(torch.ones(width)) if has_memory else None
+        self.factor = nn.Parameter(torch.rand(width)) if has_memory else None
 
     def forward(self, x: Tensor, before: Tensor | None) -> Tensor:
         hidden = functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
