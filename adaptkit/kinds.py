@@ -13,6 +13,7 @@ Every option of its Config has a description.
 
 import inspect
 import json
+import textwrap
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -95,7 +96,8 @@ def as_yaml(entry: AdapterConfig) -> str:
     values = config.dump(entry)
     lines = ["adapters:", f"  - kind: {entry.kind}"]
     for option in describe(entry.kind).options:
-        lines.append(f"    # {option.help} ({option.type})")
+        comment = f"{option.help} ({option.type})"
+        lines += textwrap.wrap(comment, 100, initial_indent="    # ", subsequent_indent="    # ")
         lines.append(f"    {option.name}: {json.dumps(values[option.name])}")
     return "\n".join(lines)
 
