@@ -13,8 +13,8 @@ Every option of its Config has a description.
 
 import inspect
 import json
-import textwrap
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
