@@ -52,7 +52,7 @@ def time_steps(
     that only reads the base is timed twice, with the base's features computed and with them cached.
     """
     batch = _make_batch(base, size)
-    contestants = [_Contestant("full", Objective(copy.deepcopy(base)).train(), batch)]
+    contestants = [_Contestant("fine-tuning", Objective(copy.deepcopy(base)).train(), batch)]
     for entry in kinds:
         contestants += _adapted(base, entry, batch, size.num_tasks)
     for contestant in contestants:

@@ -1,16 +1,19 @@
 """What experiments left on disk, gathered for a report: the runs of each over its seeds, and their scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from adaptkit import result
+from adaptkit.config import read_yaml
 from adaptkit.errors import AdaptkitError, ScoringError, listed, nearest
 from adaptkit.record import DecodeRecord, Progress, RunRecord, read_progress
 from adaptkit.score import ScoreReport, pool
 
 _SHARED = ("kind", "tasks", "base_fingerprint", "params_base", "params_trainable", "params_per_task")
+_NOT_SHARED = ("seed", "num_workers", "save_every_steps")  # of `train:`
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Run:
     decode: DecodeRecord
     score: ScoreReport
     progress: Progress
+    settings: Mapping[str, Any]  # of its configuration, without the seed
 
 
 @dataclass(frozen=True)
@@ -111,14 +115,21 @@ def _load(decoded: Path) -> Run:
     if not (decoded / "score.json").exists():
         remedy = f"'adaptkit score data/{decode.set_name} {decoded}' makes it"
         raise ScoringError(f"{decoded}/score.json: no such file; {remedy}")
-    log = decoded.parent / "train.jsonl"
+    log, settings = decoded.parent / "train.jsonl", decoded.parent / "config.yaml"
     return Run(
         decoded=decoded,
         record=RunRecord.read(decoded.parent / "run.json"),
         decode=decode,
         score=result.read(decoded / "score.json"),
         progress=read_progress(log) if log.exists() else Progress(),  # the base alone has no training
+        settings=_without_seed(read_yaml(settings)) if settings.exists() else {},
     )
+
+
+def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what the seeds of one experiment share: `train.seed` and what changes no result are left out."""
+    train = {key: value for key, value in (settings.get("train") or {}).items() if key not in _NOT_SHARED}
+    return {**settings, "train": train}
 
 
 def _refuse_unlike(runs: Sequence[Run]) -> None:
@@ -139,6 +150,8 @@ def _gather(runs: Sequence[Run]) -> Outcome:
         if one.record.seed == other.record.seed:
             raise AdaptkitError(f"{folders}: both are {name} with seed {one.record.seed}; leave one out")
         unlike = [key for key in _SHARED if getattr(one.record, key) != getattr(other.record, key)]
+        keys = sorted({*one.settings, *other.settings})
+        unlike += [f"{key}:" for key in keys if one.settings.get(key) != other.settings.get(key)]
         if unlike:
             remedy = "give each configuration a name of its own"
             raise AdaptkitError(f"{folders}: both are {name} but differ in {listed(unlike)}; {remedy}")

@@ -59,12 +59,14 @@ class Row:
 def prune(wanted: Wanted, *, device: str) -> list[Row]:
     """Measure an experiment with ever fewer blocks that carry adapters, down to one; write `prune.json`.
 
-    What is left becomes an experiment of its own, `keep_<first>-<last>` in `out`. Its folder `retrained`
-    holds the one trained on from there with the experiment's options; a retraining that was stopped goes on,
-    and one that is done is not done again.
+    What is left lies in `keep_<first>-<last>` of `out` and decodes as an experiment does. Its folder
+    `retrained` holds the experiment trained on from there with the same options, which can be reported too; a
+    retraining that was stopped goes on, and one that is done is not done again.
     """
     settings, path = experiment.load(wanted.exp / "config.yaml"), wanted.exp / "adapter.safetensors"
     data = _find_data(wanted, settings)
+    if settings.data is None and wanted.retrain_epochs is not None:
+        raise ConfigError(f"{wanted.exp}/config.yaml: names no data to retrain on, for --retrain-epochs")
     file, base = checkpoint.load(path), base_checkpoint.load(settings.base.dir)
     kept = find_kept(file.adapters, base.num_blocks, from_bottom=wanted.from_bottom)
     out = wanted.out or wanted.exp / f"pruned_from_{'bottom' if wanted.from_bottom else 'top'}"

@@ -19,7 +19,7 @@ base_test_sets=                  # those to decode and score with the base model
 train_base=true                  # train the base model of the yaml; false takes the one that lies there
 adapt=true                       # train and decode adapters; false stops at the base model
 adapter=                         # yaml files of conf/adapters in place of the config's adapters, or all
-seeds=1                          # seeds to train each of them with, as in "1 2 3"
+seeds=1                          # with --adapter: seeds to train each of them with, as in "1 2 3"
 exp=exp/residual                 # folder of the experiment, where --adapter is not given
 prepare_options=                 # further words for local/prepare.py
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
@@ -40,16 +40,13 @@ overrides=()
 for word in $set; do overrides+=(--set "$word"); done
 none=exp/none
 experiments=()
+[ "$adapter" != all ] || [ -d conf/adapters ] || die 2 "--adapter all: there is no conf/adapters here; name some"
 [ "$adapter" != all ] || adapter=$(find conf/adapters -name '*.yaml' -exec basename {} .yaml \; | LC_ALL=C sort)
 for name in $adapter; do find_adapter "$name" >/dev/null; done
 for seed in $seeds; do  # one seed of all, then the next, so that a stopped comparison is whole for some seeds
   for name in $adapter; do experiments+=("exp/$name/$seed"); done
 done
 [ -n "$adapter" ] || experiments=("$exp")
-minus=(--minus none)  # what a report compares each experiment with
-for name in residual full; do
-  [[ " ${adapter//$'\n'/ } " != *" $name "* ]] || minus+=(--minus "$name")
-done
 $adapt || experiments=()
 
 train() {  # folder of an experiment; with --adapter it says which and with what seed
@@ -110,10 +107,18 @@ fi
 if is_stage 9 "report"; then
   for name in $base_test_sets; do adaptkit report "$none" --set "$name"; done
   for name in $test_sets; do
-    adaptkit report "$none" "${experiments[@]}" --set "$name" "${minus[@]}"
+    reported=("${experiments[@]}")
+    minus=(--minus none)  # what each experiment is compared with
+    if [ -n "$adapter" ]; then  # with those of other calls, or one kind would be reported by itself
+      readarray -t reported < <(find exp -path "exp/*/[0-9]*/decode_$name/score.json" | cut -d/ -f1-3 | LC_ALL=C sort)
+      for other in residual full; do
+        [[ " ${reported[*]} " != *" exp/$other/"* ]] || minus+=(--minus "$other")
+      done
+    fi
+    adaptkit report "$none" "${reported[@]}" --set "$name" "${minus[@]}"
     for form in md html; do
       output=exp/report_$name.$form
-      adaptkit report "$none" "${experiments[@]}" --set "$name" "${minus[@]}" --format "$form" --output "$output"
+      adaptkit report "$none" "${reported[@]}" --set "$name" "${minus[@]}" --format "$form" --output "$output"
       say "wrote $output"
     done
   done

@@ -42,6 +42,7 @@ VARIANTS = {
         "model_conf": {"ctc_weight": 1.0, "interctc_weight": 0.3},
     },
     "stochastic_depth": {"encoder_conf": {**CONFORMER, "stochastic_depth_rate": 0.5}},
+    "transformer": {"encoder": "transformer", "encoder_conf": SIZES},
     "e_branchformer": {"encoder": "e_branchformer", "encoder_conf": E_BRANCHFORMER},
 }
 SPEAKERS = ("spk1", "spk10", "spk2")  # one is a prefix of another

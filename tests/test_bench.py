@@ -12,7 +12,7 @@ RESIDUAL = api.read_config({"kind": "residual", "bottleneck": 4})
 def test_both_sides_of_the_comparison_are_timed(base):
     full, adapted = bench.time_steps(base, [RESIDUAL], SIZE, num_steps=2)
 
-    assert (full.name, adapted.name) == ("full", "residual")
+    assert (full.name, adapted.name) == ("fine-tuning", "residual")
     assert min(full.seconds, adapted.seconds) > 0
 
 
@@ -45,5 +45,5 @@ def test_a_kind_beside_the_encoder_is_timed_with_cached_features_too(base):
 
     costs = bench.time_steps(base, [hff, RESIDUAL], SIZE, num_steps=2)
 
-    assert [cost.name for cost in costs] == ["full", "hff", "hff, cached", "residual"]
+    assert [cost.name for cost in costs] == ["fine-tuning", "hff", "hff, cached", "residual"]
     assert costs[2].seconds < costs[1].seconds

@@ -95,7 +95,6 @@ def test_sparing_the_encoder_changes_no_loss(new_base, new_stack, new_batch, wei
 def test_weights_after_the_encoder_change_beside_it_as_they_would_inside(base, new_stack, new_batch):
     ctc = new_stack(base, "full", is_trained=True, parts=["ctc"])
     fused = new_stack(base, "hff", is_trained=True)
-    ctc[0].spares_encoder = True
     stack = AdapterStack([*ctc, *fused], [*ctc.configs, *fused.configs], ctc.tasks)
     beside, inside, batch = Objective(base, stack), by_hooks(base, stack), new_batch((0, 2, -1))
     assert beside.taps

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adaptkit import batches, taps
+from adaptkit import batches, config, taps
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.base.padding import ignoring_padding
@@ -105,8 +105,14 @@ def test_weights_of_the_ctc_count_as_inside_where_blocks_use_it(base, new_base, 
     inner = new_base(encoder_conf={**conf, "interctc_layer_idx": [1]})
     for model, is_read in ((base, True), (inner, False)):
         stack = new_stack(model, "full", parts=["ctc"])
-        stack[0].spares_encoder = True
         assert bool(taps.find(model, stack)) == is_read
+
+
+def test_settings_of_hff_with_the_ctc_leave_the_encoder_alone_and_with_the_encoder_do_not(base):
+    entries = config.read_yaml(Path(__file__).parents[1] / "conf/adapters/hff_full.yaml")["adapters"]
+    for parts, is_read in ((["ctc"], True), (["encoder"], False)):
+        configs = [api.read_config(entry) for entry in (entries[0], {**entries[1], "parts": parts})]
+        assert bool(taps.find(base, api.build(configs, base.sites, ["one"], seed=0))) == is_read
 
 
 # on disk

@@ -50,8 +50,8 @@ class Hra(Adapter):
 
     h_0 = 0; u is a vector and * element-wise; head_k(h) = M h + c, or M2 relu(M1 h + c1) + c2 with `ffn`. The
     last matrix and bias of a head are zero at birth, so an untrained adapter changes nothing; W is
-    Xavier-uniform, b = 0 and u uniform in 0 to 1, as IndRNN has it, so that units remember over unlike
-    numbers of blocks: from u = 1 they all sum over all blocks, and egs/voices is learned more slowly [ours].
+    Xavier-uniform, b = 0 and u uniform in 0 to 1, so that units remember over unlike numbers of blocks; from
+    u = 1 they all sum over all blocks, and egs/voices is learned more slowly, as RESULTS.md tells [ours].
 
     Numbers: D H + 2 H + K (H D + D); with D the width, L the blocks and K the tasks, in detail:
 

@@ -48,7 +48,7 @@ def train(
     chosen = choose_device(device)
     loaded = checkpoint.load(base, chosen) if base else new.untrained(model, NUM_TOKENS).to(chosen)
     full, *adapted = library.time_steps(loaded, kinds, size, num_steps=steps)
-    columns = ("trained", "s/step", "of full", "peak MB", "of full")
+    columns = ("trained", "s/step", "ratio", "peak MB", "ratio")
     typer.echo(f"{'':14}" + "".join(f" {column:>12}" for column in columns))
     for cost in (full, *adapted):
         ratios = (cost.seconds / full.seconds, cost.peak_mb / full.peak_mb)

@@ -5,4 +5,4 @@
 #   ./run.sh --config conf/compare.yaml --adapter hra           (after the command above, or with its --corpus)
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 exec ../../recipes/adapt.sh --config conf/fsdd.yaml --train-base false --sets "train train_20 valid test" \
-  --seeds "1 2 3" "$@"
+  --exp exp/residual_all --seeds "1 2 3" "$@"

@@ -6,4 +6,4 @@
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 exec ../../recipes/adapt.sh --config conf/voices.yaml --prepare-options "--nj 2" \
   --sets "base_train base_valid base_test adapt_train adapt_valid adapt_test new_train new_valid new_test" \
-  --base-test-sets "base_test new_test" --test-sets adapt_test --seeds "1 2 3" "$@"
+  --base-test-sets "base_test new_test" --test-sets adapt_test --exp exp/residual_32 --seeds "1 2 3" "$@"

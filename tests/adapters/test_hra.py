@@ -221,7 +221,7 @@ def test_untrained_adapter_changes_nothing_with_any_switch(base, new_stack, new_
 
 
 @pytest.mark.parametrize("options", [*SWITCHES, BOTH_OFF], ids=str)
-def test_at_birth_u_is_one_and_only_the_last_map_of_a_head_is_zero(options):
+def test_at_birth_u_is_spread_over_0_to_1_and_only_the_last_map_of_a_head_is_zero(options):
     member = build(blocks(2, 8), 2, Config(**SMALL, **options))[0]
     factors = [one.factor for one in member.controllers.values() if one.factor is not None]
     assert all(0 <= factor.min() < factor.max() <= 1 for factor in factors)

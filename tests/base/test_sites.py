@@ -15,6 +15,7 @@ from adaptkit.errors import CheckpointError
 pytestmark = pytest.mark.espnet
 EVERY = {kind: 1 if kind == "encoder_out" else 2 for kind in SITE_KINDS if kind != "weight"}
 MACARON = {"ffn_macaron", "ffn_macaron_raw", "ffn_macaron_in", "ffn_macaron_out"}
+TRANSFORMER = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 2}
 FFN = {kind.replace("_macaron", "") for kind in MACARON}
 
 
@@ -120,9 +121,12 @@ def test_keys_are_unique_in_a_kind_and_fit_a_module_dict(variant):
     nn.ModuleDict({key: nn.Identity() for _, key in keys})
 
 
-@pytest.mark.parametrize("kind", ["ffn_macaron", "ffn"])
-def test_raw_input_of_a_feed_forward_is_that_before_its_norm(base, new_batch, kind):
-    inputs = watch(base, new_batch((0, 1))).inputs
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [({}, "ffn_macaron"), ({}, "ffn"), ({"encoder": "transformer", "encoder_conf": TRANSFORMER}, "ffn")],
+)
+def test_raw_input_of_a_feed_forward_is_that_before_its_norm(new_base, new_batch, changes, kind):
+    inputs = watch(new_base(**changes), new_batch((0, 1))).inputs
     normed = torch.nn.functional.layer_norm(inputs[f"{kind}_raw"], (16,), eps=1e-12)
     assert torch.allclose(normed, inputs[kind], atol=1e-5)
     assert not torch.allclose(inputs[f"{kind}_raw"], inputs[kind], atol=1e-2)

@@ -15,7 +15,7 @@ def test_bench_prints_both_steps_and_their_ratio(base_dir):
 
     rows = [line.split() for line in done.stdout.splitlines()]
     assert done.exit_code == 0, done.output
-    assert [row[0] for row in rows[1:]] == ["full", "residual"]
+    assert [row[0] for row in rows[1:]] == ["fine-tuning", "residual"]
     ratio = float(rows[2][2]) / float(rows[1][2])
     assert abs(float(rows[2][3]) - ratio) < 0.3  # of rounded milliseconds
 
@@ -26,7 +26,7 @@ def test_bench_times_several_kinds_on_a_model_with_random_weights(tmp_path):
     done = CliRunner().invoke(bench.app, [*WORDS, "--model", str(tmp_path / "model.yaml"), *kinds])
 
     assert done.exit_code == 0, done.output
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["full", "residual", "hra"]
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["fine-tuning", "residual", "hra"]
 
 
 def test_bench_needs_a_base_or_a_model(base_dir):

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from adaptkit import outcome, result
+from adaptkit import config, outcome, result
 from adaptkit.errors import AdaptkitError, CheckpointError, ScoringError
 from adaptkit.record import RunRecord
 
@@ -107,3 +107,16 @@ def test_untrained_experiment_says_which_command_trains_it(experiments):
     (experiments[1] / "run.json").unlink()
     with pytest.raises(CheckpointError, match=r"residual64/run\.json: no such file; 'adaptkit train'"):
         outcome.load(experiments)
+
+
+def test_seeds_of_unlike_configurations_are_not_one_experiment(seeded):
+    for folder, lr in zip(seeded[1:3], (1e-2, 1e-4), strict=True):
+        config.write_yaml(folder / "config.yaml", {"train": {"lr": lr, "seed": int(folder.name)}})
+    with pytest.raises(AdaptkitError, match="both are experiment 'residual64' but differ in train:; give"):
+        outcome.load(seeded)
+
+
+def test_seeds_of_one_configuration_are_one_experiment(seeded):
+    for folder in seeded[1:3]:
+        config.write_yaml(folder / "config.yaml", {"train": {"lr": 1e-2, "seed": int(folder.name)}})
+    assert outcome.load(seeded).outcomes[1].seeds == [1, 2]
