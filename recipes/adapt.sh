@@ -110,7 +110,8 @@ if is_stage 9 "report"; then
     reported=("${experiments[@]}")
     minus=(--minus none)  # what each experiment is compared with
     if [ -n "$adapter" ]; then  # with those of other calls, or one kind would be reported by itself
-      readarray -t reported < <(find exp -path "exp/*/[0-9]*/decode_$name/score.json" | cut -d/ -f1-3 | LC_ALL=C sort)
+      scored=$(find exp -mindepth 4 -maxdepth 4 -path "exp/*/[0-9]*/decode_$name/score.json" | LC_ALL=C sort)
+      readarray -t reported < <(cut -d/ -f1-3 <<<"$scored")
       for other in residual full; do
         [[ " ${reported[*]} " != *" exp/$other/"* ]] || minus+=(--minus "$other")
       done
