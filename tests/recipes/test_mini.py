@@ -65,6 +65,24 @@ def test_recipe_run_again_changes_nothing(mini):
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in watched] == before
 
 
+def test_kinds_of_several_calls_are_reported_together(mini):
+    for name, seeds in (("residual", "1 2"), ("hff", "1")):
+        words = ["--adapter", name, "--seeds", seeds, "--jobs", "2", "--stage", "6"]
+        done = run([mini / "run.sh", *TINY, *BRIEF, *words], mini)
+        assert done.returncode == 0, done.stderr
+
+    rows = [line.split(" | ") for line in (mini / "exp/report_adapt_test.md").read_text().splitlines()]
+    experiments = {row[0].strip("| ") for row in rows if len(row) > 8} - {"experiment (kind)"}
+    assert {"none", "hff", "residual"} <= experiments
+    assert any("minus residual" in cell for row in rows for cell in row)
+
+
+def test_a_kind_without_settings_is_refused_before_anything_runs(mini):
+    done = run([mini / "run.sh", "--adapter", "residul", "--stage", "6"], mini)
+    assert done.returncode == 1
+    assert "no conf/adapters/residul.yaml" in done.stderr
+
+
 def test_every_command_of_the_readme_works(mini):
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
