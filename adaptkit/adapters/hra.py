@@ -97,7 +97,7 @@ class Hra(Adapter):
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
         """Add what the head of each row's task reads from the controller to a block's output (B, U, D)."""
         if not self.maps:  # gathered once for all blocks: with many tasks the gradient of a gather is costly
-            self.maps = tuple(_gather(linear, self.task_ids, x_out.dtype) for linear in self.head)
+            self.maps = tuple(linear.of_rows(self.task_ids, x_out.dtype) for linear in self.head)
         self.hidden = self.controllers[self._key(site)](x_out, self.hidden)
         *to_inner, (weight, bias) = self.maps
         inner = self.hidden
@@ -128,12 +128,6 @@ class _Controller(nn.Module):
         """Bring u back within -limit to limit."""
         if self.factor is not None:
             self.factor.data.clamp_(-limit, limit)
-
-
-def _gather(linear: TaskLinear, task_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Give the weight (B, D_in, D_out) and the bias (B, 1, D_out) of each row's task."""
-    weight, bias = linear.weight.index_select(0, task_ids), linear.bias.index_select(0, task_ids)
-    return weight.to(dtype), bias[:, None].to(dtype)
 
 
 build = Hra

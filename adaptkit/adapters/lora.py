@@ -59,8 +59,9 @@ class LoRA(Adapter):
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
         """Add the low-rank map of x_in (B, U, D_in) by each row's task to x_out (B, U, D_out)."""
         x = x_in.to(x_out.dtype)  # autocast has made it that of x_out for the linear map too
-        hidden = _Narrow.apply(x, self._rows(self.down[site.key], x))  # (B, U, R)
-        up = self._rows(self.up[site.key], x)
+        down, _ = self.down[site.key].of_rows(self.task_ids, x.dtype)
+        up, _ = self.up[site.key].of_rows(self.task_ids, x.dtype)
+        hidden = _Narrow.apply(x, down)  # (B, U, R)
         return torch.baddbmm(x_out, hidden, up, alpha=self.scale)  # product, scale and sum in one
 
     def fold(self, task: int) -> list[Added]:
@@ -68,10 +69,6 @@ class LoRA(Adapter):
         pairs = [(self.down[site.key].weight[task], self.up[site.key].weight[task]) for site in self.sites]
         products = [self.scale * (down @ up).T for down, up in pairs]
         return [Added(site, product) for site, product in zip(self.sites, products, strict=True)]
-
-    def _rows(self, linear: TaskLinear, x: Tensor) -> Tensor:
-        """Take the matrix of each row's task (B, ...), in the dtype of x."""
-        return linear.weight.index_select(0, self.task_ids).to(x.dtype)
 
 
 class _Narrow(torch.autograd.Function):

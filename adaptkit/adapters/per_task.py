@@ -30,11 +30,15 @@ class TaskLinear(TaskOwned):
 
     def forward(self, x: Tensor, task_ids: Tensor) -> Tensor:
         """Map x (B, U, D_in) with task_ids (B,) to (B, U, D_out), in the dtype of x."""
-        weight = self.weight.index_select(0, task_ids).to(x.dtype)
+        weight, bias = self.of_rows(task_ids, x.dtype)
+        return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
+
+    def of_rows(self, task_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Give the weight (B, D_in, D_out) and the bias (B, 1, D_out), if any, of each row's task."""
+        weight = self.weight.index_select(0, task_ids).to(dtype)
         if self.bias is None:
-            return torch.bmm(x, weight)
-        bias = self.bias.index_select(0, task_ids).to(x.dtype)
-        return torch.baddbmm(bias[:, None], x, weight)
+            return weight, None
+        return weight, self.bias.index_select(0, task_ids)[:, None].to(dtype)
 
 
 class TaskDifferences(TaskOwned):

@@ -61,10 +61,12 @@ def test_a_deep_copy_within_hooks_calls_its_own_adapter(base, kind, new_stack, n
 
 
 def test_a_deep_copy_after_a_training_step_is_possible(base, kind, new_stack, new_batch):
-    objective = Objective(base, new_stack(base, kind))
+    objective, batch = Objective(base, new_stack(base, kind, is_trained=True)), new_batch(TASKS)
     with objective.train().hooked():
-        objective(new_batch(TASKS)).backward()
-        copy.deepcopy(objective)
+        objective(batch).backward()
+        twin = copy.deepcopy(objective).eval()
+        with torch.no_grad():
+            assert torch.equal(twin(batch), objective.eval()(batch))
 
 
 def test_activation_checkpointing_of_the_base_is_refused(new_base, kind, new_stack, new_batch):
