@@ -4,7 +4,7 @@ VENV ?= .venv
 UV = $(VENV)/bin/python -m uv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: help install demo compare test lint lock clean
+.PHONY: help install demo compare augment test lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
@@ -19,6 +19,11 @@ compare: install  ## compare every kind, three seeds each, on egs/voices; with A
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" egs/voices/run.sh --adapter all --jobs 2
 	test -z "$(FSDD)" || { export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; egs/an4/run.sh --corpus "$(AN4)" && \
 	  egs/fsdd/run.sh --corpus "$(FSDD)" --config conf/compare.yaml --adapter all --jobs 2; }
+
+augment: install  ## compare augmentations in noise, with AN4=folder FSDD=folder NOISE=folder; resumes where it stopped
+	export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
+	egs/an4/augment.sh --corpus "$(AN4)" --prepare-options "--noise $(NOISE)" && \
+	egs/fsdd/augment.sh --corpus "$(FSDD)" --prepare-options "--noise $(NOISE)"
 
 test: install  ## install, then run every test
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest

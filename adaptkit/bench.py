@@ -6,7 +6,8 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def time_steps(
     that only reads the base is timed twice, with the base's features computed and with them cached.
     """
     batch = _make_batch(base, size)
-    contestants = [_Contestant("fine-tuning", Objective(copy.deepcopy(base)).train(), batch)]
+    contestants = [Contestant("fine-tuning", Objective(copy.deepcopy(base)).train(), batch)]
     for entry in kinds:
         contestants += _adapted(base, entry, batch, size.num_tasks)
     for contestant in contestants:
@@ -63,44 +64,64 @@ def time_steps(
     return [contestant.cost() for contestant in contestants]
 
 
-def _adapted(base: BaseModel, entry: AdapterConfig, batch: Batch, num_tasks: int) -> list["_Contestant"]:
+def _adapted(base: BaseModel, entry: AdapterConfig, batch: Batch, num_tasks: int) -> list["Contestant"]:
     tasks = [f"task{index}" for index in range(num_tasks)]
     adapters = api.build([entry], base.sites, tasks, seed=0).to(batch.inputs.device)
     objective = Objective(base, adapters).train()
-    contestants = [_Contestant(entry.kind, objective, batch)]
+    contestants = [Contestant(entry.kind, objective, batch)]
     if objective.taps:
         with objective.hooked():
-            contestants.append(_Contestant(f"{entry.kind}, cached", objective, objective.read_taps(batch)))
+            contestants.append(Contestant(f"{entry.kind}, cached", objective, objective.read_taps(batch)))
     return contestants
 
 
-class _Contestant:
+class Meter:
+    """What something cost on a device so far, each time that it was done."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds: list[float] = []
+        self.peaks_mb: list[float] = []  # of memory, above what was held before
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Measure what the block does."""
+        gc.collect()
+        before = _reset_peak_mb(self.device)
+        started = _now(self.device)
+        yield
+        self.seconds.append(_now(self.device) - started)
+        self.peaks_mb.append(_peak_mb(self.device) - before)
+
+    def medians(self) -> tuple[float, float]:
+        """Give the median seconds and megabytes, without the first time, which warms up."""
+        return statistics.median(self.seconds[1:]), statistics.median(self.peaks_mb[1:])
+
+
+class Contestant:
     """An objective with its optimiser, and what its steps cost so far."""
 
     def __init__(self, name: str, objective: Objective, batch: Batch):
         self.name, self.objective, self.batch = name, objective, batch
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)
-        self.seconds: list[float] = []
-        self.peaks_mb: list[float] = []
+        self.meter = Meter(batch.inputs.device)
 
     def step(self) -> None:
-        gc.collect()
-        before = _reset_peak_mb(self.batch)
-        started = _now(self.batch)
-        with self.objective.hooked():
-            self.objective(self.batch).backward()
-        nn.utils.clip_grad_norm_(self.parameters, 5.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.seconds.append(_now(self.batch) - started)
-        self.peaks_mb.append(_peak_mb(self.batch) - before)
+        """Take a step: forward, backward, clipping and AdamW."""
+        with self.meter.running():
+            with self.objective.hooked():
+                self.objective(self.batch).backward()
+            nn.utils.clip_grad_norm_(self.parameters, 5.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
 
     def cost(self) -> StepCost:
+        """Give what a step costs."""
         slots = sum(t.numel() * t.element_size() for s in self.optimizer.state.values() for t in s.values())
         count = sum(parameter.numel() for parameter in self.parameters)
-        peak = statistics.median(self.peaks_mb[1:]) + slots / 2**20
-        return StepCost(self.name, count, statistics.median(self.seconds[1:]), peak)
+        seconds, peak_mb = self.meter.medians()
+        return StepCost(self.name, count, seconds, peak_mb + slots / 2**20)
 
 
 def _make_batch(base: BaseModel, size: Size) -> Batch:
@@ -127,16 +148,16 @@ def _device(base: BaseModel) -> torch.device:
     return next(base.model.parameters()).device
 
 
-def _now(batch: Batch) -> float:
+def _now(device: torch.device) -> float:
     """Read the clock once the device has done everything asked of it."""
-    if batch.inputs.is_cuda:
+    if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def _reset_peak_mb(batch: Batch) -> float:
+def _reset_peak_mb(device: torch.device) -> float:
     """Forget the peak of memory so far and give what is held now."""
-    if batch.inputs.is_cuda:
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
     if not sys.platform.startswith("linux"):
@@ -146,8 +167,8 @@ def _reset_peak_mb(batch: Batch) -> float:
     return _status_mb("VmRSS")
 
 
-def _peak_mb(batch: Batch) -> float:
-    return torch.cuda.max_memory_allocated() / 2**20 if batch.inputs.is_cuda else _status_mb("VmHWM")
+def _peak_mb(device: torch.device) -> float:
+    return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else _status_mb("VmHWM")
 
 
 def _status_mb(key: str) -> float:

@@ -7,8 +7,9 @@ import torch
 
 from adaptkit import score
 from adaptkit.base.search import Path
-from adaptkit.batches import Batch, Examples, load_batches, plan_batches
+from adaptkit.batches import Batch, load_batches, plan_batches
 from adaptkit.errors import DataError, listed
+from adaptkit.examples import Examples
 from adaptkit.objective import Objective
 from adaptkit.progress import counting
 

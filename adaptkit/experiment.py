@@ -4,12 +4,13 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from adaptkit import config
 from adaptkit.adapters.api import AnyAdapterConfig
+from adaptkit.augment.policy import AnyPolicy, read_policy
 from adaptkit.config import Config
 from adaptkit.errors import ConfigError, listed
 
@@ -64,7 +65,11 @@ class Base(Config):
         None, description="ESPnet's training yaml; its model is built, its training is ours"
     )
     tokens: Tokens = Field(Tokens(), description="outputs of the model")
+    name: str = Field("base", description="names it, and the row of a report")
     data: Sets | None = Field(None, description="what it is trained on")
+    augment: AnyPolicy = Field(
+        "own", description="augmentation by name or in full; own: the SpecAugment of the model's own yaml"
+    )
     train: Training = Field(Training(), description="how it is trained")
 
 
@@ -77,6 +82,9 @@ class Experiment(Config):
     adapters: tuple[AnyAdapterConfig, ...] = Field(
         (), description="each with its kind; they act in this order at each site"
     )
+    augment: AnyPolicy = Field(
+        None, description="augmentation by name or in full; own: the base model's SpecAugment; null for none"
+    )
     train: Training = Field(Training(), description="how the adapters are trained")
 
     @field_validator("name")
@@ -87,14 +95,42 @@ class Experiment(Config):
         return name
 
 
-def load(path: Path, overrides: Sequence[str] = (), *, adapter: Path | None = None) -> Experiment:
+def load(
+    path: Path, overrides: Sequence[str] = (), *, adapter: Path | None = None, augment: str | None = None
+) -> Experiment:
     """Read and check an experiment; `overrides` are words like `adapters.0.bottleneck=32`.
 
     `adapter` is a yaml with other `adapters:`, which may change options of their training in `train:` too;
-    the experiment is then named after the file.
+    `augment` is another augmentation, by name or path. The experiment is then named after them.
     """
     words = _replacing(adapter) if adapter is not None else []
-    return config.load(Experiment, path, [*words, *overrides])
+    if augment is not None:
+        names = [given.stem for given in (adapter, Path(augment)) if given is not None]
+        words += [f"name={'_'.join(names)}", f"augment={augment}"]
+    return _load(path, [*words, *overrides])
+
+
+def load_base(path: Path, overrides: Sequence[str] = (), *, augment: str | None = None) -> Experiment:
+    """Read an experiment to train its base model, which is named after another augmentation, if given."""
+    words = [f"base.name={Path(augment).stem}", f"base.augment={augment}"] if augment is not None else []
+    return _load(path, [*words, *overrides])
+
+
+def _load(path: Path, overrides: Sequence[str]) -> Experiment:
+    """Read an experiment; policies take the place of their names before a later override changes them."""
+    content = config.read_yaml(path)
+    _expand_policies(content)
+    for word in overrides:
+        config.apply(content, word)
+        _expand_policies(content)
+    return config.check(Experiment, content, str(path))
+
+
+def _expand_policies(content: dict[str, Any]) -> None:
+    """Read the policies that are named in `augment` and `base.augment`."""
+    for part in (content, content.get("base")):
+        if isinstance(part, dict) and isinstance(part.get("augment"), str) and part["augment"] != "own":
+            part["augment"] = config.dump(read_policy(part["augment"]))
 
 
 def _replacing(path: Path) -> list[str]:

@@ -14,9 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from adaptkit import checkpoint, taps
 from adaptkit.adapters.api import AdapterStack
-from adaptkit.batches import Batch, Examples, load_batches, shuffle_batches
+from adaptkit.batches import Batch, load_batches, shuffle_batches
 from adaptkit.decode import Validation, validate
 from adaptkit.errors import TrainingError, listed
+from adaptkit.examples import Examples
 from adaptkit.experiment import Training
 from adaptkit.journal import Journal
 from adaptkit.objective import Objective, autocast, find_not_finite, learning_rate, seed_everything
@@ -101,7 +102,8 @@ class _Loop:
         options, epoch = self.options, self.state.epoch
         plan = self.plan.batches(epoch, self.objective.adapters)
         left = [self._share(indices) for indices in plan[self.state.position :]]
-        batches = load_batches(self.plan.train, [own for own, _ in left], options.num_workers)
+        examples = self.plan.train.in_epoch(epoch)
+        batches = load_batches(examples, [own for own, _ in left], options.num_workers)
         self.objective.train()
         what = f"{self.plan.folder} epoch {epoch + 1}/{options.max_epochs}"
         with counting(what, len(plan), self.state.position) as advance:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from adaptkit import taps
 from adaptkit.adapters.api import AdapterStack
+from adaptkit.augment.spec import SpecAugment, augment
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.loss import loss_from_encoded
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.search import Path, greedy
 from adaptkit.base.sites import attached, refuse_recomputing
+from adaptkit.base.specaug import changing_features
 from adaptkit.base.traces import leaving_no_trace
 from adaptkit.base.weights import changed
 from adaptkit.batches import Batch
@@ -29,11 +31,15 @@ class Objective(nn.Module):
 
     Adapters that spare the encoder act on what it gave in inference mode (`read_taps`), so that no gradient
     and no activation of it exists.
+
+    Rows that a batch says so of are masked by `spec`, in train() and eval() alike.
     """
 
-    def __init__(self, base: BaseModel, adapters: AdapterStack | None = None):
+    def __init__(
+        self, base: BaseModel, adapters: AdapterStack | None = None, spec: SpecAugment | None = None
+    ):
         super().__init__()
-        self.model, self.adapters, self.sites = base.model, adapters, base.sites
+        self.model, self.adapters, self.sites, self.spec = base.model, adapters, base.sites, spec
         self.taps = () if adapters is None else taps.find(base, adapters)  # none: adapters act by hooks
         self.model.requires_grad_(adapters is None)
         self.ctc_dropout = base.config["ctc_conf"].get("dropout_rate", 0.0)
@@ -65,25 +71,24 @@ class Objective(nn.Module):
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Give what leaves the encoder, x (B, U, D), and each row's number of frames (B,)."""
-        batch, own = self.read_taps(batch), {}
-        for rows in self._groups(batch):
-            with self._acting(batch, rows):
-                encoded, frames = self._encode(batch)
-            own.update({row: encoded[row] for row in rows})
-        return torch.stack([own[row] for row in range(len(own))]), frames
+        passes = list(self._passes(batch))
+        own = {row: encoded[row] for rows, encoded, _ in passes for row in rows}
+        return torch.stack([own[row] for row in range(len(own))]), passes[0][2]
 
     def search(self, batch: Batch) -> list[Path]:
         """Find the best path of each row."""
-        batch, paths = self.read_taps(batch), dict[int, Path]()
-        for rows in self._groups(batch):
-            with self._acting(batch, rows):
-                found = greedy(self.model, *self._encode(batch))
+        paths: dict[int, Path] = {}
+        for rows, encoded, frames in self._passes(batch):
+            found = greedy(self.model, encoded, frames)
             paths.update({row: found[row] for row in rows})
         return [paths[row] for row in range(len(paths))]
 
     def read_taps(self, batch: Batch) -> Batch:
         """Run the encoder now, where adapters spare it; the batch of what it gave stands for the other."""
-        return taps.read(self.model, self.taps, batch) if self.taps and not batch.has_taps else batch
+        if not self.taps or batch.has_taps:
+            return batch
+        with self._masking(batch):
+            return taps.read(self.model, self.taps, batch)
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -94,6 +99,13 @@ class Objective(nn.Module):
             stack.enter_context(ignoring_padding(self.model))
             stack.enter_context(leaving_no_trace(self.model))
             yield
+
+    def _passes(self, batch: Batch) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Encode a batch once for each group of rows; give them, x (B, U, D) and frames (B,) of the batch."""
+        batch = self.read_taps(batch)
+        for rows in self._groups(batch):
+            with self._acting(batch, rows):
+                yield rows, *self._encode(batch)
 
     def _groups(self, batch: Batch) -> list[list[int]]:
         """Give the rows that one pass serves: all, or those whose tasks change weights of the base alike.
@@ -106,12 +118,26 @@ class Objective(nn.Module):
 
     @contextmanager
     def _acting(self, batch: Batch, rows: Sequence[int]) -> Iterator[None]:
-        """Choose every row's task, and the weights of the base that serve `rows`."""
-        if self.adapters is None:
+        """Choose every row's task, the weights of the base that serve `rows`, and the masks."""
+        with ExitStack() as stack:
+            if self.adapters is not None:
+                differences = self.adapters.differences(batch.task_ids[rows[0]])
+                stack.enter_context(self.adapters.for_tasks(batch.task_ids, batch.inputs.device))
+                stack.enter_context(changed(self.model, differences))
+            stack.enter_context(self._masking(batch))
+            yield
+
+    @contextmanager
+    def _masking(self, batch: Batch) -> Iterator[None]:
+        """Mask features on their way into the encoder, where the batch says so."""
+        if self.spec is None or batch.mask_keys is None:
             yield
             return
-        differences = self.adapters.differences(batch.task_ids[rows[0]])
-        with self.adapters.for_tasks(batch.task_ids, batch.inputs.device), changed(self.model, differences):
+
+        def mask(feats: Tensor, lengths: Tensor) -> Tensor:
+            return augment(self.spec, feats, lengths * batch.is_masked, batch.mask_keys)
+
+        with changing_features(self.model, mask):
             yield
 
     def _loss(self, batch: Batch) -> Tensor:

@@ -14,6 +14,7 @@ from adaptkit.score import ScoreReport, pool
 
 _SHARED = ("kind", "tasks", "base_fingerprint", "params_base", "params_trainable", "params_per_task")
 _NOT_SHARED = ("seed", "num_workers", "save_every_steps")  # of `train:`
+_OWN = "base_fingerprint"  # of each base model that a run trained
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,12 @@ def _load(decoded: Path) -> Run:
 
 
 def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what the seeds of one experiment share: `train.seed` and what changes no result are left out."""
+    """Give what the seeds of one experiment share: `train.seed` and what changes no result are left out.
+
+    Of a base model it is the model, less the place of its statistics.
+    """
+    if "normalize_conf" in settings:
+        return {key: value for key, value in settings.items() if key != "normalize_conf"}
     train = {key: value for key, value in (settings.get("train") or {}).items() if key not in _NOT_SHARED}
     return {**settings, "train": train}
 
@@ -149,7 +155,8 @@ def _gather(runs: Sequence[Run]) -> Outcome:
         name = f"experiment '{one.record.name}'"
         if one.record.seed == other.record.seed:
             raise AdaptkitError(f"{folders}: both are {name} with seed {one.record.seed}; leave one out")
-        unlike = [key for key in _SHARED if getattr(one.record, key) != getattr(other.record, key)]
+        shared = [key for key in _SHARED if key != _OWN or one.record.kind != "base"]
+        unlike = [key for key in shared if getattr(one.record, key) != getattr(other.record, key)]
         keys = sorted({*one.settings, *other.settings})
         unlike += [f"{key}:" for key in keys if one.settings.get(key) != other.settings.get(key)]
         if unlike:

@@ -86,7 +86,7 @@ def as_json(comparison: Comparison) -> str:
 
 def as_table(comparison: Comparison) -> str:
     """Give the experiments as aligned text."""
-    return aligned(_join(as_cells(comparison)))
+    return aligned(join(as_cells(comparison)))
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -95,7 +95,7 @@ def as_markdown(comparison: Comparison) -> str:
     parts = [
         f"## Results on `{comparison.set_name}`",
         describe(comparison),
-        markdown(_join(as_cells(comparison))),
+        markdown(join(as_cells(comparison))),
         "### WER by speaker",
         markdown(as_speaker_rows(comparison.outcomes)),
         "### How these were made",
@@ -182,7 +182,7 @@ def _experiment_cells(row: Row, differences: Sequence[Difference | None]) -> lis
             str(len(row.seeds)) if row.params_trainable else "–",
             "" if row.wer_sd is None else f"{row.wer_sd:.2f}",
         ),
-        *map(_difference_cell, differences),
+        *map(difference_cell, differences),
         (f"{row.cer:.2f}", ""),
         (f"{row.params_trainable:,}", f"{100 * row.params_trainable / row.params_base:.2f} %"),
         (f"{row.params_per_task:,}", ""),
@@ -191,13 +191,14 @@ def _experiment_cells(row: Row, differences: Sequence[Difference | None]) -> lis
     ]
 
 
-def _difference_cell(difference: Difference | None) -> Cell:
+def difference_cell(difference: Difference | None) -> Cell:
+    """Give a paired difference, with * where p < 0.05."""
     if difference is None:
         return "–", ""
     star = "*" if difference.p_value < 0.05 else ""
     return f"{difference.points:+.2f}{star}", str(difference.interval)
 
 
-def _join(rows: Sequence[Sequence[Cell]]) -> list[list[str]]:
+def join(rows: Sequence[Sequence[Cell]]) -> list[list[str]]:
     """Write cells in one line, the small print in brackets."""
     return [[f"{figure} ({small})" if small else figure for figure, small in row] for row in rows]

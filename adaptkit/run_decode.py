@@ -5,13 +5,13 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adaptkit import batches, checkpoint, experiment, record
+from adaptkit import checkpoint, experiment, record
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.padding import encoder_frames
-from adaptkit.batches import Examples
 from adaptkit.decode import Hypothesis, decode
 from adaptkit.errors import listed
+from adaptkit.examples import Examples, number_tasks, read_examples
 from adaptkit.kaldi.tables import write_table
 from adaptkit.objective import Objective
 
@@ -43,9 +43,9 @@ def decode_folder(wanted: Wanted, *, device: str) -> Path:
     file = None if base_only else checkpoint.load(adapter_path)
     base = base_checkpoint.load(base_dir, device)
     adapters = checkpoint.restore(file, base, adapter_path) if file else None
-    examples = batches.read_examples(wanted.data, base, allow_pipes=wanted.allow_pipes)
+    examples = read_examples(wanted.data, base, allow_pipes=wanted.allow_pipes)
     if adapters is not None:
-        task_ids = batches.number_tasks(examples.data, adapters.tasks, unknown=wanted.unknown_task)
+        task_ids = number_tasks(examples.data, adapters.tasks, unknown=wanted.unknown_task)
         examples = replace(examples, task_ids=task_ids)
     short = _find_too_short(examples)
     objective = Objective(base, adapters).eval()

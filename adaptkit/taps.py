@@ -18,8 +18,9 @@ from adaptkit.base.loss import has_inner_ctc
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.sites import attached
 from adaptkit.base.traces import leaving_no_trace
-from adaptkit.batches import Batch, Examples, load_batches, plan_batches
+from adaptkit.batches import Batch, load_batches, plan_batches
 from adaptkit.errors import ConfigError, listed
+from adaptkit.examples import Examples
 from adaptkit.files import read_text, replacing, write_text
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.progress import counting
@@ -67,8 +68,13 @@ def cached(examples: Examples, adapters: AdapterStack, path: Path, *, batch_fram
     """Give examples that hold what adapters read, kept in `path`.ark and .scp, instead of the model's input.
 
     It is written once, in float32 and by the first process, and used again as long as it is whole and of the
-    same base model, blocks and utterances. Features must not be augmented in training.
+    same base model, blocks and utterances.
     """
+    if examples.augmentation is not None:
+        raise ConfigError(
+            "adapters: 'cache: true' keeps what the encoder gives of features as they are, and 'augment' "
+            "changes them anew in every epoch; set 'cache: false' or 'augment: null'"
+        )
     inside = _kinds_inside(examples.base.model, adapters)
     if inside:
         raise ConfigError(

@@ -9,20 +9,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed
 
-from adaptkit import batches, checkpoint, config, experiment, record, text
+from adaptkit import checkpoint, config, experiment, record, text
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.per_task import numbers_per_task
-from adaptkit.base import build, new
+from adaptkit.augment import at_work
+from adaptkit.augment.policy import Policy
+from adaptkit.augment.spec import SpecAugment
+from adaptkit.base import build, new, specaug
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.batches import Examples
 from adaptkit.errors import CheckpointError, ConfigError, DataError, listed
+from adaptkit.examples import Examples, number_tasks, read_examples, refuse_other_features, too_short
 from adaptkit.experiment import Experiment, Training
 from adaptkit.loop import Plan, fit
 from adaptkit.objective import Objective, seed_everything
@@ -60,10 +63,9 @@ def train_adapters(
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device)
         train, valid = read_set(settings.data.train, base), read_set(settings.data.valid, base)
+        train = augmented(train, settings.augment, settings.train.seed)
         tasks = train.data.tasks
-        train, valid = (
-            replace(part, task_ids=batches.number_tasks(part.data, tasks)) for part in (train, valid)
-        )
+        train, valid = (replace(part, task_ids=number_tasks(part.data, tasks)) for part in (train, valid))
         adapters = api.build(settings.adapters, base.sites, tasks, settings.train.seed).to(device)
         started_from = {} if start is None else _take_over(start, adapters, base)
 
@@ -77,13 +79,13 @@ def train_adapters(
             _write_record(folder, base, trained, state, settings.train)
 
         identity = {
-            **_identity(settings, "data", "adapters", "train"),
+            **_identity(settings, "data", "adapters", "augment", "train"),
             **_contents(train, valid),
             "base model": base.fingerprint,
             **started_from,
         }
         fit(
-            Objective(base, adapters),
+            Objective(base, adapters, spec_of(train)),
             Plan(train, valid, folder, settings.train, identity, write, finish),
             resume=resume,
         )
@@ -101,12 +103,13 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False) -> No
         seed_everything(wanted.train.seed, 0)
         base = base_checkpoint.wrap(folder, model_config, build.build(model_config).to(device))
         train, valid = read_set(wanted.data.train, base), read_set(wanted.data.valid, base)
+        train = augmented(train, wanted.augment, wanted.train.seed)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
             base_checkpoint.save(folder, model_config, weights)
 
         def finish(state: State) -> None:
-            trained = Trained(folder.name, "base", (), base.num_parameters, 0)
+            trained = Trained(wanted.name, "base", (), base.num_parameters, 0)
             _write_record(folder, base_checkpoint.load(folder), trained, state, wanted.train)
 
         identity = {
@@ -115,7 +118,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False) -> No
             "model": _digest(config.read_yaml(wanted.model)),
         }
         plan = Plan(train, valid, folder, wanted.train, identity, write, finish)
-        fit(Objective(base), plan, resume=resume)
+        fit(Objective(base, spec=spec_of(train)), plan, resume=resume)
 
 
 def _take_over(path: Path, adapters: AdapterStack, base: BaseModel) -> dict[str, str]:
@@ -150,10 +153,10 @@ def _describe(settings: Experiment) -> dict[str, Any]:
 
 def read_set(path: Path, base: BaseModel) -> Examples:
     """Read a set, every task left to the base so far, without the utterances too short to learn from."""
-    examples = batches.read_examples(path, base)
+    examples = read_examples(path, base)
     data = examples.data
     text.refuse_unknown(base.tokens, {u.utt_id: u.text for u in data.utterances}, str(path))
-    reasons = batches.too_short(examples)
+    reasons = too_short(examples)
     if not reasons:
         return examples
     first = listed([f"{utt_id} ({reason})" for utt_id, reason in reasons.items()], 5)
@@ -162,6 +165,31 @@ def read_set(path: Path, base: BaseModel) -> Examples:
         raise DataError(f"{message}; more than {_MOST_SKIPPED:.0%} is an error: check the segments and texts")
     _LOG.warning("%s; they are left out", message)
     return examples.without(reasons)
+
+
+def augmented(train: Examples, policy: Policy | Literal["own"] | None, seed: int) -> Examples:
+    """Augment a training set by a policy, or by the SpecAugment of the base model's own yaml.
+
+    Noisy features must differ from the extracted ones in nothing but the noise, so those are looked at.
+    """
+    if policy == "own":
+        policy = Policy(spec=specaug.translate(train.base.config))
+        described = policy.spec.model_dump(exclude_defaults=True) if policy.spec else "none"
+        _LOG.info("SpecAugment of the model's own yaml: %s", described)
+    working = at_work.start(policy, seed, train.base.rate_hz) if policy else None
+    train = replace(train, augmentation=working)
+    if working and working.bank:
+        refuse_other_features(train)
+    if working and policy.spec and policy.spec.fill == "zero" and train.base.model.normalize is None:
+        _LOG.warning(
+            "the base model does not normalise features, so masks of zeros are not their mean; fill: mean is"
+        )
+    return train
+
+
+def spec_of(train: Examples) -> SpecAugment | None:
+    """Give the masks of a training set."""
+    return train.augmentation.policy.spec if train.augmentation else None
 
 
 @contextmanager
@@ -199,12 +227,15 @@ def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def _contents(train: Examples, valid: Examples) -> dict[str, str]:
     """Give digests of the utterances, since the same folders may hold others by now."""
     sets = {"training set": train, "validation set": valid}
+    noise = train.augmentation.bank if train.augmentation else None
     described = {
         name: [
             (u.utt_id, u.task, u.text, length) for u, length in zip(e.data.utterances, e.lengths, strict=True)
         ]
         for name, e in sets.items()
     }
+    if noise:
+        described["noise recordings"] = noise.describe()
     return {name: _digest(content) for name, content in described.items()}
 
 

@@ -6,6 +6,7 @@
 #
 # A finished stage can run again and changes nothing; a stopped one goes on where it was.
 # With --adapter "hra tpa" --seeds "1 2 3" stages 6 to 9 are over each of them: exp/hra/1, exp/hra/2 ...
+# With --augment "plain mixed" they are over adapters trained with each augmentation, or over base models with --adapt false.
 
 set -euo pipefail
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -19,8 +20,10 @@ base_test_sets=                  # those to decode and score with the base model
 train_base=true                  # train the base model of the yaml; false takes the one that lies there
 adapt=true                       # train and decode adapters; false stops at the base model
 adapter=                         # yaml files of conf/adapters in place of the config's adapters, or all
-seeds=1                          # with --adapter: seeds to train each of them with, as in "1 2 3"
-exp=exp/residual                 # folder of the experiment, where --adapter is not given
+augment=                         # policies of conf/augment in place of the config's augmentation
+seeds=1                          # with --adapter or --augment: seeds to train each of them with, as in "1 2 3"
+exp=exp/residual                 # folder of the experiment, where neither is given
+minus="residual full plain mixed" # of several experiments: those that the others are compared with, where they are there
 prepare_options=                 # further words for local/prepare.py
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
 stage=1                          # first stage to run
@@ -43,25 +46,50 @@ experiments=()
 [ "$adapter" != all ] || [ -d conf/adapters ] || die 2 "--adapter all: there is no conf/adapters here; name some"
 [ "$adapter" != all ] || adapter=$(find conf/adapters -name '*.yaml' -exec basename {} .yaml \; | LC_ALL=C sort)
 for name in $adapter; do find_adapter "$name" >/dev/null; done
+[ -z "$adapter" ] || [ -z "$augment" ] || die 2 "give --adapter or --augment, not both"
+varied=$adapter$augment
 for seed in $seeds; do  # one seed of all, then the next, so that a stopped comparison is whole for some seeds
-  for name in $adapter; do experiments+=("exp/$name/$seed"); done
+  for name in $varied; do experiments+=("exp/$name/$seed"); done
 done
-[ -n "$adapter" ] || experiments=("$exp")
-$adapt || experiments=()
+[ -n "$varied" ] || experiments=("$exp")
+bases=()  # base models in the place of experiments
+if ! $adapt; then
+  [ -z "$augment" ] || bases=("${experiments[@]}")
+  experiments=()
+fi
+alone="$base_test_sets $test_sets"  # decoded with the one base model alone
+[ "${#bases[@]}" = 0 ] || alone=
 
-train() {  # folder of an experiment; with --adapter it says which and with what seed
-  local chosen=()
-  [ -z "$adapter" ] || chosen=(--adapter "$(find_adapter "$(basename "$(dirname "$1")")")" --seed "$(basename "$1")")
+choose() {  # folder of an experiment: what --adapter or --augment says of it
+  local name seed
+  name=$(basename "$(dirname "$1")") seed=$(basename "$1") chosen=()
+  [ -z "$adapter" ] || chosen=(--adapter "$(find_adapter "$name")" --seed "$seed")
+  [ -z "$augment" ] || chosen=(--augment "$name" --seed "$seed")
+}
+
+train() {  # folder of an experiment
+  local chosen
+  choose "$1"
   "${run[@]}" "$1/log/train.log" adaptkit train "$config" "${chosen[@]}" --exp "$1" --resume "${overrides[@]}"
 }
 
-decode() {  # folder of an experiment
-  for name in $test_sets; do "${run[@]}" "$1/log/$name.log" adaptkit decode "$1" "dump/$name"; done
+train_one_base() {  # folder of a base model
+  local chosen
+  choose "$1"
+  "${run[@]}" "$1/log/train.log" adaptkit base train "$config" "${chosen[@]}" --exp "$1" --resume "${overrides[@]}"
 }
 
-score() {  # folder of an experiment
+decode() {  # folder of an experiment or a base model
   for name in $test_sets; do
-    adaptkit score "data/$name" "$1/decode_$name" --compare "$none/decode_$name"
+    "${run[@]}" "$1/log/$name.log" adaptkit decode "$1" "dump/$name" --out "$1/decode_$name"
+  done
+}
+
+score() {  # folder of an experiment or a base model
+  local compare=()
+  for name in $test_sets; do
+    [ -z "$alone" ] || compare=(--compare "$none/decode_$name")
+    adaptkit score "data/$name" "$1/decode_$name" "${compare[@]}"
   done
 }
 
@@ -81,11 +109,16 @@ if is_stage 3 "features and CMVN"; then
 fi
 
 if is_stage 4 "SpecAugment"; then
-  say "a base model is masked as the 'specaug' section of its own yaml says; adapters train unmasked"
+  read -r -a shown <<<"${augment:-$config}"
+  adaptkit augment show "${shown[@]}" --data "dump/${sets%% *}" --out exp/augment
 fi
 
 if is_stage 5 "base model" && $train_base; then
-  "${run[@]}" exp/log/base.log adaptkit base train "$config" --resume "${overrides[@]}"
+  if [ "${#bases[@]}" = 0 ]; then
+    "${run[@]}" exp/log/base.log adaptkit base train "$config" --resume "${overrides[@]}"
+  else
+    for_each train_one_base "${bases[@]}"
+  fi
 fi
 
 if is_stage 6 "adapter training"; then
@@ -93,34 +126,40 @@ if is_stage 6 "adapter training"; then
 fi
 
 if is_stage 7 "decoding"; then
-  for name in $base_test_sets $test_sets; do
+  for name in $alone; do
     "${run[@]}" "$none/log/$name.log" adaptkit decode "$config" "dump/$name" --base-only --out "$none/decode_$name"
   done
-  for_each decode "${experiments[@]}"
+  for_each decode "${experiments[@]}" "${bases[@]}"
 fi
 
 if is_stage 8 "scoring"; then
-  for name in $base_test_sets $test_sets; do adaptkit score "data/$name" "$none/decode_$name"; done
-  for_each score "${experiments[@]}"
+  for name in $alone; do adaptkit score "data/$name" "$none/decode_$name"; done
+  for_each score "${experiments[@]}" "${bases[@]}"
 fi
 
 if is_stage 9 "report"; then
   for name in $base_test_sets; do adaptkit report "$none" --set "$name"; done
+  several=()
   for name in $test_sets; do
-    reported=("${experiments[@]}")
-    minus=(--minus none)  # what each experiment is compared with
-    if [ -n "$adapter" ]; then  # with those of other calls, or one kind would be reported by itself
+    reported=("${experiments[@]}") compared=()
+    if [ -n "$varied" ]; then  # with those of other calls, or one kind would be reported by itself
       scored=$(find exp -mindepth 4 -maxdepth 4 -path "exp/*/[0-9]*/decode_$name/score.json" | LC_ALL=C sort)
       readarray -t reported < <(cut -d/ -f1-3 <<<"$scored")
-      for other in residual full; do
-        [[ " ${reported[*]} " != *" exp/$other/"* ]] || minus+=(--minus "$other")
+      for other in $minus; do
+        [[ " ${reported[*]}" != *" exp/$other/"* ]] || compared+=(--minus "$other")
       done
     fi
-    adaptkit report "$none" "${reported[@]}" --set "$name" "${minus[@]}"
+    [ -z "$alone" ] || reported=("$none" "${reported[@]}") compared=(--minus none "${compared[@]}")
+    adaptkit report "${reported[@]}" --set "$name" "${compared[@]}"
     for form in md html; do
       output=exp/report_$name.$form
-      adaptkit report "$none" "${reported[@]}" --set "$name" "${minus[@]}" --format "$form" --output "$output"
+      adaptkit report "${reported[@]}" --set "$name" "${compared[@]}" --format "$form" --output "$output"
       say "wrote $output"
     done
+    several+=(--set "$name")
   done
+  if [ "${#several[@]}" -gt 2 ]; then
+    adaptkit report "${reported[@]}" "${several[@]}" "${compared[@]}" --format md --output exp/report.md
+    say "wrote exp/report.md, all sets side by side"
+  fi
 fi

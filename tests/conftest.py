@@ -11,12 +11,13 @@ import soundfile
 import torch
 from torch import Tensor
 
-from adaptkit import batches, checkpoint, dump, experiment
+from adaptkit import checkpoint, dump, experiment
 from adaptkit.adapters import api
 from adaptkit.base import build
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.batches import Batch
+from adaptkit.examples import number_tasks, read_examples
 from adaptkit.features import FbankOptions
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -187,8 +188,8 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def examples(base, corpus):
     """The training set, every utterance with the id of its speaker."""
-    read = batches.read_examples(corpus / "dump" / "train", base)
-    return replace(read, task_ids=batches.number_tasks(read.data, SPEAKERS))
+    read = read_examples(corpus / "dump" / "train", base)
+    return replace(read, task_ids=number_tasks(read.data, SPEAKERS))
 
 
 @pytest.fixture

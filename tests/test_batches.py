@@ -6,14 +6,11 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-import soundfile
 import torch
 
-from adaptkit import batches
-from adaptkit.batches import load_batches, number_tasks, plan_batches, shuffle_batches
-from adaptkit.errors import AdaptkitError, CheckpointError, DataError
+from adaptkit.batches import load_batches, plan_batches, shuffle_batches
+from adaptkit.errors import AdaptkitError
 from adaptkit.features import load_feats
-from adaptkit.kaldi.tables import read_table, write_table
 
 pytestmark = pytest.mark.espnet
 LENGTHS = [31, 90, 45, 45, 12, 77, 60, 8, 45, 33]
@@ -157,104 +154,3 @@ def test_lost_features_are_one_line_whichever_process_misses_them(examples, num_
     assert str(caught.value) == (
         "nowhere.ark: no such file or folder; 'adaptkit feats' makes the features again"
     )
-
-
-def test_tasks_are_numbered_by_their_place(examples):
-    assert number_tasks(examples.data, ("spk2", "spk10", "spk1")) == {"spk1": 2, "spk10": 1, "spk2": 0}
-
-
-def test_an_unknown_task_is_refused_with_the_nearest(examples):
-    expected = r"the adapters know 2 tasks \(spk1, spk20\) and not 'spk10'; did you mean 'spk1'\?; 'spk2'"
-    with pytest.raises(CheckpointError, match=expected):
-        number_tasks(examples.data, ("spk1", "spk20"))
-
-
-def test_an_unknown_task_can_be_left_to_the_base(examples):
-    assert number_tasks(examples.data, ("spk2",), unknown="base") == {"spk1": -1, "spk10": -1, "spk2": 0}
-
-
-def test_examples_without_some_keep_lengths_with_their_utterances(examples):
-    fewer = examples.without({"spk1-00", "spk2-03"})
-    kept = dict(zip((u.utt_id for u in examples.data.utterances), examples.lengths, strict=True))
-    assert len(fewer) == len(examples) - 2
-    assert all(kept[u.utt_id] == n for u, n in zip(fewer.data.utterances, fewer.lengths, strict=True))
-
-
-def test_lengths_are_those_of_the_features(examples):
-    frames = [len(load_feats(examples.data.feats[u.utt_id])) for u in examples.data.utterances]
-    assert list(examples.lengths) == frames
-
-
-def test_lengths_are_read_from_the_features_where_no_table_has_them(folder, base):
-    expected = batches.read_examples(folder, base).lengths
-    (folder / "utt2num_frames").unlink()
-    assert batches.read_examples(folder, base).lengths == expected
-
-
-@pytest.mark.parametrize("count", ["", "many", "-3"])
-def test_a_table_of_lengths_with_a_hole_is_refused(folder, base, count):
-    write_table(folder / "utt2num_frames", {**read_table(folder / "utt2num_frames"), "spk1-00": count})
-    with pytest.raises(DataError, match="utt2num_frames: no number for spk1-00; delete the file"):
-        batches.read_examples(folder, base)
-
-
-def test_a_set_without_features_is_refused_with_the_command_that_makes_them(corpus, base):
-    with pytest.raises(
-        DataError, match=r"has no feats.scp.*'adaptkit feats .*data/train dump/train' makes them"
-    ):
-        batches.read_examples(corpus / "data/train", base)
-
-
-def test_features_that_miss_an_utterance_are_refused(folder, base):
-    table = read_table(folder / "feats.scp")
-    del table["spk10-01"]
-    write_table(folder / "feats.scp", table)
-    with pytest.raises(DataError, match="feats.scp: misses spk10-01"):
-        batches.read_examples(folder, base)
-
-
-def test_features_made_with_other_options_are_refused_with_both_values(folder, base):
-    options = (folder / "feats.json").read_text()
-    (folder / "feats.json").write_text(options.replace('"shift_ms": 10.0', '"shift_ms": 12.5'))
-    with pytest.raises(DataError, match=r"other features than .*: shift_ms 12.5 \(the model: 10.0\)"):
-        batches.read_examples(folder, base)
-
-
-def test_features_of_another_width_are_refused(folder, base):
-    (folder / "feats.json").unlink()  # as where Kaldi itself made them
-    wider = replace(base, features={**base.features, "num_bins": 40})
-    with pytest.raises(DataError, match="feats.scp: 20 bins, .* reads 40"):
-        batches.read_examples(folder, wider)
-
-
-def test_speech_is_read_for_a_model_that_reads_speech(corpus, folder, new_base):
-    conf = {"fs": 8000, "n_fft": 256, "hop_length": 80, "n_mels": 20}
-    base = new_base(input_size=None, frontend="default", frontend_conf=conf, adaptkit=None)
-    (batch,) = load_batches(batches.read_examples(folder, base), [[0]])
-    location = read_table(folder / "wav.scp")["spk1-00"]
-    assert torch.equal(batch.inputs[0], torch.from_numpy(soundfile.read(location, dtype="float32")[0]))
-
-
-def test_speech_without_durations_is_refused_with_the_remedy(folder, new_base):
-    conf = {"fs": 8000, "n_fft": 256, "hop_length": 80, "n_mels": 20}
-    base = new_base(input_size=None, frontend="default", frontend_conf=conf, adaptkit=None)
-    (folder / "utt2dur").unlink()
-    with pytest.raises(DataError, match="utt2dur: misses .*'adaptkit data fix .*' writes it"):
-        batches.read_examples(folder, base)
-
-
-@pytest.mark.parametrize(
-    ("text", "frames", "is_short"),
-    [
-        ("A", 7, False),  # one encoder frame for one token
-        ("AB", 10, True),
-        ("AB", 11, False),
-        ("AA", 11, True),  # CTC needs a blank between them
-        ("AA", 15, False),
-        ("", 6, True),  # not even one encoder frame
-    ],
-)
-def test_utterances_too_short_for_ctc_are_known(examples, text, frames, is_short):
-    utterance = replace(examples.data.utterances[0], text=text)
-    one = replace(examples, data=replace(examples.data, utterances=(utterance,)), lengths=(frames,))
-    assert (utterance.utt_id in batches.too_short(one)) == is_short

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adaptkit import batches, checkpoint, experiment
+from adaptkit import checkpoint, experiment
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.decode import decode, validate
 from adaptkit.errors import AdaptkitError, CheckpointError
+from adaptkit.examples import read_examples
 from adaptkit.features import load_feats
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.objective import Objective
@@ -73,7 +74,7 @@ def test_the_text_does_not_depend_on_the_batches_with_legacy_positions(
 ):
     conf = {"output_size": 16, "attention_heads": 2, "num_blocks": 2, "linear_units": 16}
     base = new_base(encoder_conf=conf)
-    examples = batches.read_examples(corpus / "dump/train", base)
+    examples = read_examples(corpus / "dump/train", base)
     objective = Objective(base, new_stack(base)).eval()
     whole, divided = said(objective, examples), said(objective, examples, batch_frames)
     assert [h.text for h in divided] == [h.text for h in whole]

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from adaptkit import batches, config, taps
+from adaptkit import config, taps
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.base.padding import ignoring_padding
+from adaptkit.batches import load_batches
 from adaptkit.errors import ConfigError, DataError
+from adaptkit.examples import read_examples
 from adaptkit.features import load_feats
 from adaptkit.kaldi.tables import read_table
 from adaptkit.objective import Objective
@@ -33,7 +35,7 @@ def cached_hff(base, new_stack):
 def own_examples(base, corpus, tmp_path):
     """The validation set of base rows, in a folder that a test may spoil."""
     folder = shutil.copytree(corpus / "dump/valid", tmp_path / "valid")
-    return batches.read_examples(folder, base)
+    return read_examples(folder, base)
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_a_cache_holds_what_would_be_read_of_each_utterance_alone(base, write, c
     cached = write()
     objective = Objective(base, cached_hff)
     for row, utterance in enumerate(own_examples.data.utterances):
-        (batch,) = batches.load_batches(own_examples, [[row]])
+        (batch,) = load_batches(own_examples, [[row]])
         with objective.hooked():
             expected = objective.read_taps(batch).inputs[0]
         found = load_feats(cached.taps[utterance.utt_id])
@@ -130,7 +132,7 @@ def test_a_cache_holds_what_would_be_read_of_each_utterance_alone(base, write, c
 
 
 def test_batches_of_a_cache_hold_taps_and_the_same_tokens(write, own_examples):
-    (cached,), (plain,) = (batches.load_batches(e, [[3, 0]]) for e in (write(), own_examples))
+    (cached,), (plain,) = (load_batches(e, [[3, 0]]) for e in (write(), own_examples))
     assert (cached.has_taps, plain.has_taps) == (True, False)
     assert cached.inputs.shape == (2, int(cached.lengths.max()), 3 * 16)  # two blocks and the encoder's
     assert cached.utt_ids == plain.utt_ids
@@ -264,7 +266,7 @@ def test_a_resumed_run_takes_its_cache_again(new_run, assert_same):
 
 def test_other_processes_load_a_cache_too(write):
     cached = write()
-    (here,), (there,) = (batches.load_batches(cached, [[0, 1]], num_workers=workers) for workers in (0, 1))
+    (here,), (there,) = (load_batches(cached, [[0, 1]], num_workers=workers) for workers in (0, 1))
     assert there.has_taps
     assert torch.equal(here.inputs, there.inputs)
 

@@ -72,14 +72,15 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """Build an `ESPnetASRModel` with fresh weights from a completed configuration with its `token_list`.
 
     ESPnet's own error rates during training are switched off: it would decode every batch of a frozen base.
+    Its SpecAugment is left out, which has no weights: `specaug.translate` turns the settings into ours.
     """
     config = complete(config)
     unknown = [name for name in _CLASSES if config[name] is not None and config[name] not in _CLASSES[name]]
     if unknown or config["postencoder"] is not None or config["model"] not in ("espnet", None):
         return _build_by_task(config, unknown)
-    parts: dict[str, nn.Module | None] = {}
+    parts: dict[str, nn.Module | None] = {"specaug": None}
     size = config["input_size"]
-    for name in ("frontend", "specaug", "normalize", "preencoder"):
+    for name in ("frontend", "normalize", "preencoder"):
         parts[name] = _make(config, name)
         if name in ("frontend", "preencoder") and parts[name] is not None:
             size = parts[name].output_size()
@@ -101,6 +102,11 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         model, "model_conf", model_conf, encoder=encoder, decoder=decoder, ctc=ctc, **parts, **outer
     )
     return built.float()  # GlobalMVN keeps float64 statistics until its first forward pass changes them
+
+
+def build_specaug(options: Mapping[str, Any]) -> nn.Module:
+    """Build ESPnet's own SpecAugment, which ours is compared with."""
+    return _make({"specaug": "specaug", "specaug_conf": options}, "specaug")
 
 
 def _make(config: Mapping[str, Any], section: str, **given: Any) -> nn.Module | None:
@@ -150,5 +156,5 @@ def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder, _refusing("espnet2.tasks.asr refuses the configuration"):
         configuration.write_yaml(Path(folder, "config.yaml"), config)
         model, _ = task.build_model_from_file(Path(folder, "config.yaml"))
-    model.error_calculator = None
+    model.error_calculator = model.specaug = None
     return model.float()

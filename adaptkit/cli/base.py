@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.cli.options import ConfigFile, Device, Overrides, Resume, Seed, choose_device
+from adaptkit.cli.options import Augment, ConfigFile, Device, Overrides, Resume, Seed, choose_device
 
 app = typer.Typer(help="Train and inspect base models.", no_args_is_help=True)
 
@@ -14,6 +14,8 @@ app = typer.Typer(help="Train and inspect base models.", no_args_is_help=True)
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
+    augment: Augment = None,
+    exp: Annotated[Path | None, typer.Option(help="Folder to write to; base.dir if not given.")] = None,
     seed: Seed = None,
     device: Device = "auto",
     resume: Resume = False,
@@ -26,7 +28,8 @@ def train(
     from adaptkit.train import train_base
 
     words = [*(overrides or []), *([f"base.train.seed={seed}"] if seed is not None else [])]
-    settings = experiment.load(config, words)
+    words += [f"base.dir={exp}"] if exp is not None else []
+    settings = experiment.load_base(config, words, augment=augment)
     train_base(settings, device=choose_device(device), resume=resume)
     typer.echo(settings.base.dir)
 

@@ -1,4 +1,4 @@
-"""`adaptkit data`: check, repair, divide, unite and count data directories."""
+"""`adaptkit data`: check, repair, divide, unite, lengthen and count data directories."""
 
 import logging
 from collections.abc import Sequence
@@ -120,6 +120,28 @@ def combine(
     read = [datadir.read(source) for source in sources]
     made = parts.combine(read, path=out_dir)
     parts.save(made, read)
+    _say_size(made)
+
+
+@app.command()
+def join(
+    source: Annotated[Path, typer.Argument(help="A data directory.")],
+    out_dir: Annotated[Path, typer.Argument(help="The data directory to make.")],
+    seconds: Annotated[float, typer.Option(min=0, help="Longest joined utterance, in seconds.")] = 15.0,
+    rate: Annotated[int, typer.Option(min=1000, help="Rate to bring recordings to, in Hz.")] = 16000,
+    allow_pipes: AllowPipes = False,
+) -> None:
+    """Join short utterances of a speaker into longer ones.
+
+    Example: adaptkit data join data/test data/test_long --seconds 20
+    """
+    from adaptkit.kaldi import datadir
+    from adaptkit.kaldi import join as library
+    from adaptkit.kaldi import subset as parts
+
+    read = datadir.read(source)
+    made = library.join(read, path=out_dir, most_sec=seconds, rate_hz=rate, allow_pipes=allow_pipes)
+    parts.save(made, [read])
     _say_size(made)
 
 

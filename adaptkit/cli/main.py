@@ -5,7 +5,7 @@ import warnings
 
 import typer
 
-from adaptkit.cli import adapters, base, bench, data, decode, feats, report, score, train
+from adaptkit.cli import adapters, augment, base, bench, copies, data, decode, feats, report, score, train
 from adaptkit.cli.script import run
 
 app = typer.Typer(
@@ -16,7 +16,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+augment.app.command(name="copy")(copies.copy)
 app.add_typer(data.app, name="data")
+app.add_typer(augment.app, name="augment")
 app.add_typer(base.app, name="base")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(bench.app, name="bench")

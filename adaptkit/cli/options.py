@@ -11,6 +11,10 @@ Overrides = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Replaces the seed of the training.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")]
+Augment = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Another augmentation, by name or yaml; it names the experiment."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes CUDA where there is one.")]
 
 

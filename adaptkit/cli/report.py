@@ -19,8 +19,9 @@ def report(
     experiments: Annotated[
         list[Path], typer.Argument(help="Folders of runs, scored; seeds of one name are one row.")
     ],
-    set_name: Annotated[
-        str | None, typer.Option("--set", help="The decoded set, where there are several.")
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="The decoded set, where there are several; repeated, a column for each."),
     ] = None,
     minus: Annotated[
         list[str] | None, typer.Option(help="Experiment to compare with, by name; may be repeated.")
@@ -32,22 +33,28 @@ def report(
 
     Example: adaptkit report exp/none exp/residual/1 exp/residual/2 --minus none --format md
     """
-    from adaptkit import outcome
+    from adaptkit import conditions, outcome
     from adaptkit import report as reporting
     from adaptkit.files import write_text
 
-    comparison = outcome.load(experiments, set_name, minus=minus or ())
-    if form == "table" and output is None and sys.stdout.isatty():
-        _print_table(reporting.as_cells(comparison))
-        return
+    library = reporting
+    if sets and len(sets) > 1:
+        if form == "html":
+            raise typer.BadParameter("a page is of one --set", param_hint="--format")
+        library, compared = conditions, conditions.load(experiments, sets, minus=minus or ())
+    else:
+        compared = outcome.load(experiments, sets[0] if sets else None, minus=minus or ())
+        if form == "table" and output is None and sys.stdout.isatty():
+            _print_table(reporting.as_cells(compared))
+            return
     if form == "html":
         from adaptkit.page import render
     else:
-        render = {"table": reporting.as_table, "md": reporting.as_markdown, "json": reporting.as_json}[form]
+        render = {"table": library.as_table, "md": library.as_markdown, "json": library.as_json}[form]
     if output:
-        write_text(output, render(comparison) + "\n")
+        write_text(output, render(compared) + "\n")
     else:
-        typer.echo(render(comparison))
+        typer.echo(render(compared))
 
 
 def _print_table(rows: Sequence[Sequence[tuple[str, str]]]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.cli.options import ConfigFile, Device, Overrides, Resume, Seed, choose_device
+from adaptkit.cli.options import Augment, ConfigFile, Device, Overrides, Resume, Seed, choose_device
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +19,7 @@ def train(
     adapter: Annotated[
         Path | None, typer.Option(help="A yaml with other 'adapters:', which names the experiment.")
     ] = None,
+    augment: Augment = None,
     exp: Annotated[Path | None, typer.Option(help="Folder to write to; exp/<name> if not given.")] = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -32,7 +33,7 @@ def train(
     from adaptkit.train import train_adapters
 
     words = [*(overrides or []), *([f"train.seed={seed}"] if seed is not None else [])]
-    settings = experiment.load(config, words, adapter=adapter)
+    settings = experiment.load(config, words, adapter=adapter, augment=augment)
     folder = exp or Path("exp") / settings.name
     train_adapters(settings, folder, device=choose_device(device), resume=resume)
     typer.echo(folder)

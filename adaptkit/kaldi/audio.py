@@ -1,6 +1,8 @@
-"""Samples of recordings, at the rate a base model was trained with."""
+"""Samples of recordings, at the rate a base model was trained with, and recordings made of samples."""
 
+import io
 import math
+from pathlib import Path
 
 import soundfile
 import torch
@@ -8,9 +10,11 @@ from torch import Tensor
 from torchaudio.functional import resample
 
 from adaptkit.errors import DataError
+from adaptkit.files import replacing
+from adaptkit.kaldi.datadir import DataDir
 from adaptkit.kaldi.recording import OVERSHOOT_SEC, Recording, opened, probe
 
-__all__ = ["Recording", "probe", "read_audio"]
+__all__ = ["Recording", "audio_folder", "fit_full_scale", "probe", "read_audio", "write_audio"]
 
 MOST_LEVEL = 8.0  # floats may exceed full scale a little; 16-bit values kept as floats reach thousands
 MOST_KERNEL = 1 << 26  # values of a resampling kernel, 256 MiB; 44.1 to 16 kHz needs about 441 * 160
@@ -38,6 +42,35 @@ def read_audio(
         first, last = _span(recording, start_sec, end_sec)
         samples = _read_samples(location, file, first, last)
     return _at_rate(samples, recording, rate_hz)
+
+
+def write_audio(path: Path, speech: Tensor, *, rate_hz: int) -> None:
+    """Write speech (N,) as 16 bits, clipped at full scale; a file that holds it already is not touched."""
+    content = io.BytesIO()
+    soundfile.write(content, speech.clamp(-1, 1).numpy(), rate_hz, format="WAV", subtype="PCM_16")
+    if path.is_file() and path.read_bytes() == content.getvalue():
+        return
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getvalue())
+
+
+def fit_full_scale(speech: Tensor) -> Tensor:
+    """Bring speech (N,) that exceeds full scale down as a whole; other speech is given back as it is.
+
+    >>> fit_full_scale(torch.tensor([0.5, -2.0]))
+    tensor([ 0.2500, -1.0000])
+    """
+    loudest = float(speech.abs().max())
+    return speech / loudest if loudest > 1 else speech
+
+
+def audio_folder(path: Path, source: DataDir) -> Path:
+    """Give the folder for the audio of a data directory made of another, of which no file may be replaced."""
+    folder = path.resolve() / "audio"
+    is_inside = any(folder in Path(location).resolve().parents for location in source.recordings.values())
+    if is_inside or path.resolve() == source.path.resolve():
+        raise DataError(f"{path}: would replace the directory it is made of; choose another folder")
+    return folder
 
 
 def _span(recording: Recording, start_sec: float, end_sec: float | None) -> tuple[int, int]:

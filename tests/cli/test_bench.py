@@ -39,3 +39,33 @@ def test_bench_refuses_a_misspelt_option_of_the_adapter(base_dir):
     done = CliRunner().invoke(bench.app, [*WORDS, "--base", str(base_dir), "--set", "bottelneck=4"])
 
     assert "did you mean 'bottleneck'?" in str(done.exception)
+
+
+def test_bench_of_augmentation_prints_both_ratios(tmp_path):
+    config.write_yaml(tmp_path / "model.yaml", MODEL)
+    config.write_yaml(tmp_path / "light.yaml", {"spec": {"time_masks": 2, "time_width": 20, "time_warp": 5}})
+    sizes = ["--utterances", "3", "--seconds", "1", "--longest", "2", "--steps", "1"]
+    words = ["--policy", str(tmp_path / "light.yaml"), "--model", str(tmp_path / "model.yaml"), *sizes]
+    done = CliRunner().invoke(bench.app, ["augment", *words])
+
+    assert done.exit_code == 0, done.output
+    ours, espnet, step = (line.split() for line in done.stdout.splitlines()[1:])
+    assert (ours[0], ours[2], espnet[0], step[:2]) == ("adaptkit", "1.00", "ESPnet", ["training", "step"])
+    assert float(ours[1]) > 0
+    assert step[4:6] == ["100.00", "%"]
+
+
+def test_bench_of_augmentation_without_a_model_has_no_step(tmp_path):
+    config.write_yaml(tmp_path / "light.yaml", {"spec": {"time_masks": 2, "time_width": 20}})
+    words = ["augment", "--policy", str(tmp_path / "light.yaml"), "--steps", "1", "--longest", "3"]
+    done = CliRunner().invoke(bench.app, words)
+
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["adaptkit", "ESPnet"]
+
+
+def test_bench_of_augmentation_refuses_a_policy_without_masks(tmp_path):
+    config.write_yaml(tmp_path / "plain.yaml", {"spec": None})
+    done = CliRunner().invoke(bench.app, ["augment", "--policy", str(tmp_path / "plain.yaml")])
+
+    assert done.exit_code == 2
+    assert "has no SpecAugment" in done.output

@@ -142,6 +142,14 @@ def test_combined_parts_are_the_whole(data, tmp_path):
     assert (tmp_path / "all" / "text").read_text() == (data / "text").read_text()
 
 
+def test_joined_utterances_fit_the_seconds_and_the_rate(data, tmp_path):
+    done = run("join", data, tmp_path / "long", "--seconds", 1, "--rate", 8000)
+    assert done.stdout == f"{tmp_path}/long: 2 utterances of 2 speakers\n"
+    assert [u.text for u in datadir.read(tmp_path / "long").utterances] == ["TWO WORDS TWO WORDS"] * 2
+    assert run("validate", tmp_path / "long", "--min-sec", 1, "--max-sec", 1).stdout == ""
+    assert run("info", tmp_path / "long").stdout.splitlines()[-2] == "recordings   2 at 8000 Hz"
+
+
 def test_info_counts_the_directory(data):
     done = run("info", data)
     assert done.stdout.splitlines() == [
@@ -156,7 +164,7 @@ def test_info_counts_the_directory(data):
     ]
 
 
-@pytest.mark.parametrize("verb", ["validate", "fix", "subset", "combine", "info"])
+@pytest.mark.parametrize("verb", ["validate", "fix", "subset", "combine", "join", "info"])
 def test_help_is_a_sentence_and_an_example(verb):
     text = run(verb, "--help").output
     assert f"Example: adaptkit data {verb} " in " ".join(text.split())

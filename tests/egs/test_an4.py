@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from adaptkit.errors import DataError
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
+from adaptkit.kaldi.validate import find_problems
 
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("ADAPTKIT_DATA", ROOT.parent / "shared" / "data")) / "an4"
@@ -21,21 +23,44 @@ FILES = {
 prepare = runpy.run_path(str(ROOT / "egs" / "an4" / "local" / "prepare.py"))["main"]
 
 
-@pytest.fixture
-def corpus(tmp_path):
-    """Three speakers, one of them (mmaf) of valid_speakers.txt; big-endian raw files below wav/."""
+def write_corpus(path, files):
+    """Half a second of a quiet tone for each utterance, as big-endian raw files below wav/."""
     quiet = (1000 * np.sin(np.arange(8000) / 9)).astype(">i2")
-    for name, texts in FILES.items():
-        etc = tmp_path / "an4" / "etc" / f"an4_{name}"
+    for name, texts in files.items():
+        etc = path / "etc" / f"an4_{name}"
         etc.parent.mkdir(parents=True, exist_ok=True)
         etc.with_suffix(".fileids").write_text("".join(f"{file_id}\n" for file_id in texts))
         lines = (f"{text} ({Path(file_id).name})\n" for file_id, text in texts.items())
         etc.with_suffix(".transcription").write_text("".join(lines))
         for file_id in texts:
-            audio = tmp_path / "an4" / "wav" / f"{file_id}.raw"
-            audio.parent.mkdir(parents=True)
+            audio = path / "wav" / f"{file_id}.raw"
+            audio.parent.mkdir(parents=True, exist_ok=True)
             quiet.tofile(audio)
-    return tmp_path / "an4"
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three speakers, one of them (mmaf) of valid_speakers.txt."""
+    return write_corpus(tmp_path / "an4", FILES)
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """Everything that is made with --noise of five utterances of each of the three speakers."""
+    path = tmp_path_factory.mktemp("noisy")
+    files = {
+        name: {
+            f"{file_id}{number}": f"{text} {number}" for file_id, text in texts.items() for number in "12345"
+        }
+        for name, texts in FILES.items()
+    }
+    for number, kind in enumerate(("rain", "chainsaw")):
+        (path / "noise" / kind).mkdir(parents=True)
+        noise = 0.1 * np.random.default_rng(number).standard_normal(16000)
+        soundfile.write(path / "noise" / kind / "1.flac", noise, 16000)
+    prepare(write_corpus(path / "an4", files), path / "data", path / "noise")
+    return path
 
 
 def read_sets(data):
@@ -86,6 +111,48 @@ def test_utterances_without_a_transcription_are_named(corpus, tmp_path):
     (corpus / "etc" / "an4_test.transcription").write_text("YES (another)\n")
     with pytest.raises(DataError, match="no transcription for 1 utterances: an4test_clstk/fcaw/an406-fcaw-b"):
         prepare(corpus, tmp_path / "data")
+
+
+def spoken(data, name):
+    return [u.text for u in datadir.read(data / name).utterances]
+
+
+def times(data):
+    """When each file of audio was written."""
+    return {file: file.stat().st_mtime_ns for file in data.rglob("audio/*")}
+
+
+def test_noise_makes_the_sets_of_the_noise_experiments(noisy):
+    ratios = [f"{name}_{snr_db}db" for name in ("test", "test_long") for snr_db in (20, 10, 5, 0)]
+    made = {path.name for path in (noisy / "data").iterdir()}
+    sets = {*SETS, *ratios, "test_long", "train_lengths", "valid_lengths"}
+    assert made == sets | {"noise_train", "noise_test"}
+    assert [problem for name in sets for problem in find_problems(noisy / "data" / name)] == []
+
+
+def test_without_noise_there_are_the_three_sets_alone(corpus, tmp_path):
+    prepare(corpus, tmp_path / "data")
+    assert {path.name for path in (tmp_path / "data").iterdir()} == set(SETS)
+
+
+def test_every_other_utterance_of_a_speaker_is_joined_for_training(noisy):
+    for name, text in (("train", "YES"), ("valid", "M A")):
+        joined = f"{text} 2 {text} 4"
+        assert spoken(noisy / "data", f"{name}_lengths") == [
+            f"{text} 1", joined, f"{text} 3", f"{text} 5"
+        ]  # fmt: skip
+
+
+def test_the_long_test_set_is_the_test_set_joined(noisy):
+    for name in ("test_long", "test_long_0db"):
+        assert spoken(noisy / "data", name) == [" ".join(spoken(noisy / "data", "test"))]
+
+
+def test_preparing_again_touches_no_audio(noisy):
+    before = times(noisy / "data")
+    prepare(noisy / "an4", noisy / "data", noisy / "noise")
+    assert times(noisy / "data") == before
+    assert len(before) == 2 * 1 + 1 + 4 * (5 + 1)  # joined for training, test_long, and the noisy ones
 
 
 @pytest.mark.corpora

@@ -12,15 +12,25 @@ import torch
 
 from adaptkit.errors import DataError
 from adaptkit.kaldi import datadir
-from adaptkit.kaldi.audio import probe, read_audio
+from adaptkit.kaldi.audio import read_audio
+from adaptkit.kaldi.validate import find_problems
 
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("ADAPTKIT_DATA", ROOT.parent / "shared" / "data")) / "fsdd"
+NOISE = REAL.with_name("noise")
 LISTS = ROOT / "egs" / "fsdd" / "lists"
 SETS = ("train", "valid", "test")
 recipe = runpy.run_path(str(ROOT / "egs" / "fsdd" / "local" / "prepare.py"))
 make_lists = runpy.run_path(str(ROOT / "egs" / "fsdd" / "local" / "make_lists.py"))["main"]
 STRINGS = {name: recipe["read_list"](LISTS / f"{name}.txt") for name in SETS}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """All that is made of the real corpus, with noise where there is some."""
+    data = tmp_path_factory.mktemp("fsdd")
+    recipe["main"](REAL, data, NOISE if NOISE.is_dir() else None)
+    return data
 
 
 def uses(name):
@@ -95,15 +105,6 @@ def test_a_string_is_the_same_every_time():
     assert torch.equal(first, again)
 
 
-def test_audio_that_is_there_already_is_not_touched(tmp_path):
-    recipe["write_audio"](tmp_path / "a.wav", tone(1000))
-    before = (tmp_path / "a.wav").stat().st_mtime_ns
-    recipe["write_audio"](tmp_path / "a.wav", tone(1000))
-    assert (tmp_path / "a.wav").stat().st_mtime_ns == before
-    recipe["write_audio"](tmp_path / "a.wav", tone(999))
-    assert probe(str(tmp_path / "a.wav")).num_samples == 999
-
-
 def test_a_corpus_that_lacks_recordings_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(DataError, match=r"lacks 3000 recordings: recordings/0_george_0\.wav"):
         recipe["main"](tmp_path, tmp_path / "data")
@@ -112,10 +113,18 @@ def test_a_corpus_that_lacks_recordings_is_refused_before_anything_is_written(tm
 
 @pytest.mark.corpora
 @pytest.mark.skipif(not REAL.is_dir(), reason="no FSDD below ADAPTKIT_DATA or ../shared/data")
-def test_the_real_corpus_becomes_strings_of_the_length_of_their_parts(tmp_path):
-    recipe["main"](REAL, tmp_path)
-    assert [len(datadir.read(tmp_path / name).utterances) for name in SETS] == [947, 120, 310]
+def test_the_real_corpus_becomes_strings_of_the_length_of_their_parts(prepared):
+    assert [len(datadir.read(prepared / name).utterances) for name in SETS] == [947, 120, 310]
     string = STRINGS["test"][0]
     num_samples = sum(soundfile.info(REAL / file).frames for file in string.files)
     num_samples += sum(round(sec * 8000) for sec in string.pauses_sec)
-    assert len(read_audio(str(tmp_path / "audio" / f"{string.utt_id}.wav"), rate_hz=16000)) == 2 * num_samples
+    assert len(read_audio(str(prepared / "audio" / f"{string.utt_id}.wav"), rate_hz=16000)) == 2 * num_samples
+
+
+@pytest.mark.corpora
+@pytest.mark.skipif(not (REAL.is_dir() and NOISE.is_dir()), reason="no FSDD and noise below ADAPTKIT_DATA")
+def test_noise_makes_noisy_test_sets_of_the_same_strings(prepared):
+    clean = datadir.read(prepared / "test").utterances
+    for snr_db in (20, 10, 5, 0):
+        assert datadir.read(prepared / f"test_{snr_db}db").utterances == clean
+        assert find_problems(prepared / f"test_{snr_db}db") == []

@@ -11,7 +11,7 @@ import torch
 
 from adaptkit.errors import DataError
 from adaptkit.kaldi import recording
-from adaptkit.kaldi.audio import probe, read_audio
+from adaptkit.kaldi.audio import probe, read_audio, write_audio
 
 
 def tone(seconds=1.0, rate_hz=16000, hz=440.0):
@@ -271,3 +271,20 @@ def test_probe_agrees_with_the_wave_module(make_recording):
     found = probe(location)
     assert (found.rate_hz, found.num_samples, found.num_channels) == expected
     assert found.duration_sec == 0.7
+
+
+def test_audio_that_is_there_already_is_not_touched(tmp_path):
+    write_audio(tmp_path / "a.wav", torch.full((1000,), 0.5), rate_hz=8000)
+    before = (tmp_path / "a.wav").stat().st_mtime_ns
+    write_audio(tmp_path / "a.wav", torch.full((1000,), 0.5), rate_hz=8000)
+    assert (tmp_path / "a.wav").stat().st_mtime_ns == before
+    write_audio(tmp_path / "a.wav", torch.full((999,), 0.5), rate_hz=8000)
+    assert probe(str(tmp_path / "a.wav")).num_samples == 999
+
+
+def test_written_audio_is_clipped_at_full_scale_and_else_right_to_a_step(tmp_path):
+    write_audio(tmp_path / "a.wav", torch.tensor([-2.0, -1.0, 0.3, 1.0, 2.0]), rate_hz=8000)
+    expected = torch.tensor([-1.0, -1.0, 0.3, 1.0, 1.0])
+    torch.testing.assert_close(
+        read_audio(str(tmp_path / "a.wav"), rate_hz=8000), expected, atol=2**-15, rtol=0
+    )

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from adaptkit import batches, checkpoint, experiment, train
+from adaptkit import checkpoint, experiment, train
+from adaptkit.batches import shuffle_batches
+from adaptkit.examples import read_examples
 from adaptkit.kaldi.tables import read_table, write_table
 
 pytestmark = pytest.mark.espnet
@@ -81,8 +83,8 @@ def steps(folder):
 
 
 def test_batches_are_uneven_and_one_is_a_single_utterance(base, corpus):
-    lengths = batches.read_examples(corpus / "dump/train", base).lengths
-    plans = [batches.shuffle_batches(lengths, 410, seed=0, epoch=epoch) for epoch in range(3)]
+    lengths = read_examples(corpus / "dump/train", base).lengths
+    plans = [shuffle_batches(lengths, 410, seed=0, epoch=epoch) for epoch in range(3)]
     assert {len(batch) for plan in plans for batch in plan} == {1, 5, 7}
 
 

@@ -4,6 +4,11 @@ Expected below CORPUS: etc/an4_{train,test}.{fileids,transcription} and the audi
 <id>.flac, .wav, .sph or .raw, at once below CORPUS or below CORPUS/wav. The README of the raw files says
 little endian, those seen are big endian: adaptkit.kaldi.audio decides by their level.
 
+With --noise there are also, for experiments with noise and with long utterances: noise_train and noise_test,
+lists of recordings of noise that share no type; test_long, the test set joined to at most 20 s; train_lengths
+and valid_lengths, half of each speaker's utterances as they are and half joined; and test and test_long at
+several ratios of speech to noise, test_10db say.
+
 The test set is the official one. AN4 has no validation set: the speakers of valid_speakers.txt (ours, drawn
 once at random, 4 of 74 speakers and 5 % of the utterances) leave the training set for it.
 A. Acero, Acoustical and environmental robustness in automatic speech recognition, Kluwer, 1993.
@@ -11,28 +16,36 @@ A. Acero, Acoustical and environmental robustness in automatic speech recognitio
 
 import logging
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from adaptkit.augment import copies
 from adaptkit.cli.script import run_script
 from adaptkit.errors import DataError, listed
 from adaptkit.files import read_text
-from adaptkit.kaldi import datadir
+from adaptkit.kaldi import datadir, subset
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.join import join
 
 ENDINGS = (".flac", ".wav", ".sph", ".raw")
 EXPECTED = (
     "CORPUS should be the folder of AN4 that holds etc/ and the audio; "
     "the original is on the pages of CMU's speech group, under databases, AN4"
 )
+LONG_SEC = 20.0
 VALID_SPEAKERS = Path(__file__).with_name("valid_speakers.txt")
 
 
 def main(
     corpus: Annotated[Path, typer.Argument(help="folder of AN4, the one that holds etc/")],
     data: Annotated[Path, typer.Argument(help="folder to make train, valid and test in")],
+    noise: Annotated[
+        Path | None,
+        typer.Option(help="folder of noises: <type>.wav, <type>/*.flac; makes noisy and long sets"),
+    ] = None,
 ) -> None:
     """Write AN4's data directories.
 
@@ -50,6 +63,26 @@ def main(
         logging.info(
             "%s: %d utterances of %d speakers", data / name, len(found), len({u.speaker for u in found})
         )
+    if noise:
+        copies.write_noise_lists(noise, data)
+        test = datadir.read(data / "test")
+        subset.save(join(test, path=data / "test_long", most_sec=LONG_SEC), [test])
+        for name in ("train", "valid"):
+            write_lengths(data / name, data / f"{name}_lengths")
+        copies.copy_tests(data, ["test", "test_long"])
+
+
+def write_lengths(source: Path, out_dir: Path) -> None:
+    """Write every other utterance of each speaker as it is, and the rest joined, so that lengths vary."""
+    data = datadir.read(source)
+    speakers = defaultdict(list)
+    for utterance in data.utterances:
+        speakers[utterance.speaker].append(utterance.utt_id)
+    kept, rest = (
+        subset.subset(data, [utt_id for ids in speakers.values() for utt_id in ids[first::2]], path=source)
+        for first in (0, 1)
+    )
+    subset.save(subset.combine([kept, join(rest, path=out_dir, most_sec=LONG_SEC)], path=out_dir), [data])
 
 
 def read_set(corpus: Path, name: str) -> dict[Utterance, Path]:

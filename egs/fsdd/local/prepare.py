@@ -1,6 +1,8 @@
 """Join the Free Spoken Digit Dataset's isolated digits into strings: data/train, data/valid, data/test.
 
-data/train_20 holds 20 strings of each speaker out of data/train.
+data/train_20 holds 20 strings of each speaker out of data/train. With --noise there are also noise_train and
+noise_test, lists of recordings of noise that share no type, and the test set at several ratios of speech to
+noise, data/test_10db say.
 
 Expected below CORPUS: recordings/{digit}_{speaker}_{index}.wav, 8 kHz. lists/ says which recordings of one
 speaker follow each other with which pauses; local/make_lists.py drew it and says how the sets and their
@@ -16,7 +18,6 @@ no pause to copy, and digital silence has log-mel values that no recording has.
 Z. Jackson and others, Free Spoken Digit Dataset, https://github.com/Jakobovski/free-spoken-digit-dataset
 """
 
-import io
 import logging
 import zlib
 from collections.abc import Iterable, Sequence
@@ -24,17 +25,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import soundfile
 import torch
 import typer
 from torch import Tensor
 from torchaudio.functional import resample
 
+from adaptkit.augment import copies
 from adaptkit.cli.script import run_script
 from adaptkit.errors import DataError, listed
-from adaptkit.files import read_text, replacing
+from adaptkit.files import read_text
 from adaptkit.kaldi import datadir, subset
-from adaptkit.kaldi.audio import read_audio
+from adaptkit.kaldi.audio import read_audio, write_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
 
 EXPECTED = "CORPUS should be a clone of the Free Spoken Digit Dataset, v1.0.9 or later"
@@ -50,6 +51,9 @@ QUIET = 0.05  # of the frames are taken for silence
 def main(
     corpus: Annotated[Path, typer.Argument(help="folder of the dataset, the one that holds recordings/")],
     data: Annotated[Path, typer.Argument(help="folder to make train, valid and test in")],
+    noise: Annotated[
+        Path | None, typer.Option(help="folder of noises: <type>.wav, <type>/*.flac; makes noisy test sets")
+    ] = None,
 ) -> None:
     """Write the digit strings and their data directories.
 
@@ -63,7 +67,8 @@ def main(
         for string in strings:
             digits = [read_audio(str(corpus / file), rate_hz=RATE_HZ) for file in string.files]
             speech = join(digits, string.pauses_sec, seed=zlib.crc32(string.utt_id.encode()))
-            write_audio(Path(recordings[string.utt_id]), resample(speech, RATE_HZ, RATE_OUT_HZ))
+            speech = resample(speech, RATE_HZ, RATE_OUT_HZ)
+            write_audio(Path(recordings[string.utt_id]), speech, rate_hz=RATE_OUT_HZ)
         utterances = tuple(Utterance(s.utt_id, s.speaker, s.utt_id, s.text) for s in strings)
         datadir.write(DataDir(data / name, utterances, recordings))
         logging.info(
@@ -72,6 +77,9 @@ def main(
     whole = datadir.read(data / "train")
     few = subset.choose_per_speaker(whole, FEW)
     subset.save(subset.subset(whole, few, path=data / f"train_{FEW}"), [whole])
+    if noise:
+        copies.write_noise_lists(noise, data)
+        copies.copy_tests(data, ["test"])
 
 
 @dataclass(frozen=True)
@@ -123,16 +131,6 @@ def join(digits: Sequence[Tensor], pauses_sec: Sequence[float], *, seed: int) ->
     generator = torch.Generator().manual_seed(seed)
     pauses = [level * torch.randn(round(sec * RATE_HZ), generator=generator) for sec in pauses_sec]
     return torch.cat([part for pair in zip(pauses, digits, strict=False) for part in pair] + pauses[-1:])
-
-
-def write_audio(path: Path, speech: Tensor) -> None:
-    """Write 16-bit samples, unless they are there already: a file that is not touched keeps its features."""
-    content = io.BytesIO()
-    soundfile.write(content, speech.clamp(-1, 1).numpy(), RATE_OUT_HZ, format="WAV", subtype="PCM_16")
-    if path.is_file() and path.read_bytes() == content.getvalue():
-        return
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.getvalue())
 
 
 if __name__ == "__main__":

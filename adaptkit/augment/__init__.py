@@ -1,0 +1,1 @@
+"""Augmentation of training data: masks and warps of features, noise and rooms on speech, and their mix."""

@@ -1,0 +1,242 @@
+"""Noisy copies of data directories as recordings of their own: training data, and test sets at given ratios.
+
+Beside the tables of an ordinary data directory there are `audio/`, `utt2noise` (utterance: ratio of speech to
+noise in dB, recording of the noise, room or `-`) and `copies.jsonl`, which says what each file of audio is
+made of: a second run makes only what is missing or would be another.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from adaptkit.augment.draws import make_key
+from adaptkit.augment.noise import Noise, NoiseBank
+from adaptkit.augment.recordings import SUFFIXES
+from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed
+from adaptkit.files import read_text, write_text
+from adaptkit.kaldi import datadir, subset
+from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
+from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.tables import format_table, write_table
+from adaptkit.progress import counting
+
+TEST_NOISES = ("helicopter", "rain", "exercise_bike", "running_tap")  # types that training does not hear
+TEST_SNRS_DB = (20, 10, 5, 0)
+RECORD = "copies.jsonl"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Which copies: how many of each utterance, whether the clean one is beside them, and the seed."""
+
+    number: int = 1
+    with_clean: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.number < 1:
+            raise ConfigError(f"{self.number} noisy copies of each utterance; ask for 1 or more")
+
+    @property
+    def suffixes(self) -> dict[int, str]:
+        """What each copy's id adds to the utterance's; nothing where one stands for the clean one."""
+        if self.number == 1 and not self.with_clean:
+            return {1: ""}
+        return {number: f"-noisy{number}" for number in range(1, self.number + 1)}
+
+
+ONE_BESIDE = Copies()
+
+
+def copy(
+    data_dir: Path,
+    out_dir: Path,
+    noise: Noise,
+    which: Copies = ONE_BESIDE,
+    *,
+    rate_hz: int = 16000,
+    allow_pipes: bool = False,
+) -> DataDir:
+    """Write noisy copies of every utterance to `out_dir`, beside the clean utterances or in their place.
+
+    Noise, ratio and room follow from the seed, the copy's number and the utterance alone. A copy beyond full
+    scale is brought down as a whole.
+    """
+    data, out_dir = datadir.read(data_dir), Path(out_dir)
+    folder, bank = audio_folder(out_dir, data), NoiseBank(noise, rate_hz)
+    plan = []
+    for utterance in data.utterances:
+        location = data.recordings[utterance.recording]
+        for number, suffix in which.suffixes.items():
+            key = make_key(which.seed, number, utterance.utt_id)
+            plan.append(_Copy(utterance, location, utterance.utt_id + suffix, folder, key))
+    recordings = {one.utt_id: str(one.file) for one in plan}
+    noisy = DataDir(out_dir, tuple(one.utterance for one in plan), recordings)
+    made = subset.combine([data, noisy] if which.with_clean else [noisy], path=out_dir)
+    _save(made, data, _make(plan, bank, out_dir / RECORD, allow_pipes))
+    return made
+
+
+def copy_tests(data: Path, names: Sequence[str]) -> None:
+    """Write `<name>_<ratio>db` for each test set below `data` and each of TEST_SNRS_DB, without rooms.
+
+    The noises are those of `noise_test`. An utterance has the same one at every ratio.
+    """
+    for name in names:
+        for snr_db in TEST_SNRS_DB:
+            noises = (data / "noise_test" / "wav.scp",)
+            noise = Noise(noises=noises, snr_db=(snr_db, snr_db), room_share=0.0)
+            copy(data / name, data / f"{name}_{snr_db}db", noise, Copies(with_clean=False))
+
+
+def write_noise_lists(folder: Path, data: Path, test_types: Collection[str] = TEST_NOISES) -> None:
+    """Write the recordings of noise below a folder as `noise_train` and `noise_test` below `data`.
+
+    The type of a recording is the name of its folder, or its own name at the top. No type is in both.
+    """
+    lists: dict[str, dict[str, str]] = {"noise_train": {}, "noise_test": {}}
+    for kind, file in _find_noises(folder):
+        table = lists["noise_test" if kind in test_types else "noise_train"]
+        name = "_".join("-".join(file.relative_to(folder).with_suffix("").parts).split())
+        if table.setdefault(name, str(file.resolve())) != str(file.resolve()):
+            raise DataError(f"{file}: another recording there is called {name} too; rename one")
+    if not all(lists.values()):
+        kinds = sorted({kind for kind, _ in _find_noises(folder)})
+        raise DataError(
+            f"{folder}: types {listed(kinds) or 'none'}, where some of {listed(test_types)} are needed for "
+            "tests and others for training; give a folder with more types"
+        )
+    for name, table in lists.items():
+        write_table(data / name / "wav.scp", table)
+        log.info("%s: %d recordings of noise", data / name, len(table))
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A noisy copy to be made: of which utterance, its id, the folder for it, and the key of its noise."""
+
+    source: Utterance
+    location: str
+    utt_id: str
+    folder: Path
+    key: int
+
+    @property
+    def utterance(self) -> Utterance:
+        """The copy as an utterance, which is a recording of its own."""
+        return replace(self.source, utt_id=self.utt_id, recording=self.utt_id, start_sec=0.0, end_sec=None)
+
+    @property
+    def file(self) -> Path:
+        """Where its audio goes."""
+        return self.folder / f"{self.utt_id}.wav"
+
+    def digest(self, noises: str) -> str:
+        """Digest all that the audio depends on; a recording is told by its size and time of change."""
+        made_of = [noises, self.key, self.location, self.source.start_sec, self.source.end_sec]
+        with suppress(OSError):  # a command or a place in an archive
+            status = Path(self.location).stat()
+            made_of += [status.st_size, status.st_mtime_ns]
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A line of the record: a copy that was made, of what, and how."""
+
+    utt_id: str
+    made_of: str
+    num_bytes: int
+    snr_db: float
+    noise: str
+    room: str
+    is_lowered: bool
+
+    @property
+    def line(self) -> str:
+        """The line of the record."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+def _make(plan: Sequence[_Copy], bank: NoiseBank, record: Path, allow_pipes: bool) -> dict[str, _Made]:
+    """Make the copies that are not there, or of something else; a killed run goes on where it stopped."""
+    found, noises = _read_record(record), bank.describe()
+    digests = {one.utt_id: one.digest(noises) for one in plan}
+    made = {
+        one.utt_id: found[one.utt_id]
+        for one in plan
+        if one.utt_id in found and _is_there(one.file, found[one.utt_id], digests[one.utt_id])
+    }
+    todo = [one for one in plan if one.utt_id not in made]
+    if not todo:
+        return made
+    num_kept = len(made)
+    (record.parent / "wav.scp").unlink(missing_ok=True)  # until all is there it is no data directory
+    write_text(record, "".join(one.line for one in made.values()))
+    with counting("noisy copies", len(todo)) as advance, open(record, "a", encoding="utf-8") as file:
+        for one in todo:
+            made[one.utt_id] = _make_one(one, bank, digests[one.utt_id], allow_pipes)
+            file.write(made[one.utt_id].line)
+            file.flush()
+            advance(1, "")
+    figures = (record.parent, len(todo), num_kept, sum(one.is_lowered for one in made.values()))
+    log.info("%s: made %d noisy copies, kept %d; %d of all brought down to full scale", *figures)
+    return made
+
+
+def _make_one(one: _Copy, bank: NoiseBank, made_of: str, allow_pipes: bool) -> _Made:
+    try:
+        speech = read_audio(
+            one.location,
+            rate_hz=bank.rate_hz,
+            start_sec=one.source.start_sec,
+            end_sec=one.source.end_sec,
+            allow_pipes=allow_pipes,
+        )
+        noisy = bank.perturb(speech, one.key)
+    except DataError as error:
+        raise DataError(f"{one.source.utt_id}: {error}") from error
+    fitting = fit_full_scale(noisy.speech)
+    write_audio(one.file, fitting, rate_hz=bank.rate_hz)
+    is_lowered = fitting is not noisy.speech
+    size = one.file.stat().st_size
+    return _Made(one.utt_id, made_of, size, noisy.snr_db, noisy.noise, noisy.room, is_lowered)
+
+
+def _read_record(record: Path) -> dict[str, _Made]:
+    """Read what an earlier run made, by utterance; the last line of a killed one may be cut."""
+    lines = read_text(record).splitlines() if record.exists() else []
+    made = {}
+    for line in lines:
+        with suppress(json.JSONDecodeError, TypeError):
+            one = _Made(**json.loads(line))
+            made[one.utt_id] = one
+    return made
+
+
+def _is_there(file: Path, made: _Made, made_of: str) -> bool:
+    return made.made_of == made_of and file.is_file() and file.stat().st_size == made.num_bytes
+
+
+def _save(made: DataDir, source: DataDir, copies: dict[str, _Made]) -> None:
+    """Write the tables, unless they are there; wav.scp, which makes it a data directory, after utt2noise."""
+    noises = {key: f"{one.snr_db:.2f} {one.noise} {one.room or '-'}" for key, one in copies.items()}
+    table = made.path / "utt2noise"
+    with suppress(AdaptkitError):
+        if read_text(table) == format_table(noises) and datadir.read(made.path) == made:
+            return
+    write_table(table, noises)
+    subset.save(made, [source])
+
+
+def _find_noises(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Give each recording below a folder and its type."""
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in SUFFIXES:
+            yield (file.stem if file.parent == folder else file.parent.name), file

@@ -1,0 +1,86 @@
+"""A policy: what masks, which noise, and how the two share the utterances; by the name of a yaml or its path.
+
+Park et al., SpecAugment on large scale datasets, 2020, arXiv:1912.05533, mix rather than stack: an utterance
+is clean and masked with probability 0.8, else noisy and not masked.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from adaptkit import config
+from adaptkit.augment.noise import Noise
+from adaptkit.augment.spec import Share, SpecAugment
+from adaptkit.config import Config
+from adaptkit.errors import ConfigError, nearest
+
+FOLDER = Path("conf/augment")  # here, or in a folder above
+
+
+class Mix(Config):
+    """Which utterances are noisy, in an epoch, and which are masked."""
+
+    noisy: Share = Field(0.2, description="probability that an utterance is noisy")
+    masks_on: Literal["clean", "all"] = Field(
+        "clean", description="mask the clean utterances alone, or stack masks on the noisy ones too"
+    )
+
+
+class Policy(Config):
+    """What happens to the utterances of a training set, anew in every epoch; without noise all are clean."""
+
+    spec: SpecAugment | None = Field(None, description="SpecAugment; null for none")
+    noise: Noise | None = Field(None, description="noise and rooms; null for none")
+    mix: Mix = Field(Mix(), description="how noise and SpecAugment share the utterances")
+
+    @property
+    def noisy_share(self) -> float:
+        """The probability that an utterance is noisy."""
+        return self.mix.noisy if self.noise else 0.0
+
+    @property
+    def masked_share(self) -> float:
+        """The probability that an utterance is masked."""
+        if not self.spec:
+            return 0.0
+        return 1.0 if self.mix.masks_on == "all" else 1.0 - self.noisy_share
+
+
+def _read_any(content: object) -> object:
+    """Check a policy written in full where one is expected; its problems become one."""
+    if content is None or content == "own" or isinstance(content, Policy):
+        return content
+    if not isinstance(content, dict):
+        raise ValueError("expected a policy, 'own' or null")
+    try:
+        return config.check(Policy, content, "policy")
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+AnyPolicy = Annotated[Policy | Literal["own"] | None, BeforeValidator(_read_any)]
+
+
+def read_policy(word: str | Path, overrides: Sequence[str] = ()) -> Policy:
+    """Read a policy by its name, as in conf/augment/<name>.yaml here or in a folder above, or by its path."""
+    return config.load(Policy, find(word), overrides)
+
+
+def find(word: str | Path) -> Path:
+    """Find the yaml that a name or a path means."""
+    path = Path(word)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        return path
+    here = Path.cwd()
+    found = {
+        file.stem: file
+        for folder in reversed((here, *here.parents))  # what is nearer comes later and stands
+        for file in sorted((folder / FOLDER).glob("*.yaml"))
+    }
+    if str(word) not in found:
+        known = f"; known: {', '.join(sorted(found))}" if found else ""
+        near = nearest(str(word), found) or known
+        raise ConfigError(f"augmentation '{word}': no {FOLDER}/{word}.yaml here or above{near}")
+    return found[str(word)]

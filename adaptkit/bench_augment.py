@@ -1,0 +1,123 @@
+"""Time SpecAugment: ours, ESPnet's, and the training step that it comes before, on the same batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adaptkit.augment.draws import make_key
+from adaptkit.augment.spec import SpecAugment, augment, count_time_masks
+from adaptkit.base.build import build_specaug
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.batches import Batch
+from adaptkit.bench import Contestant, Meter
+from adaptkit.errors import ConfigError
+from adaptkit.features import FbankOptions
+from adaptkit.objective import Objective
+
+CALLS = 5  # of an augmentation between two looks at the clock
+TOKENS_PER_SEC = 3  # of speech, of about 500 in all
+
+Augment = Callable[[Tensor, int], object]  # of features (B, T, F), changed in place or not, in a call
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The batch that is timed: utterances of evenly spread lengths."""
+
+    num_utterances: int
+    shortest_sec: float
+    longest_sec: float
+
+    def lengths(self) -> Tensor:
+        """Give the frames of 10 ms of each utterance, (B,)."""
+        seconds = torch.linspace(self.longest_sec, self.shortest_sec, self.num_utterances)
+        return (seconds * 1000 / FbankOptions.shift_ms).round().long()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a batch costs."""
+
+    name: str
+    seconds: float  # median
+    peak_mb: float  # above what was held before
+
+
+def time_augmentation(
+    spec: SpecAugment, spread: Spread, base: BaseModel | None = None, *, num_rounds: int, device: str
+) -> list[Cost]:
+    """Time ours, ESPnet's and, with a model, its training step in turns, so that other load hits all alike.
+
+    Ours draws for every utterance by its own length; ESPnet's comes as near as it can, see `nearest_conf`.
+    """
+    lengths = spread.lengths().to(device)
+    batch = _make_batch(lengths, base)
+    espnet = build_specaug(nearest_conf(spec, lengths))
+    keys = torch.tensor([[make_key(0, call, utt_id) for utt_id in batch.utt_ids] for call in range(CALLS)])
+    keys = keys.to(device)
+    sides: dict[str, Augment] = {
+        "adaptkit": lambda feats, call: augment(spec, feats, lengths, keys[call]),
+        "ESPnet": lambda feats, call: espnet(feats, lengths),
+    }
+    meters = {name: Meter(batch.inputs.device) for name in sides}
+    steps = [Contestant("training step", Objective(base).train(), batch)] if base else []
+    for _ in range(num_rounds + 1):  # the first warms up
+        for name, run in sides.items():
+            _run(run, batch.inputs, meters[name])
+        for contestant in steps:
+            contestant.step()
+    medians = {name: meter.medians() for name, meter in meters.items()}
+    ours = [Cost(name, seconds / CALLS, peak_mb) for name, (seconds, peak_mb) in medians.items()]
+    return ours + [Cost(cost.name, cost.seconds, cost.peak_mb) for cost in (one.cost() for one in steps)]
+
+
+def nearest_conf(spec: SpecAugment, lengths: Tensor) -> dict[str, object]:
+    """Give the options of ESPnet's SpecAug that come nearest to ours on utterances of some lengths (B,).
+
+    Its number of time masks is fixed and therefore our mean one, and it widens them with the padded length.
+    """
+    num_masks = round(float(count_time_masks(spec, lengths).double().mean()))
+    conf: dict[str, object] = {
+        "apply_time_warp": spec.time_warp > 0,
+        "apply_freq_mask": spec.freq_masks > 0,
+        "apply_time_mask": num_masks > 0,
+        "replace_with_zero": spec.fill == "zero",
+    }
+    if spec.time_warp:
+        conf["time_warp_window"] = spec.time_warp
+    if spec.freq_masks:
+        conf |= {"num_freq_mask": spec.freq_masks, "freq_mask_width_range": list(spec.freq_width)}
+    if num_masks:
+        key = "time_mask_width_range" if spec.time_width else "time_mask_width_ratio_range"
+        conf |= {"num_time_mask": num_masks, key: list(spec.time_width or spec.time_width_ratio)}
+    return conf
+
+
+def _run(run: Augment, feats: Tensor, meter: Meter) -> None:
+    """Augment copies of the features, since ESPnet changes what it is given."""
+    copies = [feats.clone() for _ in range(CALLS)]
+    with meter.running():
+        for call in range(CALLS):
+            run(copies[call], call)
+
+
+def _make_batch(lengths: Tensor, base: BaseModel | None) -> Batch:
+    """Draw a batch of noise with random tokens; the cost does not depend on what is said."""
+    if base and base.features is None:
+        raise ConfigError(f"{base.path}: reads speech; time a model that reads features (input_size)")
+    num_bins = base.features["num_bins"] if base else FbankOptions.num_bins
+    num_tokens = len(base.tokens.tokens) if base else 4
+    token_lengths = (TOKENS_PER_SEC * lengths * FbankOptions.shift_ms / 1000).long().clamp(min=1)
+    generator = torch.Generator().manual_seed(0)
+    feats = torch.randn(len(lengths), int(lengths.max()), int(num_bins), generator=generator)
+    tokens = torch.randint(2, num_tokens - 1, (len(lengths), int(token_lengths.max())), generator=generator)
+    return Batch(
+        utt_ids=tuple(str(row) for row in range(len(lengths))),
+        task_ids=(-1,) * len(lengths),
+        inputs=feats,
+        lengths=lengths,
+        tokens=tokens,
+        token_lengths=token_lengths,
+    ).to(lengths.device)

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# AN4 in noise: a small base model for each augmentation, tested clean and at 20, 10, 5 and 0 dB of noises that were not
+# trained on, on utterances as they are and joined to up to 20 s.
+#   ./augment.sh --corpus /path/to/an4 --prepare-options "--noise /path/to/noise"
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
+exec ../../recipes/adapt.sh --config conf/augment.yaml --adapt false --jobs 2 \
+  --augment "plain libri_double libri_full_adapt mtr stacked mixed mtr_20 stacked_20" \
+  --sets "train_lengths valid_lengths test test_20db test_10db test_5db test_0db
+    test_long test_long_20db test_long_10db test_long_5db test_long_0db" \
+  --test-sets "test test_20db test_10db test_5db test_0db
+    test_long test_long_20db test_long_10db test_long_5db test_long_0db" "$@"

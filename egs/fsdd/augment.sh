@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Free Spoken Digit Dataset in noise: adapters trained with each augmentation, 20 strings a speaker, tested clean and at 20,
+# 10, 5 and 0 dB of noises that were not trained on.
+#   ./augment.sh --corpus /path/to/free-spoken-digit-dataset --prepare-options "--noise /path/to/noise"
+# after egs/an4/augment.sh, which trains the base model.
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
+exec ../../recipes/adapt.sh --config conf/augment.yaml --train-base false --jobs 2 --seeds "1 2 3" \
+  --augment "plain libri_double libri_full_adapt mtr stacked mixed mtr_20 stacked_20" \
+  --sets "train_20 valid test test_20db test_10db test_5db test_0db" \
+  --test-sets "test test_20db test_10db test_5db test_0db" "$@"

@@ -1,0 +1,108 @@
+"""`adaptkit augment show` as a user runs it."""
+
+import logging
+
+import pytest
+from typer.testing import CliRunner
+
+from adaptkit import config
+from adaptkit.augment.policy import read_policy
+from adaptkit.cli import augment
+from adaptkit.errors import AdaptkitError
+
+
+def run(*words):
+    return CliRunner().invoke(augment.app, ["show", *map(str, words)])
+
+
+@pytest.fixture
+def policy(tmp_path):
+    """A policy that fits the tiny corpus: 20 bins and utterances of half a second."""
+    spec = {"freq_masks": 1, "freq_width": 8, "time_masks": 2, "time_width": 10, "time_warp": 5}
+    config.write_yaml(tmp_path / "light.yaml", {"spec": spec})
+    return tmp_path / "light.yaml"
+
+
+@pytest.fixture
+def dump(corpus):
+    return corpus / "dump" / "train"
+
+
+def contents(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_show_prints_words_and_a_table(policy, dump):
+    done = run(policy, "--data", dump)
+
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith(f"light on {dump}\n  warp: one, by up to 5 frames")
+    row = next(line.split() for line in done.stdout.splitlines() if line.startswith("all"))
+    assert row[1] == "18"
+    assert abs(float(row[5]) - float(row[6])) < 2  # expected and measured, in percent
+
+
+def test_show_writes_policy_table_and_picture_and_the_same_again(policy, dump, tmp_path):
+    run(policy, "--data", dump, "--out", tmp_path / "out")
+    first = contents(tmp_path / "out")
+    run(policy, "--data", dump, "--out", tmp_path / "out")
+
+    assert sorted(first) == ["light/policy.yaml", "light/table.md", "policies.png"]
+    assert contents(tmp_path / "out") == first
+    assert read_policy(tmp_path / "out/light/policy.yaml") == read_policy(policy)
+
+
+def test_show_takes_an_experiment(policy, dump, tmp_path):
+    own = {"apply_time_warp": False, "apply_time_mask": False, "freq_mask_width_range": [0, 9]}
+    config.write_yaml(tmp_path / "model.yaml", {"specaug": "specaug", "specaug_conf": own})
+    base = {"dir": "exp/base", "model": str(tmp_path / "model.yaml")}
+    config.write_yaml(tmp_path / "x.yaml", {"name": "tiny", "base": base, "augment": str(policy)})
+
+    done = run(tmp_path / "x.yaml", "--data", dump, "--out", tmp_path / "out")
+
+    assert done.exit_code == 0, done.output
+    assert {file.parent.name for file in (tmp_path / "out").rglob("policy.yaml")} == {"base", "tiny"}
+
+
+def test_show_of_an_experiment_without_augmentation_says_so(dump, tmp_path):
+    config.write_yaml(tmp_path / "x.yaml", {"name": "tiny", "base": {"dir": "exp/base"}})
+
+    done = run(tmp_path / "x.yaml", "--data", dump, "--out", tmp_path / "out")
+
+    assert (done.exit_code, done.stdout) == (0, "nothing is augmented\n")
+
+
+def test_show_reads_recordings_where_there_are_no_features(policy, corpus, tmp_path):
+    done = run(policy, "--data", corpus / "data" / "train", "--out", tmp_path / "out")
+
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out/policies.png").stat().st_size > 10000
+
+
+def test_show_changes_options_and_warns(policy, dump, caplog):
+    with caplog.at_level(logging.WARNING):
+        done = run(policy, "--data", dump, "--set", "spec.time_warp=500")
+
+    assert done.exit_code == 0, done.output
+    assert "18 of 18 utterances" in caplog.text
+    assert "are not warped" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan"], "did you mean 'plain'"),
+        (["plain", "--data", "nowhere"], "nowhere: no such data directory"),
+        (["wide.yaml"], "freq_width [0, 21] is wider than features of 20 bins"),
+        (["missing.yaml"], "missing.yaml: no such file"),
+    ],
+)
+def test_show_says_what_cannot_be_shown(words, message, dump, tmp_path, monkeypatch):
+    config.write_yaml(tmp_path / "conf/augment/plain.yaml", {"spec": None})
+    config.write_yaml(tmp_path / "wide.yaml", {"spec": {"freq_masks": 1, "freq_width": 21}})
+    monkeypatch.chdir(tmp_path)
+
+    error = run("--data", dump, *words).exception
+
+    assert isinstance(error, AdaptkitError)
+    assert message in str(error)
