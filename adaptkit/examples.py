@@ -94,7 +94,10 @@ class Examples(Dataset):
         return self._read_speech(utterance)
 
     def _load_noisy(self, utterance: Utterance, key: int) -> Tensor:
-        speech = self.augmentation.bank.perturb(self._read_speech(utterance), key).speech
+        try:
+            speech = self.augmentation.bank.perturb(self._read_speech(utterance), key).speech
+        except DataError as error:
+            raise DataError(f"{self.data.path}: noise on {utterance.utt_id}: {error}") from error
         return speech if self.base.features is None else log_mel(speech, FbankOptions(**self.base.features))
 
     def _read_speech(self, utterance: Utterance) -> Tensor:

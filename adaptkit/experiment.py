@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from adaptkit import config
 from adaptkit.adapters.api import AnyAdapterConfig
-from adaptkit.augment.policy import AnyPolicy, read_policy
+from adaptkit.augment.policy import AnyPolicy, name_of, read_policy
 from adaptkit.config import Config
 from adaptkit.errors import ConfigError, listed
 
@@ -105,15 +105,15 @@ def load(
     """
     words = _replacing(adapter) if adapter is not None else []
     if augment is not None:
-        names = [given.stem for given in (adapter, Path(augment)) if given is not None]
-        words += [f"name={'_'.join(names)}", f"augment={augment}"]
+        names = [name_of(augment)] if adapter is None else [adapter.stem, name_of(augment)]
+        words += _setting({"name": "_".join(names), "augment": augment})
     return _load(path, [*words, *overrides])
 
 
 def load_base(path: Path, overrides: Sequence[str] = (), *, augment: str | None = None) -> Experiment:
     """Read an experiment to train its base model, which is named after another augmentation, if given."""
-    words = [f"base.name={Path(augment).stem}", f"base.augment={augment}"] if augment is not None else []
-    return _load(path, [*words, *overrides])
+    changes = {} if augment is None else {"base.name": name_of(augment), "base.augment": augment}
+    return _load(path, [*_setting(changes), *overrides])
 
 
 def _load(path: Path, overrides: Sequence[str]) -> Experiment:
@@ -134,14 +134,18 @@ def _expand_policies(content: dict[str, Any]) -> None:
 
 
 def _replacing(path: Path) -> list[str]:
-    """Give the words that put a yaml of adapters in place of an experiment's own; json is yaml too."""
+    """Give the words that put a yaml of adapters in place of an experiment's own."""
     given = config.read_yaml(path)
     if "adapters" not in given or set(given) - {"adapters", "train"}:
         raise ConfigError(
             f"{path}: expected 'adapters' and perhaps 'train', not {listed(given) or 'nothing'}"
         )
     train = {f"train.{name}": value for name, value in (given.get("train") or {}).items()}
-    changes = {"name": path.stem, "adapters": given["adapters"], **train}
+    return _setting({"name": path.stem, "adapters": given["adapters"], **train})
+
+
+def _setting(changes: Mapping[str, Any]) -> list[str]:
+    """Give the words that set keys to values; json is yaml too, and keeps the text `off` text."""
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 
 

@@ -168,7 +168,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def seed_everything(seed: int, step: int, rank: int = 0) -> None:
-    """Seed every global generator for one step, for dropout and ESPnet's own masking.
+    """Seed every global generator for one step, for dropout.
 
     Each step starts from its own seed, so a resumed run needs no saved generator states to draw the same
     numbers.

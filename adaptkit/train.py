@@ -82,6 +82,7 @@ def train_adapters(
             **_identity(settings, "data", "adapters", "augment", "train"),
             **_contents(train, valid),
             "base model": base.fingerprint,
+            **({"SpecAugment of the model's yaml": str(spec_of(train))} if settings.augment == "own" else {}),
             **started_from,
         }
         fit(

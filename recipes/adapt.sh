@@ -23,7 +23,7 @@ adapter=                         # yaml files of conf/adapters in place of the c
 augment=                         # policies of conf/augment in place of the config's augmentation
 seeds=1                          # with --adapter or --augment: seeds to train each of them with, as in "1 2 3"
 exp=exp/residual                 # folder of the experiment, where neither is given
-minus="residual full plain mixed" # of several experiments: those that the others are compared with, where they are there
+minus="residual full plain mixed mixed_mild" # of several experiments: those that the others are compared with, where they are there
 prepare_options=                 # further words for local/prepare.py
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
 stage=1                          # first stage to run
@@ -109,7 +109,8 @@ if is_stage 3 "features and CMVN"; then
 fi
 
 if is_stage 4 "SpecAugment"; then
-  read -r -a shown <<<"${augment:-$config}"
+  shown=("$config" "${overrides[@]}")
+  [ -z "$augment" ] || read -r -a shown <<<"$augment"
   adaptkit augment show "${shown[@]}" --data "dump/${sets%% *}" --out exp/augment
 fi
 

@@ -10,12 +10,12 @@ def moments(feats: Tensor, is_own: Tensor, lengths: Tensor) -> tuple[Tensor, Ten
     """Give mean and deviation of each bin over the own frames of each row, both (B, F).
 
     From features (B, T, F) and which frames are own (B, T), as many as `lengths` (B,). Frames are summed in
-    order, to the same bits whatever the padding. A row of length 0 has no moments, so not a number.
+    order, to the same bits whatever the padding. A row of length 0 has zeros.
     """
     own = feats[is_own].to(torch.promote_types(feats.dtype, torch.float32))  # (N, F)
-    mean = segment_reduce(own, "mean", lengths=lengths, axis=0)
+    mean = segment_reduce(own, "mean", lengths=lengths, axis=0, initial=0.0)
     squares = (own - mean.repeat_interleave(lengths, dim=0)).square_()
-    return mean, segment_reduce(squares, "mean", lengths=lengths, axis=0).sqrt()
+    return mean, segment_reduce(squares, "mean", lengths=lengths, axis=0, initial=0.0).sqrt()
 
 
 def gaussian(keys: Tensor, numbers: Tensor) -> Tensor:

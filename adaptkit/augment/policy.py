@@ -49,15 +49,12 @@ class Policy(Config):
 
 
 def _read_any(content: object) -> object:
-    """Check a policy written in full where one is expected; its problems become one."""
+    """Check a policy written in full where one is expected; its problems keep their full keys."""
     if content is None or content == "own" or isinstance(content, Policy):
         return content
     if not isinstance(content, dict):
         raise ValueError("expected a policy, 'own' or null")
-    try:
-        return config.check(Policy, content, "policy")
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
+    return Policy.model_validate(content)
 
 
 AnyPolicy = Annotated[Policy | Literal["own"] | None, BeforeValidator(_read_any)]
@@ -68,11 +65,15 @@ def read_policy(word: str | Path, overrides: Sequence[str] = ()) -> Policy:
     return config.load(Policy, find(word), overrides)
 
 
+def name_of(word: str | Path) -> str:
+    """Give the name of a policy from its name or path."""
+    return Path(word).stem if _is_path(Path(word)) else str(word)
+
+
 def find(word: str | Path) -> Path:
     """Find the yaml that a name or a path means."""
-    path = Path(word)
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        return path
+    if _is_path(Path(word)):
+        return Path(word)
     here = Path.cwd()
     found = {
         file.stem: file
@@ -84,3 +85,7 @@ def find(word: str | Path) -> Path:
         near = nearest(str(word), found) or known
         raise ConfigError(f"augmentation '{word}': no {FOLDER}/{word}.yaml here or above{near}")
     return found[str(word)]
+
+
+def _is_path(word: Path) -> bool:
+    return word.suffix in (".yaml", ".yml") or len(word.parts) > 1

@@ -13,9 +13,9 @@ SUFFIXES = (".wav", ".flac", ".sph", ".ogg", ".opus", ".mp3")  # looked for in f
 def find_recordings(places: Iterable[Path], key: str) -> tuple[Recording, ...]:
     """Read the header of every recording of some folders and lists; `key` of the policy names these.
 
-    A folder is searched to its depths, in the order of paths, unless it holds a wav.scp; a list has lines `name
-    location` as that has.
-    Relative paths count from the working folder. A recording must be readable and have one channel.
+    A folder is searched to its depths, in the order of paths, unless it holds a wav.scp; a list has lines
+    `name location` as that has. Relative paths count from the working folder. A recording must be readable
+    and have one channel.
     """
     locations = [location for place in places for location in _locate(place, key)]
     recordings, problems = [], []

@@ -148,14 +148,15 @@ def augment(options: SpecAugment, feats: Tensor, lengths: Tensor, keys: Tensor) 
     if options.fill != "zero":
         means, deviations = moments(feats, is_own, lengths)
     out = _warped(feats, draws, lengths)
-    for is_masked in (bins, steps):  # weights 0 and 1 are exact, and take a third of the time of a bool mask
-        out.lerp_(means[:, None].to(out.dtype), is_masked.to(out.dtype))
+    for is_masked in (bins, steps):  # factors and weights of 0 and 1 take a third of the time of a bool mask
+        if options.fill == "zero":
+            out.mul_((~is_masked).to(out.dtype))
+        else:
+            out.lerp_(means[:, None].to(out.dtype), is_masked.to(out.dtype))
     if options.fill == "noise":
         is_masked = (bins | steps) & is_own[..., None]
         _add_noise(out, is_masked, deviations, keys, first=_first_of_noise(options))
-    padding = (~is_own).flatten().nonzero().squeeze(1)  # places among all B T frames
-    out.view(-1, num_bins).index_copy_(0, padding, feats.flatten(0, 1).index_select(0, padding))
-    return out
+    return torch.lerp(feats, out, is_own[..., None].to(out.dtype), out=out)  # padding as it was
 
 
 def check_bins(options: SpecAugment, num_bins: int) -> None:

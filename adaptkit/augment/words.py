@@ -63,7 +63,7 @@ def _say_noise(noise: Noise) -> str:
 def _say_mix(policy: Policy) -> str:
     noisy, masked = policy.noisy_share, policy.masked_share
     both = noisy if policy.spec and policy.mix.masks_on == "all" else 0.0
-    shares = {"noisy": noisy, "masked": masked, "both": both, "neither": 1 - noisy - masked + both}
+    shares = {"noisy": noisy, "masked": masked, "both": both, "neither": round(1 - noisy - masked + both, 6)}
     return "utterances: " + ", ".join(f"{100 * abs(share):.3g} % {name}" for name, share in shares.items())
 
 

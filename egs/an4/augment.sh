@@ -4,7 +4,7 @@
 #   ./augment.sh --corpus /path/to/an4 --prepare-options "--noise /path/to/noise"
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 exec ../../recipes/adapt.sh --config conf/augment.yaml --adapt false --jobs 2 \
-  --augment "plain libri_double libri_full_adapt mtr stacked mixed mtr_20 stacked_20" \
+  --augment "plain switchboard_mild adapt_mild mtr stacked_mild mixed_mild" \
   --sets "train_lengths valid_lengths test test_20db test_10db test_5db test_0db
     test_long test_long_20db test_long_10db test_long_5db test_long_0db" \
   --test-sets "test test_20db test_10db test_5db test_0db

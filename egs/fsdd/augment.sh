@@ -5,6 +5,6 @@
 # after egs/an4/augment.sh, which trains the base model.
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 exec ../../recipes/adapt.sh --config conf/augment.yaml --train-base false --jobs 2 --seeds "1 2 3" \
-  --augment "plain libri_double libri_full_adapt mtr stacked mixed mtr_20 stacked_20" \
+  --augment "plain switchboard_mild adapt_mild mtr stacked_mild mixed_mild" \
   --sets "train_20 valid test test_20db test_10db test_5db test_0db" \
   --test-sets "test test_20db test_10db test_5db test_0db" "$@"
