@@ -101,8 +101,11 @@ class Meter:
 class Contestant:
     """An objective with its optimiser, and what its steps cost so far."""
 
-    def __init__(self, name: str, objective: Objective, batch: Batch):
-        self.name, self.objective, self.batch = name, objective, batch
+    def __init__(self, name: str, objective: Objective, batch: Batch, parts: Sequence[Sequence[int]] = ()):
+        """Take rows of the batch in parts, whose gradients add up, or the whole at once."""
+        self.name, self.objective = name, objective
+        self.parts = [batch.rows(rows) for rows in parts] or [batch]
+        self.num_rows = len(batch.utt_ids)
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)
         self.meter = Meter(batch.inputs.device)
@@ -111,7 +114,8 @@ class Contestant:
         """Take a step: forward, backward, clipping and AdamW."""
         with self.meter.running():
             with self.objective.hooked():
-                self.objective(self.batch).backward()
+                for part in self.parts:
+                    (self.objective(part) * (len(part.utt_ids) / self.num_rows)).backward()
             nn.utils.clip_grad_norm_(self.parameters, 5.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

@@ -33,7 +33,17 @@ Model = TypeVar("Model", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe yaml, where `1e-3` is a number as everybody expects (yaml 1.1 wants `1.0e-3`)."""
+    """Safe yaml, where no key comes twice and `1e-3` is a number (yaml 1.1 wants `1.0e-3`)."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """Refuse a key that is given twice, of which yaml would keep the last without a word."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(problem=f"'{key.value}' comes twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return node
 
 
 class _Dumper(yaml.SafeDumper):

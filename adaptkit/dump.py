@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adaptkit.errors import AdaptkitError, DataError, listed
 from adaptkit.features import FbankOptions, log_mel
-from adaptkit.files import read_text, replacing, write_text
+from adaptkit.files import read_text, replacing, stamp, write_text
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -116,13 +116,9 @@ def _pieces(utterances: Iterable[Utterance], recordings: Mapping[str, str]) -> I
 
 
 def _describe(piece: _Piece) -> list:
-    """Say what the features of a piece depend on; a recording is told by its size and time of change."""
+    """Say what the features of a piece depend on."""
     spans = [(u.utt_id, u.start_sec, u.end_sec) for u in piece.utterances]
-    try:
-        status = Path(piece.location).stat()
-    except OSError:  # a command or a place in an archive
-        return [piece.location, spans]
-    return [piece.location, spans, status.st_size, status.st_mtime_ns]
+    return [piece.location, spans, *stamp(piece.location)]
 
 
 def _say_restart(out_dir: Path, shards: list[_Shard], todo: list[_Shard]) -> None:

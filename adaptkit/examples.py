@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from adaptkit.adapters.api import AdapterStack
+from adaptkit.augment import corpus
 from adaptkit.augment.at_work import Augmentation, Chosen
 from adaptkit.base import padding
 from adaptkit.base.checkpoint import BaseModel
@@ -17,7 +18,6 @@ from adaptkit.features import FbankOptions, load_feats, log_mel, read_options
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
-from adaptkit.kaldi.tables import read_table
 
 BASE_TASK = -1  # the task id of a row that the base model takes alone
 Group = tuple[int, ...]
@@ -119,16 +119,9 @@ def read_examples(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> 
 
 
 def count_frames(data: DataDir, base: BaseModel) -> list[int]:
-    """Count each utterance's feature frames: from `utt2num_frames`, the features, or `utt2dur`."""
-    table = data.path / "utt2num_frames"
-    if base.features is not None and table.exists():
-        counts = read_table(table)
-        wrong = [u.utt_id for u in data.utterances if not counts.get(u.utt_id, "").isdecimal()]
-        if wrong:
-            raise DataError(f"{table}: no number for {listed(wrong)}; delete the file, it is optional")
-        return [int(counts[utterance.utt_id]) for utterance in data.utterances]
+    """Count the feature frames of each utterance, by `utt2dur` where the model reads speech."""
     if base.features is not None:
-        return [len(load_feats(data.feats[utterance.utt_id])) for utterance in data.utterances]
+        return corpus.count_frames(data)
     seconds = data.duration_sec or {}
     missing = [utterance.utt_id for utterance in data.utterances if utterance.utt_id not in seconds]
     if missing:

@@ -48,6 +48,15 @@ def read_text(path: Path) -> str:
         raise AdaptkitError(f"{path}: not UTF-8 text (byte {error.start}); convert it with iconv") from error
 
 
+def stamp(location: str | Path) -> list[int]:
+    """Give the size and the time of change by which a file is told from another; nothing where it is none."""
+    try:
+        status = Path(location).stat()
+    except OSError:  # a command or a place in an archive
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
 def describe(error: OSError, path: Path) -> str:
     """Say what an operating-system error means for `path`, with the remedy where there is one."""
     what = {

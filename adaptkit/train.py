@@ -105,6 +105,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False) -> No
         base = base_checkpoint.wrap(folder, model_config, build.build(model_config).to(device))
         train, valid = read_set(wanted.data.train, base), read_set(wanted.data.valid, base)
         train = augmented(train, wanted.augment, wanted.train.seed)
+        model_config = _tell_augmentation(model_config, train)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
             base_checkpoint.save(folder, model_config, weights)
@@ -186,6 +187,12 @@ def augmented(train: Examples, policy: Policy | Literal["own"] | None, seed: int
             "the base model does not normalise features, so masks of zeros are not their mean; fill: mean is"
         )
     return train
+
+
+def _tell_augmentation(model_config: Mapping[str, Any], train: Examples) -> dict[str, Any]:
+    """Write what a base model is trained under into adaptkit's own section of its yaml."""
+    policy = config.dump(train.augmentation.policy) if train.augmentation else None
+    return {**model_config, "adaptkit": {**(model_config.get("adaptkit") or {}), "augment": policy}}
 
 
 def spec_of(train: Examples) -> SpecAugment | None:

@@ -8,6 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from adaptkit import train
+from adaptkit.augment.draws import make_key
+from adaptkit.augment.policy import Policy
 from adaptkit.batches import load_batches, plan_batches, shuffle_batches
 from adaptkit.errors import AdaptkitError
 from adaptkit.features import load_feats
@@ -154,3 +157,23 @@ def test_lost_features_are_one_line_whichever_process_misses_them(examples, num_
     assert str(caught.value) == (
         "nowhere.ark: no such file or folder; 'adaptkit feats' makes the features again"
     )
+
+
+def test_a_batch_holds_the_keys_of_its_rows_and_which_are_masked(examples):
+    policy = Policy.model_validate({"spec": {"freq_masks": 1, "freq_width": 5}})
+    augmented = train.augmented(examples, policy, 4).in_epoch(1)
+    (batch,) = load_batches(augmented, [[7, 0, 17]], num_workers=1)
+    keys = [make_key(4, 1, utt_id) for utt_id in ("spk10-01", "spk1-00", "spk2-05")]
+
+    assert batch.mask_keys.tolist() == keys
+    assert batch.is_masked.tolist() == [True] * 3
+    assert batch.rows([2, 0]).mask_keys.tolist() == [keys[2], keys[0]]
+    assert batch.to("cpu").is_masked.dtype == torch.bool
+
+
+def test_a_batch_that_is_not_augmented_holds_no_keys(examples):
+    (batch,) = load_batches(examples, [[0, 1]])
+    (plain,) = load_batches(train.augmented(examples, Policy(), 0), [[0, 1]])
+
+    assert (batch.mask_keys, batch.is_masked, plain.mask_keys, plain.is_masked) == (None,) * 4
+    assert batch.rows([1]).mask_keys is None

@@ -116,6 +116,10 @@ def test_a_file_that_is_not_yaml_is_refused_with_its_line(yaml):
     assert "x.yaml:2: not yaml:" in refused(yaml("name: x\nlr: ]\n"))
 
 
+def test_a_key_that_comes_twice_is_refused_with_its_line(yaml):
+    assert "x.yaml:3: not yaml: 'lr' comes twice" in refused(yaml("lr: 1\nname: x\nlr: 2\n"))
+
+
 def test_a_file_without_keys_is_refused(yaml):
     assert "holds list instead of 'key: value' lines" in refused(yaml("- a\n- b\n"))
     assert "holds NoneType instead" in refused(yaml(""))

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from adaptkit import config, taps
+from adaptkit import config, taps, train
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterStack
+from adaptkit.augment.policy import Policy
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.batches import load_batches
 from adaptkit.errors import ConfigError, DataError
@@ -213,6 +214,13 @@ def test_a_cache_beside_a_kind_that_acts_inside_is_refused_with_its_name(write, 
     stack = together(new_stack(base, "residual"), cached_hff)
     with pytest.raises(ConfigError, match="'cache: true' keeps what the encoder gives, and residual changes"):
         write(adapters=stack)
+
+
+def test_a_cache_of_an_augmented_set_is_refused_and_not_written(write, own_examples, tmp_path):
+    policy = Policy.model_validate({"spec": {"freq_masks": 1, "freq_width": 5}})
+    with pytest.raises(ConfigError, match="'augment' changes them anew .* 'cache: false' or 'augment: null'"):
+        write(train.augmented(own_examples, policy, 0))
+    assert not (tmp_path / "exp/taps").exists()
 
 
 def test_a_table_of_the_cache_names_every_utterance(write, own_examples, tmp_path):

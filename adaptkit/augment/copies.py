@@ -17,7 +17,7 @@ from adaptkit.augment.draws import make_key
 from adaptkit.augment.noise import Noise, NoiseBank
 from adaptkit.augment.recordings import SUFFIXES
 from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed
-from adaptkit.files import read_text, write_text
+from adaptkit.files import read_text, stamp, write_text
 from adaptkit.kaldi import datadir, subset
 from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -138,11 +138,9 @@ class _Copy:
         return self.folder / f"{self.utt_id}.wav"
 
     def digest(self, noises: str) -> str:
-        """Digest all that the audio depends on; a recording is told by its size and time of change."""
-        made_of = [noises, self.key, self.location, self.source.start_sec, self.source.end_sec]
-        with suppress(OSError):  # a command or a place in an archive
-            status = Path(self.location).stat()
-            made_of += [status.st_size, status.st_mtime_ns]
+        """Digest all that the audio depends on."""
+        span = [self.source.start_sec, self.source.end_sec]
+        made_of = [noises, self.key, self.location, *span, *stamp(self.location)]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 

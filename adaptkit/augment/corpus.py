@@ -64,12 +64,13 @@ class Corpus:
 def read_corpus(path: Path) -> Corpus:
     """Read a data directory with features, or without: then with those that `adaptkit feats` would make.
 
-    Lengths are those of `utt2num_frames`, else of the features, else they follow from the durations.
+    Without features the lengths follow from the durations.
     """
     data = datadir.read(path)
     if data.feats is None:
         options = FbankOptions()
-        return Corpus(data, torch.tensor(_count_frames(data, options)), options.num_bins, options)
+        frames = [options.count_frames(round(seconds * options.rate_hz)) for seconds in _durations(data)]
+        return Corpus(data, torch.tensor(frames), options.num_bins, options)
     missing = [u.utt_id for u in data.utterances if u.utt_id not in data.feats]
     if missing:
         remedy = f"'adaptkit feats {data.path} dump/{data.path.name}' makes them"
@@ -77,11 +78,11 @@ def read_corpus(path: Path) -> Corpus:
     num_bins = load_feats(data.feats[data.utterances[0].utt_id]).shape[1]
     made = data.path / "feats.json"
     options = read_options(made) if made.exists() else None
-    return Corpus(data, torch.tensor(_count_frames(data, options or FbankOptions())), num_bins, options)
+    return Corpus(data, torch.tensor(count_frames(data)), num_bins, options)
 
 
-def _count_frames(data: DataDir, options: FbankOptions) -> list[int]:
-    """Give the frames that each utterance's features have, or would have."""
+def count_frames(data: DataDir) -> list[int]:
+    """Count the frames of each utterance's features: by `utt2num_frames`, else in the features themselves."""
     table = data.path / "utt2num_frames"
     if table.exists():
         counts = read_table(table)
@@ -89,9 +90,7 @@ def _count_frames(data: DataDir, options: FbankOptions) -> list[int]:
         if wrong:
             raise DataError(f"{table}: no number for {listed(wrong)}; delete the file, it is optional")
         return [int(counts[utterance.utt_id]) for utterance in data.utterances]
-    if data.feats is not None:
-        return [len(load_feats(data.feats[utterance.utt_id])) for utterance in data.utterances]
-    return [options.count_frames(round(seconds * options.rate_hz)) for seconds in _durations(data)]
+    return [len(load_feats(data.feats[utterance.utt_id])) for utterance in data.utterances]
 
 
 def _durations(data: DataDir) -> Iterator[float]:

@@ -18,7 +18,7 @@ from adaptkit.augment.fill import gaussian, moments
 from adaptkit.config import Config
 from adaptkit.errors import ConfigError
 
-# The numbers of an utterance's draws; 0 and 1 decide whether it is noisy and whether it is masked.
+# The numbers of an utterance's draws; 0 decides whether it is noisy, 1 is free.
 ANCHOR, SHIFT, MASKS = 2, 3, 4  # from MASKS on width and start of each mask, those in frequency first
 ROUNDING = 1e-6  # 0.29 * 100 is below 29 in binary
 

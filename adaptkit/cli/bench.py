@@ -72,9 +72,7 @@ def augment(
 ) -> None:
     """Time SpecAugment against ESPnet's, and against the training step that it comes before.
 
-    On a CPU a step of the 12x256 model takes 9 GB with 8 utterances, and more than 20 GB with 32.
-
-    Example: adaptkit bench augment --model conf/base/conformer_12x256.yaml --utterances 8 --steps 1
+    Example: adaptkit bench augment --model conf/base/conformer_12x256.yaml --steps 1
     """
     from adaptkit import bench_augment as library
     from adaptkit.augment.policy import read_policy

@@ -1,7 +1,13 @@
 """The shell of the recipes: options, help, and the local runner in the form of Kaldi's run.pl."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
+
+from adaptkit import config
 
 ROOT = Path(__file__).parents[2]
 
@@ -10,12 +16,60 @@ def run(*words, cwd=None):
     return subprocess.run(words, capture_output=True, text=True, cwd=cwd, check=False)
 
 
+def adapt(*words, cwd=None):
+    """Run the recipe with the adaptkit of this python."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = [ROOT / "recipes/adapt.sh", *map(str, words)]
+    environment = {**os.environ, "PATH": path}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
 def test_help_lists_every_option_with_its_default():
     done = run(ROOT / "recipes/adapt.sh", "--help")
 
     assert done.returncode == 0
     assert "--stop-stage       last stage to run (default: 9)" in done.stdout
     assert "--cmd              Kaldi's run.pl" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["adapter", "augment", "adapt", "seeds", "minus"])
+def test_help_names_the_options_of_comparisons(name):
+    assert f"  --{name} " in run(ROOT / "recipes/adapt.sh", "--help").stdout
+
+
+def test_adapters_and_augmentations_are_not_compared_at_once(tmp_path):
+    done = adapt("--config", "x.yaml", "--adapter", "residual", "--augment", "plain", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "give --adapter or --augment, not both" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def stage_4(corpus, tmp_path):
+    """Run the stage that shows augmentations, in a folder with two policies and an experiment without any."""
+    for name, width in (("narrow", 3), ("wide", 9)):
+        config.write_yaml(
+            tmp_path / f"conf/augment/{name}.yaml", {"spec": {"freq_masks": 1, "freq_width": width}}
+        )
+    config.write_yaml(tmp_path / "x.yaml", {"name": "x", "base": {"dir": "exp/base"}})
+    (tmp_path / "dump").symlink_to(corpus / "dump")
+
+    def show(*words):
+        stages = ("--config", "x.yaml", "--sets", "train", "--stage", 4, "--stop-stage", 4)
+        done = adapt(*stages, *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return sorted(path.parent.name for path in tmp_path.glob("exp/augment/*/policy.yaml"))
+
+    return show
+
+
+def test_stage_4_shows_the_augmentations_that_are_compared(stage_4):
+    assert stage_4("--augment", "narrow wide") == ["narrow", "wide"]
+
+
+def test_stage_4_shows_that_of_the_experiment_as_changed_by_set(stage_4):
+    assert stage_4("--set", "name=changed augment=wide") == ["changed"]
 
 
 def test_unknown_option_is_misuse():

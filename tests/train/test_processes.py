@@ -1,4 +1,4 @@
-"""Training under torchrun, on the CPU: two processes are one with the same global batches."""
+"""Training under torchrun, on the CPU and under masks: two processes are one with the same global batches."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from adaptkit.examples import read_examples
 from adaptkit.kaldi.tables import read_table, write_table
 
 pytestmark = pytest.mark.espnet
+SPEC = {"time_warp": 5, "freq_masks": 1, "freq_width": 8, "time_masks": 2, "time_width": 12}
 SCRIPT = """
 import sys
 from torch import distributed
@@ -38,7 +39,7 @@ def experiment_of(base_dir, data, valid):
     options = {"max_epochs": 3, "batch_frames": 410, "accumulate": 2, "lr": 0.01, "warmup_steps": 2}
     section = {"name": "tiny", "base": {"dir": str(base_dir)}, "data": sets, "train": options}
     return experiment.Experiment.model_validate(
-        {**section, "adapters": [{"kind": "residual", "bottleneck": 4}]}
+        {**section, "adapters": [{"kind": "residual", "bottleneck": 4}], "augment": {"spec": SPEC}}
     )
 
 
