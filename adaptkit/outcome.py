@@ -79,6 +79,7 @@ def load(folders: Sequence[Path], set_name: str | None = None, *, minus: Sequenc
         raise ScoringError(f"experiments decoded different sets: {seen}; choose one with --set")
     runs = [_load(decoded) for decoded in scored]
     _refuse_unlike(runs)
+    _refuse_other_bases(runs)
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.record.name, []).append(run)
@@ -145,6 +146,17 @@ def _refuse_unlike(runs: Sequence[Run]) -> None:
     if unlike:
         what = f"{listed(unlike)}: references or speakers are not those of {runs[0].decoded}"
         raise ScoringError(f"{what}; run 'adaptkit score' on all of them with one data directory")
+
+
+def _refuse_other_bases(runs: Sequence[Run]) -> None:
+    """Refuse adapters of different base models, which the difference would hide in; bases may differ."""
+    adapted = [run for run in runs if run.record.kind != "base"]
+    unlike = [run for run in adapted if run.record.base_fingerprint != adapted[0].record.base_fingerprint]
+    if unlike:
+        folders = listed(dict.fromkeys(str(run.decoded.parent) for run in unlike))
+        raise ScoringError(
+            f"{folders}: of another base model than {adapted[0].decoded.parent}; report those of one base"
+        )
 
 
 def _gather(runs: Sequence[Run]) -> Outcome:

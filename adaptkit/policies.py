@@ -29,9 +29,12 @@ def resolve(word: str, overrides: Sequence[str] = ()) -> dict[str, Policy]:
     if "base" not in config.read_yaml(path):
         return {path.stem: read_policy(path, overrides)}
     read = experiment.load(path, overrides)
-    given = {read.base.name: read.base.augment if read.base.model else None, read.name: read.augment}
-    found = {name: _own(read) if policy == "own" else policy for name, policy in given.items()}
-    return {name: policy for name, policy in found.items() if policy is not None}
+    given = [(read.base.name, read.base.augment if read.base.model else None), (read.name, read.augment)]
+    found = [(name, _own(read) if policy == "own" else policy) for name, policy in given]
+    named = {name: policy for name, policy in found if policy is not None}
+    if len(named) < sum(policy is not None for _, policy in found):
+        raise ConfigError(f"{path}: 'name' and 'base.name' are both '{read.name}'; rename one of them")
+    return named
 
 
 def _own(read: Experiment) -> Policy | None:

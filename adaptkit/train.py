@@ -26,7 +26,7 @@ from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, ConfigError, DataError, listed
 from adaptkit.examples import Examples, number_tasks, read_examples, refuse_other_features, too_short
-from adaptkit.experiment import Experiment, Training
+from adaptkit.experiment import Experiment, Sets, Training
 from adaptkit.loop import Plan, fit
 from adaptkit.objective import Objective, seed_everything
 from adaptkit.state import State, path_in, refuse_another
@@ -49,7 +49,13 @@ class Trained:
 
 
 def train_adapters(
-    settings: Experiment, folder: Path, *, device: str, resume: bool = False, start: Path | None = None
+    settings: Experiment,
+    folder: Path,
+    *,
+    device: str,
+    resume: bool = False,
+    start: Path | None = None,
+    allow_pipes: bool = False,
 ) -> None:
     """Train the adapters of an experiment on its base model; the base stays as it is, bit for bit.
 
@@ -62,7 +68,7 @@ def train_adapters(
     with _processes(device):
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device)
-        train, valid = read_set(settings.data.train, base), read_set(settings.data.valid, base)
+        train, valid = _read_sets(settings.data, base, allow_pipes)
         train = augmented(train, settings.augment, settings.train.seed)
         tasks = train.data.tasks
         train, valid = (replace(part, task_ids=number_tasks(part.data, tasks)) for part in (train, valid))
@@ -92,7 +98,7 @@ def train_adapters(
         )
 
 
-def train_base(settings: Experiment, *, device: str, resume: bool = False) -> None:
+def train_base(settings: Experiment, *, device: str, resume: bool = False, allow_pipes: bool = False) -> None:
     """Train a base model from scratch, by the same loop with everything unfrozen."""
     wanted = settings.base
     if wanted.data is None or wanted.model is None:
@@ -103,7 +109,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False) -> No
         model_config = _describe(settings)
         seed_everything(wanted.train.seed, 0)
         base = base_checkpoint.wrap(folder, model_config, build.build(model_config).to(device))
-        train, valid = read_set(wanted.data.train, base), read_set(wanted.data.valid, base)
+        train, valid = _read_sets(wanted.data, base, allow_pipes)
         train = augmented(train, wanted.augment, wanted.train.seed)
         model_config = _tell_augmentation(model_config, train)
 
@@ -153,9 +159,13 @@ def _describe(settings: Experiment) -> dict[str, Any]:
     return described[0]
 
 
-def read_set(path: Path, base: BaseModel) -> Examples:
+def _read_sets(sets: Sets, base: BaseModel, allow_pipes: bool) -> list[Examples]:
+    return [read_set(path, base, allow_pipes=allow_pipes) for path in (sets.train, sets.valid)]
+
+
+def read_set(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
     """Read a set, every task left to the base so far, without the utterances too short to learn from."""
-    examples = read_examples(path, base)
+    examples = read_examples(path, base, allow_pipes=allow_pipes)
     data = examples.data
     text.refuse_unknown(base.tokens, {u.utt_id: u.text for u in data.utterances}, str(path))
     reasons = too_short(examples)

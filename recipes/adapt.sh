@@ -23,6 +23,7 @@ adapter=                         # yaml files of conf/adapters in place of the c
 augment=                         # policies of conf/augment in place of the config's augmentation
 seeds=1                          # with --adapter or --augment: seeds to train each of them with, as in "1 2 3"
 exp=exp/residual                 # folder of the experiment, where neither is given
+expdir=exp                       # folder of the experiments otherwise, of the base model alone and of reports
 minus="residual full plain mixed mixed_mild" # of several experiments: those that the others are compared with, where they are there
 prepare_options=                 # further words for local/prepare.py
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
@@ -41,15 +42,17 @@ read -r -a run <<<"${cmd:-$recipes/run.sh}"
 read -r -a prepare <<<"$prepare_options"
 overrides=()
 for word in $set; do overrides+=(--set "$word"); done
-none=exp/none
+none=$expdir/none
 experiments=()
 [ "$adapter" != all ] || [ -d conf/adapters ] || die 2 "--adapter all: there is no conf/adapters here; name some"
 [ "$adapter" != all ] || adapter=$(find conf/adapters -name '*.yaml' -exec basename {} .yaml \; | LC_ALL=C sort)
 for name in $adapter; do find_adapter "$name" >/dev/null; done
 [ -z "$adapter" ] || [ -z "$augment" ] || die 2 "give --adapter or --augment, not both"
+[[ " $augment " != *" own "* ]] || die 2 "--augment names policies of conf/augment; 'own' is said in the yaml"
+[ -z "$augment" ] || [[ $set != *augment* ]] || die 2 "--augment and --set both change the augmentation; write a policy"
 varied=$adapter$augment
 for seed in $seeds; do  # one seed of all, then the next, so that a stopped comparison is whole for some seeds
-  for name in $varied; do experiments+=("exp/$name/$seed"); done
+  for name in $varied; do experiments+=("$expdir/$name/$seed"); done
 done
 [ -n "$varied" ] || experiments=("$exp")
 bases=()  # base models in the place of experiments
@@ -93,6 +96,10 @@ score() {  # folder of an experiment or a base model
   done
 }
 
+is_scored() {  # folder of an experiment or a base model: on every test set
+  for name in $test_sets; do [ -f "$1/decode_$name/score.json" ] || return 1; done
+}
+
 if is_stage 1 "prepare data"; then
   "${run[@]}" data/log/prepare.log python local/prepare.py ${corpus:+"$corpus"} data "${prepare[@]}"
 fi
@@ -111,12 +118,12 @@ fi
 if is_stage 4 "SpecAugment"; then
   shown=("$config" "${overrides[@]}")
   [ -z "$augment" ] || read -r -a shown <<<"$augment"
-  adaptkit augment show "${shown[@]}" --data "dump/${sets%% *}" --out exp/augment
+  adaptkit augment show "${shown[@]}" --data "dump/${sets%% *}" --out "$expdir/augment"
 fi
 
 if is_stage 5 "base model" && $train_base; then
   if [ "${#bases[@]}" = 0 ]; then
-    "${run[@]}" exp/log/base.log adaptkit base train "$config" --resume "${overrides[@]}"
+    "${run[@]}" "$expdir/log/base.log" adaptkit base train "$config" --resume "${overrides[@]}"
   else
     for_each train_one_base "${bases[@]}"
   fi
@@ -141,26 +148,28 @@ fi
 if is_stage 9 "report"; then
   for name in $base_test_sets; do adaptkit report "$none" --set "$name"; done
   several=()
+  for name in $test_sets; do several+=(--set "$name"); done
+  reported=("${experiments[@]}" "${bases[@]}") compared=()
+  if [ -n "$varied" ]; then  # with those of other calls, or one would be reported by itself
+    reported=()
+    for folder in "$expdir"/*/[0-9]*; do
+      if is_scored "$folder"; then reported+=("$folder"); fi
+    done
+    for other in $minus; do
+      [[ " ${reported[*]}" != *" $expdir/$other/"* ]] || compared+=(--minus "$other")
+    done
+  fi
+  [ -z "$alone" ] || reported=("$none" "${reported[@]}") compared=(--minus none "${compared[@]}")
   for name in $test_sets; do
-    reported=("${experiments[@]}") compared=()
-    if [ -n "$varied" ]; then  # with those of other calls, or one kind would be reported by itself
-      scored=$(find exp -mindepth 4 -maxdepth 4 -path "exp/*/[0-9]*/decode_$name/score.json" | LC_ALL=C sort)
-      readarray -t reported < <(cut -d/ -f1-3 <<<"$scored")
-      for other in $minus; do
-        [[ " ${reported[*]}" != *" exp/$other/"* ]] || compared+=(--minus "$other")
-      done
-    fi
-    [ -z "$alone" ] || reported=("$none" "${reported[@]}") compared=(--minus none "${compared[@]}")
     adaptkit report "${reported[@]}" --set "$name" "${compared[@]}"
     for form in md html; do
-      output=exp/report_$name.$form
+      output=$expdir/report_$name.$form
       adaptkit report "${reported[@]}" --set "$name" "${compared[@]}" --format "$form" --output "$output"
       say "wrote $output"
     done
-    several+=(--set "$name")
   done
   if [ "${#several[@]}" -gt 2 ]; then
-    adaptkit report "${reported[@]}" "${several[@]}" "${compared[@]}" --format md --output exp/report.md
-    say "wrote exp/report.md, all sets side by side"
+    adaptkit report "${reported[@]}" "${several[@]}" "${compared[@]}" --format md --output "$expdir/report.md"
+    say "wrote $expdir/report.md, all sets side by side"
   fi
 fi

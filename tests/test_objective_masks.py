@@ -112,20 +112,22 @@ def test_masked_places_are_exactly_zero(augmented, feed, clean):
 
 
 @pytest.mark.parametrize("kind", ["residual", "hff", "bitfit"])
-def test_adapters_are_trained_on_the_features_that_the_base_is(augmented, feed, base, new_stack, kind):
+def test_adapters_are_trained_on_the_features_that_the_base_is(augmented, feed, clean, base, new_stack, kind):
     examples = augmented(noisy=0.5, masks_on="all")
     by_task = [[row for row in ALL[0] if row // 6 == task] for task in range(3)]
 
     found = fed(adapters_on(base, new_stack(base, kind), examples), examples, by_task)
 
     assert count_changed(found, feed(examples)) == 0
+    assert count_changed(found, clean) > 0
 
 
-def test_a_pass_for_each_task_masks_rows_as_one_pass_for_all_does(augmented, feed, base, new_stack):
+def test_a_pass_for_each_task_masks_rows_as_one_pass_for_all_does(augmented, feed, clean, base, new_stack):
     examples = augmented()
     found = fed(adapters_on(base, new_stack(base, "full"), examples), examples)  # of tasks 0, 1, 2 in turn
 
     assert count_changed(found, feed(examples)) == 0
+    assert count_changed(found, clean) == 18
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -35,6 +35,11 @@ def test_a_path_is_a_policy_named_after_its_file(folder):
     assert found["bins"].spec.freq_masks == 3
 
 
+def test_policies_of_base_and_adapters_may_not_share_a_name(folder):
+    with pytest.raises(ConfigError, match="'name' and 'base.name' are both 'tiny'; rename"):
+        policies.resolve(write_experiment(folder, augment="bins", base={"name": "tiny"}))
+
+
 def test_an_experiment_has_those_of_its_base_model_and_its_adapters(folder):
     found = policies.resolve(write_experiment(folder, augment="bins"))
 

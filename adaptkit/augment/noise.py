@@ -7,6 +7,7 @@ The noise is added as it was recorded, not sent through the room.
 """
 
 import functools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,6 +24,7 @@ from adaptkit.config import Config
 from adaptkit.errors import DataError
 from adaptkit.kaldi.audio import Recording, read_audio
 
+_LOG = logging.getLogger(__name__)
 FRAME_SEC = 0.02  # over which power is taken to find the speech
 MARGIN = 10**1.59  # 15.9 dB, between the mean power of the speech and that of its quietest frame; ITU-T P.56
 TRIES = 10  # places of a recording that may turn out silent
@@ -98,8 +100,7 @@ class NoiseBank:
             room, response = self._draw_room(rng)
             heard = _reverberate(clean, response)
             heard *= np.sqrt(power / _power(heard, active))
-        recording = rng.choice(self.noises)
-        noise = self._draw_segment(recording, active, rng)
+        recording, noise = self._draw_noise(active, rng)
         gain = np.sqrt(power / _power(noise, active) / 10 ** (snr_db / 10))
         noisy = torch.from_numpy(heard + gain * noise).to(speech)
         return Perturbed(noisy, recording.location, snr_db, room)
@@ -116,6 +117,16 @@ class NoiseBank:
         number = rng.randrange(self.options.num_rooms)
         return f"generated/{number}", make_response(number, self.options.rt60_sec, self.rate_hz)
 
+    def _draw_noise(self, active: np.ndarray, rng: Random) -> tuple[Recording, np.ndarray]:
+        """Draw a recording that is no silence, and noise (N,) of it for speech (N,)."""
+        for _ in range(TRIES):
+            recording = rng.choice(self.noises)
+            noise = self._draw_segment(recording, active, rng)
+            if _power(noise, active) > 0:
+                return recording, noise
+            _warn_of_silence(recording.location)
+        raise DataError(f"{recording.location}: nothing but digital silence; drop it from the noises")
+
     def _draw_segment(self, recording: Recording, active: np.ndarray, rng: Random) -> np.ndarray:
         """Read noise (N,) for speech (N,), from a place where it can be heard with the active part."""
         for _ in range(TRIES):
@@ -124,10 +135,7 @@ class NoiseBank:
                 return noise
         whole = _read(recording, self.rate_hz)
         place = np.abs(whole).argmax() - rng.choice(np.flatnonzero(active))  # the loudest sample into speech
-        noise = _turn(whole, place, len(active))
-        if not _power(noise, active) > 0:
-            raise DataError(f"{recording.location}: nothing but digital silence; drop it from the noises")
-        return noise
+        return _turn(whole, place, len(active))
 
 
 def active_samples(speech: Tensor, rate_hz: int) -> Tensor:
@@ -147,6 +155,12 @@ def active_samples(speech: Tensor, rate_hz: int) -> Tensor:
     means = np.cumsum(loudest) / np.arange(1, len(loudest) + 1)
     quietest = loudest[np.flatnonzero(means <= MARGIN * loudest)[-1]]
     return torch.from_numpy(np.repeat(powers >= quietest, sizes))
+
+
+@functools.cache
+def _warn_of_silence(location: str) -> None:
+    """Say once of a recording that another is drawn in its place."""
+    _LOG.warning("%s: nothing but digital silence; other noises stand in, drop it from the list", location)
 
 
 def _power(samples: np.ndarray, active: np.ndarray | slice = slice(None)) -> float:

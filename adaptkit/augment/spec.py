@@ -146,7 +146,7 @@ def augment(options: SpecAugment, feats: Tensor, lengths: Tensor, keys: Tensor) 
     steps = covered(draws.time_starts, draws.time_widths, num_steps)[..., None]  # (B, T, 1)
     means = deviations = feats.new_zeros(num_rows, num_bins)
     if options.fill != "zero":
-        means, deviations = moments(feats, is_own, lengths)
+        means, deviations = moments(feats.detach(), is_own, lengths)
     out = _warped(feats, draws, lengths)
     for is_masked in (bins, steps):  # factors and weights of 0 and 1 take a third of the time of a bool mask
         if options.fill == "zero":
@@ -156,7 +156,8 @@ def augment(options: SpecAugment, feats: Tensor, lengths: Tensor, keys: Tensor) 
     if options.fill == "noise":
         is_masked = (bins | steps) & is_own[..., None]
         _add_noise(out, is_masked, deviations, keys, first=_first_of_noise(options))
-    return torch.lerp(feats, out, is_own[..., None].to(out.dtype), out=out)  # padding as it was
+    in_place = None if feats.requires_grad else out
+    return torch.lerp(feats, out, is_own[..., None].to(out.dtype), out=in_place)  # padding as it was
 
 
 def check_bins(options: SpecAugment, num_bins: int) -> None:

@@ -2,7 +2,8 @@
 
 ESPnet masks within the model, only in train(), before features are normalised, and by the padded length of
 the batch. Here they are masked after that, in any mode and by each utterance's own length, so that an adapter
-on a frozen base is trained with the same masks as the base itself, and zero is the mean of the training set.
+on a frozen base is trained with the same masks as the base itself, and zero is the mean that features lose
+in the normalisation: of the training set with ESPnet's global_mvn, of the utterance with utterance_mvn.
 """
 
 import logging

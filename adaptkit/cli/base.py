@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.cli.options import Augment, ConfigFile, Device, Overrides, Resume, Seed, choose_device
+from adaptkit.cli.options import (
+    AllowPipes,
+    Augment,
+    ConfigFile,
+    Device,
+    Overrides,
+    Resume,
+    Seed,
+    choose_device,
+)
 
 app = typer.Typer(help="Train and inspect base models.", no_args_is_help=True)
 
@@ -19,6 +28,7 @@ def train(
     seed: Seed = None,
     device: Device = "auto",
     resume: Resume = False,
+    allow_pipes: AllowPipes = False,
 ) -> None:
     """Train a base model from scratch, as the section `base` of an experiment says.
 
@@ -30,7 +40,7 @@ def train(
     words = [*(overrides or []), *([f"base.train.seed={seed}"] if seed is not None else [])]
     words += [f"base.dir={exp}"] if exp is not None else []
     settings = experiment.load_base(config, words, augment=augment)
-    train_base(settings, device=choose_device(device), resume=resume)
+    train_base(settings, device=choose_device(device), resume=resume, allow_pipes=allow_pipes)
     typer.echo(settings.base.dir)
 
 

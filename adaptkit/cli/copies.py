@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.cli.options import Overrides
+from adaptkit.cli.options import AllowPipes, Overrides
 
 
 def copy(
@@ -17,7 +17,7 @@ def copy(
     without_clean: Annotated[bool, typer.Option("--without-clean", help="Leave the clean ones out.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other noise.")] = 0,
     rate: Annotated[int, typer.Option(min=1000, help="Rate to bring recordings to, in Hz.")] = 16000,
-    allow_pipes: Annotated[bool, typer.Option("--allow-pipes", help="Run commands of wav.scp.")] = False,
+    allow_pipes: AllowPipes = False,
 ) -> None:
     """Write noisy copies of every utterance beside the clean ones or, without those, in their place.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adaptkit.cli.options import AllowPipes
+
 if TYPE_CHECKING:
     from adaptkit.kaldi.datadir import DataDir
     from adaptkit.kaldi.scan import Checks, Problem
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Check, repair, divide, unite and count data directories.", no_args_is_help=True)
 log = logging.getLogger(__name__)
 
-AllowPipes = Annotated[bool, typer.Option("--allow-pipes", help="Run the commands of wav.scp.")]
 MaxSec = Annotated[float, typer.Option(min=0, help="Longest utterance, in seconds.")]
 MinSec = Annotated[float, typer.Option(min=0, help="Shortest utterance, in seconds.")]
 CheckAudio = Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.cli.options import Device, choose_device
+from adaptkit.cli.options import AllowPipes, Device, choose_device
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def decode(
     batch_frames: Annotated[
         int, typer.Option(min=1, help="Feature frames of a batch, with padding.")
     ] = 12000,
-    allow_pipes: Annotated[bool, typer.Option("--allow-pipes", help="Run commands of wav.scp.")] = False,
+    allow_pipes: AllowPipes = False,
     device: Device = "auto",
 ) -> None:
     """Recognise a data directory, every utterance with the adapter of its own task.

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from adaptkit.cli.options import AllowPipes
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -18,7 +20,7 @@ def feats(
     num_bins: Annotated[int, typer.Option(min=4, help="Mel bins F.")] = 80,
     rate: Annotated[int, typer.Option(min=1000, help="Rate to bring recordings to, in Hz.")] = 16000,
     cmvn: Annotated[Path | None, typer.Option(help="Write the statistics of global_mvn here.")] = None,
-    allow_pipes: Annotated[bool, typer.Option("--allow-pipes", help="Run commands of wav.scp.")] = False,
+    allow_pipes: AllowPipes = False,
 ) -> None:
     """Make log-mel filterbanks of a data directory, going on where a killed run stopped.
 

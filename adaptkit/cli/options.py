@@ -15,6 +15,7 @@ Augment = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Another augmentation, by name or yaml; it names the experiment."),
 ]
+AllowPipes = Annotated[bool, typer.Option("--allow-pipes", help="Run commands of wav.scp.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes CUDA where there is one.")]
 
 

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.cli.options import Augment, ConfigFile, Device, Overrides, Resume, Seed, choose_device
+from adaptkit.cli.options import (
+    AllowPipes,
+    Augment,
+    ConfigFile,
+    Device,
+    Overrides,
+    Resume,
+    Seed,
+    choose_device,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +33,7 @@ def train(
     seed: Seed = None,
     device: Device = "auto",
     resume: Resume = False,
+    allow_pipes: AllowPipes = False,
 ) -> None:
     """Train the adapters of an experiment on its frozen base model.
 
@@ -35,5 +45,6 @@ def train(
     words = [*(overrides or []), *([f"train.seed={seed}"] if seed is not None else [])]
     settings = experiment.load(config, words, adapter=adapter, augment=augment)
     folder = exp or Path("exp") / settings.name
-    train_adapters(settings, folder, device=choose_device(device), resume=resume)
+    chosen = choose_device(device)
+    train_adapters(settings, folder, device=chosen, resume=resume, allow_pipes=allow_pipes)
     typer.echo(folder)

@@ -75,3 +75,12 @@ def test_a_batch_without_a_frame_stays_what_it_is(fill):
     feats = torch.ones(2, 4, 10)
     out = augment(options(**MASKS, fill=fill), feats, torch.tensor([0, 0]), KEYS[:2])
     assert torch.equal(out, feats)
+
+
+@pytest.mark.parametrize("fill", ["zero", "mean", "noise"])
+def test_gradients_go_through_unmasked_values_to_features_that_are_learned(feats, fill):
+    lengths = LENGTHS * torch.tensor([1, 0, 1])
+    feats = feats.requires_grad_()
+    augment(options(**ALL, fill=fill), feats, lengths, KEYS).sum().backward()
+    assert feats.grad[0].sum(dim=0).tolist().count(300.0) == 1
+    assert torch.equal(feats.grad[1], torch.ones(300, 10))

@@ -181,6 +181,13 @@ def test_a_recording_of_digital_silence_is_named(write, num_samples):
         bank_of(write(np.zeros(num_samples))).perturb(SPEECH, 0)
 
 
+def test_another_noise_stands_in_for_one_of_digital_silence(write, caplog):
+    write(np.zeros(RATE_HZ), "noise/silent.wav")
+    bank = bank_of(write(white(RATE_HZ)))
+    assert {Path(bank.perturb(SPEECH, key).noise).stem for key in range(20)} == {"a"}
+    assert caplog.text.count("silent.wav: nothing but digital silence; other noises stand in") == 1
+
+
 @pytest.mark.parametrize("num_samples", [0, 400])
 def test_speech_without_a_level_is_refused(write, num_samples):
     with pytest.raises(DataError, match=f"{num_samples} samples of speech are all zero"):

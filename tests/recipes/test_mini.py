@@ -77,6 +77,19 @@ def test_kinds_of_several_calls_are_reported_together(mini):
     assert any("minus residual" in cell for row in rows for cell in row)
 
 
+def test_base_models_of_several_augmentations_are_trained_and_reported_together(mini):
+    words = ["--adapt", "false", "--augment", "plain adapt_mild", "--expdir", "exp/augment"]
+    sets = ["--test-sets", "base_test adapt_test", "--base-test-sets", "", "--minus", "plain"]
+
+    done = run([mini / "run.sh", *BRIEF, *words, *sets, "--jobs", "2", "--stage", "4"], mini)
+
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in (mini / "exp/augment/report.md").read_text().splitlines()]
+    assert {row[0].strip("| ") for row in rows if len(row) > 3} >= {"plain", "adapt_mild"}
+    assert (mini / "exp/augment/augment/policies.png").exists()
+    assert not (mini / "exp/augment/none").exists()
+
+
 def test_a_kind_without_settings_is_refused_before_anything_runs(mini):
     done = run([mini / "run.sh", "--adapter", "residul", "--stage", "6"], mini)
     assert done.returncode == 1

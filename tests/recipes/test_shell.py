@@ -45,6 +45,19 @@ def test_adapters_and_augmentations_are_not_compared_at_once(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--augment", "plain own"], "'own' is said in the yaml"),
+        (["--augment", "plain", "--set", "augment.spec.freq_masks=1"], "write a policy"),
+    ],
+)
+def test_augmentations_that_would_not_be_those_shown_are_misuse(tmp_path, words, message):
+    done = adapt("--config", "x.yaml", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
 @pytest.fixture
 def stage_4(corpus, tmp_path):
     """Run the stage that shows augmentations, in a folder with two policies and an experiment without any."""
