@@ -41,9 +41,7 @@ def as_table(conditions: Sequence[Conditions]) -> str:
 def as_markdown(conditions: Sequence[Conditions]) -> str:
     """Give a table for each group of sets in Markdown, and say how to read it."""
     parts = [
-        part
-        for group in conditions
-        for part in (report.describe(group.together), markdown(report.join(as_cells(group))))
+        part for group in conditions for part in (_describe(group), markdown(report.join(as_cells(group))))
     ]
     made = [
         f"- `{o.name}`{report.name_seeds(o)}: `{o.record.command}`" for o in conditions[0].together.outcomes
@@ -80,6 +78,11 @@ def as_cells(conditions: Conditions) -> list[list[Cell]]:
         differences = map(report.difference_cell, report.subtract(one, baselines))
         rows.append([(one.name, ""), *rates, *differences])
     return [head, *rows]
+
+
+def _describe(group: Conditions) -> str:
+    pooled = f" '{_ALL}' counts the errors of the {len(group.by_set)} sets together, and so does 'minus'."
+    return report.describe_rates(group.together) + (pooled if len(group.by_set) > 1 else "")
 
 
 def _name(comparison: Comparison, group: Conditions) -> str:

@@ -138,6 +138,12 @@ def as_speaker_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
 
 def describe(comparison: Comparison) -> str:
     """Say in a paragraph what was measured and how to read it."""
+    costs = "Seconds per epoch leave validation out; memory is the peak of training."
+    return f"{describe_rates(comparison)} {costs}"
+
+
+def describe_rates(comparison: Comparison) -> str:
+    """Say what was scored and how to read the rates."""
     score = comparison.outcomes[0].runs[0].score
     num_speakers = len(score.by_speaker)
     resampled = "speakers and utterances" if num_speakers > 1 else "utterances"
@@ -147,8 +153,7 @@ def describe(comparison: Comparison) -> str:
         f"{len(score.utterances)} utterances, {num_speakers} speaker{'s' if num_speakers > 1 else ''}, "
         f"{score.total.words} words. WER and CER in percent; {pooled}intervals at {LEVEL} % "
         f"are bootstrapped over {resampled}. 'minus' is the paired difference of WER from that experiment, "
-        f"* where p < 0.05 (each by itself). Seconds per epoch leave validation out; memory is the peak of "
-        f"training."
+        f"* where p < 0.05 (each by itself)."
     )
 
 
