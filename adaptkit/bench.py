@@ -88,9 +88,9 @@ class Meter:
         """Measure what the block does."""
         gc.collect()
         before = _reset_peak_mb(self.device)
-        started = _now(self.device)
+        started = now(self.device)
         yield
-        self.seconds.append(_now(self.device) - started)
+        self.seconds.append(now(self.device) - started)
         self.peaks_mb.append(_peak_mb(self.device) - before)
 
     def medians(self) -> tuple[float, float]:
@@ -152,7 +152,7 @@ def _device(base: BaseModel) -> torch.device:
     return next(base.model.parameters()).device
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Read the clock once the device has done everything asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize()
