@@ -1,5 +1,6 @@
 """Time SpecAugment: ours, ESPnet's, and the training step that it comes before, on the same batch."""
 
+import copy
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +70,9 @@ def time_augmentation(
     meters = {name: Meter(batch.inputs.device) for name in sides}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     parts = plan_batches(lengths.tolist(), STEP_FRAMES)
-    steps = [Contestant("training step", Objective(base).train(), batch, parts)] if base else []
+    steps = (
+        [Contestant("training step", Objective(copy.deepcopy(base)).train(), batch, parts)] if base else []
+    )
     for _ in range(num_rounds + 1):  # the first warms up
         for name, run in sides.items():
             with meters[name].running():  # memory alone: looking at it makes the call slower

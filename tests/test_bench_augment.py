@@ -39,7 +39,10 @@ def test_espnet_takes_the_nearest_options(spec):
 def test_both_augmentations_and_the_step_are_timed(base):
     spec = SpecAugment(time_masks=2, time_width=20, freq_masks=1, freq_width=5)
 
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+
     costs = bench_augment.time_augmentation(spec, SPREAD, base, num_rounds=1, device="cpu")
 
+    assert all(torch.equal(before[name], tensor) for name, tensor in base.model.state_dict().items())
     assert [cost.name for cost in costs] == ["adaptkit", "ESPnet", "training step"]
     assert min(cost.seconds for cost in costs) > 0
