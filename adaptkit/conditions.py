@@ -43,11 +43,7 @@ def as_markdown(conditions: Sequence[Conditions]) -> str:
     parts = [
         part for group in conditions for part in (_describe(group), markdown(report.join(as_cells(group))))
     ]
-    made = [
-        f"- `{o.name}`{report.name_seeds(o)}: `{o.record.command}`" for o in conditions[0].together.outcomes
-    ]
-    versions = report.describe_versions(conditions[0].together.outcomes)
-    return "\n\n".join([*parts, "### How these were made", "\n".join(made), "\n".join(versions)])
+    return "\n\n".join([*parts, *report.describe_making(conditions[0].together.outcomes)])
 
 
 def as_json(conditions: Sequence[Conditions]) -> str:

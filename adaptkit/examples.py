@@ -54,18 +54,15 @@ class Examples(Dataset):
         utterance = self.data.utterances[index]
         tokens = torch.tensor(self.base.tokens.encode(utterance.text), dtype=torch.long)
         chosen = self.augmentation.choose(utterance.utt_id) if self.augmentation else None
-        inputs = (
-            self._load_noisy(utterance, chosen.key) if chosen and chosen.is_noisy else self._load(utterance)
-        )
+        is_noisy = chosen is not None and chosen.is_noisy
+        inputs = self._load_noisy(utterance, chosen.key) if is_noisy else self._load(utterance)
         return Example(utterance, self.task_ids[utterance.task], inputs, tokens, chosen)
 
     def in_epoch(self, epoch: int) -> "Examples":
         """Augment them as an epoch does."""
-        return (
-            self
-            if self.augmentation is None
-            else replace(self, augmentation=self.augmentation.in_epoch(epoch))
-        )
+        if self.augmentation is None:
+            return self
+        return replace(self, augmentation=self.augmentation.in_epoch(epoch))
 
     def groups(self, adapters: AdapterStack | None) -> list[Group]:
         """Tell apart the utterances that may not share a batch, by unequal values.
@@ -98,7 +95,10 @@ class Examples(Dataset):
             speech = self.augmentation.bank.perturb(self._read_speech(utterance), key).speech
         except DataError as error:
             raise DataError(f"{self.data.path}: noise on {utterance.utt_id}: {error}") from error
-        return speech if self.base.features is None else log_mel(speech, FbankOptions(**self.base.features))
+        return speech if self.base.features is None else self._make_feats(speech)
+
+    def _make_feats(self, speech: Tensor) -> Tensor:
+        return log_mel(speech, FbankOptions.from_dict(self.base.features))
 
     def _read_speech(self, utterance: Utterance) -> Tensor:
         return read_audio(
@@ -176,7 +176,7 @@ def refuse_other_features(examples: Examples) -> None:
     if base.features is None:
         return
     stored = examples._load(utterance)
-    made = log_mel(examples._read_speech(utterance), FbankOptions(**base.features))
+    made = examples._make_feats(examples._read_speech(utterance))
     if stored.shape != made.shape or not torch.allclose(stored, made, atol=_SAME_FEATURES):
         path = examples.data.path
         raise DataError(

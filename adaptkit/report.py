@@ -91,16 +91,13 @@ def as_table(comparison: Comparison) -> str:
 
 def as_markdown(comparison: Comparison) -> str:
     """Give the report as Markdown: the experiments, their speakers, and how to make them again."""
-    made = [f"- `{o.name}`{name_seeds(o)}: `{o.record.command}`" for o in comparison.outcomes]
     parts = [
         f"## Results on `{comparison.set_name}`",
         describe(comparison),
         markdown(join(as_cells(comparison))),
         "### WER by speaker",
         markdown(as_speaker_rows(comparison.outcomes)),
-        "### How these were made",
-        "\n".join(made),
-        "\n".join(describe_versions(comparison.outcomes)),
+        *describe_making(comparison.outcomes),
     ]
     return "\n\n".join(parts)
 
@@ -155,6 +152,12 @@ def describe_rates(comparison: Comparison) -> str:
         f"are bootstrapped over {resampled}. 'minus' is the paired difference of WER from that experiment, "
         f"* where p < 0.05 (each by itself)."
     )
+
+
+def describe_making(outcomes: Sequence[Outcome]) -> list[str]:
+    """Say in paragraphs of Markdown which commands and versions made the experiments."""
+    made = [f"- `{o.name}`{name_seeds(o)}: `{o.record.command}`" for o in outcomes]
+    return ["### How these were made", "\n".join(made), "\n".join(describe_versions(outcomes))]
 
 
 def describe_versions(outcomes: Sequence[Outcome]) -> list[str]:

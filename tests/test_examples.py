@@ -190,6 +190,10 @@ def test_a_segment_of_a_recording_is_made_noisy_by_itself(examples, noisy):
 def test_features_that_adaptkit_makes_are_known_for_what_they_are(examples):
     refuse_other_features(examples)
 
+    first = examples.data.utterances[0]
+    made = log_mel(speech_of(examples, first), FbankOptions(rate_hz=8000, num_bins=20))
+    assert torch.equal(examples[0].inputs, made)
+
 
 @pytest.mark.parametrize("change", [lambda x: x + 0.1, lambda x: x[:-1], lambda x: x[:, :19]])
 def test_features_of_another_making_are_refused_with_the_utterance(examples, tmp_path, change):
