@@ -78,7 +78,7 @@ def restore(file: AdapterFile, base: BaseModel, path: Path) -> AdapterStack:
             f"{path}: trained on the base model {file.base_fingerprint}, {base.path} is {base.fingerprint}; "
             "give the folder of the right one with --base"
         )
-    stack = api.build(file.adapters, base.sites, file.tasks, seed=0)
+    stack = api.build(file.adapters, base.sites, file.tasks, seed=None)
     load_strictly(stack, file.weights, path)
     device = next(base.model.parameters()).device
     return stack.to(device).eval().requires_grad_(False)

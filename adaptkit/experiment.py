@@ -27,21 +27,32 @@ class Training(Config):
 
     max_epochs: PositiveInt = Field(20, description="passes over the training set")
     batch_frames: PositiveInt = Field(12000, description="feature frames of a batch, padding included")
-    lr: PositiveFloat = Field(1e-3, description="highest learning rate of AdamW")
-    weight_decay: NonNegativeFloat = Field(0.0, description="decoupled weight decay of AdamW")
-    warmup_steps: NonNegativeInt = Field(50, description="steps over which the learning rate rises from 0")
+    task_utterances: PositiveInt = Field(
+        8,
+        description="utterances of one task in a step, its own batch; a batch holds those of several",
+    )
+    temperature: PositiveFloat = Field(
+        1.0,
+        description="T: a task's share of an epoch goes with its size to the 1/T; 1 takes every utterance",
+    )
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd is plain, without momentum")
+    lr: PositiveFloat = Field(1e-3, description="highest learning rate")
+    weight_decay: NonNegativeFloat = Field(0.0, description="decoupled weight decay")
+    warmup_steps: NonNegativeInt = Field(
+        50, description="steps over which the learning rate rises from 0; those of each task by itself"
+    )
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = Field(
         "linear", description="decay after the warm-up; linear and cosine reach 0 after the last step"
     )
     clip_norm: PositiveFloat | None = Field(
-        5.0, description="bound on the norm of all gradients; null for none"
+        5.0, description="bound on the norm of a task's gradient, and of what is shared; null for none"
     )
     accumulate: PositiveInt = Field(1, description="batches per optimiser step")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the forward pass (autocast); weights stay float32, float16 scales the loss"
     )
     patience: PositiveInt | None = Field(
-        None, description="stop after so many validations without a better WER"
+        None, description="stop after so many validations without a better WER, each task by itself"
     )
     valid_every: PositiveInt = Field(1, description="epochs between validations")
     average: PositiveInt = Field(1, description="best checkpoints whose weights are averaged at the end")

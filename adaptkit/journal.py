@@ -10,7 +10,7 @@ from typing import Any
 
 from adaptkit.decode import Validation
 from adaptkit.files import read_text, write_text
-from adaptkit.state import State
+from adaptkit.state import WHOLE, State
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,14 +45,22 @@ class Journal:
     def valid(self, state: State, validation: Validation, seconds: float) -> None:
         """Note a validation, which took so many seconds."""
         figures = {"loss": validation.loss, "wer": validation.wer, "by_task": validation.by_task}
-        self._note("valid", state, **figures, valid_seconds=seconds)
+        self._note("valid", state, **figures, stopped=sorted(state.stopped), valid_seconds=seconds)
         if self.is_active:
-            mark = " (best)" if state.best[0][2] == state.step else ""
+            mark = self._mark(state)
             _LOG.info(
                 "%s: epoch %d, step %d, %.0f s: valid loss %.3f, WER %.2f%s",
                 *(self.path.parent, state.epoch, state.step, state.seconds),
                 *(validation.loss, validation.wer, mark),
             )
+
+    def _mark(self, state: State) -> str:
+        """Say what did better than ever before, and how many tasks have stopped."""
+        better = [name for name, s in state.standings.items() if s.waited == 0 and not s.is_stopped]
+        if WHOLE in state.standings:
+            return " (best)" if better else ""
+        stopped = f", {len(state.stopped)} stopped" if state.stopped else ""
+        return f" (best of {len(better)} of {len(state.standings)} tasks{stopped})"
 
     def rewind(self, step: int) -> None:
         """Drop the lines past a save: the steps they tell of are done again."""

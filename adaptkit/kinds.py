@@ -23,7 +23,8 @@ from typing import Any
 
 from adaptkit import config
 from adaptkit.adapters import api
-from adaptkit.adapters.api import Adapter, AdapterConfig, AdapterStack, Site
+from adaptkit.adapters.api import Adapter, AdapterConfig, AdapterStack
+from adaptkit.adapters.site import Site
 
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}  # JSON schema
 

@@ -1,54 +1,26 @@
 """The training loop, one for adapters and base models alike, and under `torchrun`."""
 
 import math
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from adaptkit import checkpoint, taps
-from adaptkit.adapters.api import AdapterStack
-from adaptkit.batches import Batch, load_batches, shuffle_batches
+from adaptkit.batches import Batch, load_batches
 from adaptkit.decode import Validation, validate
 from adaptkit.errors import TrainingError, listed
-from adaptkit.examples import Examples
-from adaptkit.experiment import Training
 from adaptkit.journal import Journal
+from adaptkit.keeper import Keeper
 from adaptkit.objective import Objective, autocast, find_not_finite, learning_rate, seed_everything
+from adaptkit.optim import Part, PerTask
+from adaptkit.plan import Plan
 from adaptkit.progress import counting
-from adaptkit.state import Saved, State, refuse_another, remove_leftovers
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run trains on and validates with, where it goes, and how."""
-
-    train: Examples
-    valid: Examples
-    folder: Path
-    options: Training
-    identity: Mapping[str, Any]  # what a resumed run must have in common with the one that was stopped
-    write: Callable[[Mapping[str, Tensor], int], None]  # puts weights of a step where decoding finds them
-    finish: Callable[[State], None]  # leaves the record of a run that is over
-
-    def batches(self, epoch: int, adapters: AdapterStack | None = None) -> list[list[int]]:
-        """Plan the batches of an epoch, in which `adapters` are trained."""
-        frames, seed = self.options.batch_frames, self.options.seed
-        groups = self.train.groups(adapters)
-        return shuffle_batches(self.train.lengths, frames, seed=seed, epoch=epoch, groups=groups)
-
-    def cached(self, adapters: AdapterStack) -> "Plan":
-        """Take what the encoder gives from EXP/taps, written first unless it is there, for both sets."""
-        folder, frames = self.folder / "taps", self.options.batch_frames
-        train = taps.cached(self.train, adapters, folder / "train", batch_frames=frames)
-        valid = taps.cached(self.valid, adapters, folder / "valid", batch_frames=frames)
-        return replace(self, train=train, valid=valid)
+from adaptkit.sampler import Batches
+from adaptkit.state import WHOLE, Saved, State, refuse_another, remove_leftovers
 
 
 def fit(objective: Objective, plan: Plan, *, resume: bool) -> State:
@@ -79,9 +51,12 @@ class _Loop:
             (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
         )
         self.device = next(objective.model.parameters()).device
-        self.parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=self.options.lr, weight_decay=self.options.weight_decay
+        tasks = () if objective.adapters is None else objective.adapters.tasks
+        self.optimizer = PerTask(
+            objective.trained,
+            len(tasks),
+            algorithm=self.options.optimizer,
+            weight_decay=self.options.weight_decay,
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "float16")
         self.step_module: nn.Module = objective
@@ -89,75 +64,92 @@ class _Loop:
             self.step_module = DistributedDataParallel(
                 objective, broadcast_buffers=objective.adapters is None, find_unused_parameters=False
             )
-        self.saved = Saved(objective.trained, self.optimizer, self.scaler, plan.identity)
-        self.num_steps = sum(
-            math.ceil(len(plan.batches(epoch, objective.adapters)) / self.options.accumulate)
-            for epoch in range(self.options.max_epochs)
-        )
         self.state = State()
+        self.keeper = Keeper(plan, objective.trained, tasks if self.optimizer.is_by_task else ())
+        self.saved = Saved(
+            objective.trained, self.optimizer, self.scaler, plan.identity, self.keeper.best_by_task
+        )
+        self.num_steps = plan.count_steps(objective.adapters)
         self.journal = Journal(plan.folder, is_active=self.rank == 0)
 
     def run_epoch(self) -> None:
         """Train over what is left of the epoch, then validate if it is time to."""
         options, epoch = self.options, self.state.epoch
-        plan = self.plan.batches(epoch, self.objective.adapters)
-        left = [self._share(indices) for indices in plan[self.state.position :]]
+        steps = self.plan.steps(epoch, self.objective.adapters, self.state.stopped)
+        left = steps[self.state.position :]
         examples = self.plan.train.in_epoch(epoch)
-        batches = load_batches(examples, [own for own, _ in left], options.num_workers)
+        own = [self._share(indices) for step in left for indices in step]
+        batches = load_batches(examples, own, options.num_workers)
         self.objective.train()
         what = f"{self.plan.folder} epoch {epoch + 1}/{options.max_epochs}"
-        with counting(what, len(plan), self.state.position) as advance:
-            for start in range(0, len(left), options.accumulate):
-                group = left[start : start + options.accumulate]
+        with counting(what, len(steps), self.state.position) as advance:
+            for step in left:
                 started = time.monotonic()
-                loss, norm, rate = self._step([next(batches).to(self.device) for _ in group], group)
-                self._advance(len(group), time.monotonic() - started)
+                loss, norm, rate = self._step([next(batches).to(self.device) for _ in step], step)
+                self._advance(time.monotonic() - started)
                 self.journal.step(self.state, loss=loss, grad_norm=norm, lr=rate)
-                advance(len(group), f"loss {loss:.3f}")
-                if self.state.step % options.save_every_steps == 0 and self.state.position < len(plan):
+                advance(1, f"loss {loss:.3f}")
+                if self.state.step % options.save_every_steps == 0 and self.state.position < len(steps):
                     self.save()
         self._end_epoch()
 
-    def _share(self, indices: Sequence[int]) -> tuple[list[int], tuple[int, int]]:
-        """Give this process's utterances of a batch, and how many count of how many in the whole batch.
+    def _share(self, indices: Sequence[int]) -> list[int]:
+        """Give this process's utterances of a batch.
 
         A batch smaller than the number of processes leaves some with a borrowed utterance that counts for
         nothing.
         """
-        own = list(indices[self.rank :: self.world])
-        return own or [indices[0]], (len(own), len(indices))
+        return list(indices[self.rank :: self.world]) or [indices[0]]
 
-    def _step(self, batches: list[Batch], group: Sequence[Any]) -> tuple[float, float, float]:
-        """Take one optimiser step on the mean loss over all utterances of all batches and processes."""
+    def _step(self, batches: list[Batch], step: Batches) -> tuple[float, float, float]:
+        """Take a step on the mean loss over all utterances of all batches and processes, task by task."""
         options = self.options
         seed_everything(options.seed, self.state.step, self.rank)
-        total = sum(whole for _, (_, whole) in group)
         loss_sum = torch.zeros((), device=self.device)
-        for batch, (_, (own, _)) in zip(batches, group, strict=True):
+        for batch, indices in zip(batches, step, strict=True):
+            count = len(indices[self.rank :: self.world])
             with autocast(self.device, options.precision):
-                loss = self.step_module(batch).float() * (own / total)
+                loss = self.step_module(batch).float() * count
             self.scaler.scale(loss * self.world).backward()  # DDP averages over processes
             loss_sum += loss.detach()
         if self.world > 1:
             distributed.all_reduce(loss_sum)
+        total = sum(map(len, step))
         self._refuse_not_finite(float(loss_sum), batches, "loss")
-        rate = learning_rate(
-            self.state.step,
-            self.num_steps,
+        self.scaler.unscale_(self.optimizer)
+        rate = self._normalise(step, total)
+        norm = self.optimizer.clip(options.clip_norm)
+        if not self.scaler.is_enabled():  # a scaler skips steps whose gradients overflow, by design
+            self._refuse_not_finite(norm, batches, "gradient")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        return float(loss_sum) / total, norm, rate
+
+    def _normalise(self, step: Batches, total: int) -> float:
+        """Average what each part learns from over its own utterances, and give the highest learning rate."""
+        utterances, task_ids = self.plan.train.data.utterances, self.plan.train.task_ids
+        counts = Counter(utterances[index].task for indices in step for index in indices)
+        taken = self.optimizer.steps.tolist()
+        shared = Part(total, self._rate(self.state.step, WHOLE))
+        tasks = {}
+        if self.optimizer.owned:
+            named = {task: (task_ids[task], count) for task, count in counts.items()}
+            tasks = {index: Part(n, self._rate(taken[index], task)) for task, (index, n) in named.items()}
+        self.optimizer.normalise(shared, tasks)
+        parts = [*tasks.values(), *([shared] if self.optimizer.shared else [])]
+        return max(part.lr for part in parts)
+
+    def _rate(self, step: int, part: str) -> float:
+        """Give the learning rate of a step of a task's own, or of the run's."""
+        options = self.options
+        return learning_rate(
+            step,
+            self.num_steps[part],
             peak=options.lr,
             warmup_steps=options.warmup_steps,
             schedule=options.schedule,
         )
-        for part in self.optimizer.param_groups:
-            part["lr"] = rate
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, options.clip_norm or math.inf)
-        if not self.scaler.is_enabled():  # a scaler skips steps whose gradients overflow, by design
-            self._refuse_not_finite(float(norm), batches, "gradient")
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        return float(loss_sum), float(norm), rate
 
     def _refuse_not_finite(self, value: float, batches: Sequence[Batch], what: str) -> None:
         if math.isfinite(value):
@@ -178,13 +170,10 @@ class _Loop:
             distributed.all_gather_object(gathered, names)
         return sorted(set().union(*gathered))
 
-    def _advance(self, num_batches: int, seconds: float) -> None:
+    def _advance(self, seconds: float) -> None:
         state = self.state
         self.state = replace(
-            state,
-            step=state.step + 1,
-            position=state.position + num_batches,
-            seconds=state.seconds + seconds,
+            state, step=state.step + 1, position=state.position + 1, seconds=state.seconds + seconds
         )
 
     def _end_epoch(self) -> None:
@@ -193,13 +182,13 @@ class _Loop:
         epoch = self.state.epoch + 1
         is_last = epoch >= options.max_epochs
         self.state = replace(self.state, epoch=epoch, position=0, is_done=is_last)
-        if epoch % options.valid_every == 0 or is_last:
+        if self.plan.valid is not None and (epoch % options.valid_every == 0 or is_last):
             started = time.monotonic()
             validation = self._validate()
-            self._judge(validation)
+            self.state = self.keeper.judge(self.state, validation, writes=self.rank == 0)
             self.journal.valid(self.state, validation, time.monotonic() - started)
         if self.state.is_done and self.rank == 0:
-            self._write_average()
+            self.keeper.finish(self.state)
             self.plan.finish(self.state)
         self.save()
 
@@ -213,42 +202,8 @@ class _Loop:
             distributed.broadcast_object_list(outcome)
         return outcome[0]
 
-    def _judge(self, validation: Validation) -> None:
-        """Rank the validation among the best so far; its weights are kept while they are among them."""
-        options, state = self.options, self.state
-        entry = [validation.wer, validation.loss, state.step]
-        best = sorted([*state.best, entry])
-        is_best = best[0] == entry
-        waited = 0 if is_best else state.validations_since_best + 1
-        is_done = state.is_done or (options.patience is not None and waited >= options.patience)
-        kept = best[: options.average]
-        self.state = replace(state, best=kept, validations_since_best=waited, is_done=is_done)
-        if self.rank != 0:
-            return
-        weights = self.objective.trained.state_dict()
-        if entry in kept and options.average > 1:
-            checkpoint.write_tensors(self._kept_path(state.step), weights, {"step": state.step})
-        if is_best:
-            self.plan.write(weights, state.step)
-
-    def _write_average(self) -> None:
-        """Replace the best weights by the average of the best few, where more than one is asked for."""
-        steps = [int(step) for _, _, step in self.state.best]
-        if len(steps) > 1:
-            kept = [checkpoint.read_tensors(self._kept_path(step))[0] for step in steps]
-            self.plan.write(checkpoint.average(kept), steps[0])
-
-    def _kept_path(self, step: int) -> Path:
-        return self.plan.folder / "checkpoints" / f"step_{step}.safetensors"
-
     def save(self) -> None:
         """Write the state, then remove checkpoints that it does not name; not before, for a killed run."""
-        if self.rank != 0:
-            return
-        self.saved.write(self.plan.folder, self.state)
-        if self.state.is_done:
-            shutil.rmtree(self._kept_path(0).parent, ignore_errors=True)
-        named = {self._kept_path(int(step)) for _, _, step in self.state.best}
-        for path in self._kept_path(0).parent.glob("step_*.safetensors"):
-            if path not in named:
-                path.unlink()
+        if self.rank == 0:
+            self.saved.write(self.plan.folder, self.state)
+            self.keeper.remove_unnamed(self.state)

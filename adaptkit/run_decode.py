@@ -2,18 +2,23 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adaptkit import checkpoint, experiment, record
+from adaptkit.adapters.api import AdapterStack
+from adaptkit.adapters.per_task import numbers_per_task, shared_parameters
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.padding import encoder_frames
 from adaptkit.decode import Hypothesis, decode
-from adaptkit.errors import listed
+from adaptkit.errors import ConfigError, listed
 from adaptkit.examples import Examples, number_tasks, read_examples
 from adaptkit.kaldi.tables import write_table
 from adaptkit.objective import Objective
+from adaptkit.submodels.cache import SubmodelCache
 
 BASE_ALONE = "none"  # the experiment without adapters, which a report compares the others with
 _LOG = logging.getLogger(__name__)
@@ -31,37 +36,45 @@ class Wanted:
     unknown_task: str  # error, or base
     batch_frames: int
     allow_pipes: bool
+    submodels: Path | None = None  # a folder of them, in place of the adapters of `exp`
+    submodel_mb: int = 1024  # MiB that may hold Submodels
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What recognises: a base model, alone or with adapters, which may be the slots of Submodels."""
+
+    base: BaseModel
+    adapters: AdapterStack | None = None
+    submodels: SubmodelCache | None = None
 
 
 def decode_folder(wanted: Wanted, *, device: str) -> Path:
     """Write `text`, `utt2score` and `run.json` of a data directory; give the folder they are in.
 
-    The base alone is an experiment of its own, `none`, beside EXP, unless `out` says where it goes.
+    The base alone is an experiment of its own, `none`, beside EXP, and a folder of Submodels is one too,
+    unless `out` says where it goes.
     """
     base_dir, base_only = _find_base(wanted)
-    adapter_path = wanted.exp / "adapter.safetensors"
-    file = None if base_only else checkpoint.load(adapter_path)
-    base = base_checkpoint.load(base_dir, device)
-    adapters = checkpoint.restore(file, base, adapter_path) if file else None
-    examples = read_examples(wanted.data, base, allow_pipes=wanted.allow_pipes)
-    if adapters is not None:
-        task_ids = number_tasks(examples.data, adapters.tasks, unknown=wanted.unknown_task)
-        examples = replace(examples, task_ids=task_ids)
-    short = _find_too_short(examples)
-    objective = Objective(base, adapters).eval()
-    started = time.monotonic()
-    with objective.hooked():
-        found = [*decode(objective, examples.without(short), wanted.batch_frames), *map(_nothing, short)]
-    seconds = time.monotonic() - started
+    with _load_model(wanted, base_dir, base_only, device=device) as model:
+        examples = read_examples(wanted.data, model.base, allow_pipes=wanted.allow_pipes)
+        examples = _number_tasks(examples, model, unknown=wanted.unknown_task)
+        short = _find_too_short(examples)
+        objective = Objective(model.base, model.adapters).eval()
+        started = time.monotonic()
+        with objective.hooked():
+            kept = examples.without(short)
+            found = decode(objective, kept, wanted.batch_frames, submodels=model.submodels)
+        seconds = time.monotonic() - started
+    found += map(_nothing, short)
     out = wanted.out or _default_folder(wanted, base_only)
     write_table(out / "utt2score", {h.utt_id: f"{h.score:.4f}" for h in found})
     write_table(out / "text", {h.utt_id: h.text for h in found})
-    if base_only and out.parent.name == BASE_ALONE:
-        _write_base_record(out.parent, base)
+    _write_record(out, wanted, model)
     record.DecodeRecord(
         set_name=wanted.data.name,
         num_utterances=len(found),
-        audio_sec=sum(examples.lengths) * base.frame_shift_ms / 1000,
+        audio_sec=sum(examples.lengths) * model.base.frame_shift_ms / 1000,
         decode_seconds=seconds,
         peak_mb=record.peak_memory_mb(),
         batch_size=max(1, wanted.batch_frames // max(examples.lengths)),
@@ -70,16 +83,49 @@ def decode_folder(wanted: Wanted, *, device: str) -> Path:
     return out
 
 
+@contextmanager
+def _load_model(wanted: Wanted, base_dir: Path, base_only: bool, *, device: str) -> Iterator[_Model]:
+    """Load the base and what it decodes with."""
+    adapter_path = wanted.exp / "adapter.safetensors"
+    is_whole = not base_only and wanted.submodels is None
+    file = checkpoint.load(adapter_path) if is_whole else None
+    base = base_checkpoint.load(base_dir, device)
+    if file is not None:
+        yield _Model(base, checkpoint.restore(file, base, adapter_path))
+    elif wanted.submodels is None:
+        yield _Model(base)
+    else:
+        budget_bytes = wanted.submodel_mb * 2**20
+        with closing(SubmodelCache(wanted.submodels, base, budget_bytes=budget_bytes)) as submodels:
+            yield _Model(base, submodels.stack, submodels)
+            stats = submodels.stats()
+            words = "%s: %d Submodels fit in memory; %d uses found theirs there, %d read it, %d were evicted"
+            _LOG.info(words, wanted.submodels, stats.num_slots, stats.hits, stats.misses, stats.evictions)
+
+
+def _number_tasks(examples: Examples, model: _Model, *, unknown: str) -> Examples:
+    """Give each task of the set its id; an unknown one, and a damaged Submodel of one, is refused."""
+    if model.adapters is None:
+        return examples
+    if model.submodels is not None:
+        model.submodels.check(examples.data.tasks)
+    tasks = model.adapters.tasks if model.submodels is None else model.submodels.known()
+    return replace(examples, task_ids=number_tasks(examples.data, tasks, unknown=unknown))
+
+
 def _find_base(wanted: Wanted) -> tuple[Path, bool]:
-    """Find the base model's folder, and whether it decodes alone; where EXP is a base model it does."""
+    """Find the base model's folder, and whether it decodes alone, as one does that is EXP itself."""
+    if wanted.base_only and wanted.submodels is not None:
+        raise ConfigError("--base-only leaves adapters out, and --submodels names some; give one of the two")
     if (wanted.exp / "model.pth").exists():
-        return wanted.base or wanted.exp, True
+        return wanted.base or wanted.exp, wanted.submodels is None
     settings = wanted.exp if wanted.exp.is_file() else wanted.exp / "config.yaml"
     return wanted.base or experiment.load(settings).base.dir, wanted.base_only
 
 
 def _default_folder(wanted: Wanted, base_only: bool) -> Path:
-    parent = wanted.exp.parent / BASE_ALONE if base_only else wanted.exp
+    own = wanted.submodels or wanted.exp
+    parent = wanted.exp.parent / BASE_ALONE if base_only else own
     return parent / f"decode_{wanted.data.name}"
 
 
@@ -97,16 +143,25 @@ def _nothing(utt_id: str) -> Hypothesis:
     return Hypothesis(utt_id, "", 0.0)
 
 
-def _write_base_record(folder: Path, base: BaseModel) -> None:
-    """Leave the record of an experiment without adapters, which the report compares the others with."""
+def _write_record(out: Path, wanted: Wanted, model: _Model) -> None:
+    """Leave the record of what has no training, for a report: of the base alone, or of Submodels."""
+    submodels, folder = model.submodels, out.parent
+    is_ours = folder == wanted.submodels or not (folder / "run.json").exists()
+    if submodels is not None and out.name.startswith("decode_") and is_ours:
+        name, kind, tasks = folder.resolve().name, submodels.stack.kind, submodels.known()
+    elif model.adapters is None and folder.name == BASE_ALONE:
+        name, kind, tasks = BASE_ALONE, "none", []
+    else:
+        return
+    num_each, num_shared = (0, 0) if submodels is None else _count_weights(submodels)
     record.RunRecord(
-        name=BASE_ALONE,
-        kind="none",
-        tasks=[],
-        base_fingerprint=base.fingerprint,
-        params_base=base.num_parameters,
-        params_trainable=0,
-        params_per_task=0,
+        name=name,
+        kind=kind,
+        tasks=tasks,
+        base_fingerprint=model.base.fingerprint,
+        params_base=model.base.num_parameters,
+        params_trainable=num_shared + len(tasks) * num_each,
+        params_per_task=num_each,
         train_seconds=0.0,
         peak_mb=0.0,
         epochs=0,
@@ -116,3 +171,9 @@ def _write_base_record(folder: Path, base: BaseModel) -> None:
         commit=record.find_commit(),
         command=record.command_line(),
     ).write(folder / "run.json")
+
+
+def _count_weights(submodels: SubmodelCache) -> tuple[int, int]:
+    """Count the weights of a Submodel, and those that all share."""
+    num_shared = sum(parameter.numel() for _, parameter in shared_parameters(submodels.stack))
+    return numbers_per_task(submodels.stack), num_shared

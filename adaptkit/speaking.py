@@ -9,6 +9,7 @@ import ctypes
 import logging
 import multiprocessing
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -92,15 +93,18 @@ class Line:
 def write_script(sets: Mapping[str, tuple[Sequence[Voice], int]], per_speaker: int) -> dict[str, list[Line]]:
     """Hand out the sentences, each once, and keep the first lines of each voice in each set.
 
-    A set is `<kind>_<part>`, with its voices and the utterances of each. The ids and sentences of a shorter
-    script are those of the whole one.
+    A set is `<kind>_<part>`, with its voices and the utterances of each; where a voice is in two sets of one
+    part, they share its lines. The ids and sentences of a shorter script are those of the whole one.
     """
     texts = iter(sentences())
+    said: defaultdict[tuple[str, str, int], str] = defaultdict(lambda: next(texts))
+
+    def say(voice: Voice, part: str, number: int) -> Line:
+        return Line(voice, part, number, said[voice.speaker, part, number])
+
     script = {
         name: [
-            Line(voice, name.partition("_")[2], number, next(texts))
-            for voice in voices
-            for number in range(1, count + 1)
+            say(voice, name.partition("_")[2], number) for voice in voices for number in range(1, count + 1)
         ]
         for name, (voices, count) in sets.items()
     }

@@ -12,21 +12,49 @@ from torch import Tensor, nn
 from adaptkit import checkpoint
 from adaptkit.base.checkpoint import load_strictly
 from adaptkit.errors import CheckpointError, listed
+from adaptkit.optim import PerTask
 
 _LOG = logging.getLogger(__name__)
 
 
+WHOLE = ""  # names the whole run among what is judged
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How what is judged by itself has done so far: a task, or the whole run where tasks share weights."""
+
+    best: list[list[float]] = field(default_factory=list)  # [wer, loss, step], best first
+    waited: int = 0  # validations since the best
+    is_stopped: bool = False
+
+    def after(self, entry: list[float], *, average: int, patience: int | None) -> "Standing":
+        """Rank a validation among the best few, and stop once `patience` of them were no better."""
+        best = sorted([*self.best, entry])
+        waited = 0 if best[0] == entry else self.waited + 1
+        return Standing(best[:average], waited, patience is not None and waited >= patience)
+
+
 @dataclass(frozen=True)
 class State:
-    """Where a run stands; with the weights and the optimiser's tensors, all that resuming needs."""
+    """Where a run stands; with weights, best weights and the optimiser's tensors, all that resuming needs."""
 
     step: int = 0
     epoch: int = 0
-    position: int = 0  # batches of the epoch already used
+    position: int = 0  # steps of the epoch already taken
     seconds: float = 0.0
-    validations_since_best: int = 0
-    best: list[list[float]] = field(default_factory=list)  # [wer, loss, step], best first
+    standings: dict[str, Standing] = field(default_factory=dict)  # of WHOLE, or of every task
     is_done: bool = False
+
+    @property
+    def stopped(self) -> frozenset[str]:
+        """Name the tasks that train no more."""
+        return frozenset(name for name, standing in self.standings.items() if standing.is_stopped)
+
+    @property
+    def kept_steps(self) -> set[int]:
+        """Give the steps that are among the best few of something."""
+        return {int(step) for standing in self.standings.values() for _, _, step in standing.best}
 
 
 def path_in(folder: Path) -> Path:
@@ -53,17 +81,19 @@ class Saved:
     """What of a run lies in its file."""
 
     module: nn.Module  # what is trained
-    optimizer: torch.optim.Optimizer
+    optimizer: PerTask
     scaler: torch.amp.GradScaler
     identity: Mapping[str, Any]  # what a resumed run must have in common with the one that was stopped
+    best: dict[str, Tensor]  # each task's best weights so far, where tasks are judged one by one; else empty
 
     def write(self, folder: Path, state: State) -> None:
         """Write everything that resuming needs, atomically."""
-        tensors = {f"weights.{name}": tensor for name, tensor in self.module.state_dict().items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors.update(
-                {f"optimizer.{index}.{name}": torch.as_tensor(slot) for name, slot in slots.items()}
-            )
+        parts = {
+            "weights": self.module.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.tensors(),
+        }
+        tensors = {f"{part}.{name}": t for part, named in parts.items() for name, t in named.items()}
         header = {"state": asdict(state), "identity": self.identity, "scaler": self.scaler.state_dict()}
         checkpoint.write_tensors(path_in(folder), tensors, header)
 
@@ -75,11 +105,16 @@ class Saved:
             return State()
         tensors, header = checkpoint.read_tensors(path)
         self._refuse_other(header["identity"], path)
-        weights, slots = _split(tensors)
-        load_strictly(self.module, weights, path)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        load_strictly(self.module, parts["weights"], path)
+        self.best.update(parts["best"])
+        self.optimizer.restore(parts["optimizer"])
         self.scaler.load_state_dict(header["scaler"])
-        state = State(**header["state"])
+        standings = {name: Standing(**entry) for name, entry in header["state"]["standings"].items()}
+        state = State(**{**header["state"], "standings": standings})
         _LOG.info("%s: resumed at step %d, epoch %d", folder, state.step, state.epoch + 1)
         return state
 
@@ -94,17 +129,3 @@ class Saved:
                 f"{path}: saved by a run with another {listed(changed, 5)}; resume with its settings, "
                 "or remove the folder to start over"
             )
-
-
-def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]]]:
-    """Take the weights, and the optimiser's slots by the index of their parameter, out of a file."""
-    weights: dict[str, Tensor] = {}
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind == "weights":
-            weights[rest] = tensor
-        else:
-            index, _, slot = rest.partition(".")
-            slots.setdefault(int(index), {})[slot] = tensor
-    return weights, slots

@@ -12,7 +12,8 @@ import kaldiio
 import torch
 from torch import Tensor, distributed, nn
 
-from adaptkit.adapters.api import Adapter, AdapterConfig, AdapterStack, Site
+from adaptkit.adapters.api import Adapter, AdapterConfig, AdapterStack
+from adaptkit.adapters.site import Site
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.loss import has_inner_ctc
 from adaptkit.base.padding import ignoring_padding

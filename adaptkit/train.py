@@ -27,8 +27,9 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, ConfigError, DataError, listed
 from adaptkit.examples import Examples, number_tasks, read_examples, refuse_other_features, too_short
 from adaptkit.experiment import Experiment, Sets, Training
-from adaptkit.loop import Plan, fit
+from adaptkit.loop import fit
 from adaptkit.objective import Objective, seed_everything
+from adaptkit.plan import Plan
 from adaptkit.state import State, path_in, refuse_another
 
 _LOG = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def train_adapters(
         raise ConfigError(
             f"experiment '{settings.name}': needs 'data' (train, valid) and 'adapters' to train"
         )
-    with _processes(device):
+    with in_processes(device):
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device)
         train, valid = _read_sets(settings.data, base, allow_pipes)
@@ -82,11 +83,11 @@ def train_adapters(
         def finish(state: State) -> None:
             numbers = (_count(adapters), numbers_per_task(adapters))
             trained = Trained(settings.name, adapters.kind, adapters.tasks, *numbers)
-            _write_record(folder, base, trained, state, settings.train)
+            write_record(folder, base, trained, state, settings.train)
 
         identity = {
-            **_identity(settings, "data", "adapters", "augment", "train"),
-            **_contents(train, valid),
+            **identify(settings, "data", "adapters", "augment", "train"),
+            **describe_contents(train, valid),
             "base model": base.fingerprint,
             **({"SpecAugment of the model's yaml": str(spec_of(train))} if settings.augment == "own" else {}),
             **started_from,
@@ -104,7 +105,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
     if wanted.data is None or wanted.model is None:
         raise ConfigError("base: needs 'model' (ESPnet's yaml) and 'data' (train, valid) to be trained")
     folder = wanted.dir
-    with _processes(device):
+    with in_processes(device):
         refuse_another(folder, resume=resume)
         model_config = _describe(settings)
         seed_everything(wanted.train.seed, 0)
@@ -118,11 +119,11 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
 
         def finish(state: State) -> None:
             trained = Trained(wanted.name, "base", (), base.num_parameters, 0)
-            _write_record(folder, base_checkpoint.load(folder), trained, state, wanted.train)
+            write_record(folder, base_checkpoint.load(folder), trained, state, wanted.train)
 
         identity = {
-            **_identity(settings, "base"),
-            **_contents(train, valid),
+            **identify(settings, "base"),
+            **describe_contents(train, valid),
             "model": _digest(config.read_yaml(wanted.model)),
         }
         plan = Plan(train, valid, folder, wanted.train, identity, write, finish)
@@ -211,7 +212,7 @@ def spec_of(train: Examples) -> SpecAugment | None:
 
 
 @contextmanager
-def _processes(device: str) -> Iterator[None]:
+def in_processes(device: str) -> Iterator[None]:
     """Join the processes that `torchrun` started, where it did and they have not met yet."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield
@@ -226,7 +227,7 @@ def _processes(device: str) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def _identity(settings: Experiment, *sections: str) -> dict[str, Any]:
+def identify(settings: Experiment, *sections: str) -> dict[str, Any]:
     """Give the full keys and values of a configuration that a resumed run must share."""
     resolved = config.dump(settings)
     leaves = dict(_leaves({section: resolved[section] for section in sections}))
@@ -242,7 +243,7 @@ def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(part, f"{key}.{name}" if key else str(name))
 
 
-def _contents(train: Examples, valid: Examples) -> dict[str, str]:
+def describe_contents(train: Examples, valid: Examples | None) -> dict[str, str]:
     """Give digests of the utterances, since the same folders may hold others by now."""
     sets = {"training set": train, "validation set": valid}
     noise = train.augmentation.bank if train.augmentation else None
@@ -251,6 +252,7 @@ def _contents(train: Examples, valid: Examples) -> dict[str, str]:
             (u.utt_id, u.task, u.text, length) for u, length in zip(e.data.utterances, e.lengths, strict=True)
         ]
         for name, e in sets.items()
+        if e is not None
     }
     if noise:
         described["noise recordings"] = noise.describe()
@@ -263,7 +265,7 @@ def _digest(content: object) -> str:
     ).hexdigest()
 
 
-def _write_record(folder: Path, base: BaseModel, trained: Trained, state: State, settings: Training) -> None:
+def write_record(folder: Path, base: BaseModel, trained: Trained, state: State, settings: Training) -> None:
     """Leave `run.json` for the report."""
     record.RunRecord(
         name=trained.name,

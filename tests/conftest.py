@@ -13,16 +13,18 @@ from torch import Tensor
 
 from adaptkit import checkpoint, dump, experiment
 from adaptkit.adapters import api
+from adaptkit.adapters.per_task import Space
 from adaptkit.base import build
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.batches import Batch
-from adaptkit.examples import number_tasks, read_examples
+from adaptkit.examples import Examples, number_tasks, read_examples
 from adaptkit.features import FbankOptions
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
-from adaptkit.loop import Plan, fit
+from adaptkit.loop import fit
 from adaptkit.objective import Objective
+from adaptkit.plan import Plan
 from adaptkit.state import State
 
 torch.set_num_threads(1)  # results to the last bit, and as fast at this size
@@ -48,6 +50,25 @@ VARIANTS = {
 }
 SPEAKERS = ("spk1", "spk10", "spk2")  # one is a prefix of another
 TEXTS = ("AB", "C A", "BA", "ABC", "CC", "B", "CAB", "A B")
+
+
+def pytest_generate_tests(metafunc):
+    """Run tests on every encoder, and those that ask for a `bank` with a space on the plain Conformer too."""
+    asked = {"variant", "bank"} & set(metafunc.fixturenames)
+    cases = {
+        "variant": [(name,) for name in VARIANTS],
+        "bank": [("table",), ("space",)],
+        "variant bank": [*((name, "table") for name in VARIANTS), ("conformer", "space")],
+    }
+    names = " ".join(sorted(asked, reverse=True))
+    if asked:
+        metafunc.parametrize(names.split(), cases[names], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def bank(request):
+    """The options of a bank of weights that tasks own."""
+    return {"table": {}, "space": {"bank": "space", "space_dim": 2}}[request.param]
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +120,7 @@ def _settle(model: torch.nn.Module) -> None:
             module.running_var.uniform_(0.5, 2.0)
 
 
-@pytest.fixture(scope="session", params=VARIANTS)
+@pytest.fixture(scope="session")
 def variant(request, new_base):
     """Each of the encoders that adapters must suit; no test may change it."""
     return new_base(**VARIANTS[request.param])
@@ -128,8 +149,8 @@ def new_stack():
         config = api.read_config({"kind": kind, **options})
         stack = api.build([config], base.sites, tasks, seed=0)
         if is_trained:
-            for parameter in stack.parameters():
-                torch.nn.init.normal_(parameter, std=0.3)
+            for name, parameter in stack.named_parameters():
+                torch.nn.init.normal_(parameter, std=0.3 / (Space.scale if "codes" in name else 1))
         return stack
 
     return make
@@ -192,6 +213,12 @@ def examples(base, corpus):
     return replace(read, task_ids=number_tasks(read.data, SPEAKERS))
 
 
+def _of_tasks(examples: Examples, tasks: tuple[str, ...]) -> Examples:
+    """Leave out utterances of other tasks, and number those that stay."""
+    kept = examples.without([u.utt_id for u in examples.data.utterances if u.task not in tasks])
+    return replace(kept, task_ids=number_tasks(kept.data, tasks))
+
+
 @pytest.fixture
 def settings(base_dir, corpus, tmp_path):
     """An experiment of residual adapters; keywords replace options of its training."""
@@ -252,12 +279,15 @@ class Run:
 
 @pytest.fixture
 def new_run(base, examples, new_stack, settings, tmp_path):
-    """Prepare a run in folder `name`; `stop` ends it when it has written weights of that step or a later one.
+    """Prepare a run in folder `name`, of `tasks` and their utterances alone.
 
-    With stop=inf it ends when all is written but the state.
+    `stop` ends it when it has written weights of that step or a later one; with stop=inf it ends when all is
+    written but the state.
     """
 
-    def make(name="run", kind="residual", *, stop=None, is_trained=False, plan=None, **options) -> Run:
+    def make(
+        name="run", kind="residual", *, tasks=SPEAKERS, stop=None, is_trained=False, plan=None, **options
+    ) -> Run:
         def write(weights: dict[str, Tensor], step: int) -> None:
             run.written.append((step, copy.deepcopy(dict(weights))))
             if stop is not None and step >= stop:
@@ -267,9 +297,9 @@ def new_run(base, examples, new_stack, settings, tmp_path):
             if stop is not None:
                 raise Stopped
 
-        stack = new_stack(base, kind, is_trained=is_trained)
-        chosen = settings(**options).train
-        given = Plan(examples, examples, tmp_path / name, chosen, {"lr": 1}, write, finish)
+        stack = new_stack(base, kind, tasks=tasks, is_trained=is_trained)
+        chosen, own = settings(**options).train, _of_tasks(examples, tasks)
+        given = Plan(own, own, tmp_path / name, chosen, {"lr": 1}, write, finish)
         run = Run(Objective(base, stack), replace(given, **(plan or {})))
         return run
 

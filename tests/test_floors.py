@@ -14,10 +14,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     0: "errors files config progress layout",
     1: "kaldi text score bootstrap",
-    2: "adapters augment features dump result record speaking",
-    3: "base examples batches checkpoint experiment objective taps kinds",
-    4: "train loop state journal decode run_decode submodel bench bench_augment policies prune "
-    "report conditions charts page outcome",
+    2: "adapters augment features dump result record speaking optim",
+    3: "base examples batches checkpoint experiment objective taps kinds sampler",
+    4: "train loop plan keeper state journal decode run_decode submodels enrol cross serve bench policies "
+    "prune report conditions charts page outcome",
     5: "cli __main__",
 }
 FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units.split()}

@@ -12,13 +12,14 @@ import torch
 from adaptkit import checkpoint
 from adaptkit.errors import DataError, TrainingError
 from adaptkit.features import load_feats
+from adaptkit.state import WHOLE
 
 pytestmark = pytest.mark.espnet
 
 
-def moments(run):
-    """The gradient of the only step so far: AdamW's first moment is a tenth of it."""
-    return {name: tensor * 10 for name, tensor in run.saved().items() if name.endswith("exp_avg")}
+def gradients(run):
+    """Each task's gradient (K, P) in the only step so far: AdamW's first moment is a tenth of it."""
+    return run.saved()["optimizer.moments"][0] * 10
 
 
 def with_feats(examples, tmp_path, utt_id, change):
@@ -41,26 +42,37 @@ def test_accumulated_batches_are_one_bigger_batch(new_run):
     (one,), (many,) = one_batch.events("step"), accumulated.events("step")
     assert many["loss"] == pytest.approx(one["loss"], rel=1e-5)
     assert many["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
-    expected, found = moments(one_batch), moments(accumulated)
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(gradients(accumulated), gradients(one_batch), atol=1e-4, rtol=1e-4)
 
 
-def test_gradients_are_clipped_to_their_norm_and_the_norm_before_is_noted(new_run):
-    run = new_run(max_epochs=1, batch_frames=10**6, clip_norm=0.01, is_trained=True)
-    run.fit()
-    norm = torch.stack([gradient.norm() for gradient in moments(run).values()]).norm()
-    assert float(norm) == pytest.approx(0.01, rel=1e-3)
-    assert run.events("step")[0]["grad_norm"] > 1
+def test_accumulated_batches_are_one_bigger_batch_for_weights_that_tasks_share(new_run):
+    options = {"kind": "hra", "max_epochs": 1, "clip_norm": None, "is_trained": True}
+    one_batch = new_run("one", batch_frames=10**6, **options)
+    accumulated = new_run("many", accumulate=99, **options)
+    one_batch.fit()
+    accumulated.fit()
+    expected, found = one_batch.saved(), accumulated.saved()
+    names = [name for name in expected if name.endswith("exp_avg")]
+    assert len(names) == 3  # matrix, bias and recurrent factor of the controller
+    for name in names:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_the_gradient_of_each_task_is_clipped_and_the_largest_norm_before_is_noted(new_run):
+    options = {"max_epochs": 1, "batch_frames": 10**6, "is_trained": True}
+    free, bound = new_run("free", clip_norm=None, **options), new_run("bound", clip_norm=0.01, **options)
+    free.fit()
+    bound.fit()
+    torch.testing.assert_close(gradients(bound).norm(dim=1), torch.full((3,), 0.01), rtol=1e-3, atol=0)
+    largest = float(gradients(free).norm(dim=1).max())
+    assert [run.events("step")[0]["grad_norm"] for run in (free, bound)] == pytest.approx([largest] * 2)
 
 
 def test_learning_rates_follow_the_schedule_to_the_last_step(new_run):
-    run = new_run(max_epochs=3, warmup_steps=2, lr=0.01)
+    run = new_run(max_epochs=5, warmup_steps=2, lr=0.01, batch_frames=10**6)
     run.fit()
-    rates = [event["lr"] for event in run.events("step")]
-    left = len(rates) - 2
-    expected = [0.005, 0.01, *(0.01 * (left - passed) / left for passed in range(left))]
-    assert rates == pytest.approx(expected)
+    rates = [event["lr"] for event in run.events("step")]  # all tasks are in every step
+    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.01 * 2 / 3, 0.01 / 3])
 
 
 def test_the_first_step_of_a_warm_up_moves_weights_by_its_small_rate(new_run):
@@ -75,10 +87,10 @@ def test_every_step_and_validation_is_noted(new_run, examples):
     run = new_run(max_epochs=2)
     state = run.fit()
     steps, valids = run.events("step"), run.events("valid")
-    num_batches = [len(run.plan.batches(epoch)) for epoch in range(2)]
-    assert [event["step"] for event in steps] == list(range(1, sum(num_batches) + 1))
-    assert [event["epoch"] for event in steps] == [0] * num_batches[0] + [1] * num_batches[1]
-    assert [(event["step"], event["epoch"]) for event in valids] == [(num_batches[0], 1), (state.step, 2)]
+    num_steps = [len(run.plan.steps(epoch, run.objective.adapters)) for epoch in range(2)]
+    assert [event["step"] for event in steps] == list(range(1, sum(num_steps) + 1))
+    assert [event["epoch"] for event in steps] == [0] * num_steps[0] + [1] * num_steps[1]
+    assert [(event["step"], event["epoch"]) for event in valids] == [(num_steps[0], 1), (state.step, 2)]
     assert set(valids[0]["by_task"]) == {"spk1", "spk10", "spk2"}
     assert all(math.isfinite(event["grad_norm"]) and event["seconds"] >= 0 for event in steps)
 
@@ -92,17 +104,17 @@ def test_validation_can_be_rarer_but_never_misses_the_last_epoch(new_run):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_lower_precision_trains_float32_weights_to_about_the_same(new_run, precision):
     exact, coarse = (
-        new_run(name, batch_frames=10**6, max_epochs=4, precision=name) for name in ("float32", precision)
+        new_run(name, batch_frames=10**6, max_epochs=8, precision=name) for name in ("float32", precision)
     )
     exact.fit()
     coarse.fit()
     assert all(tensor.dtype == torch.float32 for tensor in coarse.weights.values())
     assert coarse.events("step")[0]["loss"] == pytest.approx(exact.events("step")[0]["loss"], rel=0.02)
-    norms = [
-        event["grad_norm"] for event in coarse.events("step") if event["grad_norm"]
-    ]  # float16 skips the first
+    norms = [event["grad_norm"] for event in coarse.events("step") if event["grad_norm"]]
+    num_skipped = 8 - len(norms)  # float16 finds its scale in the first few steps
     assert norms[0] == pytest.approx(exact.events("step")[0]["grad_norm"], rel=0.1)
-    assert coarse.events("valid")[-1]["loss"] == pytest.approx(exact.events("valid")[-1]["loss"], rel=0.2)
+    expected = exact.events("valid")[7 - num_skipped]["loss"]
+    assert coarse.events("valid")[-1]["loss"] == pytest.approx(expected, rel=0.2)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -146,29 +158,32 @@ def test_a_validation_set_that_is_not_finite_is_refused(new_run, examples, tmp_p
 def test_training_stops_when_validation_has_not_improved_for_long(new_run):
     run = new_run(max_epochs=50, lr=1e-12, patience=2, warmup_steps=0)
     state = run.fit()
+    epochs = {event["step"]: event["epoch"] for event in run.events("valid")}
+    best = [epochs[standing.best[0][2]] for standing in state.standings.values()]
     assert state.is_done
-    best = [event["epoch"] for event in run.events("valid") if event["step"] == state.best[0][2]]
-    assert state.epoch == best[0] + 2
+    assert state.stopped == {"spk1", "spk10", "spk2"}
+    assert state.epoch == max(best) + 2 < 50
 
 
-def test_the_best_validation_is_written_and_no_later_one(new_run):
-    run = new_run(max_epochs=4, lr=0.05)
-    run.fit()
-    ranked = sorted((event["wer"], event["loss"], event["step"]) for event in run.events("valid"))
+def test_what_is_shared_is_written_at_its_best_validation_and_no_later_one(new_run):
+    run = new_run(kind="hra", max_epochs=4, lr=0.05)
+    state = run.fit()
+    ranked = sorted([event["wer"], event["loss"], event["step"]] for event in run.events("valid"))
     assert run.written[-1][0] == ranked[0][2]
+    assert state.standings[WHOLE].best == ranked[:1]
 
 
 @pytest.fixture
 def averaging(new_run):
-    """A run that averages its three best validations, with the weights that were kept when it finished."""
+    """A run of shared weights that averages its three best validations, with those kept when it finished."""
 
     def make(**options):
         def finish(state):
-            paths = [folder / f"step_{int(step)}.safetensors" for _, _, step in state.best]
+            paths = [folder / f"step_{int(step)}.safetensors" for _, _, step in state.standings[WHOLE].best]
             kept.extend(checkpoint.read_tensors(path)[0] for path in paths)
 
         kept = []
-        run = new_run(max_epochs=4, average=3, plan={"finish": finish}, **options)
+        run = new_run(kind="hra", max_epochs=4, average=3, plan={"finish": finish}, **options)
         folder = run.plan.folder / "checkpoints"
         run.fit()
         return run, kept

@@ -188,7 +188,8 @@ def test_each_epoch_of_a_run_masks_anew_and_validation_is_not_masked(new_run, au
 
     for epoch in range(2):
         expected = fed(run.objective, augmented(epoch=epoch))
-        (order,), (trained, *validated) = run.plan.batches(epoch), passes[epoch * half :][:half]
+        ((order,),) = run.plan.steps(epoch, run.objective.adapters)
+        trained, *validated = passes[epoch * half :][:half]
         pairs = zip(rows_of([trained]), order, strict=True)
         assert all(torch.equal(x, expected[names[row]]) for x, row in pairs)
         assert all(any(torch.equal(x, own) for own in clean.values()) for x in rows_of(validated))

@@ -9,52 +9,39 @@ its file name is the `kind` of the yaml. No list of kinds is kept anywhere else.
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from adaptkit import adapters, config
+from adaptkit.adapters.folds import Fold
+from adaptkit.adapters.per_task import Space, draw, owning_parts
+from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError, listed, nearest
 
-SITE_KINDS = (
-    "block",
-    *("ffn_macaron", "ffn"),  # a feed-forward, as it reads its input: normalised in a pre-norm block
-    *("ffn_macaron_raw", "ffn_raw"),  # the same, with the branch's input before that norm as x_in
-    *("ffn_macaron_in", "ffn_macaron_out", "ffn_in", "ffn_out"),  # the two linear maps of each
-    *("query", "key", "value", "out"),
-    "encoder_out",
-    "weight",  # a parameter of the base, which an adapter changes by a difference of its `shape`
-)
-_NOT_KINDS = ("api", "per_task")
-
-
-@dataclass(frozen=True)
-class Site:
-    """A place in the base model where an adapter can act; `block` counts from 0, -1 outside the blocks."""
-
-    name: str  # path of the module or parameter in the base, for example encoder.encoders.0.feed_forward
-    kind: str  # one of SITE_KINDS
-    block: int
-    dim_in: int
-    dim_out: int
-    input_of: str = ""  # path of the module whose input is x_in, where it is not the site's own
-    shape: tuple[int, ...] = ()  # of a weight
-
-    @property
-    def key(self) -> str:
-        """The name as torch allows it in a ModuleDict."""
-        return self.name.replace(".", "-")
+_NOT_KINDS = ("api", "folds", "per_task", "site")
 
 
 class AdapterConfig(config.Config):
-    """What every kind's configuration has: its `kind`, which is the name of its module."""
+    """What every kind's configuration has: the name of its module, and where tasks' weights come from."""
 
     kind: str
+    bank: Literal["table", "space"] = Field(
+        "table", description="a task's weights: its own, or of E numbers by a map that tasks share"
+    )
+    space_dim: PositiveInt | None = Field(None, description="E, the numbers of a task in 'bank: space'")
+
+    @model_validator(mode="after")
+    def _space_has_its_size(self) -> "AdapterConfig":
+        if self.bank == "space" and self.space_dim is None:
+            raise ValueError("'bank: space' needs 'space_dim', the numbers of a task")
+        if self.bank == "table" and self.space_dim is not None:
+            raise ValueError(f"'space_dim: {self.space_dim}' does nothing with 'bank: table'; drop it")
+        return self
 
 
 Blocks = Annotated[tuple[int, ...], Field(min_length=1)] | None  # for a kind that can be left out of some
@@ -65,7 +52,7 @@ class Adapter(nn.Module):
 
     `task_ids` (B,) names the task of every row during a forward pass. A row of the base itself has -1;
     whatever `adapt` returns for it is replaced by `x_out`, so weights may be gathered with any valid index
-    there.
+    there. Where gradients are off, `adapt` may change `x_out` in place.
     """
 
     wants: frozenset[str] = frozenset()
@@ -73,6 +60,22 @@ class Adapter(nn.Module):
     spares_encoder: bool = False  # true where nothing before the encoder's output changes
     taps: tuple[Site, ...] = ()  # blocks whose outputs it reads where it spares the encoder
     is_cached: bool = False  # true where training reads those, and the encoder's output, from disk
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.space: Space | None = None  # where the weights that tasks own come from, if from no table
+
+    def choose_tasks(self, task_ids: Tensor | None) -> None:
+        """Choose the task of every row (B,) of the passes that follow, or of none once they are over."""
+        self.task_ids = task_ids
+        if self.space is not None and task_ids is not None:
+            self.space.make(task_ids)
+        elif self.space is not None:
+            self.space.forget()
+
+    def alone(self, task: int) -> AbstractContextManager[None]:
+        """Choose one task outside of any pass, for what reads its weights by `TaskOwned.of`."""
+        return nullcontext() if self.space is None else self.space.alone(task)
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
         """Give what should leave the site, shaped as `x_out` (B, U, dim_out); `x_in` is (B, U, dim_in)."""
@@ -86,7 +89,7 @@ class Adapter(nn.Module):
         """Give a number that is the same for tasks whose `differences` are."""
         return 0
 
-    def fold(self, task: int) -> Sequence["Fold"]:
+    def fold(self, task: int) -> Sequence[Fold]:
         """Say how the base's own weights can take over what a task's adapter does, exactly.
 
         Where algebra does not allow it this raises ConfigError with the reason.
@@ -98,30 +101,6 @@ class Adapter(nn.Module):
 
     def end(self) -> None:
         """End a forward pass of the encoder; let go of every activation here."""
-
-
-@dataclass(frozen=True)
-class Added:
-    """A difference (dim_out, dim_in) to the weight of the linear map at `site`, and one to its bias."""
-
-    site: Site
-    weight: Tensor
-    bias: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Widened:
-    """Hidden units that a feed-forward gains: W_in (R, D), b_in (R,), W_out (D, R), and b_out (D,) added."""
-
-    site: Site  # of kind ffn or ffn_macaron
-    activation: str  # that the feed-forward must have, by the name of its class in lower case
-    weight_in: Tensor
-    bias_in: Tensor
-    weight_out: Tensor
-    bias_out: Tensor
-
-
-Fold = Added | Widened
 
 
 class AdapterStack(nn.ModuleList):
@@ -150,9 +129,10 @@ class AdapterStack(nn.ModuleList):
     def differences(self, task: int) -> dict[str, Tensor]:
         """Give what a task adds to parameters of the base, by their names; nothing for the base itself."""
         total: dict[str, Tensor] = {}
-        for member in self if task >= 0 else ():
-            for name, difference in member.differences(task).items():
-                total[name] = total[name] + difference if name in total else difference
+        for member in self if task >= 0 and self.changes_weights else ():
+            with member.alone(task):
+                for name, difference in member.differences(task).items():
+                    total[name] = total[name] + difference if name in total else difference
         return total
 
     @property
@@ -174,29 +154,30 @@ class AdapterStack(nn.ModuleList):
             raise ValueError(f"task ids {sorted(set(outside))} are outside the {len(self.tasks)} tasks")
         ids = torch.tensor(task_ids, dtype=torch.long, device=device)
         self.base_rows = ids < 0 if min(task_ids) < 0 else None
-        for member in self:
-            member.task_ids = ids.clamp(min=0)
         try:
+            for member in self:
+                member.choose_tasks(ids.clamp(min=0))
             yield
         finally:
             self.base_rows = None
             for member in self:
-                member.task_ids = None
+                member.choose_tasks(None)
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
         """Ask each adapter that wants this kind of site in turn; rows of the base leave as they came."""
-        adapted = x_out
         if any(member.task_ids is None for member in self):
             raise ConfigError(
                 f"{site.name} was run outside a forward pass with tasks; activation checkpointing does that, "
                 "in the backward pass: switch it off in the base's config.yaml"
             )
+        kept = None if self.base_rows is None else x_out[self.base_rows]  # a copy
+        adapted = x_out
         for member in self:
             if site.kind in member.wants:
                 adapted = member.adapt(site, x_in, adapted).to(x_out.dtype)
-        if self.base_rows is None:
+        if kept is None or adapted is x_out and torch.is_grad_enabled():
             return adapted
-        return torch.where(self.base_rows[:, None, None], x_out, adapted)
+        return adapted.index_put((self.base_rows,), kept)
 
 
 def available() -> list[str]:
@@ -245,20 +226,42 @@ def choose(
 
 
 def build(
-    configs: Sequence[AdapterConfig], sites: Sequence[Site], tasks: Sequence[str], seed: int
+    configs: Sequence[AdapterConfig], sites: Sequence[Site], tasks: Sequence[str], seed: int | None
 ) -> AdapterStack:
-    """Build an experiment's adapters, initialised from `seed` alone; one that acts nowhere is refused."""
+    """Build an experiment's adapters; one that acts nowhere is refused.
+
+    What a task owns is drawn from `seed` and the task's name, the rest from `seed`, so a task starts alike
+    whatever other tasks there are. With seed=None what tasks own stays zero, for weights that follow.
+    """
     members = []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for entry in configs:
-            module = load_kind(entry.kind)
-            member = module.build(entry, sites, len(tasks))
-            if not any(site.kind in member.wants for site in sites):
-                have = ", ".join(sorted({site.kind for site in sites})) or "none"
-                raise ConfigError(
-                    f"adapter '{entry.kind}' acts on sites of kind {', '.join(sorted(member.wants))}, "
-                    f"and this base model has {have}"
-                )
+        for position, entry in enumerate(configs):
+            member = _build_member(entry, sites, len(tasks), seed=seed or 0)
             members.append(member)
+            parts = list(owning_parts(member).values())
+            for index, task in enumerate(tasks if seed is not None else ()):
+                draw(parts, index, f"{seed} {position} {task}")
     return AdapterStack(members, configs, tasks)
+
+
+def _build_member(entry: AdapterConfig, sites: Sequence[Site], num_tasks: int, *, seed: int) -> Adapter:
+    torch.manual_seed(seed)
+    is_space = entry.bank == "space"
+    member = load_kind(entry.kind).build(entry, sites, 1 if is_space else num_tasks)
+    if not any(site.kind in member.wants for site in sites):
+        have = ", ".join(sorted({site.kind for site in sites})) or "none"
+        raise ConfigError(
+            f"adapter '{entry.kind}' acts on sites of kind {', '.join(sorted(member.wants))}, "
+            f"and this base model has {have}"
+        )
+    if not is_space:
+        return member
+    parts = list(owning_parts(member).values())
+    if not parts:
+        raise ConfigError(
+            f"adapter '{entry.kind}': 'bank: space' makes weights that tasks own, and it has none; "
+            "set 'bank: table'"
+        )
+    draw(parts, 0, f"{seed} g0")
+    member.space = Space(member, num_tasks, entry.space_dim)
+    return member

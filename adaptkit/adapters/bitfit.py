@@ -19,8 +19,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from adaptkit.adapters.api import AdapterConfig, Site
+from adaptkit.adapters.api import AdapterConfig
 from adaptkit.adapters.full import Full, Parts, choose_parts
+from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError
 
 _BIAS = re.compile(r"bias|bias_[ih]h(_l\d+)?(_reverse)?")  # the longer ones in recurrent nets

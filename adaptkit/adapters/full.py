@@ -21,8 +21,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from adaptkit.adapters.api import Adapter, AdapterConfig, Site
+from adaptkit.adapters.api import Adapter, AdapterConfig
 from adaptkit.adapters.per_task import TaskDifferences
+from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError, listed
 
 Parts = Annotated[tuple[str, ...], Field(min_length=1)] | None  # top-level modules of an ESPnet model

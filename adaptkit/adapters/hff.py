@@ -18,8 +18,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptkit.adapters.api import Adapter, AdapterConfig, Blocks, Site, choose
+from adaptkit.adapters.api import Adapter, AdapterConfig, Blocks, choose
 from adaptkit.adapters.per_task import TaskLinear
+from adaptkit.adapters.site import Site
 
 
 class Config(AdapterConfig):

@@ -19,8 +19,9 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptkit.adapters.api import Adapter, AdapterConfig, Site
+from adaptkit.adapters.api import Adapter, AdapterConfig
 from adaptkit.adapters.per_task import TaskLinear
+from adaptkit.adapters.site import Site
 
 
 class Config(AdapterConfig):

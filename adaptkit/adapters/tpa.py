@@ -16,8 +16,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptkit.adapters.api import Adapter, AdapterConfig, Blocks, Fold, Site, Widened, choose
+from adaptkit.adapters.api import Adapter, AdapterConfig, Blocks, choose
+from adaptkit.adapters.folds import Fold, Widened
 from adaptkit.adapters.per_task import TaskLinear
+from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError
 
 _WANTS = {"raw": frozenset({"ffn_macaron_raw", "ffn_raw"}), "normed": frozenset({"ffn_macaron", "ffn"})}
@@ -73,14 +75,14 @@ class TwoParallel(Adapter):
         return [self._widened(site, task) for site in self.sites]
 
     def _widened(self, site: Site, task: int) -> Widened:
-        down, up = self.down[site.key], self.up[site.key]
+        down, up = self.down[site.key].of(task), self.up[site.key].of(task)
         return Widened(
             site=site,
             activation=self.activation,
-            weight_in=down.weight[task].T,
-            bias_in=down.bias[task],
-            weight_out=up.weight[task].T,
-            bias_out=up.bias[task],
+            weight_in=down["weight"].T,
+            bias_in=down["bias"],
+            weight_out=up["weight"].T,
+            bias_out=up["bias"],
         )
 
 

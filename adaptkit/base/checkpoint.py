@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptkit.adapters.api import Site
+from adaptkit.adapters.site import Site
 from adaptkit.base import padding
 from adaptkit.base.build import build, complete
 from adaptkit.base.sites import find_sites

@@ -18,8 +18,10 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
 from adaptkit import config as configuration
-from adaptkit.adapters.api import AdapterStack, Added, Fold, Site, Widened
+from adaptkit.adapters.api import AdapterStack
+from adaptkit.adapters.folds import Added, Fold, Widened
 from adaptkit.adapters.per_task import task_parameters
+from adaptkit.adapters.site import Site
 from adaptkit.base.checkpoint import BaseModel, save, wrap
 from adaptkit.config import Config
 from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
@@ -178,12 +180,13 @@ def _collect(base: BaseModel, stack: AdapterStack, task: int) -> _Changes:
     feed_forwards = {part.site.name: part for part in _feed_forwards(base.model, base.sites)}
     for member, entry in zip(stack, stack.configs, strict=True):
         try:
-            if member.wants == {"weight"}:
-                for name, difference in member.differences(task).items():
-                    changes.add(name, difference)
-                continue
-            for fold in member.fold(task):
-                _take(changes, fold, feed_forwards)
+            with member.alone(task):
+                if member.wants == {"weight"}:
+                    for name, difference in member.differences(task).items():
+                        changes.add(name, difference)
+                    continue
+                for fold in member.fold(task):
+                    _take(changes, fold, feed_forwards)
         except ConfigError as error:
             raise ConfigError(f"adapter '{entry.kind}' cannot be merged into a base model: {error}") from None
     return changes

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from adaptkit.adapters.api import AdapterStack, Site
+from adaptkit.adapters.api import AdapterStack
+from adaptkit.adapters.site import Site
 from adaptkit.errors import CheckpointError, ConfigError
 
 # attribute of an attention: kind of site (espnet.nets.pytorch_backend.transformer.attention)

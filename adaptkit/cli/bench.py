@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from adaptkit.cli.bench_submodels import submodels
 from adaptkit.cli.options import Device, choose_device
 
 NUM_TOKENS = 500  # of a model with random weights: those of a small BPE vocabulary
 
 app = typer.Typer(help="Measure what things cost on this machine.", no_args_is_help=True)
+app.command()(submodels)
 
 
 @app.callback()
@@ -39,8 +41,8 @@ def train(
     """
     if (base is None) == (model is None):
         raise typer.BadParameter("give one of --base and --model")
-    from adaptkit import bench as library
     from adaptkit.base import checkpoint, new
+    from adaptkit.bench import steps as library
     from adaptkit.kinds import read
 
     kinds = [read(kind, overrides or []) for kind in adapter or ["residual"]]
@@ -74,9 +76,9 @@ def augment(
 
     Example: adaptkit bench augment --model conf/base/conformer_12x256.yaml --steps 1
     """
-    from adaptkit import bench_augment as library
     from adaptkit.augment.policy import read_policy
     from adaptkit.base import new
+    from adaptkit.bench import augment as library
 
     spec = read_policy(policy).spec
     if spec is None:

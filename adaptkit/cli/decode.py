@@ -17,10 +17,17 @@ def decode(
     exp: Annotated[Path, typer.Argument(help="An experiment's folder, or a base model's.")],
     data: Annotated[Path, typer.Argument(help="A data directory, with features if the model reads them.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; EXP/decode_<set> if not given.")
+        Path | None,
+        typer.Option(help="Folder to write to; EXP/decode_<set> or DIR/decode_<set> if not given."),
     ] = None,
     base: Annotated[Path | None, typer.Option(help="The base model, where it has moved.")] = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Leave the adapters out.")] = False,
+    submodels: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder of Submodels, loaded as speakers need them.")
+    ] = None,
+    submodel_mb: Annotated[
+        int, typer.Option(min=1, help="MiB that Submodels take in memory; what was used last stays.")
+    ] = 1024,
     unknown_task: Annotated[
         str, typer.Option(help="error, or base: leave unknown tasks to the base.")
     ] = "error",
@@ -47,5 +54,7 @@ def decode(
         unknown_task=unknown_task,
         batch_frames=batch_frames,
         allow_pipes=allow_pipes,
+        submodels=submodels,
+        submodel_mb=submodel_mb,
     )
     typer.echo(run_decode.decode_folder(wanted, device=choose_device(device)))

@@ -5,7 +5,21 @@ import warnings
 
 import typer
 
-from adaptkit.cli import adapters, augment, base, bench, copies, data, decode, feats, report, score, train
+from adaptkit.cli import (
+    adapters,
+    augment,
+    base,
+    bench,
+    copies,
+    data,
+    decode,
+    feats,
+    report,
+    score,
+    serve,
+    submodels,
+    train,
+)
 from adaptkit.cli.script import run
 
 app = typer.Typer(
@@ -21,8 +35,9 @@ app.add_typer(data.app, name="data")
 app.add_typer(augment.app, name="augment")
 app.add_typer(base.app, name="base")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(submodels.app, name="submodels")
 app.add_typer(bench.app, name="bench")
-for module in (feats, train, decode, score, report):
+for module in (feats, train, decode, score, report, serve):
     module.register(app)
 
 

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from adaptkit.adapters import api
-from adaptkit.adapters.api import Adapter, AdapterStack, Site
+from adaptkit.adapters.api import Adapter, AdapterStack
 from adaptkit.adapters.residual import Config, Residual
+from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError
 
 SITE = Site("encoder.encoders.0", "block", 0, 4, 4)

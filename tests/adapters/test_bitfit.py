@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from adaptkit.adapters import api
-from adaptkit.adapters.api import Site
 from adaptkit.adapters.bitfit import Config
+from adaptkit.adapters.site import Site
 from adaptkit.base.weights import changed
 from adaptkit.errors import ConfigError
 from adaptkit.objective import Objective

@@ -8,9 +8,9 @@ import torch
 
 from adaptkit import checkpoint
 from adaptkit.adapters import api
-from adaptkit.adapters.api import Site
 from adaptkit.adapters.full import Config
 from adaptkit.adapters.per_task import task_parameters
+from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError
 from adaptkit.objective import Objective
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from adaptkit.adapters import api
-from adaptkit.adapters.api import Site
 from adaptkit.adapters.hff import Config
+from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError
 
 FUSIONS = ("tree", "weighted_sum", "concat")
@@ -151,7 +151,7 @@ def test_blocks_of_any_scale_count_alike(fusion):
     torch.nn.init.normal_(stack[0].out.weight)
     x = torch.randn(4, 1, 5, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
     scaled = [100 * x[0], 0.1 * x[1] + 7, *x[2:]]
-    torch.testing.assert_close(act(stack, sites, scaled), act(stack, sites, x), atol=2e-3, rtol=0)
+    torch.testing.assert_close(act(stack, sites, scaled), act(stack, sites, x), atol=2e-3, rtol=4e-3)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from adaptkit.adapters import api, residual
-from adaptkit.adapters.api import Site
 from adaptkit.adapters.hra import Config
 from adaptkit.adapters.per_task import task_parameters
+from adaptkit.adapters.site import Site
 from adaptkit.base.sites import attached
 from adaptkit.config import check
 from adaptkit.errors import ConfigError

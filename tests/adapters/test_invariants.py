@@ -1,6 +1,7 @@
 """What every kind of adapter is held to, on every encoder; a new kind is tested by being there."""
 
 import copy
+import functools
 import gc
 import pickle
 from dataclasses import replace
@@ -24,6 +25,12 @@ ALL_TASKS = (0, 1, 2)  # spk1, spk10, spk2
 def kind(request):
     """Each kind there is."""
     return request.param
+
+
+@pytest.fixture
+def new_stack(new_stack, bank):
+    """Build adapters with each bank."""
+    return functools.partial(new_stack, **bank)
 
 
 @pytest.fixture

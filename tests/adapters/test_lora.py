@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from adaptkit.adapters import api
-from adaptkit.adapters.api import Site
 from adaptkit.adapters.lora import Config
+from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError
 from adaptkit.objective import Objective
 

@@ -6,14 +6,21 @@ import pytest
 import torch
 
 from adaptkit.adapters import api
-from adaptkit.adapters.api import Site
 from adaptkit.adapters.per_task import TaskLinear
 from adaptkit.adapters.residual import Config
+from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError
 
 
 def blocks(num_blocks, width):
     return [Site(f"encoder.encoders.{index}", "block", index, width, width) for index in range(num_blocks)]
+
+
+def drawn(linear):
+    torch.manual_seed(0)
+    for task in range(len(linear.weight)):
+        linear.draw(task)
+    return linear
 
 
 def build(sites, num_tasks, **options):
@@ -97,8 +104,7 @@ def test_gradients_are_those_of_finite_differences_in_float64():
 
 
 def test_each_task_is_drawn_from_the_fans_of_its_own_matrix():
-    torch.manual_seed(0)
-    weight = TaskLinear(200, 30, 10).weight
+    weight = drawn(TaskLinear(200, 30, 10)).weight
     bound = math.sqrt(6 / (30 + 10))  # Xavier-uniform
     assert (weight.abs().amax(dim=(1, 2)) <= bound).all()
     assert (weight.abs().amax(dim=(1, 2)) > 0.9 * bound).all()
@@ -106,13 +112,12 @@ def test_each_task_is_drawn_from_the_fans_of_its_own_matrix():
 
 
 def test_tasks_do_not_start_from_the_same_weights():
-    weight = TaskLinear(2, 4, 3).weight
+    weight = drawn(TaskLinear(2, 4, 3)).weight
     assert not torch.equal(weight[0], weight[1])
 
 
 def test_task_linear_is_one_affine_map_per_row():
-    torch.manual_seed(0)
-    linear, x = TaskLinear(3, 4, 5), torch.randn(2, 6, 4)
+    linear, x = drawn(TaskLinear(3, 4, 5)), torch.randn(2, 6, 4)
     torch.nn.init.normal_(linear.bias)
     y = linear(x, torch.tensor([2, 0]))
     for row, task in enumerate((2, 0)):
@@ -121,7 +126,7 @@ def test_task_linear_is_one_affine_map_per_row():
 
 
 def test_a_task_absent_from_the_batch_gets_no_gradient():
-    linear = TaskLinear(3, 4, 5)
+    linear = drawn(TaskLinear(3, 4, 5))
     linear(torch.ones(2, 6, 4), torch.tensor([2, 0])).sum().backward()
     assert not linear.weight.grad[1].any()
     assert linear.weight.grad[[0, 2]].all()

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from adaptkit.adapters import api
-from adaptkit.adapters.api import Site
+from adaptkit.adapters.site import Site
 from adaptkit.adapters.tpa import Config
 from adaptkit.base.sites import attached
 from adaptkit.errors import ConfigError

@@ -1,6 +1,7 @@
 """egs/fsdd: the committed lists, and the strings that prepare.py joins by them."""
 
 import os
+import random
 import runpy
 from collections import Counter
 from pathlib import Path
@@ -45,6 +46,13 @@ def test_the_lists_are_what_make_lists_draws(tmp_path):
     make_lists(tmp_path)
     for name in SETS:
         assert (tmp_path / f"{name}.txt").read_text() == (LISTS / f"{name}.txt").read_text()
+
+
+def test_two_speakers_drawn_at_random_are_new_and_the_others_known():
+    new, known = ((LISTS / f"{name}_speakers.txt").read_text().split() for name in ("new", "known"))
+    speakers = sorted({string.speaker for string in STRINGS["train"]})
+    assert new == sorted(random.Random(0).sample(speakers, 2))
+    assert known == [speaker for speaker in speakers if speaker not in new]
 
 
 def test_no_recording_is_in_two_sets():

@@ -16,12 +16,17 @@ def run(*words, cwd=None):
     return subprocess.run(words, capture_output=True, text=True, cwd=cwd, check=False)
 
 
-def adapt(*words, cwd=None):
-    """Run the recipe with the adaptkit of this python."""
+def recipe(*words, cwd=None):
+    """Run a recipe with the adaptkit of this python."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = [ROOT / "recipes/adapt.sh", *map(str, words)]
+    command = [str(word) for word in words]
     environment = {**os.environ, "PATH": path}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+def adapt(*words, cwd=None):
+    """Run the recipe of adapters."""
+    return recipe(ROOT / "recipes/adapt.sh", *words, cwd=cwd)
 
 
 def test_help_lists_every_option_with_its_default():
@@ -35,6 +40,32 @@ def test_help_lists_every_option_with_its_default():
 @pytest.mark.parametrize("name", ["adapter", "augment", "adapt", "seeds", "minus"])
 def test_help_names_the_options_of_comparisons(name):
     assert f"  --{name} " in run(ROOT / "recipes/adapt.sh", "--help").stdout
+
+
+@pytest.mark.parametrize("name", ["few", "known", "new", "spaces", "counts", "starts"])
+def test_help_names_the_options_of_submodels(name):
+    assert f"  --{name} " in run(ROOT / "recipes/submodels.sh", "--help").stdout
+
+
+@pytest.mark.parametrize("corpus", ["voices", "fsdd"])
+def test_submodels_of_a_corpus_take_options_that_the_recipe_has(corpus):
+    done = run(ROOT / "egs" / corpus / "submodels.sh", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Train Submodels of many speakers" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", "none.yaml"], "no none.yaml here"),
+        (["--few", "none.txt"], "--few: no list 'none.txt'"),
+        (["--known", "lists/known_speakers.txt", "--new", ""], "--known needs --new too"),
+    ],
+)
+def test_submodels_without_what_they_need_are_misuse(words, message):
+    done = recipe(ROOT / "egs/fsdd/submodels.sh", *words, "--stage", 9)
+    assert done.returncode == 2
+    assert message in done.stderr
 
 
 def test_adapters_and_augmentations_are_not_compared_at_once(tmp_path):

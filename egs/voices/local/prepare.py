@@ -1,8 +1,11 @@
-"""Speak a larger corpus: the 14 ordinary voices of egs/mini, 32 unusual ones, and 8 more that are kept apart.
+"""Speak a larger corpus: the 14 ordinary voices of egs/mini, unusual ones, and 8 more that are kept apart.
 
-The ordinary voices make base_train, base_valid and base_test, which are those of egs/mini; the unusual ones
+The ordinary voices make base_train, base_valid and base_test, which are those of egs/mini; 32 unusual ones
 make adapt_train, adapt_valid and adapt_test, and the 8 others new_train, new_valid and new_test, for speakers
-whom no training has heard. The speaker is the task. `adaptkit.speaking` says how they speak.
+whom no training has heard. With --many, 96 more unusual voices make many_train, many_valid and many_test
+together with the 32, and the 8 others enrol_train. Where a voice is in two sets of one part, such as
+adapt_train and many_train, it says the same in both as far as both go. The speaker is the task.
+`adaptkit.speaking` says how they speak.
 """
 
 from pathlib import Path
@@ -59,6 +62,105 @@ NEW = (
     Voice("vietnamese1", "vi-vn-x-south+m3"),
     Voice("whisper3", "en-us+f1", wpm=112, played_hz=26000, is_whispered=True),
 )
+# Others, which the base model understands as well as ordinary voices, were left out.
+MORE = (
+    Voice("albanian", "sq+m2"),
+    Voice("android", "en-us+UniRobot", wpm=105),
+    Voice("anika", "en-gb-x-rp+anika", wpm=108),
+    Voice("announcer", "en-us+announcer", wpm=115),
+    Voice("aragonese", "an+m5"),
+    Voice("azeri", "az+f1", wpm=145),
+    Voice("baritone", "en-gb-x-gbcwmd+m8", wpm=150, pitch=20, played_hz=19000),
+    Voice("basque", "eu+m3"),
+    Voice("bass", "en-us+Mike", wpm=158, pitch=10, played_hz=18000),
+    Voice("bosnian", "bs+Jacky"),
+    Voice("brummie", "en-gb-x-gbcwmd+f4", wpm=110, pitch=70, played_hz=26500),
+    Voice("catalan", "ca+f1"),
+    Voice("catalan1", "ca-va+Mario", wpm=140, played_hz=20500),
+    Voice("child3", "en-us-nyc+m3", wpm=95, pitch=85, played_hz=31000),
+    Voice("child4", "en-gb-scotland+m7", wpm=102, pitch=70, played_hz=29500),
+    Voice("child5", "en-us+f4", wpm=112, pitch=60, played_hz=27500),
+    Voice("croatian", "hr+m4"),
+    Voice("czech1", "cs+f4", pitch=70),
+    Voice("czech2", "cs+Gene", wpm=118, played_hz=24500),
+    Voice("danish1", "da+f4", wpm=115),
+    Voice("danish2", "da+m7", wpm=108, played_hz=25000),
+    Voice("dutch2", "nl+m1", wpm=145, played_hz=19800),
+    Voice("esperanto", "eo+m1"),
+    Voice("estonian", "et+f1"),
+    Voice("estonian1", "et+klatt4", wpm=140),
+    Voice("farsi", "fa-latn+m3"),
+    Voice("finnish1", "fi+m2", wpm=120, played_hz=25500),
+    Voice("flemish", "nl+Henrique", wpm=115, played_hz=24500),
+    Voice("french3", "fr+f4", pitch=75),
+    Voice("french4", "fr-ch+f1", wpm=105, played_hz=25000),
+    Voice("french5", "fr-be+Nguyen", wpm=120),
+    Voice("gaelic", "gd+m3"),
+    Voice("german1", "de+f1", pitch=65),
+    Voice("german2", "de+m5", wpm=148, played_hz=19200),
+    Voice("german3", "de+klatt"),
+    Voice("giant1", "en-gb-x-rp+m3", wpm=165, pitch=30, played_hz=17200),
+    Voice("giant2", "en-us+gustave", wpm=155, played_hz=17600),
+    Voice("giant3", "en-us-nyc+f1", wpm=165, pitch=20, played_hz=16800),
+    Voice("greenlandic", "kl+m4", wpm=150),
+    Voice("guarani", "gn+m1"),
+    Voice("haitian", "ht+f4"),
+    Voice("hawaiian", "haw+m2", wpm=150),
+    Voice("hungarian", "hu+f1"),
+    Voice("hungarian1", "hu+Denis"),
+    Voice("icelandic", "is+m1"),
+    Voice("icelandic1", "is+f4", wpm=115, pitch=75, played_hz=25000),
+    Voice("ido", "io+Alex"),
+    Voice("indonesian", "id+f1"),
+    Voice("irish1", "ga+f4", pitch=70),
+    Voice("italian2", "it+m2", wpm=150, played_hz=18800),
+    Voice("italian3", "it+Tweaky", wpm=115, played_hz=25000),
+    Voice("iven", "en+iven", wpm=140, played_hz=19500),
+    Voice("klatt", "en-gb-x-rp+klatt5", wpm=155, played_hz=18500),
+    Voice("kurdish", "ku+m7"),
+    Voice("latgalian", "ltg+m6"),
+    Voice("latin", "la+m8", wpm=145),
+    Voice("latvian", "lv+f1"),
+    Voice("lilliputian", "en+belinda", wpm=90, pitch=85, played_hz=31500),
+    Voice("lingua", "lfn+Michael"),
+    Voice("lithuanian", "lt+m1", wpm=155),
+    Voice("luxembourg", "lb+f1"),
+    Voice("malay", "ms+m3"),
+    Voice("maltese", "mt+f4"),
+    Voice("marco", "en-us+Marco", wpm=180),
+    Voice("oromo", "om+m2"),
+    Voice("papiamento", "pap+f1"),
+    Voice("pinched", "en-us+michel", wpm=112, pitch=80, played_hz=26500),
+    Voice("polish1", "pl+f1", pitch=65),
+    Voice("polish2", "pl+m3", wpm=118, played_hz=25000),
+    Voice("portuguese1", "pt-br+f1"),
+    Voice("portuguese2", "pt-br+paul", wpm=145, played_hz=19800),
+    Voice("quechua", "qu+m5"),
+    Voice("quenya", "qya+m2"),
+    Voice("robot2", "en-us+robosoft2", wpm=105),
+    Voice("robot3", "en-gb-x-rp+robosoft5", wpm=100, pitch=70),
+    Voice("romanian", "ro+m2"),
+    Voice("romanian1", "ro+f4", wpm=120, played_hz=25500),
+    Voice("serbian", "sr+f1"),
+    Voice("slovak", "sk+f1", pitch=35),
+    Voice("slovenian", "sl+m3", wpm=155),
+    Voice("spanish", "es+m1"),
+    Voice("spanish1", "es-419+f1"),
+    Voice("spanish2", "es+klatt3", wpm=115, played_hz=25000),
+    Voice("swahili", "sw+m1", wpm=155),
+    Voice("swedish1", "sv+m7", wpm=145, played_hz=19500),
+    Voice("travis", "en-us+travis", wpm=110),
+    Voice("tswana", "tn+f1", wpm=140),
+    Voice("turkish", "tr+m2", wpm=145),
+    Voice("vietnamese2", "vi-vn-x-central+f4", wpm=115),
+    Voice("welsh", "cy+m4"),
+    Voice("welsh1", "cy+f4", wpm=118, pitch=70, played_hz=25000),
+    Voice("whisper4", "en-us+m3", wpm=150, played_hz=19500, is_whispered=True),
+    Voice("whisper5", "en-us-nyc+f4", wpm=110, played_hz=26500, is_whispered=True),
+    Voice("whisper6", "en-gb-x-rp+m1", wpm=120, played_hz=24000, is_whispered=True),
+    Voice("whisper7", "en-029+f1", wpm=125, is_whispered=True),
+    Voice("whisper8", "en-gb-x-gbclan+m4", wpm=105, played_hz=27500, is_whispered=True),
+)
 SETS = {  # the voices and the utterances of each
     **BASE_SETS,
     "adapt_train": (UNUSUAL, 24),
@@ -68,18 +170,26 @@ SETS = {  # the voices and the utterances of each
     "new_valid": (NEW, 4),
     "new_test": (NEW, 20),
 }
+MANY_SETS = {
+    "many_train": (UNUSUAL + MORE, 24),
+    "many_valid": (UNUSUAL + MORE, 4),
+    "many_test": (UNUSUAL + MORE, 10),
+    "enrol_train": (NEW, 100),
+}
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="folder to make the nine sets and their recordings in")],
+    data: Annotated[Path, typer.Argument(help="folder to make the sets and their recordings in")],
     nj: Annotated[int, typer.Option(min=1, help="processes that speak")] = 1,
     per_speaker: Annotated[int, typer.Option(min=1, help="most utterances of a voice in a set")] = 100,
+    many: Annotated[bool, typer.Option("--many", help="make the sets of 128 unusual voices too")] = False,
 ) -> None:
     """Speak the corpus of voices into data directories.
 
     Example: python local/prepare.py data --nj 2
     """
-    speak_corpus(data, write_script(SETS, per_speaker), nj)
+    sets = {**SETS, **MANY_SETS} if many else SETS
+    speak_corpus(data, write_script(sets, per_speaker), nj)
 
 
 if __name__ == "__main__":

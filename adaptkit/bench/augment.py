@@ -13,7 +13,7 @@ from adaptkit.augment.spec import SpecAugment, augment, count_time_masks
 from adaptkit.base.build import build_specaug
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.batches import Batch, plan_batches
-from adaptkit.bench import Contestant, Meter, now
+from adaptkit.bench.steps import Contestant, Meter, now
 from adaptkit.errors import ConfigError
 from adaptkit.features import FbankOptions
 from adaptkit.objective import Objective

@@ -2,8 +2,8 @@
 
 import torch
 
-from adaptkit import bench
 from adaptkit.adapters import api
+from adaptkit.bench import steps as bench
 
 SIZE = bench.Size(num_utterances=4, seconds=0.6, num_tasks=2, num_tokens=3)
 RESIDUAL = api.read_config({"kind": "residual", "bottleneck": 4})

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from adaptkit import bench_augment
 from adaptkit.augment.spec import SpecAugment
 from adaptkit.base.build import build_specaug
+from adaptkit.bench import augment as bench_augment
 
 LIBRI = SpecAugment(time_warp=80, freq_masks=2, freq_width=27, time_masks_ratio=0.04, time_width_ratio=0.04)
 SPREAD = bench_augment.Spread(num_utterances=3, shortest_sec=1.0, longest_sec=3.0)

@@ -1,0 +1,31 @@
+"""The places in a base model where an adapter can act."""
+
+from dataclasses import dataclass
+
+SITE_KINDS = (
+    "block",
+    *("ffn_macaron", "ffn"),  # a feed-forward, as it reads its input: normalised in a pre-norm block
+    *("ffn_macaron_raw", "ffn_raw"),  # the same, with the branch's input before that norm as x_in
+    *("ffn_macaron_in", "ffn_macaron_out", "ffn_in", "ffn_out"),  # the two linear maps of each
+    *("query", "key", "value", "out"),
+    "encoder_out",
+    "weight",  # a parameter of the base, which an adapter changes by a difference of its `shape`
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the base model where an adapter can act; `block` counts from 0, -1 outside the blocks."""
+
+    name: str  # path of the module or parameter in the base, for example encoder.encoders.0.feed_forward
+    kind: str  # one of SITE_KINDS
+    block: int
+    dim_in: int
+    dim_out: int
+    input_of: str = ""  # path of the module whose input is x_in, where it is not the site's own
+    shape: tuple[int, ...] = ()  # of a weight
+
+    @property
+    def key(self) -> str:
+        """The name as torch allows it in a ModuleDict."""
+        return self.name.replace(".", "-")

@@ -1,0 +1,72 @@
+"""`adaptkit serve`: recognition over HTTP."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adaptkit.cli.options import Device, choose_device
+from adaptkit.errors import AdaptkitError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command()(serve)
+
+
+def serve(
+    base: Annotated[Path, typer.Option(help="Folder of the base model.")],
+    submodels: Annotated[Path, typer.Option(help="Folder of Submodels; new files there are picked up.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
+    submodel_mb: Annotated[float, typer.Option(min=0, help="Memory for Submodels, in MiB.")] = 1024,
+    unknown_speaker: Annotated[
+        str, typer.Option(help="404, or base: leave unknown speakers to the base.")
+    ] = "404",
+    max_batch: Annotated[int, typer.Option(min=1, help="Requests of a batch.")] = 64,
+    batch_frames: Annotated[
+        int, typer.Option(min=1, help="Feature frames of a batch, with padding.")
+    ] = 24000,
+    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Longest body, in MB.")] = 10,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest audio.")] = 60,
+    max_queue: Annotated[int, typer.Option(min=1, help="Most requests under way at once.")] = 256,
+    timeout_sec: Annotated[float, typer.Option(min=0.01, help="Longest time to an answer.")] = 30,
+    refresh_sec: Annotated[float, typer.Option(min=0.01, help="Time between looks at the folder.")] = 2,
+    preload: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Load this speaker's now, and keep it.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Answer HTTP requests with the words of their audio, every speaker's by the Submodel of their own.
+
+    Example: adaptkit serve --base exp/base --submodels exp/submodels
+    """
+    if unknown_speaker not in ("404", "base"):
+        raise typer.BadParameter(
+            f"'{unknown_speaker}' is neither 404 nor base", param_hint="--unknown-speaker"
+        )
+    try:
+        from adaptkit.serve.run import serve as run
+        from adaptkit.serve.settings import Limits, Settings
+    except ModuleNotFoundError as error:
+        raise AdaptkitError(f"{error}; the server needs more: pip install 'adaptkit[serve]'") from error
+    limits = Limits(
+        max_batch=max_batch,
+        batch_frames=batch_frames,
+        max_body_mb=max_body_mb,
+        max_seconds=max_seconds,
+        max_queue=max_queue,
+        timeout_sec=timeout_sec,
+    )
+    settings = Settings(
+        base=base,
+        submodels=submodels,
+        host=host,
+        port=port,
+        submodel_mb=submodel_mb,
+        unknown_speaker=unknown_speaker,
+        limits=limits,
+        refresh_sec=refresh_sec,
+        preload=tuple(dict.fromkeys(preload or ())),
+    )
+    run(settings, device=choose_device(device))

@@ -1,0 +1,1 @@
+"""A server: audio and a speaker's name come in over HTTP, the text goes out."""

@@ -1,0 +1,187 @@
+"""The HTTP side: routes, and how refusals and errors leave it."""
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from importlib import metadata
+from time import perf_counter
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from adaptkit.serve import describing
+from adaptkit.serve.answers import Failure, Health, Recognised, Refusal, Submodels
+from adaptkit.serve.audio_body import receive
+from adaptkit.serve.counting import Counting
+from adaptkit.serve.describing import answered, refused
+from adaptkit.serve.service import Service
+
+_LEFT = 499  # nginx's status of a client that did not wait; nobody reads it, but metrics count it
+_LONGEST_NAME = 1000
+Result = TypeVar("Result")
+Speaker = Annotated[
+    str | None,
+    Query(min_length=1, max_length=_LONGEST_NAME, description=describing.SPEAKER, examples=["bob"]),
+]
+
+
+def create_app(service: Service) -> FastAPI:
+    """Make the application that serves a service's requests."""
+    app = FastAPI(
+        title="adaptkit serve",
+        summary=describing.SUMMARY,
+        description=describing.ABOUT,
+        version=metadata.version("adaptkit"),
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
+    )
+    _add_errors(app)
+    _add_recognize(app, service)
+    _add_state(app, service)
+    paths = frozenset(route.path for route in app.routes)
+    app.add_middleware(Counting, metrics=service.metrics, paths=paths)
+    return app
+
+
+def _add_recognize(app: FastAPI, service: Service) -> None:
+    limits = service.limits
+
+    @app.post(
+        "/v1/recognize",
+        summary="Recognise an audio file",
+        response_model=Recognised,
+        responses={
+            200: answered(describing.RECOGNISED, "What was said."),
+            **refused(400, 404, 408, 409, 413, 415, 422, 500, 503, 504),
+        },
+        openapi_extra=describing.AUDIO,
+    )
+    async def recognize(request: Request, speaker: Speaker = None) -> Recognised:
+        """Say which words an audio file holds, by the speaker's Submodel or the base model itself."""
+        started = perf_counter()
+        _refuse_strange_parameters(request, ("speaker",))
+        with service.admitted():
+            receiving = receive(request.headers, request.stream(), limits.max_body_bytes)
+            body = await _received(receiving, limits.timeout_sec)
+            work = service.recognise(body, speaker, started_sec=started)
+            return await _unless_gone(request, work, limits.timeout_sec - (perf_counter() - started))
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/v1/submodels",
+        summary="List the Submodels",
+        response_model=Submodels,
+        responses={200: answered(describing.SUBMODELS, "The folder as it was last seen."), **refused(500)},
+    )
+    def submodels() -> Submodels:
+        """List the speakers that requests can name, whose Submodels are in memory, and unusable files."""
+        return service.list_submodels()
+
+    @app.get(
+        "/health",
+        summary="Tell whether requests are served",
+        response_model=Health,
+        responses={
+            200: answered(describing.HEALTH, "They are."),
+            503: {"model": Health, **answered({**describing.HEALTH, "ready": False}, "They are not.")},
+            **refused(500),
+        },
+    )
+    async def health(response: Response) -> Health:
+        """Tell whether requests are served, by what base model, and how many wait."""
+        found = service.health()
+        response.status_code = 200 if found.ready else 503
+        return found
+
+    @app.get(
+        "/metrics",
+        summary="Give Prometheus its metrics",
+        response_class=Response,
+        responses={
+            200: {"description": "Prometheus' text format.", "content": describing.METRICS},
+            **refused(500),
+        },
+    )
+    def metrics() -> Response:
+        """Give counts and times of requests, sizes of batches, the queue and the cache to Prometheus."""
+        return Response(service.metrics.render(), media_type=describing.METRICS_TYPE)
+
+    @app.get("/", include_in_schema=False)
+    def page() -> HTMLResponse:
+        """Show what the server can be asked."""
+        return HTMLResponse(describing.render(app.openapi()))
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Let everything that goes wrong leave as the same kind of body."""
+
+    @app.exception_handler(Refusal)
+    async def refusal(request: Request, error: Refusal) -> Response:
+        return _failure(error.status, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def misuse(request: Request, error: RequestValidationError) -> Response:
+        problems = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
+        return _failure(400, "; ".join(problems))
+
+    @app.exception_handler(HTTPException)
+    async def no_route(request: Request, error: HTTPException) -> Response:
+        where = f"{request.method} {request.url.path}: {error.detail}; GET / lists what can be asked"
+        return _failure(error.status_code, where, error.headers)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        return _failure(500, "an error of the server; its log says more")  # and the traceback goes there
+
+
+def _failure(status: int, message: str, headers: Any = None) -> Response:
+    """Answer with a message; the connection ends, as the body may not have been read."""
+    retry = {"Retry-After": "1"} if status == 503 else {}
+    content = Failure(status=status, message=message).model_dump()
+    return JSONResponse(content, status, headers={**(headers or {}), **retry, "Connection": "close"})
+
+
+def _refuse_strange_parameters(request: Request, known: tuple[str, ...]) -> None:
+    """Refuse a parameter that is unknown or given twice: a slip there would get the base model's words."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in known:
+            raise Refusal(400, f"{name}: there is no such parameter; known: {', '.join(known)}")
+    if len(names) > len(set(names)):
+        raise Refusal(400, f"{names[0]}: given {len(names)} times; give one")
+
+
+async def _received(body: Awaitable[bytes], timeout_sec: float) -> bytes:
+    try:
+        return await asyncio.wait_for(body, timeout_sec)
+    except asyncio.TimeoutError as error:
+        raise Refusal(408, f"the body was not complete after {timeout_sec:g} s; send it again") from error
+    except ClientDisconnect as error:
+        raise Refusal(_LEFT, "the client left while its body was read") from error
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result], timeout_sec: float) -> Result:
+    """Do work while the client waits for it, and no longer than the time that is left."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
+    try:
+        first = asyncio.FIRST_COMPLETED
+        done, _ = await asyncio.wait({working, leaving}, timeout=timeout_sec, return_when=first)
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+    if working in done:
+        return working.result()
+    if leaving in done:
+        raise Refusal(_LEFT, "the client left before its answer")
+    raise Refusal(504, "no answer in time; send it again, or ask for a higher --timeout-sec")
+
+
+async def _left(request: Request) -> None:
+    """Wait until the client is gone; the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

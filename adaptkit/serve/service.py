@@ -1,0 +1,182 @@
+"""What a request goes through between its body and its answer, and all that is kept running for that."""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from adaptkit.base import padding
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.errors import CheckpointError, ConfigError
+from adaptkit.features import FbankOptions, log_mel
+from adaptkit.serve.answers import (
+    Health,
+    KnownSubmodel,
+    Recognised,
+    Refusal,
+    Submodels,
+    Timings,
+    UnusableFile,
+)
+from adaptkit.serve.audio_body import Speech, read_speech
+from adaptkit.serve.batching import Found, Queue, Room, Waiting
+from adaptkit.serve.metrics import Metrics
+from adaptkit.serve.settings import Settings
+from adaptkit.serve.speakers import Speakers, Watch
+from adaptkit.serve.worker import Worker
+from adaptkit.submodels.cache import SubmodelCache
+
+_NUM_READERS = 2  # threads that read audio and make features: 3 ms for 3 s of speech
+_NOTHING = Found("", 0.0, None, 0.0, 0.0, 0.0, batch_size=0, batch_speakers=0)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Audio as the model reads it."""
+
+    row: Waiting | None  # None where the encoder leaves no frame of it
+    audio_sec: float
+    features_sec: float
+
+
+class Service:
+    """A base model, its Submodels and the threads that serve requests with them, from `with` to its end."""
+
+    def __init__(self, base: BaseModel, settings: Settings):
+        self.base, self.limits, self._preload = base, settings.limits, settings.preload
+        budget_bytes = round(settings.submodel_mb * 2**20)
+        self.cache = SubmodelCache(settings.submodels, base, budget_bytes=budget_bytes)
+        self.speakers = Speakers(self.cache, settings.submodels, unknown=settings.unknown_speaker)
+        self.queue = Queue(_room(base, self.cache, settings))
+        self.metrics = Metrics(self.cache, lambda: len(self.queue), lambda: self.num_open)
+        self.num_open = 0  # requests under way, from their arrival to their answer
+        self._options = None if base.features is None else FbankOptions.from_dict(base.features)
+        self._readers = ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="audio")
+        self._watch = Watch(self.speakers, settings.refresh_sec)
+        describe, on_batch = self.speakers.describe, self.metrics.batch_size.observe
+        self._worker = Worker(base, self.cache, self.queue, describe=describe, on_batch=on_batch)
+
+    def __enter__(self) -> "Service":
+        with self.cache.using(self._preload):
+            self.cache.pin(self._preload)
+        self._worker.start(self._read(Speech(torch.zeros(self.base.rate_hz), 1.0)))
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.close()
+        self._readers.shutdown(cancel_futures=True)
+        self.queue.close()
+        self._worker.join()
+        self.cache.close()
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count a request from its arrival to its answer; one too many is refused."""
+        if self.num_open >= self.limits.max_queue:
+            raise Refusal(503, f"{self.num_open} requests are under way already; send this later")
+        self.num_open += 1
+        try:
+            yield
+        finally:
+            self.num_open -= 1
+
+    def health(self) -> Health:
+        """Describe the state of the server."""
+        return Health(
+            ready=self._worker.is_alive,
+            base_fingerprint=self.base.fingerprint,
+            num_known=len(self.speakers.names),
+            queue_length=len(self.queue),
+        )
+
+    def list_submodels(self) -> Submodels:
+        """List the Submodels that requests can name, and the files that cannot be used."""
+        resident = frozenset(self.cache.resident())
+        return Submodels(
+            known=[KnownSubmodel(speaker=name, resident=name in resident) for name in self.speakers.names],
+            problems=[UnusableFile(name=name, reason=why) for name, why in self.speakers.problems.items()],
+            num_slots=self.cache.num_slots,
+            bytes_each=self.cache.bytes_each,
+        )
+
+    async def recognise(self, body: bytes, speaker: str | None, *, started_sec: float) -> Recognised:
+        """Give the answer to a request; cancelled, it leaves the queue."""
+        task = self.speakers.choose(speaker)
+        prepared = await asyncio.get_running_loop().run_in_executor(self._readers, self._prepare, body, task)
+        found = _NOTHING if prepared.row is None else await self._find(prepared.row)
+        self.metrics.audio_seconds.inc(prepared.audio_sec)
+        return Recognised(
+            text=found.text,
+            score=found.score,
+            speaker=speaker,
+            submodel=found.submodel,
+            audio_sec=prepared.audio_sec,
+            timings=_timings(prepared, found, perf_counter() - started_sec),
+        )
+
+    async def _find(self, waiting: Waiting) -> Found:
+        self.queue.put(waiting)
+        try:
+            return await asyncio.wrap_future(waiting.found)
+        except CheckpointError as error:  # gone or found damaged since the request came
+            self.speakers.take_stock()
+            self.speakers.choose(waiting.speaker)
+            raise Refusal(409, self.speakers.without_folder(str(error))) from error
+        finally:
+            self.queue.drop(waiting)
+
+    def _prepare(self, body: bytes, task: str | None) -> Prepared:
+        """Read a body as the model wants it, while its Submodel is loaded."""
+        started = perf_counter()
+        if task is not None and self.num_open <= self.cache.num_slots:  # else they evict each other
+            self.cache.prefetch([task])
+        speech = read_speech(body, rate_hz=self.base.rate_hz, most_sec=self.limits.max_seconds)
+        row = self._read(speech, task)
+        return Prepared(row, speech.duration_sec, perf_counter() - started)
+
+    def _read(self, speech: Speech, task: str | None = None) -> Waiting | None:
+        """Make a row of speech, as the model reads it; nothing where the encoder leaves no frame of it."""
+        options = self._options
+        if options is None:
+            num_frames = round(1000 * speech.duration_sec / self.base.frame_shift_ms)
+        else:
+            num_frames = options.count_frames(len(speech.samples))
+        if padding.encoder_frames(self.base.model.encoder, num_frames) < 1:
+            return None
+        inputs = speech.samples if options is None else log_mel(speech.samples, options)
+        return Waiting(inputs, num_frames, task)
+
+
+def _room(base: BaseModel, cache: SubmodelCache, settings: Settings) -> Room:
+    """Say what a batch can hold, given the slots that preloaded Submodels leave."""
+    resident = frozenset(settings.preload)
+    if len(resident) >= cache.num_slots:
+        raise ConfigError(
+            f"--preload: {len(resident)} Submodels of {cache.bytes_each} bytes leave none of the "
+            f"{cache.num_slots} slots of --submodel-mb {settings.submodel_mb:g} to others; raise it"
+        )
+    return Room(
+        num_rows=settings.limits.max_batch,
+        num_frames=settings.limits.batch_frames,
+        num_speakers=cache.num_slots - len(resident),
+        resident=resident,
+        mixes_lengths=padding.mixes_lengths(base.model),
+        mixes_speakers=not cache.stack.changes_weights,
+    )
+
+
+def _timings(prepared: Prepared, found: Found, total_sec: float) -> Timings:
+    seconds = {
+        "features_ms": prepared.features_sec,
+        "queue_ms": found.queue_sec,
+        "load_ms": found.load_sec,
+        "model_ms": found.model_sec,
+        "total_ms": total_sec,
+    }
+    in_ms = {name: round(1000 * value, 3) for name, value in seconds.items()}
+    return Timings(**in_ms, batch_size=found.batch_size, batch_speakers=found.batch_speakers)

@@ -1,0 +1,253 @@
+"""What one task owns of an experiment's adapters, in a small file, and what all such files go with.
+
+Biadsy et al., A scalable model specialization framework for training and inference using Submodels and its
+application to speech model personalization, Interspeech 2022, arXiv:2203.12559.
+
+A Submodel is index k of every parameter that tasks own, so that no kind of adapter needs code of its own.
+Submodels of a folder share a configuration, a base model and the weights that no task owns; these lie once in
+`+shared.safetensors`. Files are sealed: a checksum of header and weights tells a flipped bit.
+"""
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from adaptkit import checkpoint, config
+from adaptkit.adapters import api
+from adaptkit.adapters.api import AdapterConfig
+from adaptkit.errors import CheckpointError, listed
+from adaptkit.files import describe
+
+SHARED_FILE = "+shared.safetensors"  # no task's: their names have + before a digest only
+SUFFIX = ".safetensors"
+_FORMAT = 1
+_LONGEST = 180  # bytes of a task in a file name; file systems allow 255, and a partial file's is longer
+_MADE_BY = "'adaptkit submodels export' writes it"
+
+
+@dataclass(frozen=True)
+class Submodel:
+    """One task's own weights, and what they go with."""
+
+    task: str
+    adapters: tuple[AdapterConfig, ...]
+    base_fingerprint: str
+    shared: str  # fingerprint of the shared weights it was trained with
+    step: int  # optimiser steps behind it
+    weights: Mapping[str, Tensor]  # by the names of `task_parameters`, without the task axis
+
+    @property
+    def kind(self) -> str:
+        """The kinds joined as they act."""
+        return "+".join(entry.kind for entry in self.adapters)
+
+    @property
+    def num_parameters(self) -> int:
+        """Count the weights."""
+        return sum(weight.numel() for weight in self.weights.values())
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all Submodels of a folder go with."""
+
+    adapters: tuple[AdapterConfig, ...]
+    base_fingerprint: str
+    weights: Mapping[str, Tensor]  # that no task owns
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash the weights; 32 hexadecimal digits."""
+        return _digest(self.weights)
+
+    def difference(self, other: "Shared | Submodel") -> str:
+        """Say what keeps `other` from going with this; nothing where it does."""
+        if other.base_fingerprint != self.base_fingerprint:
+            return f"of the base model {other.base_fingerprint}, not {self.base_fingerprint}"
+        if other.adapters != self.adapters:
+            return _config_difference(other.adapters, self.adapters)
+        theirs = other.shared if isinstance(other, Submodel) else other.fingerprint
+        return "" if theirs == self.fingerprint else f"with shared weights {theirs}, not {self.fingerprint}"
+
+
+def file_name(task: str) -> str:
+    """Name a task's file: percent-encoded, with a digest where that is too long or case alone tells it.
+
+    >>> file_name("spk1/a b")
+    'spk1%2Fa%20b.safetensors'
+    """
+    quoted = quote(task, safe="", errors="surrogatepass")
+    if quoted.startswith("."):  # hidden, as partial files are
+        quoted = "%2E" + quoted[1:]
+    if quoted and len(quoted) <= _LONGEST and not re.search("[A-Z]", task):
+        return quoted + SUFFIX
+    digest = hashlib.blake2b(task.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    return f"{quoted[:_LONGEST]}+{digest}{SUFFIX}"
+
+
+def name_task(path: Path) -> str:
+    """Tell the task by the name of its file; the name itself where that does not tell."""
+    task = unquote(path.stem)
+    return task if file_name(task) == path.name else path.name
+
+
+def write(folder: Path, submodel: Submodel) -> Path:
+    """Write a Submodel into a folder, atomically; give its path."""
+    path = folder / file_name(submodel.task)
+    header = {
+        "holds": "submodel",
+        "task": submodel.task,
+        "kind": submodel.kind,
+        "adapters": _dump(submodel.adapters),
+        "base_fingerprint": submodel.base_fingerprint,
+        "shared": submodel.shared,
+        "step": submodel.step,
+    }
+    _write(path, header, submodel.weights)
+    return path
+
+
+def read(path: Path) -> Submodel:
+    """Read a Submodel; a damaged or foreign file is a CheckpointError with the reason."""
+    header, weights = _read(path, "submodel")
+    return replace(_parse(path, header), weights=weights)
+
+
+def read_head(path: Path) -> tuple[Submodel, int]:
+    """Read a Submodel without its weights, and how many they are; damage to weights is not seen."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(json.loads(file.metadata()["adaptkit"]))
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        header, weights = _read(path, "submodel")  # which says why
+        return _parse(path, header), sum(weight.numel() for weight in weights.values())
+    _check_format(path, header, "submodel")
+    return _parse(path, header), sum(torch.Size(shape).numel() for shape in shapes)
+
+
+def write_shared(folder: Path, shared: Shared) -> Path:
+    """Write what all Submodels of a folder go with, atomically; give its path."""
+    path = folder / SHARED_FILE
+    header = {
+        "holds": "shared",
+        "adapters": _dump(shared.adapters),
+        "base_fingerprint": shared.base_fingerprint,
+    }
+    _write(path, header, shared.weights)
+    return path
+
+
+def read_shared(folder: Path) -> Shared:
+    """Read what all Submodels of a folder go with."""
+    path = folder / SHARED_FILE
+    header, weights = _read(path, "shared")
+    try:
+        return Shared(_read_configs(json.dumps(header["adapters"])), header["base_fingerprint"], weights)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: the header is not whole: {error}; export into a new folder"
+        ) from error
+
+
+def _write(path: Path, header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write weights under a header that is sealed."""
+    whole = {"format": _FORMAT, **header}
+    checkpoint.write_tensors(path, weights, {**whole, "crc32": _checksum(weights, whole)})
+
+
+def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read header and weights, and check the seal."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; {_MADE_BY}")
+    try:
+        weights, header = checkpoint.read_tensors(path)
+    except OSError as error:
+        raise CheckpointError(describe(error, path)) from error
+    _check_format(path, header, holds)
+    seal = header.pop("crc32", None)
+    if seal != _checksum(weights, header):
+        raise CheckpointError(
+            f"{path}: damaged: header and weights are not those that were written; copy or export it again"
+        )
+    return header, weights
+
+
+def _check_format(path: Path, header: Mapping[str, Any], holds: str) -> None:
+    if header.get("holds") != holds:
+        what = "a Submodel" if holds == "submodel" else "what Submodels share"
+        raise CheckpointError(f"{path}: written by adaptkit, but not {what}; {_MADE_BY}")
+    if header.get("format") != _FORMAT:
+        raise CheckpointError(f"{path}: of format {header.get('format')}, not {_FORMAT}; export it again")
+
+
+def _parse(path: Path, header: Mapping[str, Any]) -> Submodel:
+    """Check what a header says; the weights are not in it."""
+    try:
+        words = [header[name] for name in ("task", "base_fingerprint", "shared")]
+        if not all(isinstance(word, str) for word in words) or not isinstance(header["step"], int):
+            raise TypeError("expected text in task, base_fingerprint and shared, and a number in step")
+        task, base_fingerprint, shared = words
+        adapters = _read_configs(json.dumps(header["adapters"]))
+        return Submodel(task, adapters, base_fingerprint, shared, header["step"], {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: the header is not whole: {error}; export it again") from error
+
+
+@lru_cache(maxsize=64)
+def _read_configs(text: str) -> tuple[AdapterConfig, ...]:
+    """Check json of adapters, once for thousands of files."""
+    return tuple(api.read_config(entry) for entry in json.loads(text))
+
+
+def _dump(adapters: Sequence[AdapterConfig]) -> list[dict[str, Any]]:
+    return [config.dump(entry) for entry in adapters]
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """Hash weights; 32 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in _bytes(weights):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _checksum(weights: Mapping[str, Tensor], header: Mapping[str, Any]) -> int:
+    """Give the CRC-32 of header and weights: against damage, and four times as fast as a hash."""
+    checksum = zlib.crc32(json.dumps(header, sort_keys=True).encode())
+    for part in _bytes(weights):
+        checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
+def _bytes(weights: Mapping[str, Tensor]) -> Iterator[bytes | np.ndarray]:
+    """Give names, shapes and numbers of weights, whose order is that of their names."""
+    for name, tensor in sorted(weights.items()):
+        yield f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _config_difference(theirs: Sequence[AdapterConfig], ours: Sequence[AdapterConfig]) -> str:
+    """Name the options that differ, or the kinds."""
+    kinds, own_kinds = ("+".join(entry.kind for entry in side) for side in (theirs, ours))
+    if kinds != own_kinds:
+        return f"of kind {kinds}, not {own_kinds}"
+    changed = [
+        f"adapters.{index}.{name} {value!r}, not {own[name]!r}"
+        for index, (other, own) in enumerate(zip(_dump(theirs), _dump(ours), strict=True))
+        for name, value in other.items()
+        if value != own[name]
+    ]
+    return f"with {listed(changed)}"

@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Train Submodels of many speakers and enrol new ones, from recordings to reports. Run it from egs/<corpus>.
+#
+#   1 data, features and base model   2 one job for all   3 a job each for a few   4 spaces   5 enrolment of new speakers
+#   6 decoding and scoring            7 every Submodel on every speaker            8 reports
+#
+# A finished stage can run again and changes nothing; a stopped one goes on where it was.
+
+set -euo pipefail
+recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+# options
+config=conf/submodels.yaml       # yaml of the one job; the spaces and the single jobs change it
+base_config=                     # yaml of the base model to train; none takes the one that lies there
+corpus=                          # folder of the corpus as distributed, where the recipe does not make it
+prepare_options=                 # further words for local/prepare.py
+sets="train valid test"          # data sets that local/prepare.py makes
+known=                           # list of the speakers to train, where sets hold others: makes dump/known_<set>
+new=                             # list of the speakers to enrol, where sets hold others: makes dump/new_<set>
+train=train                      # set that the yaml trains on
+valid=valid                      # set that the yaml validates on
+test=test                        # set of the same speakers, to decode and score
+few=                             # list of speakers that get a job each
+enrol=new_train                  # set of new speakers, to enrol them with
+new_test=new_test                # set of new speakers, to decode and score
+base_test=                       # data directory of the base model's own speakers, with features
+cross=2                          # utterances of a speaker that every Submodel recognises
+spaces="4 16 64"                 # numbers a speaker in the spaces
+counts="1 5 20 100"              # utterances to enrol a new speaker with
+starts="mean nearest"            # where enrolment starts: mean, nearest or new
+expdir=exp/submodels             # folder of the experiments and of reports
+set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
+space_set=                       # further changes for the spaces
+enrol_set=                       # further changes for enrolment, of train.* alone
+stage=1                          # first stage to run
+stop_stage=8                     # last stage to run
+nj=2                             # jobs for features
+jobs=1                           # trainings and decodings at a time, which share the cores
+cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
+# end
+
+. "$recipes/lib.sh"
+parse_options "$recipes/submodels.sh" "$@"
+need_adaptkit
+[ -f "$config" ] || die 2 "no $config here; --config names the yaml"
+[ -f "$few" ] || die 2 "--few: no list '$few'; name one with a speaker a line"
+[ -z "$known" ] || [ -n "$new" ] || die 2 "--known needs --new too, for the other speakers"
+read -r -a run <<<"${cmd:-$recipes/run.sh}"
+overrides=()
+space_overrides=() enrol_overrides=()
+for word in $set; do overrides+=(--set "$word"); done
+for word in $space_set; do space_overrides+=(--set "$word"); done
+for word in $enrol_set; do enrol_overrides+=(--set "$word"); done
+mapfile -t speakers < <(cut -d' ' -f1 "$few")
+banks=("$expdir/one_job")
+for size in $spaces; do banks+=("$expdir/space_$size"); done
+enrolled=()  # as in exp/submodels/space_16_nearest_5
+for count in $counts; do
+  for start in $starts; do enrolled+=("${banks[@]/%/_${start}_$count}"); done
+done
+known_decoded=("$expdir/none" "${banks[@]}")
+few_decoded=("$expdir/none" "$expdir/one_job" "$expdir/each_job")
+new_decoded=("$expdir/none" "${enrolled[@]}")
+decoded=("${known_decoded[@]/%//decode_$test}" "${few_decoded[@]/%//decode_few_$test}" "${new_decoded[@]/%//decode_$new_test}")
+
+prepare() {  # first and last stage of the recipe that makes data and the base model
+  local trains=true
+  [ -n "$base_config" ] || trains=false
+  "$recipes/adapt.sh" --config "${base_config:-$config}" --train-base "$trains" --adapt false --corpus "$corpus" \
+    --prepare-options "$prepare_options" --sets "$sets" --nj "$nj" --cmd "$cmd" --stage "$1" --stop-stage "$2"
+}
+
+train_alone() {  # a speaker
+  local data=dump/alone/$1 exp=$expdir/jobs/$1
+  adaptkit data subset "dump/$train" "$data/train" --spk-list <(echo "$1")
+  adaptkit data subset "dump/$valid" "$data/valid" --spk-list <(echo "$1")
+  "${run[@]}" "$exp/log/train.log" adaptkit train "$config" --exp "$exp" --resume "${overrides[@]}" \
+    --set "name=$1" --set "data.train=$data/train" --set "data.valid=$data/valid"
+}
+
+train_space() {  # numbers a speaker
+  local name=space_$1
+  "${run[@]}" "$expdir/$name/log/train.log" adaptkit train "$config" --exp "$expdir/$name" --resume "${overrides[@]}" \
+    --set "name=$name" --set adapters.0.bank=space --set "adapters.0.space_dim=$1" "${space_overrides[@]}"
+}
+
+enrol() {  # folder of an enrolment
+  local count=${1##*_} rest=${1%_*}
+  "${run[@]}" "$1/log/enrol.log" \
+    adaptkit submodels add "${rest%_*}" --data "dump/enrol_$count" --start "${rest##*_}" --out "$1" "${enrol_overrides[@]}"
+}
+
+decode() {  # folder of hypotheses
+  local folder set how
+  folder=$(dirname "$1") set=${1##*/decode_}
+  case $(basename "$folder") in
+    none) how=("$config" --base-only) ;;
+    each_job) how=("$config" --submodels "$folder/bank") ;;
+    *) how=("$folder") ;;
+  esac
+  "${run[@]}" "$folder/log/$set.log" adaptkit decode "${how[@]}" "dump/$set" --out "$1"
+}
+
+report() {  # set, experiment to compare with, experiments
+  local words=("${@:3}" --set "$1" --minus none --minus "$2")
+  adaptkit report "${words[@]}"
+  adaptkit report "${words[@]}" --format md --output "$expdir/report_$1.md"
+  say "wrote $expdir/report_$1.md"
+}
+
+if is_stage 1 "data, features and base model"; then
+  prepare 1 3
+  prepare 5 5
+  if [ -n "$known" ]; then
+    for name in $sets; do
+      adaptkit data subset "dump/$name" "dump/known_$name" --spk-list "$known"
+      adaptkit data subset "dump/$name" "dump/new_$name" --spk-list "$new"
+    done
+  fi
+fi
+
+if is_stage 2 "one job for all"; then
+  "${run[@]}" "$expdir/one_job/log/train.log" \
+    adaptkit train "$config" --exp "$expdir/one_job" --resume "${overrides[@]}" --set name=one_job
+fi
+
+if is_stage 3 "a job each for a few"; then
+  for_each train_alone "${speakers[@]}"
+  for name in "${speakers[@]}"; do adaptkit submodels export "$expdir/jobs/$name" "$expdir/each_job/bank"; done
+fi
+
+if is_stage 4 "spaces"; then
+  for_each train_space $spaces
+fi
+
+if is_stage 5 "enrolment of new speakers"; then
+  for count in $counts; do adaptkit data subset "dump/$enrol" "dump/enrol_$count" --per-spk "$count"; done
+  for_each enrol "${enrolled[@]}"
+fi
+
+if is_stage 6 "decoding and scoring"; then
+  adaptkit data subset "dump/$test" "dump/few_$test" --spk-list "$few"
+  for_each decode "${decoded[@]}"
+  for folder in "${decoded[@]}"; do adaptkit score "dump/${folder##*/decode_}" "$folder"; done
+fi
+
+if is_stage 7 "every Submodel on every speaker"; then
+  "${run[@]}" "$expdir/one_job/log/cross.log" \
+    adaptkit submodels cross "$expdir/one_job" "dump/$test" --per-speaker "$cross"
+  [ -z "$base_test" ] || "${run[@]}" "$expdir/one_job/log/cross_base.log" \
+    adaptkit submodels cross "$expdir/one_job" "$base_test" --out "$expdir/one_job/cross_base"
+fi
+
+if is_stage 8 "reports"; then
+  report "$test" one_job "${known_decoded[@]}"
+  report "few_$test" one_job "${few_decoded[@]}"
+  report "$new_test" none "${new_decoded[@]}"
+fi

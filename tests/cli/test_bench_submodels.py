@@ -1,0 +1,37 @@
+"""`adaptkit bench submodels` as a user runs it."""
+
+import pytest
+from typer.testing import CliRunner
+
+from adaptkit.cli import bench
+
+SIZES = ["--speakers", "2", "--seconds", "1", "--rounds", "1", "--loads", "3"]
+WORDS = ["submodels", *SIZES, "--set", "bottleneck=4"]
+
+
+@pytest.mark.espnet
+def test_all_columns_are_printed(base_dir):
+    more = ["--resident", "10", "--serve", "--clients", "2"]
+    done = CliRunner().invoke(bench.app, [*WORDS, "--base", str(base_dir), *more])
+
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert [line[:18].strip() for line in lines] == [
+        *("decoding", "base alone", "mixed", "mixed, half base", "one by one"),
+        *("loading", "3 loads", "resident", "10 in memory", "serving", "1 at once", "2 at once"),
+    ]
+    assert lines[1].split()[3] == lines[10].split()[5] == "1.00"  # ratios
+    assert lines[6].split()[2] == lines[8].split()[3] == "1,184"  # bytes
+    assert [line.split()[-2:] for line in lines[9:]] == [["errors", "wrong"], ["0", "0"], ["0", "0"]]
+
+
+@pytest.mark.parametrize("words", [[], ["--base", "x", "--model", "y"]])
+def test_a_base_or_a_model_is_needed(words):
+    assert CliRunner().invoke(bench.app, ["submodels", *words]).exit_code == 2
+
+
+def test_clients_without_a_server_are_refused(base_dir):
+    done = CliRunner().invoke(bench.app, [*WORDS, "--base", str(base_dir), "--clients", "2"])
+
+    assert done.exit_code == 2
+    assert "those of --serve" in done.output

@@ -1,0 +1,126 @@
+"""`adaptkit submodels` as a user runs it."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from adaptkit import checkpoint, experiment, result
+from adaptkit.adapters import api
+from adaptkit.cli import main
+from adaptkit.errors import CheckpointError
+
+pytestmark = pytest.mark.espnet
+SPEAKERS = ("spk1", "spk10", "spk2")
+
+
+def run(*words):
+    return CliRunner().invoke(main.app, [str(word) for word in words])
+
+
+@pytest.fixture
+def new_exp(base, settings, tmp_path):
+    """Make a folder of trained adapters of some tasks."""
+
+    def make(tasks=SPEAKERS):
+        made = settings()
+        stack = api.build(made.adapters, base.sites, tasks, seed=None)
+        for parameter in stack.parameters():
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(2))
+        experiment.save(made, tmp_path / "exp/config.yaml")
+        path = tmp_path / "exp/adapter.safetensors"
+        checkpoint.save(path, stack, base.fingerprint, 7, stack.state_dict())
+        return path.parent
+
+    return make
+
+
+@pytest.fixture
+def folder(new_exp, tmp_path):
+    """A folder of Submodels, which a test may spoil."""
+    done = run("submodels", "export", new_exp(), tmp_path / "submodels")
+    assert done.exit_code == 0, done.output
+    return tmp_path / "submodels"
+
+
+@pytest.fixture
+def damaged(folder):
+    """A folder of which spk10 cannot be read."""
+    (folder / "spk10.safetensors").write_bytes(b"no model")
+    return folder
+
+
+def test_export_writes_a_file_for_each_task(folder):
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == sorted(["+shared.safetensors", *(f"{task}.safetensors" for task in SPEAKERS)])
+
+
+def test_export_writes_named_tasks_alone(new_exp, tmp_path):
+    done = run("submodels", "export", new_exp(), tmp_path / "some", "--task", "spk2", "--task", "spk1")
+    assert done.stdout == f"{tmp_path}/some\n"
+    assert sorted(path.name for path in (tmp_path / "some").glob("spk*")) == [
+        "spk1.safetensors",
+        "spk2.safetensors",
+    ]
+
+
+def test_export_takes_a_base_that_moved(new_exp, base_dir, tmp_path):
+    exp = new_exp()
+    (tmp_path / "moved").symlink_to(base_dir)
+    text = (exp / "config.yaml").read_text()
+    (exp / "config.yaml").write_text(text.replace(str(base_dir), str(tmp_path / "nowhere")))
+    assert isinstance(run("submodels", "export", exp, tmp_path / "out").exception, CheckpointError)
+    done = run("submodels", "export", exp, tmp_path / "out", "--base", tmp_path / "moved")
+    assert done.exit_code == 0, done.output
+
+
+def test_what_is_merged_is_decoded_scored_and_reported(folder, base_dir, corpus, tmp_path):
+    data, out = corpus / "dump/valid", tmp_path / "merged"
+    assert run("submodels", "merge", folder, out, "--base", base_dir).stdout == f"{out}\n"
+    assert run("decode", out, data).exit_code == 0
+    assert run("score", data, out / "decode_valid").exit_code == 0
+    done = run("report", out, "--set", "valid")
+    assert done.exit_code == 0, done.output
+    rate = result.read(out / "decode_valid/score.json").total.rate
+    assert any("merged" in line and f"{rate:.2f}" in line for line in done.stdout.splitlines())
+
+
+def test_merge_refuses_a_problem_with_its_reason(damaged, base_dir, tmp_path):
+    done = run("submodels", "merge", damaged, tmp_path / "merged", "--base", base_dir)
+    assert isinstance(done.exception, CheckpointError)
+    assert "spk10.safetensors: damaged or truncated (8 bytes)" in str(done.exception)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_merge_says_what_it_leaves_out(damaged, base_dir, tmp_path, caplog):
+    caplog.set_level("INFO")
+    done = run("submodels", "merge", damaged, tmp_path / "merged", "--base", base_dir, "--skip-problems")
+    assert done.exit_code == 0, done.output
+    assert checkpoint.load(tmp_path / "merged/adapter.safetensors").tasks == ("spk1", "spk2")
+    assert "spk10.safetensors: left out: damaged or truncated" in caplog.text
+    assert "2 Submodels merged, 1 left out" in caplog.text
+
+
+def test_list_has_a_line_of_each_task(damaged, base_dir, caplog):
+    caplog.set_level("INFO")
+    lines = run("submodels", "list", damaged, "--base", base_dir).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["task", *SPEAKERS]
+    assert "damaged or truncated" in lines[2]
+    assert "3 Submodels of " in caplog.text
+    assert "1 with a problem" in caplog.text
+
+
+def test_list_as_json_says_all_there_is(damaged, base):
+    sound, broken, _ = json.loads(run("submodels", "list", damaged, "--format", "json").stdout)
+    assert sound == {
+        "path": str(damaged / "spk1.safetensors"),
+        "task": "spk1",
+        "kind": "residual",
+        "num_parameters": 2 * (2 * 16 * 4 + 4 + 16),
+        "num_bytes": (damaged / "spk1.safetensors").stat().st_size,
+        "base_fingerprint": base.fingerprint,
+        "problem": "",
+    }
+    assert (broken["task"], broken["num_bytes"]) == ("spk10", 8)
+    assert broken["problem"].startswith("damaged or truncated")

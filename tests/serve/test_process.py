@@ -1,0 +1,185 @@
+"""`adaptkit serve` as a process of its own, over sockets."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import typer
+
+from adaptkit.cli.main import app
+from adaptkit.submodels import folders as submodel
+
+pytestmark = pytest.mark.espnet
+ADAPTKIT = Path(sys.executable).with_name("adaptkit")
+SPEAKERS = ("spk1", "spk10", "spk2")
+
+
+class Running:
+    """A server process and where it listens."""
+
+    def __init__(self, process):
+        self.process, self.log = process, []
+        self.port = self._read_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=lambda: self.log.extend(process.stderr), daemon=True).start()
+
+    def _read_port(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            found = re.search(r"http://127\.0\.0\.1:(\d+) serves 3 Submodels", line)
+            if found:
+                return int(found[1])
+        raise AssertionError("".join(self.log))
+
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def post(self, body, speaker=None):
+        params = {} if speaker is None else {"speaker": speaker}
+        return httpx.post(f"{self.url}/v1/recognize", params=params, content=body, timeout=30)
+
+
+@contextmanager
+def started(*words):
+    """Run `adaptkit serve` on a free port until the block ends."""
+    command = [ADAPTKIT, "serve", "--port", "0", "--device", "cpu", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield Running(process)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def submodels(base, adapter_path, tmp_path_factory):
+    """A folder of Submodels, as options together with the base model's; not to be changed."""
+    folder = tmp_path_factory.mktemp("submodels")
+    submodel.export(adapter_path, base, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def running(base_dir, submodels):
+    """A server that several tests ask."""
+    limits = ("--max-body-mb", "1", "--timeout-sec", "10", "--preload", "spk2")
+    with started("--base", base_dir, "--submodels", submodels, *limits) as server:
+        yield server
+
+
+def read_all(connection):
+    """Read until the other side closes."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_clients_at_once_hear_what_decoding_hears(running, recordings, decoded):
+    pairs = [(utt_id, speaker) for utt_id in recordings for speaker in (*SPEAKERS, None)][:64]
+
+    async def main():
+        async with httpx.AsyncClient(timeout=60) as client:
+
+            def ask(utt_id, speaker):
+                params = {} if speaker is None else {"speaker": speaker}
+                return client.post(f"{running.url}/v1/recognize", params=params, content=recordings[utt_id])
+
+            return await asyncio.gather(*(ask(*pair) for pair in pairs))
+
+    answers = [response.json() for response in asyncio.run(main())]
+    assert [answer["text"] for answer in answers] == [decoded[pair][0] for pair in pairs]
+    assert [a["score"] for a in answers] == pytest.approx([decoded[p][1] for p in pairs], abs=1e-3)
+
+
+def test_bad_clients_are_answered_and_the_next_one_is_served(running, recordings):
+    body = recordings["spk1-00"]
+    head = b"POST /v1/recognize?speaker=spk1 HTTP/1.1\r\nHost: here\r\n"
+    with running.connect() as slow, running.connect() as large, running.connect() as gone:
+        slow.sendall(head + b"Content-Length: 1000\r\n\r\n" + body[:100])  # fewer bytes than it says
+        large.sendall(head + b"Content-Length: 99999999\r\n\r\n" + body)
+        gone.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        gone.close()
+        assert read_all(large).startswith(b"HTTP/1.1 413 ")
+        assert read_all(slow).startswith(b"HTTP/1.1 408 ")
+    assert running.post(b"no audio", "spk1").status_code == 415
+    assert running.post(body, "spk1").status_code == 200
+
+
+def test_a_client_that_sends_ten_times_too_much_reads_why(running):
+    for _ in range(5):
+        assert running.post(bytes(10_000_000), "spk1").status_code == 413
+
+
+def pour(connection):
+    """Send and send, 65 MB."""
+    connection.sendall(b"POST /v1/recognize HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(1000):
+        connection.sendall(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+
+
+def test_an_endless_body_is_cut_off(running, recordings):
+    with running.connect() as connection, pytest.raises(OSError, match=r"reset|pipe"):
+        pour(connection)
+    assert running.post(recordings["spk1-00"], "spk1").status_code == 200
+
+
+def test_it_listens_on_this_machine_alone_unless_told_otherwise(running):
+    with pytest.raises(ConnectionRefusedError):  # which is this machine too, and not 127.0.0.1
+        socket.create_connection(("127.0.0.2", running.port), timeout=20)
+    command = typer.main.get_command(app).commands["serve"]
+    assert {one.name: one.default for one in command.params}["host"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_requests_under_way_end(base_dir, submodels, recordings, number):
+    body = recordings["spk1-00"]
+    with started("--base", base_dir, "--submodels", submodels) as server, server.connect() as connection:
+        head = b"POST /v1/recognize?speaker=spk1 HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n"
+        connection.sendall(head % len(body) + body[:100])
+        while "adaptkit_requests_open 1.0" not in httpx.get(f"{server.url}/metrics").text:
+            pass
+        server.process.send_signal(number)
+        connection.sendall(body[100:])
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+        assert server.process.wait(60) == 0
+        assert server.process.stdout.read() == ""
+        assert "Traceback" not in "".join(server.log)
+
+
+def test_a_port_in_use_is_one_message(base_dir, submodels):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = ["--base", base_dir, "--submodels", submodels, "--port", port]
+        done = subprocess.run([ADAPTKIT, "serve", *words], capture_output=True, text=True, check=False)
+    message = (
+        f"adaptkit: --host 127.0.0.1 --port {port}: Address already in use; choose another port or host\n"
+    )
+    assert (done.returncode, done.stderr) == (1, message)
+
+
+@pytest.mark.parametrize("words", [["--unknown-speaker", "maybe"], ["--port", "70000"], ["--max-queue", "0"]])
+def test_misuse_exits_with_2(base_dir, submodels, words):
+    words = ["--base", base_dir, "--submodels", submodels, *words]
+    done = subprocess.run([ADAPTKIT, "serve", *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_without_the_extra_it_says_what_to_install():
+    program = (
+        "import sys\n"
+        "sys.modules['uvicorn'] = None\n"
+        "sys.argv = ['adaptkit', 'serve', '--base', 'exp/base', '--submodels', 'exp/submodels']\n"
+        "from adaptkit.cli.main import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'adaptkit[serve]'" in done.stderr

@@ -1,0 +1,208 @@
+"""Submodels: cut out of an experiment, listed, and put back."""
+
+import multiprocessing
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from adaptkit import checkpoint
+from adaptkit.adapters import api
+from adaptkit.adapters.per_task import task_parameters
+from adaptkit.errors import CheckpointError, ConfigError
+from adaptkit.record import RunRecord
+from adaptkit.run_decode import Wanted, decode_folder
+from adaptkit.submodels import files as submodel_file
+from adaptkit.submodels import folders as submodel
+
+pytestmark = pytest.mark.espnet
+SPACE = {"bank": "space", "space_dim": 3}
+
+
+def content_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def assert_back(folder, exp, merge):
+    """Assert that a folder is merged into the very adapter file it came from."""
+    merge(folder)
+    made = (folder.parent / "merged/adapter.safetensors").read_bytes()
+    assert made == (exp / "adapter.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("kind", api.available())
+def test_a_submodel_cut_out_and_put_back_is_the_whole(kind, new_exp, export, merge):
+    exp = new_exp(kind=kind)
+    assert_back(export(exp), exp, merge)
+
+
+@pytest.mark.parametrize("kind", api.available())
+def test_so_it_is_with_a_space(kind, new_exp, export, merge):
+    exp = new_exp(kind=kind, **SPACE)
+    assert_back(export(exp), exp, merge)
+
+
+def test_so_it_is_with_several_adapters(new_exp, export, merge):
+    exp = new_exp("exp", {"kind": "residual"}, {"kind": "hra"}, {"kind": "tpa", **SPACE})
+    assert_back(export(exp), exp, merge)
+
+
+def test_so_it_is_with_weights_that_no_task_owns(new_exp, export, merge):
+    exp = new_exp(kind="full", per_task=False)
+    assert_back(export(exp), exp, merge)
+
+
+def test_so_it_is_with_names_of_any_kind(new_exp, export, merge):
+    names = ("", ".", "..", "+shared", "Spk1", "a/b", "spk1", "spk10", "x y", "x" * 300, "é", "李")
+    exp = new_exp(tasks=sorted(names))
+    assert_back(export(exp), exp, merge)
+
+
+def test_a_submodel_holds_what_its_task_owns(base, new_exp, export):
+    path = new_exp(kind="hra") / "adapter.safetensors"
+    found = submodel_file.read(export(path.parent) / "spk10.safetensors")
+    stack = checkpoint.restore(checkpoint.load(path), base, path)
+    own = {name: weight[1] for name, weight in task_parameters(stack)}
+    assert found.weights.keys() == own.keys()
+    assert all(torch.equal(found.weights[name], own[name]) for name in own)
+    assert (found.task, found.kind, found.step) == ("spk10", "hra", 7)
+
+
+def test_with_a_space_a_submodel_is_its_code_alone(new_exp, export):
+    entries = submodel.scan(export(new_exp(**SPACE)))
+    assert [entry.num_parameters for entry in entries] == [3, 3, 3]
+
+
+def test_a_folder_is_listed_by_task(base, folder):
+    per_task = 2 * (2 * 16 * 4 + 4 + 16)
+    found = [replace(entry, num_bytes=0) for entry in submodel.scan(folder, base)]
+    assert found == [
+        submodel.Entry(folder / f"{task}.safetensors", task, "residual", per_task, 0, base.fingerprint, "")
+        for task in ("spk1", "spk10", "spk2")
+    ]
+
+
+def test_bytes_are_those_of_the_file(folder):
+    assert all(entry.num_bytes == entry.path.stat().st_size for entry in submodel.scan(folder))
+
+
+def test_some_tasks_alone_are_exported(new_exp, export):
+    entries = submodel.scan(export(new_exp(), tasks=["spk2", "spk1", "spk2"]))
+    assert [entry.task for entry in entries] == ["spk1", "spk2"]
+
+
+def test_an_unknown_task_is_refused_before_anything_is_written(new_exp, export, tmp_path):
+    with pytest.raises(ConfigError, match="has no task 'spk3'; did you mean"):
+        export(new_exp(), tasks=["spk1", "spk3"])
+    assert not (tmp_path / "submodels").exists()
+
+
+def test_exporting_twice_gives_the_same_bytes(new_exp, export):
+    exp = new_exp(kind="hra")
+    before = content_of(export(exp))
+    assert content_of(export(exp)) == before
+
+
+def test_another_experiment_of_the_same_configuration_adds_its_tasks(new_exp, export, folder, merge):
+    before = content_of(folder)
+    export(new_exp("other", bottleneck=4, tasks=["new"]))
+    assert content_of(folder).items() > before.items()
+    assert merge(folder).tasks == ("new", "spk1", "spk10", "spk2")
+
+
+def test_another_configuration_is_refused_with_the_difference(new_exp, export, folder):
+    before = content_of(folder)
+    with pytest.raises(CheckpointError, match="with adapters.0.bottleneck 8, not 4; choose another folder"):
+        export(new_exp("other", bottleneck=8))
+    assert content_of(folder) == before
+
+
+def test_other_shared_weights_are_refused(new_exp, export, base):
+    export(new_exp(kind="hra"))
+    exp = new_exp("other", kind="hra")
+    path = exp / "adapter.safetensors"
+    file = checkpoint.load(path)
+    moved = {name: weight + 1 for name, weight in file.weights.items()}
+    checkpoint.save(path, checkpoint.restore(file, base, path), base.fingerprint, 8, moved)
+    with pytest.raises(CheckpointError, match="with shared weights .*, not .*; choose another folder"):
+        export(exp)
+
+
+def test_the_folder_of_the_experiment_itself_is_refused(new_exp, export):
+    exp = new_exp(tasks=["adapter"])
+    before = content_of(exp)
+    with pytest.raises(ConfigError, match="give Submodels a folder of their own"):
+        export(exp, exp.name)
+    assert content_of(exp) == before
+
+
+def test_an_export_for_another_base_is_refused(new_exp, new_base, tmp_path):
+    path = new_exp() / "adapter.safetensors"
+    with pytest.raises(CheckpointError, match="trained on the base model"):
+        submodel.export(path, new_base(seed=1), tmp_path / "submodels")
+    assert not (tmp_path / "submodels").exists()
+
+
+@pytest.mark.parametrize("taken", ["train.jsonl", "+shared.safetensors"])
+def test_a_merge_spoils_no_training_and_no_folder_of_submodels(folder, merge, tmp_path, taken):
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / taken).touch()
+    with pytest.raises(ConfigError, match="would spoil; choose another folder"):
+        merge(folder)
+
+
+def test_a_merge_needs_a_folder_whose_name_an_experiment_can_have(folder, base, tmp_path):
+    with pytest.raises(ConfigError, match="name: expected letters, digits"):
+        submodel.merge(folder, base, tmp_path / "has space")
+
+
+def test_merging_twice_gives_the_same_bytes(folder, merge, tmp_path):
+    merge(folder)
+    before = (tmp_path / "merged/adapter.safetensors").read_bytes()
+    merge(folder)
+    assert (tmp_path / "merged/adapter.safetensors").read_bytes() == before
+
+
+def test_what_is_merged_decodes_as_the_experiment_did(base_dir, base, folder, corpus, tmp_path):
+    submodel.merge(folder, replace(base, path=base_dir), tmp_path / "merged")
+    scores = []
+    for name in ("exp", "merged"):
+        wanted = Wanted(tmp_path / name, corpus / "dump/valid", None, None, False, "error", 500, False)
+        scores.append((decode_folder(wanted, device="cpu") / "utt2score").read_bytes())
+    assert scores[0] == scores[1]
+
+
+def test_what_is_merged_has_the_record_that_a_report_reads(folder, merge, tmp_path):
+    merge(folder)
+    found = RunRecord.read(tmp_path / "merged/run.json")
+    per_task = 2 * (2 * 16 * 4 + 4 + 16)
+    assert (found.name, found.kind, found.tasks) == ("merged", "residual", ["spk1", "spk10", "spk2"])
+    assert (found.params_trainable, found.params_per_task) == (3 * per_task, per_task)
+
+
+def test_three_thousand_submodels_take_seconds(base, new_exp, export, merge):
+    exp = new_exp(bottleneck=1, tasks=sorted(f"spk{number}" for number in range(3000)))
+    folder = export(exp)
+    started = time.monotonic()
+    entries = submodel.scan(folder, base)
+    scanned = time.monotonic()
+    assert_back(folder, exp, merge)
+    assert not any(entry.problem for entry in entries)
+    assert scanned - started < 10
+    assert time.monotonic() - scanned < 30
+
+
+def test_an_export_that_was_killed_leaves_whole_files_and_can_be_done_again(base, new_exp, export, merge):
+    exp = new_exp(bottleneck=1, tasks=[f"spk{number:03}" for number in range(500)])
+    arguments = (exp / "adapter.safetensors", base, exp.parent / "submodels")
+    process = multiprocessing.get_context("fork").Process(target=submodel.export, args=arguments)
+    process.start()
+    while not (arguments[2] / "spk020.safetensors").exists():
+        assert process.is_alive()
+    process.kill()
+    process.join()
+    left = submodel.check(arguments[2], base)
+    assert not any(entry.problem for entry in left)
+    assert len(left) < 500
+    assert_back(export(exp), exp, merge)
