@@ -4,7 +4,7 @@ VENV ?= .venv
 UV = $(VENV)/bin/python -m uv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: help install demo compare augment test lint lock clean
+.PHONY: help install demo compare augment submodels test lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
@@ -24,6 +24,10 @@ augment: install  ## compare augmentations in noise, with AN4=folder FSDD=folder
 	export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
 	egs/an4/augment.sh --corpus "$(AN4)" --prepare-options "--noise $(NOISE)" && \
 	egs/fsdd/augment.sh --corpus "$(FSDD)" --prepare-options "--noise $(NOISE)"
+
+submodels: install  ## one job against many, tables against spaces, new speakers, on 128 voices; with FSDD=folder real ones too
+	export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; egs/voices/submodels.sh --jobs 2 && \
+	{ test -z "$(FSDD)" || egs/fsdd/submodels.sh --corpus "$(FSDD)" --jobs 2; }
 
 test: install  ## install, then run every test
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest

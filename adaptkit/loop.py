@@ -42,6 +42,9 @@ def fit(objective: Objective, plan: Plan, *, resume: bool) -> State:
     return loop.state
 
 
+_FIRST_SCALE = 2.0**11  # of float16's loss, which is a sum over utterances; torch's 2^16 is meant for means
+
+
 class _Loop:
     """The parts of a run that live as long as it does."""
 
@@ -58,7 +61,8 @@ class _Loop:
             algorithm=self.options.optimizer,
             weight_decay=self.options.weight_decay,
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "float16")
+        is_scaled = self.options.precision == "float16"
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=_FIRST_SCALE, enabled=is_scaled)
         self.step_module: nn.Module = objective
         if self.world > 1:
             self.step_module = DistributedDataParallel(

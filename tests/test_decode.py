@@ -119,6 +119,17 @@ def test_validation_rates_are_those_of_the_decoded_text(objective, examples):
     assert validation.by_task["spk2"] == round(100 * sum(spk2) / spk2_words, 2)
 
 
+def test_validation_of_a_task_is_bit_for_bit_that_of_a_set_of_its_own(objective, examples):
+    with objective.hooked():
+        validation = validate(objective, examples, 200)
+        for task in ("spk1", "spk10", "spk2"):
+            own = examples.without([u.utt_id for u in examples.data.utterances if u.task != task])
+            alone = validate(objective, own, 200)
+            assert validation.loss_by_task[task] == alone.loss == alone.loss_by_task[task]
+            assert validation.by_task[task] == alone.wer
+    assert validation.loss == pytest.approx(sum(validation.loss_by_task.values()) / 3)  # as many of each
+
+
 def test_validation_loss_is_the_mean_over_utterances_whatever_the_batches(objective, examples):
     with objective.hooked():
         whole, divided = (validate(objective, examples, frames) for frames in (12000, 1))

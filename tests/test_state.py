@@ -5,6 +5,7 @@ import math
 import pytest
 
 from adaptkit.errors import CheckpointError
+from adaptkit.state import Standing, State
 
 pytestmark = pytest.mark.espnet
 OPTIONS = {"max_epochs": 3, "average": 2, "save_every_steps": 2}
@@ -100,6 +101,39 @@ def test_a_damaged_state_is_refused(new_run):
         new_run("run").fit(resume=True)
 
 
+def test_a_state_holds_moments_and_steps_of_every_task_and_of_what_they_share(new_run):
+    first = new_run("run", "hra", max_epochs=1)
+    first.fit()
+    names = {name for name in first.saved() if name.startswith("optimizer.")}
+    slots = {f"optimizer.shared.{i}.{slot}" for i in range(3) for slot in ("exp_avg", "exp_avg_sq", "step")}
+    assert names == {"optimizer.moments", "optimizer.steps", *slots}
+    assert first.saved()["optimizer.moments"].shape[:2] == (2, 3)
+    assert first.saved()["optimizer.steps"].all()
+
+
 def test_resuming_nothing_starts(new_run):
     run = new_run("run", max_epochs=1)
     assert run.fit(resume=True).is_done
+
+
+def test_a_tie_is_no_better_and_patience_counts_validations_since_the_best():
+    standing = Standing()
+    seen = []
+    for entry in ([50.0, 1.0, 3], [50.0, 1.0, 6], [40.0, 2.0, 9], [40.0, 2.5, 12], [60.0, 0.1, 15]):
+        standing = standing.after(entry, average=2, patience=2)
+        seen.append((standing.waited, standing.is_stopped))
+    assert seen == [(0, False), (1, False), (0, False), (1, False), (2, True)]
+    assert standing.best == [[40.0, 2.0, 9], [40.0, 2.5, 12]]
+
+
+def test_without_patience_nothing_stops():
+    standing = Standing()
+    for step in range(99):
+        standing = standing.after([50.0, 1.0, step], average=1, patience=None)
+    assert (standing.waited, standing.is_stopped) == (98, False)
+
+
+def test_a_state_names_what_has_stopped_and_the_steps_kept_for_any():
+    standings = {"a": Standing([[1.0, 1.0, 6], [2.0, 1.0, 3]]), "b": Standing([[1.0, 1.0, 3]], 2, True)}
+    state = State(standings=standings)
+    assert (state.stopped, state.kept_steps) == ({"b"}, {3, 6})

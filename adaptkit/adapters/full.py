@@ -6,9 +6,7 @@ Tomanek et al., Residual adapters for parameter-efficient ASR adaptation to atyp
 Provenance: it is usual fine-tuning but for three things [ours]. The base stays in eval(), so dropout is off
 and the statistics of BatchNorm do not move. Weight decay draws weights to those of the base rather than to
 zero, as in Li et al., Explicit inductive bias for transfer learning with convolutional networks, 2018,
-arXiv:1802.01483. And every batch holds one task, while AdamW takes steps for all of them: one that is absent
-has gradients of zero, moves on by its momentum and has a smaller second moment, so that with K tasks a
-learning rate acts like one about sqrt(K) times as high. Choose it by validation.
+arXiv:1802.01483. And every batch holds one task.
 
 Cost: for K tasks the differences, their gradients (zeros for absent tasks) and AdamW's two moments hold K
 times the base each. A pass makes one more copy of the changed parameters, and serves one difference alone.

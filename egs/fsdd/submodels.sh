@@ -5,4 +5,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 exec ../../recipes/submodels.sh --sets "train train_20 valid test" \
   --known lists/known_speakers.txt --new lists/new_speakers.txt \
   --train known_train_20 --valid known_valid --test known_test --few lists/known_speakers.txt \
-  --enrol new_train --new-test new_test --base-test ../an4/dump/test --spaces "2 4" "$@"
+  --enrol new_train --new-test new_test --base-test ../an4/dump/test --spaces "2 4" \
+  --space-set train.lr=2e-3 --enrol-set train.max_epochs=24 "$@"

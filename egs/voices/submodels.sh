@@ -6,4 +6,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 exec ../../recipes/submodels.sh --base-config conf/voices.yaml --prepare-options "--nj 2 --many" \
   --sets "base_train base_valid base_test many_train many_valid many_test enrol_train new_test" \
   --train many_train --valid many_valid --test many_test --few lists/random_16.txt \
-  --enrol enrol_train --new-test new_test --base-test dump/base_test --spaces "4 16 64" "$@"
+  --enrol enrol_train --new-test new_test --base-test dump/base_test --spaces "4 16 64" \
+  --space-set train.lr=3e-3 --enrol-set train.max_epochs=16 "$@"
