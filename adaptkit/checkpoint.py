@@ -29,7 +29,9 @@ class AdapterFile:
     adapters: tuple[AdapterConfig, ...]
     tasks: tuple[str, ...]  # position = task id
     base_fingerprint: str
-    step: int  # optimiser steps behind these weights
+    step: (
+        int  # optimiser steps of the run behind these weights; tasks judged one by one may be of earlier ones
+    )
     weights: Mapping[str, Tensor]
 
     @property
@@ -105,7 +107,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path}: damaged or truncated ({size} bytes): {error}; copy it again"
         ) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: a safetensors file, but not written by adaptkit") from error
 
 

@@ -20,7 +20,7 @@ from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.batches import Batch, load_batches
 from adaptkit.decode import plan_decoding, search
 from adaptkit.errors import ConfigError
-from adaptkit.examples import BASE_TASK, Examples, read_examples
+from adaptkit.examples import BASE_TASK, Examples, find_frameless, read_examples
 from adaptkit.files import replacing, write_text
 from adaptkit.kaldi import subset
 from adaptkit.objective import Objective
@@ -30,6 +30,19 @@ BASE = "(base)"  # the column of the base model alone
 _MOST_NAMES = 48  # that are legible beside a picture
 _MOST_WER = 100.0  # at the end of the colour scale
 DPI = 120
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to recognise what, and where the result goes."""
+
+    exp: Path  # the folder of trained adapters
+    data: Path
+    out: Path
+    base: Path | None  # where the base model is, if not where the experiment says
+    per_speaker: int | None  # most utterances of one; None for all
+    batch_frames: int
+    allow_pipes: bool
 
 
 @dataclass(frozen=True)
@@ -43,11 +56,15 @@ class Matrix:
 
     @property
     def rates(self) -> np.ndarray:
-        """Give the WER of every cell in percent (S, K + 1)."""
-        return 100 * self.errors / self.words[:, None]
+        """Give the WER of every cell in percent (S, K + 1), NaN for speakers without words."""
+        words = np.where(self.words > 0, self.words, np.nan)
+        return 100 * self.errors / words[:, None]
 
     def summary(self) -> dict[str, float]:
-        """Give the WER in percent under the base, under own Submodels, others' and the worst of all."""
+        """Give the WER in percent under the base, own Submodels, others', and the best and worst of all.
+
+        What there are no words for is left out.
+        """
         own = np.zeros_like(self.errors, dtype=bool)
         for row, speaker in enumerate(self.speakers):
             if speaker in self.submodels:
@@ -57,34 +74,37 @@ class Matrix:
         words = np.broadcast_to(self.words[:, None], self.errors.shape)
         parts = {"base": np.zeros_like(own), "own": own, "others": others}
         parts["base"][:, -1] = True
-        found = {n: 100 * self.errors[m].sum() / words[m].sum() for n, m in parts.items() if m.any()}
-        columns = 100 * self.errors[:, :-1].sum(axis=0) / self.words.sum()
-        found |= {"best Submodel for all": columns.min(), "worst Submodel for all": columns.max()}
+        found = {n: 100 * self.errors[m].sum() / words[m].sum() for n, m in parts.items() if words[m].any()}
+        if self.words.any():
+            columns = 100 * self.errors[:, :-1].sum(axis=0) / self.words.sum()
+            found |= {"best Submodel for all": columns.min(), "worst Submodel for all": columns.max()}
         return {name: round(float(rate), 2) for name, rate in found.items()}
 
 
-def cross(
-    exp: Path, data: Path, out: Path | None, *, per_speaker: int | None, batch_frames: int, device: str
-) -> Matrix:
+def cross(wanted: Wanted, *, device: str) -> Matrix:
     """Recognise a set with every task's adapters and the base; write a table, a picture and a summary."""
-    path = exp / "adapter.safetensors"
+    path = wanted.exp / "adapter.safetensors"
     file = checkpoint.load(path)
-    base = base_checkpoint.load(experiment.load(exp / "config.yaml").base.dir, device)
+    base_dir = wanted.base or experiment.load(wanted.exp / "config.yaml").base.dir
+    base = base_checkpoint.load(base_dir, device)
     adapters = checkpoint.restore(file, base, path)
-    examples = read_examples(data, base)
-    if per_speaker is not None:
-        kept = set(subset.choose_per_speaker(examples.data, per_speaker))
+    examples = read_examples(wanted.data, base, allow_pipes=wanted.allow_pipes)
+    if wanted.per_speaker is not None:
+        kept = set(subset.choose_per_speaker(examples.data, wanted.per_speaker))
         examples = examples.without({u.utt_id for u in examples.data.utterances} - kept)
-    matrix = measure(Objective(base, adapters).eval(), examples, batch_frames)
-    folder = out or exp / f"cross_{data.name}"
-    _write_tsv(matrix, folder / "matrix.tsv")
-    draw(matrix, folder / "matrix.png", title=f"WER of {data.name} by Submodels of {exp.name}")
-    write_text(folder / "summary.json", json.dumps(matrix.summary(), indent=1) + "\n")
+    matrix = measure(Objective(base, adapters).eval(), examples, wanted.batch_frames)
+    title = f"WER of {wanted.data.name} by Submodels of {wanted.exp.resolve().name}"
+    _write_tsv(matrix, wanted.out / "matrix.tsv")
+    draw(matrix, wanted.out / "matrix.png", title=title)
+    write_text(wanted.out / "summary.json", json.dumps(matrix.summary(), indent=1) + "\n")
     return matrix
 
 
 def measure(objective: Objective, examples: Examples, batch_frames: int) -> Matrix:
-    """Count the word errors of every utterance with every task's weights and none."""
+    """Count the word errors of every utterance with every task's weights and none.
+
+    Of an utterance that is too short for the encoder all words are deleted.
+    """
     tasks = objective.adapters.tasks
     if not tasks:
         raise ConfigError("the adapters have no tasks")
@@ -96,8 +116,12 @@ def measure(objective: Objective, examples: Examples, batch_frames: int) -> Matr
     words = np.zeros(len(speakers), dtype=np.int64)
     for utt_id, text in refs.items():
         words[rows[utt_id]] += len(text.split())
-    with counting("crossing", len(examples) * len(columns)) as advance:
-        for column, texts in _recognise(objective, examples, columns, batch_frames):
+    short = find_frameless(examples)
+    for utt_id in short:
+        errors[rows[utt_id]] += len(refs[utt_id].split())
+    heard = examples.without(short)
+    with counting("crossing", len(heard) * len(columns)) as advance:
+        for column, texts in _recognise(objective, heard, columns, batch_frames):
             counts = score.count_words([refs[utt_id] for utt_id in texts], list(texts.values()))
             for utt_id, count in zip(texts, counts, strict=True):
                 errors[rows[utt_id], column] += count.errors
@@ -117,8 +141,8 @@ def draw(matrix: Matrix, path: Path, *, title: str) -> None:
         )
         ax.axvline(len(matrix.submodels) - 0.5, color="white", linewidth=2)
         ax.set_title(title, loc="left")
-        ax.set_xlabel(f"Submodel of speaker (1 to {len(matrix.submodels)}), and the base model alone")
-        ax.set_ylabel("speaker")
+        ax.set_xlabel("Submodel of speaker, as in matrix.tsv from 0; beyond the line the base model alone")
+        ax.set_ylabel("speaker, as in matrix.tsv from 0")
         _name(ax, "x", [*matrix.submodels, BASE])
         _name(ax, "y", matrix.speakers)
         figure.colorbar(image, label="WER in percent", extend="max")

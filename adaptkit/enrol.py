@@ -2,18 +2,21 @@
 
 With a table that is a slice of it, with a space the E numbers of each (see `adapters.per_task`). Several
 speakers are enrolled in one job, in which none changes another's outcome.
+
+They are trained in `added/` of the folder whose bank they then join. What lies there is appended once: a run
+that is over only looks whether the bank has its speakers, and appends them where it has not.
 """
 
 import fcntl
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from adaptkit import checkpoint, experiment
 from adaptkit.adapters import api
@@ -22,13 +25,15 @@ from adaptkit.adapters.per_task import numbers_per_task, shared_parameters, task
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.batches import load_batches, plan_batches
+from adaptkit.checkpoint import AdapterFile
 from adaptkit.errors import CheckpointError, ConfigError, DataError, listed, nearest
 from adaptkit.examples import Examples, number_tasks
 from adaptkit.experiment import Experiment
 from adaptkit.loop import fit
 from adaptkit.objective import Objective
 from adaptkit.plan import Plan
-from adaptkit.state import State
+from adaptkit.record import RunRecord
+from adaptkit.state import State, path_in
 from adaptkit.train import (
     Trained,
     augmented,
@@ -37,11 +42,14 @@ from adaptkit.train import (
     in_processes,
     read_set,
     spec_of,
+    warn_of_coupled_rows,
     write_record,
 )
 
 STARTS = ("mean", "nearest", "new")
 _HEARD = 4  # utterances of a new speaker by which the nearest known one is found
+_BANK = "adapter.safetensors"
+_OF_VALIDATION = {"train.patience", "train.average", "train.valid_every"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Wanted:
     speakers: tuple[str, ...]  # whom of the data directory; empty for all
     start: str  # mean of the known, the nearest of them, or new, as any speaker starts
     out: Path | None  # None adds them to the bank of `exp` itself
+    base: Path | None  # where the base model is, if not where the experiment says
     overrides: tuple[str, ...]  # of the experiment's yaml, as in train.lr=0.01
     allow_pipes: bool
 
@@ -63,27 +72,24 @@ def add(wanted: Wanted, *, device: str) -> Path:
 
     A run that was stopped goes on; the bank is written once all is trained.
     """
-    settings, path = _load_settings(wanted), wanted.exp / "adapter.safetensors"
+    settings, path, target = _load_settings(wanted), wanted.exp / _BANK, wanted.out or wanted.exp
     with in_processes(device):
         base = base_checkpoint.load(settings.base.dir, device)
         known = checkpoint.restore(checkpoint.load(path), base, path)
+        owned = {name for name, _ in task_parameters(known)}
+        if not owned:
+            raise ConfigError(f"{path}: its speakers share all of {known.kind}; train it with per_task: true")
         train, valid = _read(wanted, base)
-        _refuse_known(train.data.tasks, known.tasks, path)
+        warn_of_coupled_rows(base, train.data.tasks)
+        folder = target / "added" / _name(train.data.tasks)
+        bank = _find_bank(wanted, owned)
+        if not path_in(folder).exists():
+            _refuse_known(train.data.tasks, bank.tasks, target)
         stack = start(known, train, wanted.start, seed=settings.train.seed)
-        target = wanted.out or wanted.exp
-        folder = target / "added" / _name(stack.tasks)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
             experiment.save(settings, folder / "config.yaml")
-            checkpoint.save(folder / "adapter.safetensors", stack, base.fingerprint, step, weights)
-
-        def finish(state: State) -> None:
-            _append(wanted, settings, base=base, folder=folder)
-            tasks = checkpoint.load(target / "adapter.safetensors").tasks
-            count = numbers_per_task(stack)
-            trained = Trained(settings.name, stack.kind, tasks, count * len(stack.tasks), count)
-            if wanted.out is not None:
-                write_record(target, base, trained, state, settings.train)
+            checkpoint.save(folder / _BANK, stack, base.fingerprint, step, weights)
 
         train = augmented(train, settings.augment, settings.train.seed)
         identity = {
@@ -92,8 +98,10 @@ def add(wanted: Wanted, *, device: str) -> Path:
             "base model": base.fingerprint,
             "start": wanted.start,
         }
-        plan = Plan(train, valid, folder, settings.train, identity, write, finish)
-        fit(Objective(base, stack, spec_of(train)), plan, resume=True)
+        plan = Plan(train, valid, folder, settings.train, identity, write, finish=lambda state: None)
+        state = fit(Objective(base, stack, spec_of(train)), plan, resume=True)
+        if not distributed.is_initialized() or distributed.get_rank() == 0:
+            _append(wanted, settings, base=base, folder=folder, state=state)
     return target
 
 
@@ -132,7 +140,12 @@ def find_nearest(known: AdapterStack, train: Examples, task: str) -> int:
             for index in range(len(known.tasks)):
                 chosen = replace(rows, task_ids=(index,) * len(rows.utt_ids))
                 losses[index] += float(objective(chosen)) * len(rows.utt_ids)
-    return int(losses.argmin())
+    if not losses.isfinite().any():
+        raise DataError(
+            f"{train.data.path}: no known speaker's weights give {listed(own)} a finite loss; look at their "
+            "audio and features, or take --start mean"
+        )
+    return int(losses.where(losses.isfinite(), torch.inf).argmin())
 
 
 def _load_settings(wanted: Wanted) -> Experiment:
@@ -143,8 +156,13 @@ def _load_settings(wanted: Wanted) -> Experiment:
         raise ConfigError(f"--set {other[0]}: new speakers are as the known ones but for train.*; drop it")
     if wanted.out is not None and wanted.out.resolve() == wanted.exp.resolve():
         raise ConfigError(f"--out {wanted.out}: is EXP itself; leave --out away to add to its bank")
-    name = [] if wanted.out is None else [f"name={wanted.out.name}"]
-    return experiment.load(wanted.exp / "config.yaml", [*wanted.overrides, *name])
+    idle = [word for word in wanted.overrides if word.partition("=")[0] in _OF_VALIDATION]
+    if idle and wanted.valid is None:
+        raise ConfigError(f"--set {idle[0]}: nothing is validated without --valid; give that or drop it")
+    changes = {} if wanted.base is None else {"base.dir": str(wanted.base)}
+    if wanted.out is not None:
+        changes["name"] = wanted.out.resolve().name
+    return experiment.load(wanted.exp / "config.yaml", [*wanted.overrides, *experiment.setting(changes)])
 
 
 def _read(wanted: Wanted, base: BaseModel) -> tuple[Examples, Examples | None]:
@@ -187,28 +205,88 @@ def _name(tasks: Sequence[str]) -> str:
     return f"{len(tasks)}_speakers_{digest}"
 
 
-def _append(wanted: Wanted, settings: Experiment, *, base: BaseModel, folder: Path) -> None:
-    """Put what was trained in `folder` behind the bank of `exp`, as it is by now, and write it."""
-    new, path = checkpoint.load(folder / "adapter.safetensors"), wanted.exp / "adapter.safetensors"
-    target = wanted.out or wanted.exp
+def _find_bank(wanted: Wanted, owned: Collection[str]) -> AdapterFile:
+    """Read the bank that new speakers join: that of OUT where it has one, else that of EXP.
+
+    What they would be lost from, or would write over, is refused.
+    """
+    known = checkpoint.load(wanted.exp / _BANK)
+    if wanted.out is None:
+        _refuse_unfinished(wanted.exp)
+        return known
+    others = ["state.safetensors", "model.pth"]
+    if not (wanted.out / "added").exists():
+        others += [_BANK, "config.yaml", "run.json"]
+    found = [name for name in others if (wanted.out / name).exists()]
+    if found:
+        raise CheckpointError(f"--out {wanted.out}: holds {listed(found)} of something else; give another")
+    if not (wanted.out / _BANK).exists():
+        return known
+    bank = checkpoint.load(wanted.out / _BANK)
+    if not _has(bank, known, owned):
+        raise CheckpointError(f"--out {wanted.out}: not a bank of the speakers of {wanted.exp}; give another")
+    return bank
+
+
+def _refuse_unfinished(exp: Path) -> None:
+    """Refuse a bank in place that its own training will write again, without the new speakers."""
+    path = path_in(exp)
+    if path.exists() and not checkpoint.read_tensors(path)[1]["state"]["is_done"]:
+        raise CheckpointError(
+            f"{exp}: its training is not over and would write the bank anew; end it by 'adaptkit train "
+            "--resume', or give --out"
+        )
+
+
+def _has(bank: AdapterFile, part: AdapterFile, owned: Collection[str]) -> bool:
+    """Tell whether a bank holds all speakers of another with the same weights."""
+    is_same = (bank.adapters, bank.base_fingerprint) == (part.adapters, part.base_fingerprint)
+    if not is_same or not set(part.tasks) <= set(bank.tasks):
+        return False
+    places = [bank.tasks.index(task) for task in part.tasks]
+    return all(
+        weight.equal(bank.weights[name][places] if name in owned else bank.weights[name])
+        for name, weight in part.weights.items()
+    )
+
+
+def _append(wanted: Wanted, settings: Experiment, *, base: BaseModel, folder: Path, state: State) -> None:
+    """Put what was trained in `folder` behind the bank, as that is by now, unless it is there already."""
+    new, target = checkpoint.load(folder / _BANK), wanted.out or wanted.exp
+    owned = {name for name, _ in task_parameters(api.build(new.adapters, base.sites, new.tasks, seed=None))}
     with _locked(target):
-        old = checkpoint.load(path)
-        _refuse_known(new.tasks, old.tasks, path)
-        tasks = (*old.tasks, *new.tasks)
-        stack = api.build(old.adapters, base.sites, tasks, seed=None)
-        owned = {name for name, _ in task_parameters(stack)}
-        changed = [n for n, w in old.weights.items() if n not in owned and not w.equal(new.weights[n])]
-        if old.adapters != new.adapters or changed:
-            raise CheckpointError(
-                f"{path}: was trained anew while speakers were added; remove {folder} and start over"
-            )
-        joined = {
-            n: torch.cat([old.weights[n], new.weights[n]]) if n in owned else old.weights[n]
-            for n in old.weights
-        }
-        checkpoint.save(target / "adapter.safetensors", stack, base.fingerprint, old.step, joined)
-        if wanted.out is not None:
+        old = _find_bank(wanted, owned)
+        bank = old
+        if old.adapters == new.adapters and not set(old.tasks) & set(new.tasks):
+            weights = {
+                name: torch.cat([weight, new.weights[name]]) if name in owned else weight
+                for name, weight in old.weights.items()
+            }
+            bank = replace(old, tasks=(*old.tasks, *new.tasks), weights=weights)
+        if not _has(bank, new, owned):
+            raise CheckpointError(f"{target}: its bank was trained anew since {folder}; remove that first")
+        stack = api.build(bank.adapters, base.sites, bank.tasks, seed=None)
+        if wanted.out is not None and not (target / "config.yaml").exists():
             experiment.save(settings, target / "config.yaml")
+        if bank is not old:
+            checkpoint.save(target / _BANK, stack, base.fingerprint, old.step, bank.weights)
+        _record(wanted, settings, stack, base=base, state=state, num_new=len(new.tasks))
+
+
+def _record(
+    wanted: Wanted, settings: Experiment, stack: AdapterStack, *, base: BaseModel, state: State, num_new: int
+) -> None:
+    """Leave `run.json` of what was enrolled in OUT, or count the new speakers in the one that is there."""
+    target, num_each = wanted.out or wanted.exp, numbers_per_task(stack)
+    path = target / "run.json"
+    if path.exists():
+        run = RunRecord.read(path)
+        more = num_each * (len(stack.tasks) - len(run.tasks))
+        if more:
+            replace(run, tasks=list(stack.tasks), params_trainable=run.params_trainable + more).write(path)
+    elif wanted.out is not None:
+        trained = Trained(settings.name, stack.kind, stack.tasks, num_each * num_new, num_each)
+        write_record(target, base, trained, state, settings.train)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Examples: the utterances of a data directory as a base model reads them, with tokens and tasks."""
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
 
+_LOG = logging.getLogger(__name__)
 BASE_TASK = -1  # the task id of a row that the base model takes alone
 Group = tuple[int, ...]
 _SAME_FEATURES = 0.05  # of log-mel values; archives may be compressed
@@ -196,3 +198,13 @@ def too_short(examples: Examples) -> dict[str, str]:
         if frames < max(1, len(tokens) + repeats):
             reasons[utterance.utt_id] = f"{frames} encoder frames, {len(tokens)} tokens, {repeats} repeats"
     return reasons
+
+
+def find_frameless(examples: Examples) -> list[str]:
+    """Name the utterances that the encoder leaves no frame of, and warn: they are recognised as silence."""
+    encoder = examples.base.model.encoder
+    lengths = zip(examples.data.utterances, examples.lengths, strict=True)
+    short = [u.utt_id for u, length in lengths if padding.encoder_frames(encoder, length) < 1]
+    if short:
+        _LOG.warning("%s: too short for the encoder, no words: %s", examples.data.path, listed(short))
+    return short

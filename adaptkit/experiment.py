@@ -29,11 +29,13 @@ class Training(Config):
     batch_frames: PositiveInt = Field(12000, description="feature frames of a batch, padding included")
     task_utterances: PositiveInt = Field(
         8,
-        description="utterances of one task in a step, its own batch; a batch holds those of several",
+        description="utterances of one task in a step, its own batch; a batch holds those of several; "
+        "nothing for a base model and for adapters of which tasks own nothing",
     )
     temperature: PositiveFloat = Field(
         1.0,
-        description="T: a task's share of an epoch goes with its size to the 1/T; 1 takes every utterance",
+        description="T: a task's share of an epoch goes with its size to the 1/T; 1 takes every utterance; "
+        "nothing for a base model and for adapters of which tasks own nothing",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd is plain, without momentum")
     lr: PositiveFloat = Field(1e-3, description="highest learning rate")
@@ -49,10 +51,14 @@ class Training(Config):
     )
     accumulate: PositiveInt = Field(1, description="batches per optimiser step")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of the forward pass (autocast); weights stay float32, float16 scales the loss"
+        "float32",
+        description="of the forward pass (autocast); weights stay float32. float16 scales the loss and skips "
+        "the step of all tasks where a gradient of one overflows",
     )
     patience: PositiveInt | None = Field(
-        None, description="stop after so many validations without a better WER, each task by itself"
+        None,
+        description="stop after so many validations that were no better, by WER and then by loss, each task "
+        "by itself",
     )
     valid_every: PositiveInt = Field(1, description="epochs between validations")
     average: PositiveInt = Field(1, description="best checkpoints whose weights are averaged at the end")
@@ -117,14 +123,14 @@ def load(
     words = _replacing(adapter) if adapter is not None else []
     if augment is not None:
         names = [name_of(augment)] if adapter is None else [adapter.stem, name_of(augment)]
-        words += _setting({"name": "_".join(names), "augment": augment})
+        words += setting({"name": "_".join(names), "augment": augment})
     return _load(path, [*words, *overrides])
 
 
 def load_base(path: Path, overrides: Sequence[str] = (), *, augment: str | None = None) -> Experiment:
     """Read an experiment to train its base model, which is named after another augmentation, if given."""
     changes = {} if augment is None else {"base.name": name_of(augment), "base.augment": augment}
-    return _load(path, [*_setting(changes), *overrides])
+    return _load(path, [*setting(changes), *overrides])
 
 
 def _load(path: Path, overrides: Sequence[str]) -> Experiment:
@@ -152,10 +158,10 @@ def _replacing(path: Path) -> list[str]:
             f"{path}: expected 'adapters' and perhaps 'train', not {listed(given) or 'nothing'}"
         )
     train = {f"train.{name}": value for name, value in (given.get("train") or {}).items()}
-    return _setting({"name": path.stem, "adapters": given["adapters"], **train})
+    return setting({"name": path.stem, "adapters": given["adapters"], **train})
 
 
-def _setting(changes: Mapping[str, Any]) -> list[str]:
+def setting(changes: Mapping[str, Any]) -> list[str]:
     """Give the words that set keys to values; json is yaml too, and keeps the text `off` text."""
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 

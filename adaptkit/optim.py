@@ -59,7 +59,8 @@ class PerTask:
     def normalise(self, shared: Part, tasks: Mapping[int, Part]) -> None:
         """Take the gradients of a step, each over its own number of utterances, and its learning rates."""
         for parameter in self.shared:
-            parameter.grad /= shared.num_utterances
+            if parameter.grad is not None:  # as of a layer that stochastic depth left out
+                parameter.grad /= shared.num_utterances
         if self.inner is not None:
             self.inner.param_groups[0]["lr"] = shared.lr
         self.present = sorted(tasks) if self.owned else []
@@ -69,7 +70,8 @@ class PerTask:
         device = self.moments.device
         self.rates = torch.tensor([[part.lr] for part in parts], device=device)
         counts = torch.tensor([[float(part.num_utterances)] for part in parts], device=device)
-        self.gradients = self._rows([parameter.grad for parameter in self.owned]) / counts
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.owned]
+        self.gradients = self._rows(gradients) / counts
 
     def clip(self, limit: float | None) -> float:
         """Bound the norm of the shared gradient and of each task's; give the largest norm before."""

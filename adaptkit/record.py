@@ -41,6 +41,7 @@ class RunRecord:
     versions: dict[str, str]
     commit: str | None
     command: str
+    cpu_seconds: float = 0.0  # of the training's process, start-up included; 0 where nothing was trained
 
     def write(self, path: Path) -> None:
         """Write the record as json, atomically."""

@@ -12,15 +12,15 @@ from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.per_task import numbers_per_task, shared_parameters
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.base.padding import encoder_frames
 from adaptkit.decode import Hypothesis, decode
-from adaptkit.errors import ConfigError, listed
-from adaptkit.examples import Examples, number_tasks, read_examples
+from adaptkit.errors import ConfigError
+from adaptkit.examples import Examples, find_frameless, number_tasks, read_examples
 from adaptkit.kaldi.tables import write_table
 from adaptkit.objective import Objective
 from adaptkit.submodels.cache import SubmodelCache
 
 BASE_ALONE = "none"  # the experiment without adapters, which a report compares the others with
+_SUBMODEL_MB = 1024
 _LOG = logging.getLogger(__name__)
 
 
@@ -37,7 +37,7 @@ class Wanted:
     batch_frames: int
     allow_pipes: bool
     submodels: Path | None = None  # a folder of them, in place of the adapters of `exp`
-    submodel_mb: int = 1024  # MiB that may hold Submodels
+    submodel_mb: int | None = None  # MiB that may hold Submodels, if not the usual number
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,9 @@ def decode_folder(wanted: Wanted, *, device: str) -> Path:
     unless `out` says where it goes.
     """
     base_dir, base_only = _find_base(wanted)
-    with _load_model(wanted, base_dir, base_only, device=device) as model:
-        examples = read_examples(wanted.data, model.base, allow_pipes=wanted.allow_pipes)
+    with _load(wanted, base_dir, base_only, device=device) as (model, examples):
         examples = _number_tasks(examples, model, unknown=wanted.unknown_task)
-        short = _find_too_short(examples)
+        short = find_frameless(examples)
         objective = Objective(model.base, model.adapters).eval()
         started = time.monotonic()
         with objective.hooked():
@@ -84,20 +83,24 @@ def decode_folder(wanted: Wanted, *, device: str) -> Path:
 
 
 @contextmanager
-def _load_model(wanted: Wanted, base_dir: Path, base_only: bool, *, device: str) -> Iterator[_Model]:
-    """Load the base and what it decodes with."""
+def _load(
+    wanted: Wanted, base_dir: Path, base_only: bool, *, device: str
+) -> Iterator[tuple[_Model, Examples]]:
+    """Load the base, the set, and what it is decoded with: slots for no more Submodels than it has tasks."""
     adapter_path = wanted.exp / "adapter.safetensors"
     is_whole = not base_only and wanted.submodels is None
     file = checkpoint.load(adapter_path) if is_whole else None
     base = base_checkpoint.load(base_dir, device)
-    if file is not None:
-        yield _Model(base, checkpoint.restore(file, base, adapter_path))
-    elif wanted.submodels is None:
-        yield _Model(base)
+    adapters = None if file is None else checkpoint.restore(file, base, adapter_path)
+    examples = read_examples(wanted.data, base, allow_pipes=wanted.allow_pipes)
+    if wanted.submodels is None:
+        yield _Model(base, adapters), examples
     else:
-        budget_bytes = wanted.submodel_mb * 2**20
-        with closing(SubmodelCache(wanted.submodels, base, budget_bytes=budget_bytes)) as submodels:
-            yield _Model(base, submodels.stack, submodels)
+        budget_bytes = (wanted.submodel_mb or _SUBMODEL_MB) * 2**20
+        most_slots = len(examples.data.tasks)
+        cache = SubmodelCache(wanted.submodels, base, budget_bytes=budget_bytes, most_slots=most_slots)
+        with closing(cache) as submodels:
+            yield _Model(base, submodels.stack, submodels), examples
             stats = submodels.stats()
             words = "%s: %d Submodels fit in memory; %d uses found theirs there, %d read it, %d were evicted"
             _LOG.info(words, wanted.submodels, stats.num_slots, stats.hits, stats.misses, stats.evictions)
@@ -117,6 +120,8 @@ def _find_base(wanted: Wanted) -> tuple[Path, bool]:
     """Find the base model's folder, and whether it decodes alone, as one does that is EXP itself."""
     if wanted.base_only and wanted.submodels is not None:
         raise ConfigError("--base-only leaves adapters out, and --submodels names some; give one of the two")
+    if wanted.submodel_mb is not None and wanted.submodels is None:
+        raise ConfigError("--submodel-mb is the memory of --submodels, which is not given; give both")
     if (wanted.exp / "model.pth").exists():
         return wanted.base or wanted.exp, wanted.submodels is None
     settings = wanted.exp if wanted.exp.is_file() else wanted.exp / "config.yaml"
@@ -127,16 +132,6 @@ def _default_folder(wanted: Wanted, base_only: bool) -> Path:
     own = wanted.submodels or wanted.exp
     parent = wanted.exp.parent / BASE_ALONE if base_only else own
     return parent / f"decode_{wanted.data.name}"
-
-
-def _find_too_short(examples: Examples) -> list[str]:
-    """Name the utterances that the encoder leaves no frame of; they are recognised as silence."""
-    encoder = examples.base.model.encoder
-    lengths = zip(examples.data.utterances, examples.lengths, strict=True)
-    short = [utterance.utt_id for utterance, length in lengths if encoder_frames(encoder, length) < 1]
-    if short:
-        _LOG.warning("%s: too short for the encoder, no words: %s", examples.data.path, listed(short))
-    return short
 
 
 def _nothing(utt_id: str) -> Hypothesis:

@@ -1,8 +1,9 @@
 """Which utterances of which tasks go into each step of training, so that a task's own steps are its own.
 
-A task has batches of its own: `task_utterances` of its utterances at a time, drawn from its name, the seed
-and the epoch alone, in an order of their own. A step takes the next such batch of as many tasks as fit. So a
-task sees the same batches in the same order whatever other tasks there are.
+A task has batches of its own: `task_utterances` of its utterances at a time, in an order of their own. A
+step takes the next such batch of as many tasks as fit. With a temperature of 1 they are drawn from the task's
+name, the seed and the epoch alone, so a task sees the same batches in the same order whatever other tasks
+there are. With any other temperature their number depends on the sizes of all tasks.
 """
 
 import random

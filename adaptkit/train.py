@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -75,13 +76,15 @@ def train_adapters(
         train, valid = (replace(part, task_ids=number_tasks(part.data, tasks)) for part in (train, valid))
         adapters = api.build(settings.adapters, base.sites, tasks, settings.train.seed).to(device)
         started_from = {} if start is None else _take_over(start, adapters, base)
+        warn_of_coupled_rows(base, tasks)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
             experiment.save(settings, folder / "config.yaml")
             checkpoint.save(folder / "adapter.safetensors", adapters, base.fingerprint, step, weights)
 
         def finish(state: State) -> None:
-            numbers = (_count(adapters), numbers_per_task(adapters))
+            num_parameters = sum(parameter.numel() for parameter in adapters.parameters())
+            numbers = (num_parameters, numbers_per_task(adapters))
             trained = Trained(settings.name, adapters.kind, adapters.tasks, *numbers)
             write_record(folder, base, trained, state, settings.train)
 
@@ -128,6 +131,14 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
         }
         plan = Plan(train, valid, folder, wanted.train, identity, write, finish)
         fit(Objective(base, spec=spec_of(train)), plan, resume=resume)
+
+
+def warn_of_coupled_rows(base: BaseModel, tasks: Sequence[str]) -> None:
+    """Warn where the base model's own loss keeps one job from being as many."""
+    is_coupled = base.config["model_conf"].get("length_normalized_loss") and base.model.ctc_weight < 1
+    if is_coupled and len(tasks) > 1:
+        what = "weighs an utterance by the others of its batch, so no task is trained as in a job of its own"
+        _LOG.warning("%s: its length_normalized_loss %s", base.path, what)
 
 
 def _take_over(path: Path, adapters: AdapterStack, base: BaseModel) -> dict[str, str]:
@@ -283,8 +294,5 @@ def write_record(folder: Path, base: BaseModel, trained: Trained, state: State, 
         versions=record.collect_versions(),
         commit=record.find_commit(),
         command=record.command_line(),
+        cpu_seconds=time.process_time(),
     ).write(folder / "run.json")
-
-
-def _count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -45,6 +45,7 @@ need_adaptkit
 [ -f "$config" ] || die 2 "no $config here; --config names the yaml"
 [ -f "$few" ] || die 2 "--few: no list '$few'; name one with a speaker a line"
 [ -z "$known" ] || [ -n "$new" ] || die 2 "--known needs --new too, for the other speakers"
+[ -z "$new" ] || [ -n "$known" ] || die 2 "--new needs --known too, for the speakers to train"
 read -r -a run <<<"${cmd:-$recipes/run.sh}"
 overrides=()
 space_overrides=() enrol_overrides=()
@@ -155,4 +156,5 @@ if is_stage 8 "reports"; then
   report "$test" one_job "${known_decoded[@]}"
   report "few_$test" one_job "${few_decoded[@]}"
   report "$new_test" none "${new_decoded[@]}"
+  adaptkit submodels cost "$expdir/one_job" "${speakers[@]/#/$expdir/jobs/}" | tee "$expdir/cost.txt"
 fi

@@ -12,6 +12,7 @@ from adaptkit.examples import BASE_TASK, read_examples
 from adaptkit.objective import Objective
 
 pytestmark = pytest.mark.espnet
+SPEAKERS = ("spk1", "spk10", "spk2")
 
 
 @pytest.fixture
@@ -38,6 +39,31 @@ def test_a_cell_has_the_errors_of_that_submodel_alone(objective, valid):
         assert {s: c.errors for s, c in report.by_speaker.items()} == dict(
             zip(matrix.speakers, matrix.errors[:, column], strict=True)
         )
+
+
+def test_words_of_an_utterance_too_short_for_the_encoder_are_deleted(objective, valid):
+    short = replace(valid, lengths=(1, *valid.lengths[1:]))
+    utterance = valid.data.utterances[0]
+    matrix = cross.measure(objective, short, 500)
+    rest = cross.measure(objective, valid.without({utterance.utt_id}), 500)
+    assert rest.speakers == matrix.speakers == SPEAKERS
+    num_words = len(utterance.text.split())
+    assert (matrix.errors - rest.errors).tolist() == [[num_words] * 4, [0] * 4, [0] * 4]
+    assert (matrix.words - rest.words).tolist() == [num_words, 0, 0]
+
+
+def test_a_set_of_which_all_is_too_short_has_all_words_deleted(objective, valid):
+    matrix = cross.measure(objective, replace(valid, lengths=(1,) * len(valid)), 500)
+    assert (matrix.rates == 100).all()
+
+
+def test_a_speaker_without_words_has_no_rate_and_divides_nothing(tmp_path):
+    matrix = cross.Matrix(("a", "b"), ("a", "b"), np.array([[1, 5, 8], [1, 0, 2]]), np.array([10, 0]))
+    assert matrix.rates[0].tolist() == [10.0, 50.0, 80.0]
+    assert np.isnan(matrix.rates[1]).all()
+    assert matrix.summary()["own"] == 10.0  # one error of a, none of b
+    assert cross.Matrix(("b",), ("b",), np.array([[1, 2]]), np.array([0])).summary() == {}
+    cross.draw(matrix, tmp_path / "matrix.png", title="")
 
 
 def test_the_summary_adds_up_by_hand():

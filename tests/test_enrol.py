@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from adaptkit.errors import CheckpointError, ConfigError, DataError
 from adaptkit.examples import number_tasks, read_examples
 from adaptkit.kaldi import datadir, subset
 from adaptkit.objective import Objective
+from adaptkit.record import RunRecord
 
 pytestmark = pytest.mark.espnet
 KNOWN, NEW = ("spk1", "spk10"), "spk2"
@@ -22,15 +24,34 @@ BANKS = {
     "hra": {"kind": "hra", "controller_width": 6},
 }
 
+of_one_bank = pytest.mark.parametrize("entry", ["table"], indirect=True)
+RUN = RunRecord(
+    name="known",
+    kind="residual",
+    tasks=list(KNOWN),
+    base_fingerprint="9f3a",
+    params_base=1000,
+    params_trainable=200,
+    params_per_task=100,
+    train_seconds=61.5,
+    peak_mb=900.0,
+    epochs=12,
+    steps=300,
+    seed=0,
+    versions={},
+    commit=None,
+    command="adaptkit train",
+)
+
 
 @pytest.fixture(params=BANKS)
-def bank(request):
+def entry(request):
     """The entry of adapters of each bank."""
     return BANKS[request.param]
 
 
 @pytest.fixture
-def known(bank, base, base_dir, corpus, new_stack, tmp_path):
+def known(entry, base, base_dir, corpus, new_stack, tmp_path):
     """An experiment whose bank knows two of the three speakers."""
     sets = {name: str(corpus / "dump" / name) for name in ("train", "valid")}
     train = {"max_epochs": 2, "lr": 0.02, "warmup_steps": 0, "task_utterances": 3}
@@ -38,11 +59,11 @@ def known(bank, base, base_dir, corpus, new_stack, tmp_path):
         "name": "known",
         "base": {"dir": str(base_dir)},
         "data": sets,
-        "adapters": [bank],
+        "adapters": [entry],
         "train": train,
     }
     experiment.save(experiment.Experiment.model_validate(content), tmp_path / "known" / "config.yaml")
-    stack = new_stack(base, **bank, tasks=KNOWN, is_trained=True)
+    stack = new_stack(base, **entry, tasks=KNOWN, is_trained=True)
     path = tmp_path / "known" / "adapter.safetensors"
     checkpoint.save(path, stack, base.fingerprint, 5, stack.state_dict())
     return tmp_path / "known"
@@ -58,6 +79,7 @@ def wanted(known, corpus):
         speakers=(NEW,),
         start="mean",
         out=None,
+        base=None,
         overrides=(),
         allow_pipes=False,
     )
@@ -138,6 +160,117 @@ def test_a_finished_enrolment_can_run_again_and_changes_nothing(wanted, known):
     assert (again.out / "adapter.safetensors").read_bytes() == before
 
 
+def test_speakers_added_one_by_one_to_an_out_are_all_in_it(wanted, known, base, new_stack):
+    stack = new_stack(
+        base, **experiment.load(known / "config.yaml").adapters[0].model_dump(), tasks=("else",)
+    )
+    checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
+    out = known.parent / "more"
+    for speaker in (NEW, "spk1", NEW):
+        enrol.add(replace(wanted, speakers=(speaker,), out=out), device="cpu")
+    assert read(out).tasks == ("else", NEW, "spk1")
+    run = RunRecord.read(out / "run.json")
+    assert run.tasks == ["else", NEW, "spk1"]
+    assert run.params_trainable == 2 * run.params_per_task
+
+
+def test_a_bank_that_was_lost_is_made_again_of_what_was_trained(wanted, known):
+    more = replace(wanted, out=known.parent / "more")
+    enrol.add(more, device="cpu")
+    before = content(more.out)
+    for name in ("adapter.safetensors", "config.yaml"):
+        (more.out / name).unlink()
+    enrol.add(more, device="cpu")
+    assert content(more.out) == before
+
+
+def test_a_finished_enrolment_in_place_can_run_again_and_changes_nothing(wanted, known):
+    enrol.add(wanted, device="cpu")
+    before = content(known)
+    enrol.add(wanted, device="cpu")
+    assert content(known) == before
+
+
+def test_a_speaker_in_place_is_appended_again_where_the_bank_was_written_without(wanted, known):
+    without = (known / "adapter.safetensors").read_bytes()
+    enrol.add(wanted, device="cpu")
+    before = content(known)
+    (known / "adapter.safetensors").write_bytes(without)
+    enrol.add(wanted, device="cpu")
+    assert content(known) == before
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@of_one_bank
+@pytest.mark.parametrize(
+    "names", [("adapter.safetensors",), ("model.pth",), ("state.safetensors", "added/x")]
+)
+def test_an_out_that_holds_something_else_is_refused_and_stays(wanted, known, names):
+    out = known.parent / "other"
+    for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(b"of something else")
+    before = content(out)
+    with pytest.raises(CheckpointError, match=f"holds {names[0]} of something else"):
+        enrol.add(replace(wanted, out=out), device="cpu")
+    assert content(out) == before
+
+
+@of_one_bank
+def test_an_out_of_another_experiment_is_refused_and_stays(wanted, known, base, new_stack):
+    out = known.parent / "more"
+    enrol.add(replace(wanted, out=out), device="cpu")
+    before = content(out)
+    stack = new_stack(base, **BANKS["table"], tasks=KNOWN)  # of the same tasks and sizes
+    checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
+    with pytest.raises(CheckpointError, match="not a bank of the speakers of"):
+        enrol.add(replace(wanted, out=out), device="cpu")
+    assert content(out) == before
+
+
+@of_one_bank
+@pytest.mark.parametrize("is_done", [False, True])
+def test_in_place_is_refused_until_the_training_is_over(wanted, known, is_done):
+    checkpoint.write_tensors(known / "state.safetensors", {}, {"state": {"is_done": is_done}})
+    if is_done:
+        enrol.add(wanted, device="cpu")
+        assert read(known).tasks == (*KNOWN, NEW)
+        return
+    with pytest.raises(CheckpointError, match="its training is not over"):
+        enrol.add(wanted, device="cpu")
+    assert not (known / "added").exists()
+
+
+@of_one_bank
+def test_in_place_the_record_counts_the_new_speaker(wanted, known):
+    RUN.write(known / "run.json")
+    enrol.add(wanted, device="cpu")
+    stack = {name: weight[0] for name, weight in read(known).weights.items()}
+    num_each = sum(weight.numel() for weight in stack.values())
+    changed = {"tasks": [*KNOWN, NEW], "params_trainable": 200 + num_each}
+    assert RunRecord.read(known / "run.json") == replace(RUN, **changed)
+
+
+@of_one_bank
+@pytest.mark.parametrize("kind", ["full", "bitfit"])
+def test_adapters_of_which_speakers_own_nothing_are_refused(wanted, known, base, new_stack, kind):
+    stack = new_stack(base, kind, per_task=False, tasks=KNOWN)
+    checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
+    with pytest.raises(ConfigError, match=f"share all of {kind}"):
+        enrol.add(wanted, device="cpu")
+
+
+@of_one_bank
+def test_an_out_that_is_the_current_folder_gives_its_name(wanted, known, base_dir, monkeypatch):
+    (known.parent / "here").mkdir()
+    monkeypatch.chdir(known.parent / "here")
+    enrol.add(replace(wanted, out=Path(), base=base_dir), device="cpu")
+    assert experiment.load(Path("config.yaml")).name == "here"
+
+
 def test_mean_is_the_mean_of_what_the_known_own(known, wanted, base, corpus):
     stack = checkpoint.restore(read(known), base, known)
     examples = only(read_examples(corpus / "dump/train", base), NEW)
@@ -169,6 +302,18 @@ def test_nearest_is_the_one_with_the_lowest_loss(known, base, corpus):
     assert enrol.find_nearest(stack, examples, NEW) == losses.index(min(losses))
 
 
+def test_a_known_speaker_whose_loss_is_no_number_is_not_the_nearest(known, base, corpus):
+    stack = checkpoint.restore(read(known), base, known)
+    examples = only(read_examples(corpus / "dump/train", base), NEW)
+    for index, expected in ((0, 1), (1, None)):
+        for _, table in task_parameters(stack):
+            table[index] = torch.nan
+        if expected is not None:
+            assert enrol.find_nearest(stack, examples, NEW) == expected
+    with pytest.raises(DataError, match="no known speaker's weights give spk2-00, .* a finite loss"):
+        enrol.find_nearest(stack, examples, NEW)
+
+
 def test_a_validation_set_chooses_the_weights(wanted, known, corpus):
     chosen = replace(wanted, valid=corpus / "dump/valid", out=known.parent / "chosen")
     enrol.add(chosen, device="cpu")
@@ -184,6 +329,7 @@ def test_a_validation_set_chooses_the_weights(wanted, known, corpus):
         ({"speakers": ("spk1",)}, CheckpointError, "knows spk1 already"),
         ({"start": "middle"}, ConfigError, "mean, nearest, new"),
         ({"overrides": ("adapters.0.bottleneck=9",)}, ConfigError, "drop it"),
+        ({"overrides": ("train.patience=2",)}, ConfigError, "nothing is validated without --valid"),
     ],
 )
 def test_what_cannot_be_enrolled_is_refused(wanted, known, changes, error, match):

@@ -68,10 +68,12 @@ class Adapter(nn.Module):
     def choose_tasks(self, task_ids: Tensor | None) -> None:
         """Choose the task of every row (B,) of the passes that follow, or of none once they are over."""
         self.task_ids = task_ids
-        if self.space is not None and task_ids is not None:
-            self.space.make(task_ids)
-        elif self.space is not None:
+        if self.space is None or self.wants == {"weight"}:  # whose differences are read outside of passes
+            return
+        if task_ids is None:
             self.space.forget()
+        else:
+            self.space.make(task_ids)
 
     def alone(self, task: int) -> AbstractContextManager[None]:
         """Choose one task outside of any pass, for what reads its weights by `TaskOwned.of`."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.cli.options import Device, choose_device
+from adaptkit.cli.options import AllowPipes, Device, choose_device
 
 
 def register(app: typer.Typer) -> None:
@@ -19,12 +19,14 @@ def cross(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; EXP/cross_<set> if not given.")
     ] = None,
+    base: Annotated[Path | None, typer.Option(help="The base model, where it has moved.")] = None,
     per_speaker: Annotated[
         int | None, typer.Option(min=1, help="Most utterances of a speaker; all if not given.")
     ] = None,
     batch_frames: Annotated[
         int, typer.Option(min=1, help="Feature frames of a batch, with padding.")
     ] = 12000,
+    allow_pipes: AllowPipes = False,
     device: Device = "auto",
 ) -> None:
     """Recognise every speaker with every other's Submodel: a table of errors, a picture and a summary.
@@ -33,8 +35,16 @@ def cross(
     """
     from adaptkit import cross as library
 
-    options = {"per_speaker": per_speaker, "batch_frames": batch_frames, "device": choose_device(device)}
-    matrix = library.cross(exp, data, out, **options)
+    wanted = library.Wanted(
+        exp=exp,
+        data=data,
+        out=out or exp / f"cross_{data.name}",
+        base=base,
+        per_speaker=per_speaker,
+        batch_frames=batch_frames,
+        allow_pipes=allow_pipes,
+    )
+    matrix = library.cross(wanted, device=choose_device(device))
     for name, rate in matrix.summary().items():
         typer.echo(f"{name:24} {rate:7.2f} % WER")
-    typer.echo(out or exp / f"cross_{data.name}")
+    typer.echo(wanted.out)

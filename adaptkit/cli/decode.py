@@ -26,8 +26,9 @@ def decode(
         Path | None, typer.Option(metavar="DIR", help="A folder of Submodels, loaded as speakers need them.")
     ] = None,
     submodel_mb: Annotated[
-        int, typer.Option(min=1, help="MiB that Submodels take in memory; what was used last stays.")
-    ] = 1024,
+        int | None,
+        typer.Option(min=1, help="MiB that Submodels may take in memory; 1024 if not given."),
+    ] = None,
     unknown_task: Annotated[
         str, typer.Option(help="error, or base: leave unknown tasks to the base.")
     ] = "error",

@@ -28,6 +28,7 @@ def add(
     out: Annotated[
         Path | None, typer.Option(help="Folder for a bank with them; EXP's own takes them if not given.")
     ] = None,
+    base: Annotated[Path | None, typer.Option(help="The base model, where it has moved.")] = None,
     overrides: Overrides = None,
     allow_pipes: AllowPipes = False,
     device: Device = "auto",
@@ -45,6 +46,7 @@ def add(
         speakers=tuple(speaker or ()),
         start=start,
         out=out,
+        base=base,
         overrides=tuple(overrides or ()),
         allow_pipes=allow_pipes,
     )

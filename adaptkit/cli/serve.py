@@ -19,7 +19,7 @@ def serve(
     submodels: Annotated[Path, typer.Option(help="Folder of Submodels; new files there are picked up.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
-    submodel_mb: Annotated[float, typer.Option(min=0, help="Memory for Submodels, in MiB.")] = 1024,
+    submodel_mb: Annotated[float, typer.Option(min=0, help="Most memory for Submodels, in MiB.")] = 1024,
     unknown_speaker: Annotated[
         str, typer.Option(help="404, or base: leave unknown speakers to the base.")
     ] = "404",
@@ -30,7 +30,9 @@ def serve(
     max_body_mb: Annotated[float, typer.Option(min=0.001, help="Longest body, in MB.")] = 10,
     max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest audio.")] = 60,
     max_queue: Annotated[int, typer.Option(min=1, help="Most requests under way at once.")] = 256,
-    timeout_sec: Annotated[float, typer.Option(min=0.01, help="Longest time to an answer.")] = 30,
+    timeout_sec: Annotated[
+        float, typer.Option(min=0.01, help="Longest time to an answer, or without a request.")
+    ] = 30,
     refresh_sec: Annotated[float, typer.Option(min=0.01, help="Time between looks at the folder.")] = 2,
     preload: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Load this speaker's now, and keep it.")

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from adaptkit.cli import cross, enrol
+from adaptkit.cli import cost, cross, enrol
 
 app = typer.Typer(
     help="Enrol speakers; export, merge and list Submodels, a small file for each.", no_args_is_help=True
 )
-for module in (enrol, cross):
+for module in (enrol, cross, cost):
     module.register(app)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of Submodels.")]
@@ -33,10 +33,10 @@ def export(
 
     from adaptkit import experiment
     from adaptkit.base import checkpoint
-    from adaptkit.submodels import folders as submodel
+    from adaptkit.submodels import folders
 
     loaded = checkpoint.load(base or experiment.load(exp / "config.yaml").base.dir)
-    written = submodel.export(exp / "adapter.safetensors", loaded, folder, tasks=task)
+    written = folders.export(exp / "adapter.safetensors", loaded, folder, tasks=task)
     logging.getLogger(__name__).info("%s: %d Submodels written", folder, len(written))
     typer.echo(folder)
 
@@ -57,9 +57,9 @@ def merge(
     import logging
 
     from adaptkit.base import checkpoint
-    from adaptkit.submodels import folders as submodel
+    from adaptkit.submodels import folders
 
-    merged = submodel.merge(folder, checkpoint.load(base), out, skip_problems=skip_problems)
+    merged = folders.merge(folder, checkpoint.load(base), out, skip_problems=skip_problems)
     log = logging.getLogger(__name__)
     for entry in merged.left_out:
         log.warning("%s: left out: %s", entry.path, entry.problem)
@@ -86,11 +86,11 @@ def list_files(
     from dataclasses import asdict
 
     from adaptkit.base import checkpoint
-    from adaptkit.submodels import folders as submodel
+    from adaptkit.submodels import folders
 
-    entries = submodel.check(folder, checkpoint.load(base) if base else None)
+    entries = folders.check(folder, checkpoint.load(base) if base else None)
     if form == "json":
         typer.echo(json.dumps([asdict(entry) for entry in entries], indent=1, default=str))
     else:
-        typer.echo(submodel.render(entries))
-    logging.getLogger(__name__).info("%s: %s", folder, submodel.summarise(entries))
+        typer.echo(folders.render(entries))
+    logging.getLogger(__name__).info("%s: %s", folder, folders.summarise(entries))

@@ -1,8 +1,22 @@
 """What the server answers, as the OpenAPI page describes it, and refusals with their HTTP status."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from adaptkit.errors import AdaptkitError
+
+
+def escape(text: Any) -> Any:
+    r"""Write what is no UTF-8, in the name of a file or of a task, as json can hold it.
+
+    >>> escape("caf\udce9.safetensors")
+    'caf\\udce9.safetensors'
+    """
+    return text.encode(errors="backslashreplace").decode() if isinstance(text, str) else text
+
+
+Text = Annotated[str, BeforeValidator(escape)]
 
 
 class Refusal(AdaptkitError):
@@ -34,7 +48,7 @@ class Timings(Answer):
 class SubmodelUsed(Answer):
     """The Submodel that an utterance went through."""
 
-    task: str = Field(description="whose it is")
+    task: Text = Field(description="whose it is")
     step: int = Field(description="optimiser steps behind it")
     kind: str = Field(description="kinds of adapter, joined as they act")
     base_fingerprint: str = Field(description="the first digits of the fingerprint of its base model")
@@ -55,21 +69,21 @@ class Failure(Answer):
     """Why a request was refused."""
 
     status: int = Field(description="the HTTP status once more")
-    message: str = Field(description="where, what, and what would mend it")
+    message: Text = Field(description="where, what, and what would mend it")
 
 
 class KnownSubmodel(Answer):
     """A Submodel that requests can name."""
 
-    speaker: str
+    speaker: Text
     resident: bool = Field(description="whether it is in memory now")
 
 
 class UnusableFile(Answer):
     """A file in the folder that cannot be used."""
 
-    name: str = Field(description="the speaker, or the file where that is unknown")
-    reason: str
+    name: Text = Field(description="the speaker, or the file where that is unknown")
+    reason: Text
 
 
 class Submodels(Answer):
@@ -84,7 +98,7 @@ class Submodels(Answer):
 class Health(Answer):
     """Whether requests are served."""
 
-    ready: bool
+    ready: bool = Field(description="whether the model takes requests, and new Submodels are looked for")
     base_fingerprint: str
     num_known: int = Field(description="Submodels that requests can name")
     queue_length: int = Field(description="requests that wait for the model")

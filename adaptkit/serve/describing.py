@@ -1,5 +1,6 @@
 """What the OpenAPI page says beyond the types: statuses, examples, the body, and the same as a small page."""
 
+import re
 from html import escape
 from typing import Any
 
@@ -104,7 +105,7 @@ def answered(example: dict[str, Any], meaning: str) -> dict[str, Any]:
 
 def render(schema: dict[str, Any]) -> str:
     """Write the OpenAPI description as a page that loads nothing from elsewhere."""
-    about = "".join(f"<p>{escape(part)}</p>" for part in schema["info"]["description"].split("\n\n"))
+    about = "".join(f"<p>{_mark_up(part)}</p>" for part in schema["info"]["description"].split("\n\n"))
     routes = "".join(
         _route(verb, path, operation)
         for path, verbs in schema["paths"].items()
@@ -122,5 +123,12 @@ def _route(verb: str, path: str, operation: dict[str, Any]) -> str:
     if "requestBody" in operation:
         parameters.append(f"body: {operation['requestBody']['description']}")
     answers = [f"{status}: {answer['description']}" for status, answer in operation["responses"].items()]
-    items = "".join(f"<li>{escape(line)}</li>" for line in (*parameters, *answers))
-    return f"<h2>{verb.upper()} {escape(path)}</h2><p>{escape(operation['description'])}</p><ul>{items}</ul>"
+    items = "".join(f"<li>{_mark_up(line)}</li>" for line in (*parameters, *answers))
+    return (
+        f"<h2>{verb.upper()} {escape(path)}</h2><p>{_mark_up(operation['description'])}</p><ul>{items}</ul>"
+    )
+
+
+def _mark_up(text: str) -> str:
+    """Write text as HTML, with what stands between backticks as code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))

@@ -7,12 +7,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 
 from adaptkit.base import checkpoint
 from adaptkit.errors import AdaptkitError
 from adaptkit.serve.app import create_app
+from adaptkit.serve.connections import TimedConnection
 from adaptkit.serve.service import Service
 from adaptkit.serve.settings import Settings
 
@@ -27,7 +29,7 @@ def serve(settings: Settings, *, device: str) -> None:
     ):
         config = uvicorn.Config(
             create_app(service),
-            http="h11",
+            http=partial(TimedConnection, timeout_sec=settings.limits.timeout_sec),
             ws="none",
             lifespan="off",
             log_config=None,  # logging is set up already

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
@@ -56,9 +56,8 @@ class Service:
         self.num_open = 0  # requests under way, from their arrival to their answer
         self._options = None if base.features is None else FbankOptions.from_dict(base.features)
         self._readers = ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="audio")
-        self._watch = Watch(self.speakers, settings.refresh_sec)
-        describe, on_batch = self.speakers.describe, self.metrics.batch_size.observe
-        self._worker = Worker(base, self.cache, self.queue, describe=describe, on_batch=on_batch)
+        self._watch = Watch(self.speakers.refresh, settings.refresh_sec)
+        self._worker = Worker(base, self.cache, self.queue, on_batch=self.metrics.batch_size.observe)
 
     def __enter__(self) -> "Service":
         with self.cache.using(self._preload):
@@ -88,7 +87,7 @@ class Service:
     def health(self) -> Health:
         """Describe the state of the server."""
         return Health(
-            ready=self._worker.is_alive,
+            ready=self._worker.is_alive and self._watch.is_alive,
             base_fingerprint=self.base.fingerprint,
             num_known=len(self.speakers.names),
             queue_length=len(self.queue),
@@ -125,7 +124,8 @@ class Service:
             return await asyncio.wrap_future(waiting.found)
         except CheckpointError as error:  # gone or found damaged since the request came
             self.speakers.take_stock()
-            self.speakers.choose(waiting.speaker)
+            if self.speakers.choose(waiting.speaker) != waiting.speaker:  # but the base
+                return await self._find(replace(waiting, speaker=None, found=Future()))
             raise Refusal(409, self.speakers.without_folder(str(error))) from error
         finally:
             self.queue.drop(waiting)

@@ -2,17 +2,16 @@
 
 import logging
 from bisect import bisect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Event, Thread
 
 from adaptkit.errors import AdaptkitError, listed, nearest
-from adaptkit.serve.answers import Refusal, SubmodelUsed
+from adaptkit.serve.answers import Refusal
 from adaptkit.submodels.cache import SubmodelCache
-from adaptkit.submodels.files import file_name, read_head
+from adaptkit.submodels.files import file_name
 
 _NEIGHBOURS = 100  # names before and after an unknown one that are compared with it; 10,000 take 0.2 s
-_DIGITS = 12  # of a fingerprint, enough to tell base models apart
 _LOG = logging.getLogger(__name__)
 
 
@@ -21,7 +20,6 @@ class Speakers:
 
     def __init__(self, cache: SubmodelCache, folder: Path, *, unknown: str):
         self._cache, self._folder, self._unknown = cache, folder, unknown
-        self._described: dict[str, SubmodelUsed] = {}
         self.names: list[str] = []  # that have a sound Submodel, sorted
         self._known: frozenset[str] = frozenset()
         self._problems: Mapping[str, str] = {}
@@ -43,20 +41,9 @@ class Speakers:
             return None
         raise Refusal(404, f"speaker: there is no Submodel of '{speaker}'{self._hint(speaker)}")
 
-    def describe(self, task: str) -> SubmodelUsed:
-        """Say of a Submodel what an answer tells about it."""
-        if task not in self._described:
-            head, _ = read_head(self._folder / file_name(task))
-            fingerprint = head.base_fingerprint[:_DIGITS]
-            used = SubmodelUsed(task=task, step=head.step, kind=head.kind, base_fingerprint=fingerprint)
-            self._described[task] = used
-        return self._described[task]
-
     def refresh(self) -> None:
         """Look at the folder again."""
         changed = self._cache.refresh()
-        for task in changed:
-            self._described.pop(task, None)
         if changed:
             _LOG.info("%s: new, changed or gone: %s", self._folder, listed(changed))
         self.take_stock()
@@ -79,14 +66,19 @@ class Speakers:
 class Watch:
     """A thread that looks at the folder again and again, so that no restart is needed for a new file."""
 
-    def __init__(self, speakers: Speakers, every_sec: float):
-        self._speakers, self._every_sec = speakers, every_sec
+    def __init__(self, look: Callable[[], None], every_sec: float):
+        self._look, self._every_sec = look, every_sec
         self._closing = Event()
         self._thread = Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
         """Begin to look."""
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Say whether it looks."""
+        return self._thread.is_alive()
 
     def close(self) -> None:
         """Stop looking."""
@@ -97,9 +89,9 @@ class Watch:
         said = ""
         while not self._closing.wait(self._every_sec):
             try:
-                self._speakers.refresh()
+                self._look()
                 said = ""
-            except AdaptkitError as error:  # the folder may be back at the next look
+            except Exception as error:  # a bug, or a folder that may be back: there is another look to come
                 if str(error) != said:
-                    _LOG.warning("%s", error)
+                    _LOG.warning("%s", error, exc_info=not isinstance(error, AdaptkitError))
                 said = str(error)

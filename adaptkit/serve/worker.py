@@ -19,7 +19,9 @@ from adaptkit.objective import Objective
 from adaptkit.serve.answers import Refusal, SubmodelUsed
 from adaptkit.serve.batching import Found, Queue, Waiting
 from adaptkit.submodels.cache import SubmodelCache
+from adaptkit.submodels.files import Submodel
 
+_DIGITS = 12  # of a fingerprint, enough to tell base models apart
 _LOG = logging.getLogger(__name__)
 
 
@@ -32,11 +34,10 @@ class Worker:
         cache: SubmodelCache,
         queue: Queue,
         *,
-        describe: Callable[[str], SubmodelUsed],
         on_batch: Callable[[int], None],
     ):
         self._cache, self._queue, self._tokens = cache, queue, base.tokens
-        self._describe, self._on_batch = describe, on_batch
+        self._on_batch = on_batch
         self._device = next(base.model.parameters()).device
         self._objective = Objective(base, cache.stack).eval()
         self._thread = Thread(target=self._run, name="model", daemon=True)
@@ -89,20 +90,21 @@ class Worker:
         with self._cache.using(speakers) as slots:
             loaded = perf_counter()
             paths = self._objective.search(replace(collated, task_ids=tuple(slots)).to(self._device))
+            used = [None if slot == BASE_TASK else _describe(self._cache.describe(slot)) for slot in slots]
         done = perf_counter()
         num_speakers = len({speaker for speaker in speakers if speaker is not None})
         return [
             Found(
                 text=self._text(path),
                 score=path.score,
-                submodel=None if item.speaker is None else self._describe(item.speaker),
+                submodel=submodel,
                 queue_sec=taken - item.since_sec,
                 load_sec=loaded - taken,
                 model_sec=done - loaded,
                 batch_size=len(batch),
                 batch_speakers=num_speakers,
             )
-            for item, path in zip(batch, paths, strict=True)
+            for item, path, submodel in zip(batch, paths, used, strict=True)
         ]
 
     def _text(self, path: Path) -> str:
@@ -115,6 +117,14 @@ def _collate(batch: Sequence[Waiting]) -> Batch:
     utterances = [Utterance(f"row{row}", item.speaker or "", "", "") for row, item in enumerate(batch)]
     return collate(
         [Example(u, BASE_TASK, item.inputs, nothing) for u, item in zip(utterances, batch, strict=True)]
+    )
+
+
+def _describe(submodel: Submodel) -> SubmodelUsed:
+    """Say of a Submodel what an answer tells about it."""
+    fingerprint = submodel.base_fingerprint[:_DIGITS]
+    return SubmodelUsed(
+        task=submodel.task, step=submodel.step, kind=submodel.kind, base_fingerprint=fingerprint
     )
 
 

@@ -8,61 +8,58 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Condition, Lock
 
-from adaptkit.adapters import api
-from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError, nearest
+from adaptkit.submodels import bank
+from adaptkit.submodels.counts import CacheStats, Counts
+from adaptkit.submodels.files import Submodel
 from adaptkit.submodels.slots import Resident, Slots
 from adaptkit.submodels.watch import File, SubmodelFolder
 
 _MOST_SLOTS = 65536  # a Submodel of a space is a few numbers, and every slot has a name
 
 
-@dataclass(frozen=True)
-class CacheStats:
-    """What a cache holds now, and what it has done since it was made."""
-
-    num_slots: int
-    num_known: int = 0
-    num_resident: int = 0  # with those on their way
-    num_pinned: int = 0
-    resident_bytes: int = 0
-    hits: int = 0  # asked for and in a slot, or already on its way there
-    misses: int = 0
-    waits: int = 0  # times that somebody waited for slots that others held
-    evictions: int = 0
-    loads: int = 0
-    failures: int = 0  # loads that ended in an error
-    load_seconds: float = 0.0  # of all loads, from disk into the slot
-    load_seconds_max: float = 0.0
-
-
 class SubmodelCache:
     """The Submodels of a folder, as many of them in memory as `budget_bytes` hold; safe with threads.
 
+    A budget that holds none is refused. On CPU a slot takes memory from its first use on, on CUDA all do now.
     `stack` is what a model is hooked with. Passes through it are one at a time, since `stack.for_tasks`
     chooses their rows' slots; loading goes on meanwhile. On CUDA passes run on the default stream, on which
     Submodels are copied too.
     """
 
-    def __init__(self, folder: Path, base: BaseModel, *, budget_bytes: int, num_threads: int = 2):
+    def __init__(
+        self,
+        folder: Path,
+        base: BaseModel,
+        *,
+        budget_bytes: int,
+        most_slots: int = _MOST_SLOTS,
+        num_threads: int = 2,
+    ):
         self._folder = SubmodelFolder(folder, base)
         self.bytes_each = self._folder.bytes_each
-        self.num_slots = max(1, min(budget_bytes // max(1, self.bytes_each), _MOST_SLOTS))
-        self.stack = self._build(base)
+        if budget_bytes < self.bytes_each:
+            raise ConfigError(
+                f"{folder}: a Submodel takes {self.bytes_each:,} bytes, and {budget_bytes:,} are allowed; "
+                f"--submodel-mb {self.megabytes(1)} would do"
+            )
+        self.num_slots = min(budget_bytes // max(1, self.bytes_each), most_slots, _MOST_SLOTS)
+        self.stack = bank.build(self._folder.shared, base, self.num_slots)
         self._tables = {name: table.detach() for name, table in task_parameters(self.stack)}
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="submodels")
         self._refreshing = Lock()
         self._changed = Condition()  # guards all below, and what the folder says
         self._slots = Slots(self.num_slots)
         self._queue: deque[object] = deque()  # who waits for slots, in turn
-        self._stats = CacheStats(self.num_slots)
+        self._heads: dict[int, Submodel] = {}  # of what lies in the slots, without weights
+        self._counts = Counts()
         self._is_closed = False
         self.refresh()
 
@@ -156,16 +153,21 @@ class SubmodelCache:
                 self._slots.leave(held)
                 self._changed.notify_all()
 
+    def describe(self, slot: int) -> Submodel:
+        """Give the Submodel that lies in a slot, without its weights; inside `using` it is the one used."""
+        return self._heads[slot]
+
     def stats(self) -> CacheStats:
         """Count what the cache holds now, and what it has done."""
         with self._changed:
-            return replace(
-                self._stats,
+            return CacheStats(
+                num_slots=self.num_slots,
                 num_known=len(self._folder.known()),
                 num_resident=len(self._slots.residents),
                 num_pinned=len(self._slots.pinned),
                 resident_bytes=len(self._slots.residents) * self.bytes_each,
                 evictions=self._slots.num_evicted,
+                **vars(self._counts),
             )
 
     def megabytes(self, num_submodels: int) -> int:
@@ -179,16 +181,6 @@ class SubmodelCache:
             self._changed.notify_all()
         self._executor.shutdown(cancel_futures=True)
 
-    def _build(self, base: BaseModel) -> AdapterStack:
-        """Build the bank, with the weights that all Submodels share."""
-        names = [f"slot {slot}" for slot in range(self.num_slots)]
-        stack = api.build(self._folder.shared.adapters, base.sites, names, seed=None)
-        stack = stack.to(next(base.model.parameters()).device).eval().requires_grad_(False)
-        weights = stack.state_dict()  # they are the stack's own, not copies
-        for name, tensor in self._folder.shared.weights.items():
-            weights[name].copy_(tensor)
-        return stack
-
     def _hold(self, wanted: Sequence[str]) -> list[Resident]:
         """Take slots for all tasks at once, in turn; those that had none are loading."""
         turn = object()
@@ -196,12 +188,13 @@ class SubmodelCache:
             self._queue.append(turn)
             try:
                 if not self._is_over(turn, wanted):
-                    self._count(waits=1)
+                    self._counts.waits += 1
                     self._changed.wait_for(lambda: self._is_over(turn, wanted))
                 strange = self._find_strange(wanted)
                 if not strange:
                     num_hits = sum(task in self._slots.residents for task in wanted)
-                    self._count(hits=num_hits, misses=len(wanted) - num_hits)
+                    self._counts.hits += num_hits
+                    self._counts.misses += len(wanted) - num_hits
                     self._load_ahead(wanted)
                     return self._slots.hold(wanted)
             finally:
@@ -242,18 +235,20 @@ class SubmodelCache:
             self._changed.notify_all()
 
     def _fill(self, slot: int, file: File) -> None:
-        weights = self._folder.read(file)
+        submodel = self._folder.read(file)
         for name, table in self._tables.items():
-            table[slot].copy_(weights[name])
+            table[slot].copy_(submodel.weights[name])
+        self._heads[slot] = replace(submodel, weights={})
 
     def _note(self, resident: Resident, seconds: float) -> None:
         """Count a load, and keep the reason why it failed."""
+        counts = self._counts
         if resident.error is None:
-            self._count(loads=1, load_seconds=seconds)
-            longest = max(self._stats.load_seconds_max, seconds)
-            self._stats = replace(self._stats, load_seconds_max=longest)
+            counts.loads += 1
+            counts.load_seconds += seconds
+            counts.load_seconds_max = max(counts.load_seconds_max, seconds)
             return
-        self._count(failures=1)
+        counts.failures += 1
         if isinstance(resident.error, AdaptkitError):
             self._folder.spoil(resident.file, str(resident.error))
 
@@ -283,9 +278,4 @@ class SubmodelCache:
         return ConfigError(
             f"{num} Submodels of {self.bytes_each:,} bytes are to be in memory ({what}), and "
             f"{self.num_slots} may be; --submodel-mb {self.megabytes(num)} would do"
-        )
-
-    def _count(self, **more: float) -> None:
-        self._stats = replace(
-            self._stats, **{name: getattr(self._stats, name) + n for name, n in more.items()}
         )

@@ -34,6 +34,7 @@ SHARED_FILE = "+shared.safetensors"  # no task's: their names have + before a di
 SUFFIX = ".safetensors"
 _FORMAT = 1
 _LONGEST = 180  # bytes of a task in a file name; file systems allow 255, and a partial file's is longer
+_MALFORMED = (KeyError, TypeError, ValueError, RecursionError)  # what a header of others brings about
 _MADE_BY = "'adaptkit submodels export' writes it"
 
 
@@ -131,7 +132,7 @@ def read_head(path: Path) -> tuple[Submodel, int]:
         with safe_open(path, framework="pt") as file:
             header = dict(json.loads(file.metadata()["adaptkit"]))
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+    except (SafetensorError, OSError, *_MALFORMED):
         header, weights = _read(path, "submodel")  # which says why
         return _parse(path, header), sum(weight.numel() for weight in weights.values())
     _check_format(path, header, "submodel")
@@ -156,7 +157,7 @@ def read_shared(folder: Path) -> Shared:
     header, weights = _read(path, "shared")
     try:
         return Shared(_read_configs(json.dumps(header["adapters"])), header["base_fingerprint"], weights)
-    except (KeyError, TypeError, ValueError) as error:
+    except _MALFORMED as error:
         raise CheckpointError(
             f"{path}: the header is not whole: {error}; export into a new folder"
         ) from error
@@ -170,9 +171,9 @@ def _write(path: Path, header: Mapping[str, Any], weights: Mapping[str, Tensor])
 
 def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read header and weights, and check the seal."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; {_MADE_BY}")
     try:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file; {_MADE_BY}")
         weights, header = checkpoint.read_tensors(path)
     except OSError as error:
         raise CheckpointError(describe(error, path)) from error
@@ -202,7 +203,7 @@ def _parse(path: Path, header: Mapping[str, Any]) -> Submodel:
         task, base_fingerprint, shared = words
         adapters = _read_configs(json.dumps(header["adapters"]))
         return Submodel(task, adapters, base_fingerprint, shared, header["step"], {})
-    except (KeyError, TypeError, ValueError) as error:
+    except _MALFORMED as error:
         raise CheckpointError(f"{path}: the header is not whole: {error}; export it again") from error
 
 

@@ -4,7 +4,7 @@ A folder goes with one configuration, one base model and one set of shared weigh
 `files.Shared` tells. A file that does not has a problem, and the others can be used.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,37 +20,12 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.checkpoint import AdapterFile
 from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
 from adaptkit.experiment import Experiment
-from adaptkit.files import stamp
 from adaptkit.layout import aligned
 from adaptkit.progress import counting
-from adaptkit.submodels.files import (
-    SHARED_FILE,
-    SUFFIX,
-    Shared,
-    Submodel,
-    file_name,
-    name_task,
-    read,
-    read_head,
-    read_shared,
-    write,
-    write_shared,
-)
+from adaptkit.submodels.files import SHARED_FILE, Shared, Submodel, read_shared, write, write_shared
+from adaptkit.submodels.terms import Entry, Terms, find_files, reason
 
 _THREADS = 8  # that read and write files; most of the time is the disk's
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file in a folder of Submodels."""
-
-    path: Path
-    task: str
-    kind: str
-    num_parameters: int
-    num_bytes: int
-    base_fingerprint: str
-    problem: str  # why it cannot be used, and what would mend that; nothing where it can
 
 
 @dataclass(frozen=True)
@@ -86,7 +61,7 @@ def export(
 
 def scan(folder: Path, base: BaseModel | None = None) -> list[Entry]:
     """List the Submodels of a folder by task, of their headers alone: damage to weights is not seen."""
-    return _scan(folder, read_shared(folder), base)
+    return _scan(folder, Terms(read_shared(folder), base))
 
 
 def check(folder: Path, base: BaseModel | None = None) -> list[Entry]:
@@ -151,9 +126,8 @@ def _start(folder: Path, shared: Shared) -> None:
         )
 
 
-def _scan(folder: Path, shared: Shared, base: BaseModel | None) -> list[Entry]:
-    paths = [path for path in folder.glob(f"*{SUFFIX}") if not _is_apart(path)]
-    return sorted((_inspect(path, shared, base) for path in paths), key=lambda e: (e.task, e.path.name))
+def _scan(folder: Path, terms: Terms) -> list[Entry]:
+    return sorted(map(terms.inspect, find_files(folder)), key=lambda entry: (entry.task, entry.path.name))
 
 
 def _cut(file: AdapterFile, shared: Shared, number: int) -> Submodel:
@@ -164,69 +138,24 @@ def _cut(file: AdapterFile, shared: Shared, number: int) -> Submodel:
     )
 
 
-def _is_apart(path: Path) -> bool:
-    """Tell whether a file is no Submodel by its name: what they share, and what a killed run left."""
-    return path.name == SHARED_FILE or path.name.startswith(".")
-
-
-def _inspect(path: Path, shared: Shared, base: BaseModel | None) -> Entry:
-    """Look at a file without its weights."""
-    named, num_bytes = name_task(path), sum(stamp(path)[:1])
-    try:
-        submodel, num_parameters = read_head(path)
-    except CheckpointError as error:
-        return Entry(path, named, "", 0, num_bytes, "", _reason(path, error))
-    is_own = path.name == file_name(submodel.task)
-    return Entry(
-        path=path,
-        task=submodel.task if is_own else named,
-        kind=submodel.kind,
-        num_parameters=num_parameters,
-        num_bytes=num_bytes,
-        base_fingerprint=submodel.base_fingerprint,
-        problem=_find_problem(submodel, shared, base) if is_own else _renamed(submodel.task),
-    )
-
-
-def _find_problem(submodel: Submodel, shared: Shared, base: BaseModel | None) -> str:
-    difference = shared.difference(submodel)
-    if difference:
-        return f"{difference} as {SHARED_FILE} says; move it to a folder of its own kind"
-    if base is not None and base.fingerprint != submodel.base_fingerprint:
-        return (
-            f"of the base model {submodel.base_fingerprint}, {base.path} is {base.fingerprint}; give its own"
-        )
-    return ""
-
-
-def _renamed(task: str) -> str:
-    return f"holds the Submodel of {task!r}; rename it to {file_name(task)}, or export it again"
-
-
-def _reason(path: Path, error: CheckpointError) -> str:
-    return str(error).removeprefix(f"{path}: ")
-
-
 def _open_all(folder: Path, shared: Shared, base: BaseModel | None) -> list[tuple[Entry, Submodel | None]]:
     """Read the Submodels of a folder whole; None stands for one with a problem."""
-    shapes = None
+    terms = Terms(shared, base)
     if base is not None and base.fingerprint == shared.base_fingerprint:
         stack = api.build(shared.adapters, base.sites, ("one",), seed=None)
         shapes = {name: weight.shape[1:] for name, weight in task_parameters(stack)}
+        terms = Terms(shared, base, shapes)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(partial(_open, shapes=shapes), _scan(folder, shared, base)))
+        return list(pool.map(partial(_open, terms), _scan(folder, terms)))
 
 
-def _open(entry: Entry, shapes: Mapping[str, torch.Size] | None) -> tuple[Entry, Submodel | None]:
+def _open(terms: Terms, entry: Entry) -> tuple[Entry, Submodel | None]:
     if entry.problem:
         return entry, None
     try:
-        submodel = read(entry.path)
+        return entry, terms.read(entry.path)
     except CheckpointError as error:
-        return replace(entry, problem=_reason(entry.path, error)), None
-    if shapes is not None and {name: w.shape for name, w in submodel.weights.items()} != shapes:
-        return replace(entry, problem="does not fit the configuration it comes with; export it again"), None
-    return entry, submodel
+        return replace(entry, problem=reason(entry.path, error)), None
 
 
 def _tell(entry: Entry) -> str:

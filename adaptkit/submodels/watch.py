@@ -1,18 +1,15 @@
 """A folder of Submodels that is watched: which are there and sound, which changed, and their weights."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
-
 from adaptkit.adapters import api
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.base.checkpoint import BaseModel, load_strictly
-from adaptkit.errors import CheckpointError, listed
-from adaptkit.files import describe
-from adaptkit.submodels.files import SHARED_FILE, SUFFIX, Submodel, file_name, read, read_head, read_shared
+from adaptkit.errors import CheckpointError
+from adaptkit.submodels.files import SHARED_FILE, Submodel, file_name, read_shared
+from adaptkit.submodels.terms import Entry, Terms, find_files
 
 _Stamp = tuple[int, ...]  # by which a file is told from the one it replaced
 
@@ -21,11 +18,32 @@ _Stamp = tuple[int, ...]  # by which a file is told from the one it replaced
 class File:
     """A file as it was when it was looked at."""
 
-    path: Path
+    entry: Entry
     stamp: _Stamp
-    task: str = ""  # nothing where it cannot be read
-    problem: str = ""  # why it cannot be used, and what would mend that
-    is_spoilt: bool = False  # the problem lies in the weights, which a look does not read
+    spoilt: str = ""  # what is wrong with its weights, which a look does not read
+
+    @property
+    def path(self) -> Path:
+        """Say where it lies."""
+        return self.entry.path
+
+    @property
+    def task(self) -> str:
+        """Say whose it is."""
+        return self.entry.task
+
+    @property
+    def problem(self) -> str:
+        """Say which file cannot be used, why, and what would mend that; nothing where it can be."""
+        return self.spoilt or (self.entry.problem and f"{self.path}: {self.entry.problem}")
+
+
+@dataclass(frozen=True)
+class Look:
+    """The files that a look found, and those that were known when it began, by their names."""
+
+    found: Mapping[str, File]
+    known: Mapping[str, File]
 
 
 class SubmodelFolder:
@@ -47,8 +65,8 @@ class SubmodelFolder:
         own = {name: table.detach() for name, table in task_parameters(stack)}
         load_strictly(stack, {**own, **self.shared.weights}, self.path / SHARED_FILE)
         self.bytes_each = sum(table.nbytes for table in own.values())
-        self._shapes = {name: table.shape[1:] for name, table in own.items()}
-        self._files: dict[str, File] = {}  # by file name
+        self._terms = Terms(self.shared, base, {name: table.shape[1:] for name, table in own.items()})
+        self._files: Mapping[str, File] = {}  # by file name; replaced, and never changed
         self._sound: dict[str, File] = {}  # by task, sorted
 
     def known(self) -> list[str]:
@@ -56,8 +74,8 @@ class SubmodelFolder:
         return list(self._sound)
 
     def problems(self) -> dict[str, str]:
-        """Give what is wrong with the other files, by task or, where it cannot be read, by file name."""
-        return {file.task or name: file.problem for name, file in self._files.items() if file.problem}
+        """Give what is wrong with the other files, by task or, where its name does not tell, by file name."""
+        return {file.task: file.problem for file in self._files.values() if file.problem}
 
     def find(self, task: str) -> File | None:
         """Give the sound file of a task."""
@@ -70,77 +88,63 @@ class SubmodelFolder:
             return "" if file is None else file.problem
         return self._try(file)
 
-    def look(self) -> dict[str, File]:
+    def look(self) -> Look:
         """Find the files that are there now; headers are read of those that are new, changed or spoilt."""
-        found = {}
-        try:
-            with os.scandir(self.path) as entries:
-                names = [entry.name for entry in entries if _is_submodel(entry.name)]
-        except OSError as error:
-            raise CheckpointError(describe(error, self.path)) from error
-        for name in names:
-            stamp, before = _stamp(self.path / name), self._files.get(name)
-            is_same = before is not None and before.stamp == stamp and not before.is_spoilt
+        found, known = {}, self._files
+        for path in find_files(self.path):
+            stamp, before = _stamp(path), known.get(path.name)
+            is_same = before is not None and before.stamp == stamp and not before.spoilt
             if stamp:  # else it was removed since
-                found[name] = before if is_same else self._inspect(self.path / name, stamp, before)
-        return found
+                found[path.name] = before if is_same else self._inspect(path, stamp, before)
+        return Look(found, known)
 
-    def take(self, found: Mapping[str, File]) -> list[str]:
-        """Put what was found in place; name the tasks whose files are new, changed or gone, sorted."""
+    def take(self, look: Look) -> list[str]:
+        """Put what was found in place; name the tasks whose files are new, changed or gone, sorted.
+
+        What turned out to be spoilt while somebody looked stays so, if it is the same file.
+        """
+        spoilt = {
+            name: file
+            for name, file in self._files.items()
+            if file.spoilt
+            and file is not look.known.get(name)
+            and name in look.found
+            and file.stamp == look.found[name].stamp
+        }
+        files = {**look.found, **spoilt}
         changed = {
             file.task
-            for before, after in ((self._files, found), (found, self._files))
+            for before, after in ((self._files, files), (files, self._files))
             for name, file in before.items()
-            if file.task and file != after.get(name)
+            if file != after.get(name)
         }
-        self._files = dict(found)
-        self._sort()
+        self._replace(files)
         return sorted(changed)
 
     def spoil(self, file: File, reason: str) -> None:
-        """Note that a file's weights cannot be used; the next look reads it again."""
-        if self._files.get(file.path.name) == file:
-            self._files[file.path.name] = replace(file, problem=reason, is_spoilt=True)
-            self._sort()
+        """Note that a file's weights cannot be used; the next look reads it again.
 
-    def read(self, file: File) -> Mapping[str, Tensor]:
-        """Read a Submodel's weights; damaged ones, and those that do not go with `shared`, are refused."""
+        A file that was removed is forgotten, unless the whole folder is away.
+        """
+        name = file.path.name
+        if self._files.get(name) != file:
+            return
+        files = {**self._files, name: replace(file, spoilt=reason)}
+        if not _stamp(file.path) and _stamp(self.path / SHARED_FILE):
+            del files[name]
+        self._replace(files)
+
+    def read(self, file: File) -> Submodel:
+        """Read a Submodel; damaged ones, and those that do not go with `shared`, are refused."""
         self._refuse_other_shared()
-        try:
-            submodel = read(file.path)
-        except OSError as error:
-            raise CheckpointError(describe(error, file.path)) from error
-        problem = self._find_misfit(file.path, submodel)
-        if problem:
-            raise CheckpointError(problem)
-        if submodel.task != file.task:
-            raise CheckpointError(f"{file.path}: is of task '{submodel.task}' now; export it again")
-        shapes = {name: weight.shape for name, weight in submodel.weights.items()}
-        if shapes != self._shapes:
-            names = sorted(dict(shapes.items() ^ self._shapes.items()))
-            raise CheckpointError(
-                f"{file.path}: does not fit its configuration: {listed(names)}; export again"
-            )
-        return submodel.weights
+        return self._terms.read(file.path)
 
     def _inspect(self, path: Path, stamp: _Stamp, before: File | None) -> File:
         """Look at one file, and at its weights where they were spoilt and nothing has changed since."""
-        try:
-            head, _ = read_head(path)
-        except (CheckpointError, OSError) as error:
-            return File(path, stamp, problem=_tell(error, path))
-        if file_name(head.task) != path.name:
-            remedy = f"rename it to {file_name(head.task)}, or export it again"
-            return File(path, stamp, problem=f"{path}: holds the Submodel of '{head.task}'; {remedy}")
-        file = File(path, stamp, head.task)
-        if before is not None and before.is_spoilt and before.stamp == stamp:
-            problem = self._try(file)
-            return replace(file, problem=problem, is_spoilt=bool(problem))
-        return replace(file, problem=self._find_misfit(path, head))
-
-    def _find_misfit(self, path: Path, submodel: Submodel) -> str:
-        difference = self.shared.difference(submodel)
-        return difference and f"{path}: {difference} as {SHARED_FILE} says; move it to a folder of its kind"
+        file = File(self._terms.inspect(path), stamp)
+        if before is not None and before.spoilt and before.stamp == stamp and not file.problem:
+            return replace(file, spoilt=self._try(file))
+        return file
 
     def _try(self, file: File) -> str:
         """Read a file through; give what is wrong with it."""
@@ -161,17 +165,10 @@ class SubmodelFolder:
             raise CheckpointError(f"{path}: has changed while in use, {difference}; restart to use it")
         self._shared_stamp = stamp
 
-    def _sort(self) -> None:
-        sound = {file.task: file for file in self._files.values() if not file.problem}
+    def _replace(self, files: Mapping[str, File]) -> None:
+        self._files = files
+        sound = {file.task: file for file in files.values() if not file.problem}
         self._sound = dict(sorted(sound.items()))
-
-
-def _tell(error: Exception, path: Path) -> str:
-    return describe(error, path) if isinstance(error, OSError) else str(error)
-
-
-def _is_submodel(name: str) -> bool:
-    return name.endswith(SUFFIX) and name != SHARED_FILE and not name.startswith(".")
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -75,6 +75,22 @@ def test_export_takes_a_base_that_moved(new_exp, base_dir, tmp_path):
     assert done.exit_code == 0, done.output
 
 
+def test_add_and_cross_take_a_base_that_moved(new_exp, base_dir, corpus, tmp_path):
+    exp, moved = new_exp(("spk1", "spk10")), tmp_path / "moved"
+    moved.symlink_to(base_dir)
+    text = (exp / "config.yaml").read_text()
+    (exp / "config.yaml").write_text(text.replace(str(base_dir), str(tmp_path / "nowhere")))
+    out = tmp_path / "more"
+    adding = ["submodels", "add", exp, "--data", corpus / "dump/train", "--speaker", "spk2", "--out", out]
+    crossing = ["submodels", "cross", exp, corpus / "dump/valid", "--out", tmp_path / "matrix"]
+    for words in (adding, crossing):
+        assert isinstance(run(*words).exception, CheckpointError)
+        done = run(*words, "--base", moved)
+        assert done.exit_code == 0, done.output
+    assert experiment.load(out / "config.yaml").base.dir == moved
+    assert (tmp_path / "matrix/summary.json").exists()
+
+
 def test_what_is_merged_is_decoded_scored_and_reported(folder, base_dir, corpus, tmp_path):
     data, out = corpus / "dump/valid", tmp_path / "merged"
     assert run("submodels", "merge", folder, out, "--base", base_dir).stdout == f"{out}\n"

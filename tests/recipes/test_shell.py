@@ -60,6 +60,7 @@ def test_submodels_of_a_corpus_take_options_that_the_recipe_has(corpus):
         (["--config", "none.yaml"], "no none.yaml here"),
         (["--few", "none.txt"], "--few: no list 'none.txt'"),
         (["--known", "lists/known_speakers.txt", "--new", ""], "--known needs --new too"),
+        (["--known", "", "--new", "lists/new_speakers.txt"], "--new needs --known too"),
     ],
 )
 def test_submodels_without_what_they_need_are_misuse(words, message):

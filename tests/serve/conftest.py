@@ -22,7 +22,7 @@ from adaptkit.objective import Objective
 from adaptkit.serve.app import create_app
 from adaptkit.serve.service import Service
 from adaptkit.serve.settings import Limits, Settings
-from adaptkit.submodels import folders as submodel
+from adaptkit.submodels import folders
 
 RATE_HZ = 8000
 SPEAKERS = ("spk1", "spk10", "spk2")
@@ -51,7 +51,7 @@ def adapter_path(base, tmp_path_factory):
 @pytest.fixture
 def folder(adapter_path, base, tmp_path):
     """Their Submodels, which a test may spoil."""
-    submodel.export(adapter_path, base, tmp_path / "submodels")
+    folders.export(adapter_path, base, tmp_path / "submodels")
     return tmp_path / "submodels"
 
 
@@ -61,7 +61,7 @@ def add(base, tmp_path, folder):
 
     def make(speaker, seed=5) -> Path:
         path = make_exp(base, tmp_path / "more/adapter.safetensors", [speaker], seed=seed, bottleneck=4)
-        return submodel.export(path, base, folder)[0]
+        return folders.export(path, base, folder)[0]
 
     return make
 
@@ -73,7 +73,7 @@ def replace_folder(base, folder, tmp_path):
     def make(base=base, **options) -> None:
         shutil.rmtree(folder)
         path = make_exp(base, tmp_path / "other/adapter.safetensors", SPEAKERS, **options)
-        submodel.export(path, base, folder)
+        folders.export(path, base, folder)
 
     return make
 

@@ -109,6 +109,12 @@ def test_the_page_names_every_route_and_loads_nothing(server):
     assert not re.search(r"<script|<link|src=|https?://(?!127\.0\.0\.1)", page.text)
 
 
+def test_the_page_has_code_where_the_description_has_backticks(server):
+    page = server.get("/").text
+    assert "`" not in page
+    assert "as <code>GET /v1/submodels</code> lists them" in page
+
+
 def test_health_tells_what_is_served(server, base):
     assert server.get("/health").json() == {
         "ready": True,
@@ -123,6 +129,11 @@ def test_a_server_whose_model_is_gone_is_not_healthy(server):
     server.service._worker.join()
     response = server.get("/health")
     assert (response.status_code, response.json()["ready"]) == (503, False)
+
+
+def test_a_server_that_no_longer_watches_its_folder_is_not_healthy(server):
+    server.service._watch.close()
+    assert server.get("/health").status_code == 503
 
 
 def test_metrics_count_requests_batches_audio_and_the_cache(server, audio, samples):

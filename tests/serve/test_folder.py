@@ -1,13 +1,18 @@
 """The folder of Submodels changes while the server runs, and holds files that cannot be used."""
 
 import asyncio
+import os
 import time
+from dataclasses import replace
+from functools import partial
 
 import pytest
+import safetensors.torch
 import torch
 
 from adaptkit.errors import AdaptkitError
-from adaptkit.submodels import files as submodel_file
+from adaptkit.serve.speakers import Watch
+from adaptkit.submodels import files
 from adaptkit.submodels.watch import SubmodelFolder
 
 pytestmark = pytest.mark.espnet
@@ -40,7 +45,7 @@ def test_a_replaced_submodel_is_used_from_then_on(server, add, audio):
 
 def test_a_removed_submodel_is_unknown_from_then_on(server, folder, audio):
     assert server.post(audio(), "spk1").status_code == 200
-    (folder / submodel_file.file_name("spk1")).unlink()
+    (folder / files.file_name("spk1")).unlink()
     poll(server, until=lambda response: response.status_code == 404, post=(audio(), "spk1"))
     assert server.post(audio(), "spk10").status_code == 200
 
@@ -55,8 +60,74 @@ def test_a_folder_that_is_away_for_a_while_does_no_harm(server, folder, audio, c
     assert caplog.text.count("no such file or folder") == 1
 
 
+def test_an_answer_tells_of_the_submodel_that_was_used(serve, folder, audio):
+    server, path = serve(refresh_sec=1000), folder / files.file_name("spk1")
+    assert server.post(audio(), "spk1").json()["submodel"]["step"] == 7
+    files.write(folder, replace(files.read(path), step=8))
+    assert server.post(audio(), "spk1").json()["submodel"]["step"] == 7
+    path.unlink()
+    assert server.post(audio(), "spk1").json()["submodel"]["step"] == 7
+    files.write(folder, replace(files.read(folder / files.file_name("spk2")), task="spk1", step=9))
+    server.service.speakers.refresh()
+    assert server.post(audio(), "spk1").json()["submodel"]["step"] == 9
+
+
+@pytest.mark.parametrize(("unknown", "status"), [("404", 404), ("base", 200)])
+def test_a_submodel_removed_since_the_last_look_is_unknown(serve, folder, audio, unknown, status):
+    server = serve(refresh_sec=1000, unknown_speaker=unknown)
+    (folder / files.file_name("spk1")).unlink()
+    found = [server.post(audio(), "spk1") for _ in range(2)]
+    assert [response.status_code for response in found] == [status, status]
+    assert unknown == "404" or found[0].json()["score"] == server.post(audio()).json()["score"]
+
+
+def test_a_deeply_nested_header_ends_neither_the_start_nor_the_watch(serve, add, folder, audio):
+    spoil = partial(safetensors.torch.save_file, {"a": torch.zeros(1)}, metadata={"adaptkit": "[" * 100_000})
+    spoil(folder / "one.safetensors")
+    server = serve()
+    spoil(folder / "two.safetensors")
+    add("new")
+    poll(server, until=lambda response: response.status_code == 200, post=(audio(), "new"))
+    assert server.get("/health").json()["ready"]
+    problems = {one["name"]: one["reason"] for one in server.get("/v1/submodels").json()["problems"]}
+    assert problems.keys() == {"one", "two"}
+    assert "one.safetensors: a safetensors file, but not written by adaptkit" in problems["one"]
+
+
+def test_a_watch_outlives_any_error_and_logs_it_once(caplog):
+    looks = []
+
+    def look():
+        looks.append(None)
+        raise ValueError("of ours")
+
+    watch = Watch(look, 0.001)
+    watch.start()
+    deadline = time.monotonic() + 20
+    while len(looks) < 3 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert watch.is_alive
+    watch.close()
+    assert caplog.text.count("ValueError: of ours") == 1
+    assert not watch.is_alive
+
+
+def test_names_that_are_no_utf8_are_escaped(serve, add, folder, audio):
+    add("lone\ud800")
+    (folder / os.fsdecode(b"\xe9a.safetensors")).write_bytes(b"nothing")
+    server = serve()
+    listed = server.get("/v1/submodels").json()
+    assert "lone\\ud800" in [one["speaker"] for one in listed["known"]]
+    (problem,) = listed["problems"]
+    assert problem["name"] == "\\udce9a.safetensors"
+    assert problem["reason"].startswith("\\udce9a.safetensors: damaged or truncated")
+    refused = server.post(audio(), "lone")
+    assert refused.status_code == 404
+    assert "did you mean 'lone\\ud800'" in refused.json()["message"]
+
+
 def test_a_truncated_submodel_is_409_with_the_reason_and_without_paths(serve, folder, audio):
-    path = folder / submodel_file.file_name("spk1")
+    path = folder / files.file_name("spk1")
     path.write_bytes(path.read_bytes()[:-10])
     server = serve()
     response = server.post(audio(), "spk1")
@@ -73,7 +144,7 @@ def flip_a_bit(path):
 
 
 def test_one_damaged_submodel_in_a_batch_is_409_and_the_others_are_served(serve, folder, audio):
-    flip_a_bit(folder / submodel_file.file_name("spk10"))
+    flip_a_bit(folder / files.file_name("spk10"))
     server, speakers = serve(), ["spk1", "spk10", "spk2", "spk10", None] * 4
 
     async def talk(client):
@@ -87,15 +158,15 @@ def test_one_damaged_submodel_in_a_batch_is_409_and_the_others_are_served(serve,
 
 
 def test_a_damaged_submodel_is_409_also_where_unknown_speakers_get_the_base(serve, folder, audio):
-    flip_a_bit(folder / submodel_file.file_name("spk10"))
+    flip_a_bit(folder / files.file_name("spk10"))
     assert serve(unknown_speaker="base").post(audio(), "spk10").status_code == 409
 
 
 def test_a_score_that_is_not_finite_is_422_and_the_others_are_served(serve, folder, audio):
-    path = folder / submodel_file.file_name("spk10")
-    sound = submodel_file.read(path)
+    path = folder / files.file_name("spk10")
+    sound = files.read(path)
     spoilt = {name: torch.full_like(weight, torch.nan) for name, weight in sound.weights.items()}
-    submodel_file.write(folder, submodel_file.Submodel(**{**vars(sound), "weights": spoilt}))
+    files.write(folder, files.Submodel(**{**vars(sound), "weights": spoilt}))
     server, speakers = serve(), ["spk1", "spk10", "spk2"] * 5
 
     async def talk(client):
@@ -133,10 +204,11 @@ def test_preloaded_submodels_are_in_memory_and_stay(serve, base, folder, recordi
     ("changes", "message"),
     [
         ({"preload": ("nobody",)}, "nobody"),
-        ({"preload": ("spk1",), "submodel_mb": 0.001}, "leave none of the 1 slots"),
+        ({"submodel_mb": 0.001}, "--submodel-mb 1 would do"),
+        ({"preload": ("spk1",), "submodel_mb": 0.0015}, "leave none of the 1 slots"),
     ],
 )
-def test_preloading_what_cannot_be_is_refused_at_the_start(serve, changes, message):
+def test_what_memory_cannot_hold_is_refused_at_the_start(serve, changes, message):
     with pytest.raises(AdaptkitError, match=message):
         serve(**changes)
 

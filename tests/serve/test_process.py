@@ -1,6 +1,7 @@
 """`adaptkit serve` as a process of its own, over sockets."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 import typer
 
 from adaptkit.cli.main import app
-from adaptkit.submodels import folders as submodel
+from adaptkit.submodels import folders
 
 pytestmark = pytest.mark.espnet
 ADAPTKIT = Path(sys.executable).with_name("adaptkit")
@@ -65,7 +67,7 @@ def started(*words):
 def submodels(base, adapter_path, tmp_path_factory):
     """A folder of Submodels, as options together with the base model's; not to be changed."""
     folder = tmp_path_factory.mktemp("submodels")
-    submodel.export(adapter_path, base, folder)
+    folders.export(adapter_path, base, folder)
     return folder
 
 
@@ -129,6 +131,63 @@ def test_an_endless_body_is_cut_off(running, recordings):
     with running.connect() as connection, pytest.raises(OSError, match=r"reset|pipe"):
         pour(connection)
     assert running.post(recordings["spk1-00"], "spk1").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def hasty(base_dir, submodels):
+    """A server that gives its clients two seconds."""
+    with started("--base", base_dir, "--submodels", submodels, "--timeout-sec", "2") as server:
+        yield server
+
+
+def is_closed_in_time(connection, content):
+    """Send a byte every 0.1 s, for 10 s at most, until the other side closes."""
+    connection.settimeout(0.1)
+    for place in range(100):
+        try:
+            connection.sendall(content[place : place + 1])
+            if connection.recv(65536) == b"":
+                return True
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "before", [b"", b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"], ids=["first", "next"]
+)
+@pytest.mark.parametrize(
+    "head", [b"", b"GET /health HTTP/1.1\r\nHost: " + bytes([97]) * 100], ids=["idle", "slow"]
+)
+def test_a_connection_without_a_whole_request_is_closed(hasty, before, head):
+    with hasty.connect() as connection:
+        connection.sendall(before)
+        if before:
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert is_closed_in_time(connection, head)
+
+
+def test_a_client_that_does_not_fetch_its_answers_is_left(hasty):
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", hasty.port))
+        connection.settimeout(1)
+        started_sec = time.monotonic()
+        with pytest.raises(ConnectionError):  # noqa: PT012 (until it is over)
+            while time.monotonic() < started_sec + 20:
+                with contextlib.suppress(TimeoutError):
+                    connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n" * 1000)
+
+
+def test_requests_on_one_connection_may_go_on_for_longer_than_one_may_take(hasty, recordings):
+    with httpx.Client(timeout=20) as client:
+        started_sec = time.monotonic()
+        while time.monotonic() < started_sec + 5:
+            response = client.post(f"{hasty.url}/v1/recognize", content=recordings["spk1-00"])
+            assert response.status_code == 200
+            time.sleep(0.2)
 
 
 def test_it_listens_on_this_machine_alone_unless_told_otherwise(running):

@@ -60,7 +60,7 @@ def test_small_batches_give_the_same_answers(serve, recordings, asked, decoded, 
 
 
 def test_one_slot_serves_all_speakers_in_turn(serve, recordings, asked, decoded):
-    server = serve(submodel_mb=0.001)
+    server = serve(submodel_mb=0.0015)
     assert server.service.cache.num_slots == 1
     responses = ask_all(server, recordings, asked)
     assert_as_decoded(responses, asked, decoded)

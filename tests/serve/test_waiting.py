@@ -17,7 +17,7 @@ def held(serve):
     with contextlib.ExitStack() as stack:
 
         def hold(**limits):
-            server = serve(submodel_mb=0.001, **limits)
+            server = serve(submodel_mb=0.0015, **limits)
             stack.enter_context(server.service.cache.using(["spk1"]))
             return server, stack.close
 

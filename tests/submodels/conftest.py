@@ -5,7 +5,7 @@ import torch
 
 from adaptkit import checkpoint, experiment
 from adaptkit.adapters import api
-from adaptkit.submodels import folders as submodel
+from adaptkit.submodels import folders
 
 SPEAKERS = ("spk1", "spk10", "spk2")
 
@@ -34,7 +34,7 @@ def export(base, tmp_path):
     """Export an experiment into the folder `name`."""
 
     def run(exp, name="submodels", **options):
-        submodel.export(exp / "adapter.safetensors", base, tmp_path / name, **options)
+        folders.export(exp / "adapter.safetensors", base, tmp_path / name, **options)
         return tmp_path / name
 
     return run
@@ -51,7 +51,7 @@ def merge(base, tmp_path):
     """Merge a folder into an experiment, and give its adapter file."""
 
     def run(folder, **options):
-        submodel.merge(folder, base, tmp_path / "merged", **options)
+        folders.merge(folder, base, tmp_path / "merged", **options)
         return checkpoint.load(tmp_path / "merged/adapter.safetensors")
 
     return run

@@ -3,11 +3,13 @@
 import copy
 import os
 import random
+import resource
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -17,9 +19,9 @@ from adaptkit import checkpoint
 from adaptkit.adapters import api
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.errors import CheckpointError, ConfigError
-from adaptkit.submodels import folders as submodel
+from adaptkit.submodels import folders
 from adaptkit.submodels.cache import SubmodelCache
-from adaptkit.submodels.files import SHARED_FILE, file_name, read, write
+from adaptkit.submodels.files import SHARED_FILE, Submodel, file_name, read, write
 from adaptkit.submodels.watch import SubmodelFolder
 
 pytestmark = pytest.mark.espnet
@@ -42,7 +44,7 @@ def export(base, tmp_path):
     def run(stack, name="submodels"):
         path = tmp_path / "exp/adapter.safetensors"
         checkpoint.save(path, stack, base.fingerprint, 7, stack.state_dict())
-        submodel.export(path, base, tmp_path / name)
+        folders.export(path, base, tmp_path / name)
         return tmp_path / name
 
     return run
@@ -110,7 +112,7 @@ def give_weights(folder, task, value):
     before = read(folder / file_name(task))
     weights = {name: torch.full_like(weight, value) for name, weight in before.weights.items()}
     fields = (task, before.adapters, before.base_fingerprint, before.shared, before.step, weights)
-    write(folder, submodel.Submodel(*fields))
+    write(folder, Submodel(*fields))
 
 
 def holds(cache, task, value):
@@ -123,7 +125,7 @@ def holds(cache, task, value):
 
 def test_a_budget_in_bytes_is_a_number_of_slots(base, folder, stack):
     bytes_each = sum(table[0].numel() * 4 for _, table in task_parameters(stack))
-    for budget_bytes, num_slots in ((1, 1), (bytes_each, 1), (3 * bytes_each - 1, 2), (3 * bytes_each, 3)):
+    for budget_bytes, num_slots in ((bytes_each, 1), (3 * bytes_each - 1, 2), (3 * bytes_each, 3)):
         cache = SubmodelCache(folder, base, budget_bytes=budget_bytes)
         cache.close()
         assert (cache.bytes_each, cache.num_slots, len(cache.stack.tasks)) == (
@@ -133,7 +135,25 @@ def test_a_budget_in_bytes_is_a_number_of_slots(base, folder, stack):
         )
 
 
-@pytest.mark.parametrize("bank", [{}, SPACE], ids=["table", "space"])
+def test_a_budget_that_holds_no_submodel_is_refused_with_one_that_does(base, folder):
+    bytes_each = SubmodelFolder(folder, base).bytes_each
+    with pytest.raises(ConfigError, match="a Submodel takes .* bytes, and .* --submodel-mb 1 would do"):
+        SubmodelCache(folder, base, budget_bytes=bytes_each - 1)
+
+
+def test_slots_that_nothing_was_written_to_take_no_memory(base, new_stack, export):
+    folder = export(new_stack(base, bottleneck=256, tasks=TASKS, is_trained=True))
+    before = resident_mib()
+    with closing(SubmodelCache(folder, base, budget_bytes=2**30)) as cache:
+        use(cache, *TASKS)
+        assert cache.num_slots * cache.bytes_each > 2**30 - cache.bytes_each
+        assert resident_mib() - before < 100
+
+
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
 @pytest.mark.parametrize("kind", api.available())
 def test_each_row_gets_the_slot_that_holds_the_weights_of_its_task(
     base, new_stack, export, new_cache, assert_same, kind, bank
@@ -240,6 +260,19 @@ def test_more_submodels_than_slots_are_refused_with_a_budget_that_does(base, new
     use_at_once(cache, "spk0", "spk2")
 
 
+def test_a_slot_tells_what_lies_in_it_and_not_what_lies_on_disk(new_cache, folder):
+    cache, path = new_cache(2), folder / file_name("spk3")
+    with cache.using(["spk3"]) as (slot,):
+        write(folder, replace(read(path), step=8))
+        cache.refresh()
+        assert (cache.describe(slot).task, cache.describe(slot).step) == ("spk3", 7)
+        with cache.using(["spk3"]) as (other,):
+            assert (cache.describe(slot).step, cache.describe(other).step) == (7, 8)
+        path.unlink()
+        cache.refresh()
+        assert cache.describe(slot).step == 7
+
+
 def use_at_once(cache, *tasks):
     with cache.using(tasks):
         pass
@@ -284,6 +317,30 @@ def test_a_removed_file_is_unknown_after_a_look(new_cache, folder):
     assert cache.stats().num_resident == 0
     with pytest.raises(CheckpointError, match="has no Submodel of 'spk3'"):
         use(cache, "spk3")
+
+
+def test_a_file_that_was_removed_since_the_look_is_unknown_once_asked_for(new_cache, folder):
+    cache = new_cache(2)
+    (folder / file_name("spk3")).unlink()
+    with pytest.raises(CheckpointError, match="spk3.safetensors: no such file"):
+        use(cache, "spk3")
+    assert "spk3" not in {*cache.known(), *cache.problems()}
+    with pytest.raises(CheckpointError, match="has no Submodel of 'spk3'"):
+        use(cache, "spk3")
+
+
+def test_a_file_that_turns_out_to_be_spoilt_during_a_look_stays_so(base, folder):
+    watched = SubmodelFolder(folder, base)
+    watched.take(watched.look())
+    flip_bit(folder / file_name("spk3"))
+    watched.take(watched.look())
+    look = watched.look()
+    watched.spoil(watched.find("spk3"), "spoilt")
+    assert watched.take(look) == []
+    assert watched.problems() == {"spk3": "spoilt"}
+    flip_bit(folder / file_name("spk3"))
+    assert watched.take(watched.look()) == ["spk3"]
+    assert watched.problems() == {}
 
 
 def test_a_changed_file_is_read_again(new_cache, folder):
@@ -363,7 +420,7 @@ def test_a_damaged_header_is_a_problem_from_the_start(new_cache, folder):
     path.write_bytes(path.read_bytes()[:100])
     (folder / "spk9.safetensors").write_text("no tensors")
     cache = new_cache(2)
-    assert cache.problems().keys() == {"spk3.safetensors", "spk9.safetensors"}
+    assert cache.problems().keys() == {"spk3", "spk9"}
     with pytest.raises(CheckpointError, match="spk3.safetensors: damaged or truncated"):
         use(cache, "spk3")
 
@@ -423,6 +480,7 @@ def test_a_folder_that_is_gone_is_told_and_what_is_in_memory_stays(new_cache, fo
     use(cache, "spk0")
     with pytest.raises(CheckpointError, match="no such file"):
         use(cache, "spk1")
+    assert "spk1" in cache.problems()  # which nobody removed
 
 
 # threads

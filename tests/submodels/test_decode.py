@@ -21,7 +21,7 @@ from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.objective import Objective
 from adaptkit.record import DecodeRecord, RunRecord
 from adaptkit.run_decode import Wanted, decode_folder
-from adaptkit.submodels import folders as submodel
+from adaptkit.submodels import folders
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import file_name
 from adaptkit.submodels.watch import SubmodelFolder
@@ -40,7 +40,7 @@ def export(base, tmp_path):
     def run(stack):
         path = tmp_path / "exp/tiny/adapter.safetensors"
         checkpoint.save(path, stack, base.fingerprint, 7, stack.state_dict())
-        submodel.export(path, base, tmp_path / "submodels")
+        folders.export(path, base, tmp_path / "submodels")
         return tmp_path / "submodels"
 
     return run
@@ -70,7 +70,6 @@ def said(objective, examples, batch_frames, submodels=None):
 # the same as with a bank of all
 
 
-@pytest.mark.parametrize("bank", [{}, SPACE], ids=["table", "space"])
 @pytest.mark.parametrize("kind", api.available())
 def test_decoding_with_a_slot_too_few_equals_decoding_with_the_whole_bank(
     base, new_stack, export, many, kind, bank
@@ -87,7 +86,6 @@ def test_decoding_with_a_slot_too_few_equals_decoding_with_the_whole_bank(
     assert changed == {u.utt_id for u in many.data.utterances if u.task != "spk2 b"}
 
 
-@pytest.mark.parametrize("bank", [{}, SPACE], ids=["table", "space"])
 @pytest.mark.parametrize("kind", api.available())
 def test_what_leaves_the_encoder_is_the_same_bit_for_bit(
     base, new_stack, new_batch, encode, export, kind, bank
@@ -146,7 +144,7 @@ def data(corpus, tmp_path):
 @pytest.fixture
 def run(base_dir, folder, data):
     """Decode a base model's folder with Submodels; keywords replace what is wanted."""
-    wanted = Wanted(base_dir, data, None, None, False, "error", 500, False, folder, 1)
+    wanted = Wanted(base_dir, data, None, None, False, "error", 500, False, folder)
     return lambda **changes: decode_folder(replace(wanted, **changes), device="cpu")
 
 
@@ -211,6 +209,17 @@ def test_a_folder_without_submodels_is_told_with_what_makes_them(run, tmp_path):
 def test_the_base_alone_with_submodels_is_refused(run):
     with pytest.raises(ConfigError, match="--base-only leaves adapters out, and --submodels names some"):
         run(base_only=True)
+
+
+def test_a_budget_of_nothing_is_refused(run):
+    with pytest.raises(ConfigError, match="--submodel-mb is the memory of --submodels, which is not given"):
+        run(submodels=None, submodel_mb=1)
+
+
+def test_there_are_no_more_slots_than_the_set_has_tasks(run, caplog):
+    caplog.set_level("INFO")
+    run(submodel_mb=64)
+    assert "3 Submodels fit in memory" in caplog.text
 
 
 # reports

@@ -12,7 +12,7 @@ import torch
 from adaptkit import checkpoint
 from adaptkit.adapters import hra, residual
 from adaptkit.errors import CheckpointError
-from adaptkit.submodels import files as submodel_file
+from adaptkit.submodels import files
 from adaptkit.submodels.files import SHARED_FILE, Shared, Submodel, file_name
 
 NAMES = (
@@ -32,7 +32,7 @@ def submodel():
 @pytest.fixture
 def path(submodel, tmp_path):
     """Its file, which a test may spoil."""
-    return submodel_file.write(tmp_path, submodel)
+    return files.write(tmp_path, submodel)
 
 
 def rewrite(path, **changes):
@@ -71,42 +71,42 @@ def test_a_name_gives_a_plain_visible_file(task):
 
 @pytest.mark.parametrize("task", NAMES, ids=ascii)
 def test_a_submodel_of_any_name_survives_a_round_trip(task, submodel, tmp_path):
-    path = submodel_file.write(tmp_path, replace(submodel, task=task))
+    path = files.write(tmp_path, replace(submodel, task=task))
     assert path.parent == tmp_path
-    assert submodel_file.read(path).task == task
+    assert files.read(path).task == task
 
 
 @pytest.mark.parametrize("task", ["spk1", "a/b", ".", "..", "+shared", "é"])
 def test_a_file_name_tells_its_task(task):
-    assert submodel_file.name_task(Path(file_name(task))) == task
+    assert files.name_task(Path(file_name(task))) == task
 
 
 @pytest.mark.parametrize("name", ["Spk1.safetensors", "a%2fb.safetensors", "x+0123456789abcdef.safetensors"])
 def test_a_name_that_we_never_give_tells_itself(name):
-    assert submodel_file.name_task(Path(name)) == name
+    assert files.name_task(Path(name)) == name
 
 
 def test_a_submodel_survives_a_round_trip(path, submodel, assert_same):
-    found = submodel_file.read(path)
+    found = files.read(path)
     assert_same(found.weights, submodel.weights)
     assert replace(found, weights={}) == replace(submodel, weights={})
     assert (found.kind, found.num_parameters) == ("residual", 6 + 1 + 3)
 
 
 def test_the_head_alone_says_the_same(path, submodel):
-    assert submodel_file.read_head(path) == (replace(submodel, weights={}), 10)
+    assert files.read_head(path) == (replace(submodel, weights={}), 10)
 
 
 def test_the_same_submodel_is_the_same_bytes(path, submodel):
     before = path.read_bytes()
-    submodel_file.write(path.parent, replace(submodel, weights=dict(reversed(submodel.weights.items()))))
+    files.write(path.parent, replace(submodel, weights=dict(reversed(submodel.weights.items()))))
     assert path.read_bytes() == before
 
 
 def test_a_slice_is_written_as_the_whole_tensor_it_shows(submodel, tmp_path):
     bank = torch.randn(3, 5, 2)
-    path = submodel_file.write(tmp_path, replace(submodel, weights={"w": bank.transpose(1, 2)[1]}))
-    assert torch.equal(submodel_file.read(path).weights["w"], bank[1].T)
+    path = files.write(tmp_path, replace(submodel, weights={"w": bank.transpose(1, 2)[1]}))
+    assert torch.equal(files.read(path).weights["w"], bank[1].T)
     assert path.stat().st_size < 2000
 
 
@@ -114,7 +114,7 @@ def test_a_slice_is_written_as_the_whole_tensor_it_shows(submodel, tmp_path):
 def test_a_truncated_file_is_refused_from_its_head(path, part):
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
-    for read in (submodel_file.read, submodel_file.read_head):
+    for read in (files.read, files.read_head):
         with pytest.raises(CheckpointError, match="damaged or truncated"):
             read(path)
 
@@ -123,7 +123,7 @@ def test_a_truncated_file_is_refused_from_its_head(path, part):
 def test_a_flipped_bit_in_the_weights_is_refused(path, place):
     flip(path, place)
     with pytest.raises(CheckpointError, match="damaged: .* not those that were written; copy or export it"):
-        submodel_file.read(path)
+        files.read(path)
 
 
 def test_a_flipped_bit_anywhere_is_refused(path):
@@ -131,20 +131,20 @@ def test_a_flipped_bit_anywhere_is_refused(path):
     for place in range(len(whole)):
         flip(path, place)
         with pytest.raises(CheckpointError):
-            submodel_file.read(path)
+            files.read(path)
         path.write_bytes(whole)
 
 
 def test_a_changed_header_is_refused(path):
     rewrite(path, step=8)
     with pytest.raises(CheckpointError, match="damaged: header and weights"):
-        submodel_file.read(path)
+        files.read(path)
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"adaptkit": "{no json"}, {"adaptkit": "7"}])
 def test_safetensors_of_another_program_are_refused(path, metadata):
     safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata=metadata)
-    for read in (submodel_file.read, submodel_file.read_head):
+    for read in (files.read, files.read_head):
         with pytest.raises(CheckpointError, match="a safetensors file, but not written by adaptkit"):
             read(path)
 
@@ -152,19 +152,19 @@ def test_safetensors_of_another_program_are_refused(path, metadata):
 def test_a_pickle_is_refused(path):
     torch.save({"a": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="damaged or truncated"):
-        submodel_file.read_head(path)
+        files.read_head(path)
 
 
 def test_another_file_of_ours_is_refused_with_what_is_needed(path):
     checkpoint.write_tensors(path, {}, {"format": 1, "tasks": ["spk1"]})
-    for read in (submodel_file.read, submodel_file.read_head):
+    for read in (files.read, files.read_head):
         with pytest.raises(CheckpointError, match="not a Submodel; 'adaptkit submodels export' writes it"):
             read(path)
 
 
 def test_another_format_is_refused_with_its_number(path):
     rewrite(path, format=2)
-    for read in (submodel_file.read, submodel_file.read_head):
+    for read in (files.read, files.read_head):
         with pytest.raises(CheckpointError, match="of format 2, not 1; export it again"):
             read(path)
 
@@ -180,30 +180,39 @@ def test_another_format_is_refused_with_its_number(path):
 def test_a_header_that_is_not_whole_is_refused(path, damage):
     rewrite(path, **damage)
     with pytest.raises(CheckpointError, match="the header is not whole: .*; export it again"):
-        submodel_file.read_head(path)
+        files.read_head(path)
+
+
+@pytest.mark.parametrize("depth", [500, *range(900, 1000, 3), 100_000])
+def test_a_deeply_nested_header_is_refused(path, depth):
+    nested = f'{{"holds": "submodel", "format": 1, "adapters": {"[" * depth}{"]" * depth}}}'
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata={"adaptkit": nested})
+    for read in (files.read, files.read_head):
+        with pytest.raises(CheckpointError):
+            read(path)
 
 
 @pytest.mark.parametrize("name", ["nowhere.safetensors", "."])
 def test_a_file_that_is_not_there_is_named_with_what_writes_it(tmp_path, name):
     with pytest.raises(CheckpointError, match="no such file; 'adaptkit submodels export' writes it"):
-        submodel_file.read(tmp_path / name)
+        files.read(tmp_path / name)
 
 
 @pytest.mark.parametrize("weights", [{}, {"0.controller": torch.randn(3, 2)}], ids=["none", "some"])
 def test_what_submodels_share_survives_a_round_trip(weights, tmp_path, assert_same):
     shared = Shared((residual.Config(bottleneck=4),), "base", weights)
-    submodel_file.write_shared(tmp_path, shared)
-    found = submodel_file.read_shared(tmp_path)
+    files.write_shared(tmp_path, shared)
+    found = files.read_shared(tmp_path)
     assert_same(found.weights, weights)
     assert (found.adapters, found.fingerprint) == (shared.adapters, shared.fingerprint)
     assert not shared.difference(found)
 
 
 def test_damage_to_what_submodels_share_is_refused(tmp_path):
-    path = submodel_file.write_shared(tmp_path, Shared((), "base", {"w": torch.randn(3)}))
+    path = files.write_shared(tmp_path, Shared((), "base", {"w": torch.randn(3)}))
     flip(path, -1)
     with pytest.raises(CheckpointError, match=r"\+shared.safetensors: damaged"):
-        submodel_file.read_shared(tmp_path)
+        files.read_shared(tmp_path)
 
 
 def test_a_difference_is_said_with_both_values():

@@ -10,14 +10,13 @@ import torch
 from adaptkit import checkpoint
 from adaptkit.adapters import api
 from adaptkit.errors import CheckpointError
-from adaptkit.submodels import files as submodel_file
-from adaptkit.submodels import folders as submodel
+from adaptkit.submodels import files, folders
 
 pytestmark = pytest.mark.espnet
 
 
 def problems_in(folder, base=None):
-    return {entry.task: entry.problem for entry in submodel.check(folder, base) if entry.problem}
+    return {entry.task: entry.problem for entry in folders.check(folder, base) if entry.problem}
 
 
 def truncate(folder):
@@ -34,11 +33,11 @@ def flip_a_bit(folder):
 
 def write_other(folder, **changes):
     path = folder / "spk10.safetensors"
-    submodel_file.write(folder, replace(submodel_file.read(path), **changes))
+    files.write(folder, replace(files.read(path), **changes))
 
 
 def take_a_weight(folder):
-    weights = dict(submodel_file.read(folder / "spk10.safetensors").weights)
+    weights = dict(files.read(folder / "spk10.safetensors").weights)
     weights.popitem()
     write_other(folder, weights=weights)
 
@@ -51,7 +50,7 @@ DAMAGE = {
     "of kind tpa, not residual .*; move it": lambda folder: write_other(
         folder, adapters=(api.read_config({"kind": "tpa"}),)
     ),
-    "does not fit the configuration it comes with; export it": take_a_weight,
+    "does not fit the configuration it comes with: .*; export it": take_a_weight,
     "not written by adaptkit": lambda folder: safetensors.torch.save_file(
         {"a": torch.zeros(1)}, folder / "spk10.safetensors"
     ),
@@ -84,7 +83,7 @@ def test_a_problem_stops_a_merge_with_its_reason(damaged, merge, tmp_path):
 
 def test_the_others_are_merged_when_problems_are_skipped(damaged, base, new_exp, tmp_path):
     folder, _ = damaged
-    done = submodel.merge(folder, base, tmp_path / "merged", skip_problems=True)
+    done = folders.merge(folder, base, tmp_path / "merged", skip_problems=True)
     whole = checkpoint.load(tmp_path / "exp/adapter.safetensors").weights
     merged = checkpoint.load(tmp_path / "merged/adapter.safetensors")
     assert done.tasks == merged.tasks == ("spk1", "spk2")
@@ -94,7 +93,7 @@ def test_the_others_are_merged_when_problems_are_skipped(damaged, base, new_exp,
 
 def test_a_scan_reads_heads_alone(folder, base):
     flip_a_bit(folder)
-    assert not any(entry.problem for entry in submodel.scan(folder, base))
+    assert not any(entry.problem for entry in folders.scan(folder, base))
 
 
 def test_all_problems_are_told_together(folder, merge):
@@ -112,20 +111,20 @@ def test_of_another_base_every_file_is_a_problem(folder, new_base):
 
 def test_a_merge_for_another_base_is_refused_in_one_line(folder, new_base, tmp_path):
     with pytest.raises(CheckpointError, match="give the folder of the right one with --base") as refused:
-        submodel.merge(folder, new_base(seed=1), tmp_path / "merged", skip_problems=True)
+        folders.merge(folder, new_base(seed=1), tmp_path / "merged", skip_problems=True)
     assert "\n" not in str(refused.value)
 
 
 def test_what_a_killed_run_left_is_no_submodel(folder):
     (folder / ".spk3.17.partial.safetensors").write_bytes(b"half")
     (folder / "README").write_text("mine")
-    assert [entry.task for entry in submodel.check(folder)] == ["spk1", "spk10", "spk2"]
+    assert [entry.task for entry in folders.check(folder)] == ["spk1", "spk10", "spk2"]
 
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
 def test_a_folder_without_submodels_is_named_with_what_writes_them(tmp_path, name):
     with pytest.raises(CheckpointError, match=r"\+shared.safetensors: no such file; 'adaptkit submodels exp"):
-        submodel.scan(tmp_path / name)
+        folders.scan(tmp_path / name)
 
 
 def test_a_folder_with_nothing_sound_is_not_merged(folder, merge):
@@ -137,19 +136,19 @@ def test_a_folder_with_nothing_sound_is_not_merged(folder, merge):
 
 def test_a_table_ends_with_the_problem(folder):
     flip_a_bit(folder)
-    head, *lines = submodel.render(submodel.check(folder)).splitlines()
+    head, *lines = folders.render(folders.check(folder)).splitlines()
     assert head.split() == ["task", "kind", "base", "parameters", "bytes", "problem"]
     assert [line.split()[0] for line in lines] == ["spk1", "spk10", "spk2"]
     assert lines[1].endswith("copy or export it again")
 
 
 def test_a_name_that_would_spoil_the_table_is_escaped(new_exp, export):
-    table = submodel.render(submodel.scan(export(new_exp(tasks=["a\n\x1b[2J"]))))
+    table = folders.render(folders.scan(export(new_exp(tasks=["a\n\x1b[2J"]))))
     assert table.splitlines()[1].startswith(r"'a\n\x1b[2J'  residual  ")
 
 
 def test_a_folder_is_counted_in_one_line(folder):
     num_bytes = sum(path.stat().st_size for path in folder.glob("spk*"))
     truncate(folder)
-    line = submodel.summarise(submodel.check(folder))
+    line = folders.summarise(folders.check(folder))
     assert line == f"3 Submodels of {num_bytes - 1:,} bytes, 1 with a problem"

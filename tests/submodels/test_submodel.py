@@ -13,8 +13,7 @@ from adaptkit.adapters.per_task import task_parameters
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.record import RunRecord
 from adaptkit.run_decode import Wanted, decode_folder
-from adaptkit.submodels import files as submodel_file
-from adaptkit.submodels import folders as submodel
+from adaptkit.submodels import files, folders
 
 pytestmark = pytest.mark.espnet
 SPACE = {"bank": "space", "space_dim": 3}
@@ -61,7 +60,7 @@ def test_so_it_is_with_names_of_any_kind(new_exp, export, merge):
 
 def test_a_submodel_holds_what_its_task_owns(base, new_exp, export):
     path = new_exp(kind="hra") / "adapter.safetensors"
-    found = submodel_file.read(export(path.parent) / "spk10.safetensors")
+    found = files.read(export(path.parent) / "spk10.safetensors")
     stack = checkpoint.restore(checkpoint.load(path), base, path)
     own = {name: weight[1] for name, weight in task_parameters(stack)}
     assert found.weights.keys() == own.keys()
@@ -70,25 +69,25 @@ def test_a_submodel_holds_what_its_task_owns(base, new_exp, export):
 
 
 def test_with_a_space_a_submodel_is_its_code_alone(new_exp, export):
-    entries = submodel.scan(export(new_exp(**SPACE)))
+    entries = folders.scan(export(new_exp(**SPACE)))
     assert [entry.num_parameters for entry in entries] == [3, 3, 3]
 
 
 def test_a_folder_is_listed_by_task(base, folder):
     per_task = 2 * (2 * 16 * 4 + 4 + 16)
-    found = [replace(entry, num_bytes=0) for entry in submodel.scan(folder, base)]
+    found = [replace(entry, num_bytes=0) for entry in folders.scan(folder, base)]
     assert found == [
-        submodel.Entry(folder / f"{task}.safetensors", task, "residual", per_task, 0, base.fingerprint, "")
+        folders.Entry(folder / f"{task}.safetensors", task, "residual", per_task, 0, base.fingerprint, "")
         for task in ("spk1", "spk10", "spk2")
     ]
 
 
 def test_bytes_are_those_of_the_file(folder):
-    assert all(entry.num_bytes == entry.path.stat().st_size for entry in submodel.scan(folder))
+    assert all(entry.num_bytes == entry.path.stat().st_size for entry in folders.scan(folder))
 
 
 def test_some_tasks_alone_are_exported(new_exp, export):
-    entries = submodel.scan(export(new_exp(), tasks=["spk2", "spk1", "spk2"]))
+    entries = folders.scan(export(new_exp(), tasks=["spk2", "spk1", "spk2"]))
     assert [entry.task for entry in entries] == ["spk1", "spk2"]
 
 
@@ -140,7 +139,7 @@ def test_the_folder_of_the_experiment_itself_is_refused(new_exp, export):
 def test_an_export_for_another_base_is_refused(new_exp, new_base, tmp_path):
     path = new_exp() / "adapter.safetensors"
     with pytest.raises(CheckpointError, match="trained on the base model"):
-        submodel.export(path, new_base(seed=1), tmp_path / "submodels")
+        folders.export(path, new_base(seed=1), tmp_path / "submodels")
     assert not (tmp_path / "submodels").exists()
 
 
@@ -154,7 +153,7 @@ def test_a_merge_spoils_no_training_and_no_folder_of_submodels(folder, merge, tm
 
 def test_a_merge_needs_a_folder_whose_name_an_experiment_can_have(folder, base, tmp_path):
     with pytest.raises(ConfigError, match="name: expected letters, digits"):
-        submodel.merge(folder, base, tmp_path / "has space")
+        folders.merge(folder, base, tmp_path / "has space")
 
 
 def test_merging_twice_gives_the_same_bytes(folder, merge, tmp_path):
@@ -165,7 +164,7 @@ def test_merging_twice_gives_the_same_bytes(folder, merge, tmp_path):
 
 
 def test_what_is_merged_decodes_as_the_experiment_did(base_dir, base, folder, corpus, tmp_path):
-    submodel.merge(folder, replace(base, path=base_dir), tmp_path / "merged")
+    folders.merge(folder, replace(base, path=base_dir), tmp_path / "merged")
     scores = []
     for name in ("exp", "merged"):
         wanted = Wanted(tmp_path / name, corpus / "dump/valid", None, None, False, "error", 500, False)
@@ -185,7 +184,7 @@ def test_three_thousand_submodels_take_seconds(base, new_exp, export, merge):
     exp = new_exp(bottleneck=1, tasks=sorted(f"spk{number}" for number in range(3000)))
     folder = export(exp)
     started = time.monotonic()
-    entries = submodel.scan(folder, base)
+    entries = folders.scan(folder, base)
     scanned = time.monotonic()
     assert_back(folder, exp, merge)
     assert not any(entry.problem for entry in entries)
@@ -196,13 +195,13 @@ def test_three_thousand_submodels_take_seconds(base, new_exp, export, merge):
 def test_an_export_that_was_killed_leaves_whole_files_and_can_be_done_again(base, new_exp, export, merge):
     exp = new_exp(bottleneck=1, tasks=[f"spk{number:03}" for number in range(500)])
     arguments = (exp / "adapter.safetensors", base, exp.parent / "submodels")
-    process = multiprocessing.get_context("fork").Process(target=submodel.export, args=arguments)
+    process = multiprocessing.get_context("fork").Process(target=folders.export, args=arguments)
     process.start()
     while not (arguments[2] / "spk020.safetensors").exists():
         assert process.is_alive()
     process.kill()
     process.join()
-    left = submodel.check(arguments[2], base)
+    left = folders.check(arguments[2], base)
     assert not any(entry.problem for entry in left)
     assert len(left) < 500
     assert_back(export(exp), exp, merge)

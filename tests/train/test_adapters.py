@@ -120,6 +120,21 @@ def test_a_speaker_of_the_validation_set_alone_is_refused(settings, corpus, tmp_
         train.train_adapters(made, tmp_path / "exp", device="cpu")
 
 
+@pytest.mark.parametrize(("is_normalized", "ctc_weight"), [(True, 0.3), (False, 0.3), (True, 1.0)])
+def test_a_base_whose_loss_couples_the_rows_of_a_batch_is_warned_of(
+    settings, new_base, tmp_path, caplog, is_normalized, ctc_weight
+):
+    decoder = {"attention_heads": 2, "linear_units": 24, "num_blocks": 1}
+    conf = {"ctc_weight": ctc_weight, "length_normalized_loss": is_normalized}
+    base = new_base(decoder="transformer", decoder_conf=decoder, model_conf=conf)
+    base_checkpoint.save(tmp_path / "base", base.config, base.model.state_dict())
+    made = settings(max_epochs=1)
+    made = made.model_copy(update={"base": made.base.model_copy(update={"dir": tmp_path / "base"})})
+    train.train_adapters(made, tmp_path / "exp", device="cpu")
+    expected = 1 if is_normalized and ctc_weight < 1 else 0
+    assert caplog.text.count("its length_normalized_loss weighs") == expected
+
+
 def test_an_experiment_without_adapters_or_data_is_refused(settings, tmp_path):
     for change in ({"adapters": ()}, {"data": None}):
         with pytest.raises(ConfigError, match="experiment 'tiny': needs 'data'"):

@@ -108,3 +108,11 @@ def test_training_a_base_moves_its_weights_and_statistics(base_settings, tmp_pat
 def test_a_base_without_a_model_to_build_is_refused(settings):
     with pytest.raises(ConfigError, match="base: needs 'model'"):
         train.train_base(settings(), device="cpu")
+
+
+def test_a_base_whose_blocks_are_left_out_at_times_is_trained(base_settings, tmp_path):
+    settings = base_settings(max_epochs=1)
+    encoder = {**ESPNET_YAML["encoder_conf"], "stochastic_depth_rate": 0.9}  # some blocks have no gradient
+    config.write_yaml(tmp_path / "conformer.yaml", {**ESPNET_YAML, "encoder_conf": encoder})
+    train.train_base(settings, device="cpu")
+    assert RunRecord.read(tmp_path / "base/run.json").epochs == 1

@@ -1,0 +1,103 @@
+"""What the Submodels of a folder have to go with, and what is wrong with a file that cannot be used."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.errors import CheckpointError, listed
+from adaptkit.files import describe, stamp
+from adaptkit.submodels.files import (
+    SHARED_FILE,
+    SUFFIX,
+    Shared,
+    Submodel,
+    file_name,
+    name_task,
+    read,
+    read_head,
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in a folder of Submodels."""
+
+    path: Path
+    task: str  # or the name of the file, where that does not tell it
+    kind: str
+    num_parameters: int
+    num_bytes: int
+    base_fingerprint: str
+    problem: str  # why it cannot be used, and what would mend that; nothing where it can
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What each Submodel of a folder must go with: the rest of the weights and, if given, a base model."""
+
+    shared: Shared
+    base: BaseModel | None = None
+    shapes: Mapping[str, torch.Size] | None = None  # of a Submodel's weights; None where nobody knows them
+
+    def inspect(self, path: Path) -> Entry:
+        """Look at a file without its weights."""
+        named, num_bytes = name_task(path), sum(stamp(path)[:1])
+        try:
+            head, num_parameters = read_head(path)
+        except CheckpointError as error:
+            return Entry(path, named, "", 0, num_bytes, "", reason(path, error))
+        return Entry(
+            path=path,
+            task=head.task if path.name == file_name(head.task) else named,
+            kind=head.kind,
+            num_parameters=num_parameters,
+            num_bytes=num_bytes,
+            base_fingerprint=head.base_fingerprint,
+            problem=self._find_misfit(path, head),
+        )
+
+    def read(self, path: Path) -> Submodel:
+        """Read a Submodel; one that is damaged, or does not go with these terms, is a CheckpointError."""
+        submodel = read(path)
+        problem = self._find_misfit(path, submodel) or self._find_odd_shapes(submodel)
+        if problem:
+            raise CheckpointError(f"{path}: {problem}")
+        return submodel
+
+    def _find_misfit(self, path: Path, head: Submodel) -> str:
+        if path.name != file_name(head.task):
+            remedy = f"rename it to {file_name(head.task)}, or export it again"
+            return f"holds the Submodel of {head.task!r}; {remedy}"
+        difference = self.shared.difference(head)
+        if difference:
+            return f"{difference} as {SHARED_FILE} says; move it to a folder of its own kind"
+        if self.base is not None and self.base.fingerprint != head.base_fingerprint:
+            found = f"{self.base.path} is {self.base.fingerprint}"
+            return f"of the base model {head.base_fingerprint}, {found}; give its own"
+        return ""
+
+    def _find_odd_shapes(self, submodel: Submodel) -> str:
+        shapes = {name: weight.shape for name, weight in submodel.weights.items()}
+        if self.shapes is None or shapes == self.shapes:
+            return ""
+        names = sorted(dict(shapes.items() ^ self.shapes.items()))
+        return f"does not fit the configuration it comes with: {listed(names)}; export it again"
+
+
+def find_files(folder: Path) -> list[Path]:
+    """Find the files that are Submodels by their names: not what they share, nor what a killed run left."""
+    try:
+        with os.scandir(folder) as found:
+            names = [entry.name for entry in found if entry.name.endswith(SUFFIX)]
+    except OSError as error:
+        raise CheckpointError(describe(error, folder)) from error
+    return [folder / name for name in names if name != SHARED_FILE and not name.startswith(".")]
+
+
+def reason(path: Path, error: CheckpointError) -> str:
+    """Say what an error tells of a file, without its name."""
+    return str(error).removeprefix(f"{path}: ")
