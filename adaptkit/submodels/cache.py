@@ -195,7 +195,7 @@ class SubmodelCache:
                     num_hits = sum(task in self._slots.residents for task in wanted)
                     self._counts.hits += num_hits
                     self._counts.misses += len(wanted) - num_hits
-                    self._load_ahead(wanted)
+                    self._load_ahead(wanted, num_own=1)
                     return self._slots.hold(wanted)
             finally:
                 self._queue.remove(turn)
@@ -213,9 +213,13 @@ class SubmodelCache:
             raise self._too_few(len(wanted) + num_pinned, f"{len(wanted)} at once beside {num_pinned} pinned")
         return self._queue[0] is turn and self._slots.has_room(wanted)
 
-    def _load_ahead(self, tasks: Iterable[str]) -> None:
-        """Start loading known tasks that have no slot, as far as there is room; the lock is held."""
-        for resident in self._slots.admit([self._folder.find(task) for task in tasks]):
+    def _load_ahead(self, tasks: Iterable[str], *, num_own: int = 0) -> None:
+        """Start loading known tasks that have no slot, as far as there is room; the lock is held.
+
+        The first `num_own` are left to the caller: to wake a thread takes longer than to load one.
+        """
+        admitted = self._slots.admit([self._folder.find(task) for task in tasks])
+        for resident in admitted[num_own:]:
             self._executor.submit(self._load, resident)
 
     def _load(self, resident: Resident) -> None:
