@@ -55,7 +55,9 @@ class Service:
         self.metrics = Metrics(self.cache, lambda: len(self.queue), lambda: self.num_open)
         self.num_open = 0  # requests under way, from their arrival to their answer
         self._options = None if base.features is None else FbankOptions.from_dict(base.features)
-        self._readers = ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="audio")
+        self._readers = ThreadPoolExecutor(
+            _NUM_READERS, "audio", initializer=torch.set_num_threads, initargs=(1,)
+        )
         self._watch = Watch(self.speakers.refresh, settings.refresh_sec)
         self._worker = Worker(base, self.cache, self.queue, on_batch=self.metrics.batch_size.observe)
 

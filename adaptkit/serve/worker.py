@@ -40,6 +40,7 @@ class Worker:
         self._on_batch = on_batch
         self._device = next(base.model.parameters()).device
         self._objective = Objective(base, cache.stack).eval()
+        self._num_cores = torch.get_num_threads()  # those that read audio take one each, for short work
         self._thread = Thread(target=self._run, name="model", daemon=True)
 
     @property
@@ -58,6 +59,7 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
+        torch.set_num_threads(self._num_cores)
         with torch.inference_mode(), self._objective.hooked():
             while batch := self._queue.take():
                 self._on_batch(len(batch))
