@@ -28,7 +28,7 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def bank(write):
+def noises(write):
     """Four recordings, three of another rate, and rooms for half of the utterances."""
     for number in range(4):
         folder = write(number, rate_hz=8000 if number else RATE_HZ)
@@ -36,11 +36,11 @@ def bank(write):
 
 
 @pytest.mark.parametrize(
-    "anew", [lambda bank: NoiseBank(bank.options, RATE_HZ), lambda b: pickle.loads(pickle.dumps(b))]
+    "anew", [lambda noises: NoiseBank(noises.options, RATE_HZ), lambda b: pickle.loads(pickle.dumps(b))]
 )
-def test_a_key_gives_the_same_bits_in_any_order_and_any_copy(bank, anew):
-    first = {key: bank.perturb(SPEECH, key) for key in range(-3, 5)}
-    other = anew(bank)
+def test_a_key_gives_the_same_bits_in_any_order_and_any_copy(noises, anew):
+    first = {key: noises.perturb(SPEECH, key) for key in range(-3, 5)}
+    other = anew(noises)
     for key in reversed(first):
         again = other.perturb(SPEECH, key)
         assert torch.equal(again.speech, first[key].speech)
@@ -51,45 +51,45 @@ def test_a_key_gives_the_same_bits_in_any_order_and_any_copy(bank, anew):
         )
 
 
-def test_threads_change_no_bit(bank):
+def test_threads_change_no_bit(noises):
     num_threads, results = torch.get_num_threads(), []
     for number in (1, 2):
         torch.set_num_threads(number)
-        results.append([bank.perturb(SPEECH, key).speech for key in range(8)])
+        results.append([noises.perturb(SPEECH, key).speech for key in range(8)])
     torch.set_num_threads(num_threads)
     assert all(map(torch.equal, *results))
 
 
-def test_the_global_random_states_stay_as_they_were(bank):
+def test_the_global_random_states_stay_as_they_were(noises):
     def states():
         return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
 
     before = states()
     make_response.cache_clear()
     for key in range(8):
-        bank.perturb(SPEECH, key)
+        noises.perturb(SPEECH, key)
     assert states() == before
 
 
-def test_keys_draw_other_recordings_ratios_and_rooms(bank):
-    drawn = [bank.perturb(SPEECH, key) for key in (-4, *range(30), 2**63 - 1)]
+def test_keys_draw_other_recordings_ratios_and_rooms(noises):
+    drawn = [noises.perturb(SPEECH, key) for key in (-4, *range(30), 2**63 - 1)]
     assert len({d.noise for d in drawn}) == 4
     assert len({d.room for d in drawn}) == 5  # four, or none
     assert len({d.snr_db for d in drawn}) == 32
 
 
-def test_speech_itself_stays_as_it_was(bank):
+def test_speech_itself_stays_as_it_was(noises):
     speech = SPEECH.clone()
-    bank.perturb(speech, 1)
+    noises.perturb(speech, 1)
     assert torch.equal(speech, SPEECH)
 
 
-def test_the_description_changes_with_recordings_and_options(bank, write):
-    described = {bank.describe(), NoiseBank(bank.options, 8000).describe()}
-    described.add(NoiseBank(bank.options.model_copy(update={"snr_db": (0.0, 20.0)}), RATE_HZ).describe())
+def test_the_description_changes_with_recordings_and_options(noises, write):
+    described = {noises.describe(), NoiseBank(noises.options, 8000).describe()}
+    described.add(NoiseBank(noises.options.model_copy(update={"snr_db": (0.0, 20.0)}), RATE_HZ).describe())
     write(0, 30001)  # one sample longer
-    described.add(NoiseBank(bank.options, RATE_HZ).describe())
+    described.add(NoiseBank(noises.options, RATE_HZ).describe())
     write(9)
-    described.add(NoiseBank(bank.options, RATE_HZ).describe())
+    described.add(NoiseBank(noises.options, RATE_HZ).describe())
     assert len(described) == 5
-    assert NoiseBank(bank.options, RATE_HZ).describe() in described
+    assert NoiseBank(noises.options, RATE_HZ).describe() in described
