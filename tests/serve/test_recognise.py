@@ -134,7 +134,7 @@ def test_a_model_of_legacy_positions_gets_rows_of_one_length(serve, new_base, re
     assert [r.json()["text"] for r in together] == [answer["text"] for answer in alone]
     scores = [answer["score"] for answer in alone]
     assert [r.json()["score"] for r in together] == pytest.approx(scores, abs=1e-3)
-    assert max(r.json()["timings"]["batch_size"] for r in together) > 2
+    assert max(r.json()["timings"]["batch_size"] for r in together) > 1
 
 
 def test_a_base_that_reads_speech_is_served(serve, new_base, replace_folder, audio, noise):
