@@ -3,6 +3,7 @@
 import asyncio
 import io
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -98,6 +99,13 @@ class Server:
         transport = httpx.ASGITransport(create_app(self.service), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=None) as client:
             yield client
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until something is so."""
+        deadline = time.monotonic() + 20
+        while not is_so():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.001)
 
     def post(self, body=b"", speaker=None, **options) -> httpx.Response:
         """Ask what a body says."""

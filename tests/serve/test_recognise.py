@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import random
-import time
 
 import pytest
 
@@ -50,22 +49,15 @@ def ask_together(server, add, recordings, asked):
             )
 
         first = ask(next(iter(recordings)), SPEAKERS[0])
-        await until(lambda: cache.stats().waits == 1)
+        await server.until(lambda: cache.stats().waits == 1)
         waiting = [ask(*pair) for pair in asked]
-        await until(lambda: len(queue) == len(asked))
+        await server.until(lambda: len(queue) == len(asked))
         held.close()
         await first
         return await asyncio.gather(*waiting)
 
     with held:
         return server.run(talk, timeout=60)
-
-
-async def until(is_so):
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
 
 
 def assert_as_decoded(responses, asked, decoded):

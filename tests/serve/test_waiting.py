@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 
 import pytest
 
@@ -28,17 +27,10 @@ def post(client, body, speaker="spk2"):
     return asyncio.ensure_future(client.post("/v1/recognize", params={"speaker": speaker}, content=body))
 
 
-async def until(is_so):
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
-
-
 async def occupy(server, client, body):
     """Let the model wait for the slot with a first request."""
     first = post(client, body)
-    await until(lambda: server.service.cache.stats().waits == 1)
+    await server.until(lambda: server.service.cache.stats().waits == 1)
     return first
 
 
@@ -47,7 +39,7 @@ def test_requests_beyond_the_limit_are_503_with_retry_after(held, audio):
 
     async def talk(client):
         waiting = [post(client, audio()) for _ in range(2)]
-        await until(lambda: server.service.num_open == 2)
+        await server.until(lambda: server.service.num_open == 2)
         refused, health = await post(client, audio()), await client.get("/health")
         release()
         return refused, health, await asyncio.gather(*waiting)
@@ -114,9 +106,9 @@ def test_a_client_that_leaves_is_dropped_from_the_queue_and_the_next_is_served(h
         first, queue = await occupy(server, client, audio()), server.service.queue
         leavers = [Leaver(create_app(server.service), audio()) for _ in range(3)]
         running = [leaver.run() for leaver in leavers]
-        await until(lambda: len(queue) == 3)
+        await server.until(lambda: len(queue) == 3)
         next_one = post(client, audio())
-        await until(lambda: len(queue) == 4)
+        await server.until(lambda: len(queue) == 4)
         for leaver in leavers:
             leaver.is_gone.set()
         await asyncio.gather(*running)
@@ -146,7 +138,7 @@ def test_requests_that_come_while_the_model_works_make_up_the_next_batch(held, a
     async def talk(client):
         first = await occupy(server, client, audio())
         others = [post(client, audio()) for _ in range(5)]
-        await until(lambda: len(server.service.queue) == 5)
+        await server.until(lambda: len(server.service.queue) == 5)
         release()
         return await asyncio.gather(first, *others)
 
