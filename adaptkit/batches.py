@@ -43,6 +43,10 @@ class Batch:
             **taken,
         )
 
+    def of_task(self, task_id: int) -> "Batch":
+        """Give all rows to one task."""
+        return replace(self, task_ids=(task_id,) * len(self.utt_ids))
+
     def _tensors(self) -> dict[str, Tensor]:
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in named.items() if isinstance(value, Tensor)}

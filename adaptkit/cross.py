@@ -6,7 +6,7 @@ the bank knows none, such as those that the base model was trained on, all of it
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from adaptkit import checkpoint, experiment, score
 from adaptkit.base import checkpoint as base_checkpoint
-from adaptkit.batches import Batch, load_batches
+from adaptkit.batches import load_batches
 from adaptkit.decode import plan_decoding, search
 from adaptkit.errors import ConfigError
 from adaptkit.examples import BASE_TASK, Examples, find_frameless, read_examples
@@ -159,12 +159,8 @@ def _recognise(
         for batch in load_batches(examples, plan_decoding(objective, examples, batch_frames)):
             read = objective.read_taps(batch.to(device))
             for column, task in enumerate(columns):
-                paths = search(objective, _with_task(read, task))
+                paths = search(objective, read.of_task(task))
                 yield column, {u: examples.base.tokens.decode(path.tokens) for u, path in paths.items()}
-
-
-def _with_task(batch: Batch, task: int) -> Batch:
-    return replace(batch, task_ids=(task,) * len(batch.utt_ids))
 
 
 def _write_tsv(matrix: Matrix, path: Path) -> None:

@@ -138,8 +138,7 @@ def find_nearest(known: AdapterStack, train: Examples, task: str) -> int:
         for batch in load_batches(heard, plan):
             rows = objective.read_taps(batch.to(device))
             for index in range(len(known.tasks)):
-                chosen = replace(rows, task_ids=(index,) * len(rows.utt_ids))
-                losses[index] += float(objective(chosen)) * len(rows.utt_ids)
+                losses[index] += float(objective(rows.of_task(index))) * len(rows.utt_ids)
     if not losses.isfinite().any():
         raise DataError(
             f"{train.data.path}: no known speaker's weights give {listed(own)} a finite loss; look at their "

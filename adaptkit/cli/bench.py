@@ -5,10 +5,8 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.cli.bench_submodels import submodels
+from adaptkit.cli.bench_submodels import NUM_TOKENS, submodels
 from adaptkit.cli.options import Device, choose_device
-
-NUM_TOKENS = 500  # of a model with random weights: those of a small BPE vocabulary
 
 app = typer.Typer(help="Measure what things cost on this machine.", no_args_is_help=True)
 app.command()(submodels)
