@@ -9,7 +9,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from adaptkit import config as configuration
@@ -17,7 +17,7 @@ from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig, AdapterStack
 from adaptkit.base.checkpoint import BaseModel, load_strictly
 from adaptkit.errors import CheckpointError
-from adaptkit.files import replacing
+from adaptkit.files import describe, replacing
 
 _FORMAT = 1
 
@@ -95,18 +95,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read named tensors and their json header."""
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file; 'adaptkit train' writes it")
+    """Read named tensors and their json header, both of one file even where it is replaced meanwhile."""
     try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(json.loads((file.metadata() or {})["adaptkit"]))
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (not a dict)
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; 'adaptkit train' writes it") from error
+    except OSError as error:
+        raise CheckpointError(describe(error, path)) from error
+    try:
+        tensors = safetensors.torch.load(content)
     except SafetensorError as error:
-        size = path.stat().st_size
         raise CheckpointError(
-            f"{path}: damaged or truncated ({size} bytes): {error}; copy it again"
+            f"{path}: damaged or truncated ({len(content)} bytes): {error}; copy it again"
         ) from error
+    try:
+        length = int.from_bytes(content[:8], "little")
+        fields = json.loads(content[8 : 8 + length])["__metadata__"]  # which `load` does not give
+        return tensors, dict(json.loads(fields["adaptkit"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: a safetensors file, but not written by adaptkit") from error
 

@@ -1,6 +1,10 @@
 """Adapter files: whole or refused, and averages of weights."""
 
+import itertools
 import json
+import os
+import shutil
+import threading
 
 import pytest
 import safetensors.torch
@@ -103,6 +107,36 @@ def test_weights_that_do_not_fit_the_header_are_refused(path, base):
         CheckpointError, match="does not fit the configuration it comes with; of another shape"
     ):
         checkpoint.restore(checkpoint.load(path), base, path)
+
+
+def test_a_file_that_is_replaced_all_the_time_is_read_whole(tmp_path):
+    path, is_over = tmp_path / "a.safetensors", threading.Event()
+    sides = [tmp_path / "side0.safetensors", tmp_path / "side1.safetensors"]
+    for number, side in enumerate(sides):
+        checkpoint.write_tensors(side, {"a": torch.full((4,), float(number))}, {"number": number})
+
+    def replace():
+        for number in itertools.cycle((0, 1)):
+            if is_over.is_set():
+                return
+            os.link(sides[number], tmp_path / "next")
+            os.replace(tmp_path / "next", path)
+
+    shutil.copy(sides[0], path)
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    try:
+        seen = [checkpoint.read_tensors(path) for _ in range(5000)]
+    finally:
+        is_over.set()
+        replacing.join()
+    assert {header["number"] for _, header in seen} == {0, 1}
+    assert all(bool((tensors["a"] == header["number"]).all()) for tensors, header in seen)
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: Is a directory"):
+        checkpoint.load(tmp_path)
 
 
 def test_a_missing_file_is_named_with_what_writes_it(tmp_path):

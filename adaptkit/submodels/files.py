@@ -28,7 +28,6 @@ from adaptkit import checkpoint, config
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig
 from adaptkit.errors import CheckpointError, listed
-from adaptkit.files import describe
 
 SHARED_FILE = "+shared.safetensors"  # no task's: their names have + before a digest only
 SUFFIX = ".safetensors"
@@ -129,7 +128,7 @@ def read(path: Path) -> Submodel:
 def read_head(path: Path) -> tuple[Submodel, int]:
     """Read a Submodel without its weights, and how many they are; damage to weights is not seen."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             header = dict(json.loads(file.metadata()["adaptkit"]))
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, *_MALFORMED):
@@ -171,12 +170,9 @@ def _write(path: Path, header: Mapping[str, Any], weights: Mapping[str, Tensor])
 
 def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read header and weights, and check the seal."""
-    try:
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such file; {_MADE_BY}")
-        weights, header = checkpoint.read_tensors(path)
-    except OSError as error:
-        raise CheckpointError(describe(error, path)) from error
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; {_MADE_BY}")
+    weights, header = checkpoint.read_tensors(path)
     _check_format(path, header, holds)
     seal = header.pop("crc32", None)
     if seal != _checksum(weights, header):
