@@ -1,6 +1,11 @@
-"""Adapter files and training states: safetensors with a json header, never a pickle."""
+"""Adapter files and training states: safetensors with a json header, never a pickle.
+
+Files are sealed: the header begins with the CRC-32 of the whole file, the seal itself being zeros in it, so
+that a flipped bit is told.
+"""
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +25,9 @@ from adaptkit.errors import CheckpointError
 from adaptkit.files import describe, replacing
 
 _FORMAT = 1
+_BEFORE_SEAL = b'{"__metadata__":{"adaptkit":"{\\"crc32\\": \\"'  # after 8 bytes of length
+_UNSEALED = "00000000"
+_SEAL = slice(8 + len(_BEFORE_SEAL), 8 + len(_BEFORE_SEAL) + len(_UNSEALED))
 
 
 @dataclass(frozen=True)
@@ -87,15 +95,27 @@ def restore(file: AdapterFile, base: BaseModel, path: Path) -> AdapterStack:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write named tensors and a json header atomically."""
-    own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(own, metadata={"adaptkit": json.dumps(header)})
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    """Write named tensors and a json header atomically, under a seal."""
+    own = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    content = safetensors.torch.save(own, {"adaptkit": json.dumps({"crc32": _UNSEALED, **header})})
+    if not content.startswith(_BEFORE_SEAL, 8):
+        raise CheckpointError(
+            f"{path}: not written: safetensors {metadata.version('safetensors')} puts a header elsewhere; "
+            "install the version in requirements.lock"
+        )
+    whole = memoryview(content)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.writelines((whole[: _SEAL.start], _checksum(content), whole[_SEAL.stop :]))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read named tensors and their json header, both of one file even where it is replaced meanwhile."""
+    """Read named tensors and their json header, both of one file even where it is replaced meanwhile.
+
+    A file whose seal does not match is a CheckpointError, as one is that is truncated or of another program.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -111,9 +131,24 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         length = int.from_bytes(content[:8], "little")
         fields = json.loads(content[8 : 8 + length])["__metadata__"]  # which `load` does not give
-        return tensors, dict(json.loads(fields["adaptkit"]))
+        header = dict(json.loads(fields["adaptkit"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: a safetensors file, but not written by adaptkit") from error
+    if content[_SEAL] != _checksum(content):
+        raise CheckpointError(
+            f"{path}: damaged: header and weights are not those that were written; "
+            "copy, export or train it again"
+        )
+    header.pop("crc32", None)
+    return tensors, header
+
+
+def _checksum(content: bytes) -> bytes:
+    """Give the seal that belongs to a file, without a copy of it."""
+    whole, checksum = memoryview(content), 0
+    for part in (whole[: _SEAL.start], _UNSEALED.encode(), whole[_SEAL.stop :]):
+        checksum = zlib.crc32(part, checksum)
+    return f"{checksum:08x}".encode()
 
 
 def average(weights: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:

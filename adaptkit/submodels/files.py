@@ -5,21 +5,19 @@ application to speech model personalization, Interspeech 2022, arXiv:2203.12559.
 
 A Submodel is index k of every parameter that tasks own, so that no kind of adapter needs code of its own.
 Submodels of a folder share a configuration, a base model and the weights that no task owns; these lie once in
-`+shared.safetensors`. Files are sealed: a checksum of header and weights tells a flipped bit.
+`+shared.safetensors`. Files are sealed (see adaptkit.checkpoint), so that a flipped bit is told.
 """
 
 import hashlib
 import json
 import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -107,6 +105,7 @@ def write(folder: Path, submodel: Submodel) -> Path:
     """Write a Submodel into a folder, atomically; give its path."""
     path = folder / file_name(submodel.task)
     header = {
+        "format": _FORMAT,
         "holds": "submodel",
         "task": submodel.task,
         "kind": submodel.kind,
@@ -115,7 +114,7 @@ def write(folder: Path, submodel: Submodel) -> Path:
         "shared": submodel.shared,
         "step": submodel.step,
     }
-    _write(path, header, submodel.weights)
+    checkpoint.write_tensors(path, submodel.weights, header)
     return path
 
 
@@ -142,11 +141,12 @@ def write_shared(folder: Path, shared: Shared) -> Path:
     """Write what all Submodels of a folder go with, atomically; give its path."""
     path = folder / SHARED_FILE
     header = {
+        "format": _FORMAT,
         "holds": "shared",
         "adapters": _dump(shared.adapters),
         "base_fingerprint": shared.base_fingerprint,
     }
-    _write(path, header, shared.weights)
+    checkpoint.write_tensors(path, shared.weights, header)
     return path
 
 
@@ -162,23 +162,12 @@ def read_shared(folder: Path) -> Shared:
         ) from error
 
 
-def _write(path: Path, header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Write weights under a header that is sealed."""
-    whole = {"format": _FORMAT, **header}
-    checkpoint.write_tensors(path, weights, {**whole, "crc32": _checksum(weights, whole)})
-
-
 def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read header and weights, and check the seal."""
+    """Read header and weights."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; {_MADE_BY}")
     weights, header = checkpoint.read_tensors(path)
     _check_format(path, header, holds)
-    seal = header.pop("crc32", None)
-    if seal != _checksum(weights, header):
-        raise CheckpointError(
-            f"{path}: damaged: header and weights are not those that were written; copy or export it again"
-        )
     return header, weights
 
 
@@ -214,26 +203,12 @@ def _dump(adapters: Sequence[AdapterConfig]) -> list[dict[str, Any]]:
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:
-    """Hash weights; 32 hexadecimal digits."""
+    """Hash names, shapes and numbers of weights; 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in _bytes(weights):
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _checksum(weights: Mapping[str, Tensor], header: Mapping[str, Any]) -> int:
-    """Give the CRC-32 of header and weights: against damage, and four times as fast as a hash."""
-    checksum = zlib.crc32(json.dumps(header, sort_keys=True).encode())
-    for part in _bytes(weights):
-        checksum = zlib.crc32(part, checksum)
-    return checksum
-
-
-def _bytes(weights: Mapping[str, Tensor]) -> Iterator[bytes | np.ndarray]:
-    """Give names, shapes and numbers of weights, whose order is that of their names."""
     for name, tensor in sorted(weights.items()):
-        yield f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
-        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _config_difference(theirs: Sequence[AdapterConfig], ours: Sequence[AdapterConfig]) -> str:

@@ -139,7 +139,7 @@ def test_a_table_ends_with_the_problem(folder):
     head, *lines = folders.render(folders.check(folder)).splitlines()
     assert head.split() == ["task", "kind", "base", "parameters", "bytes", "problem"]
     assert [line.split()[0] for line in lines] == ["spk1", "spk10", "spk2"]
-    assert lines[1].endswith("copy or export it again")
+    assert lines[1].endswith("copy, export or train it again")
 
 
 def test_a_name_that_would_spoil_the_table_is_escaped(new_exp, export):
