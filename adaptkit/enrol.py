@@ -29,22 +29,16 @@ from adaptkit.checkpoint import AdapterFile
 from adaptkit.errors import CheckpointError, ConfigError, DataError, listed, nearest
 from adaptkit.examples import Examples, number_tasks
 from adaptkit.experiment import Experiment
+from adaptkit.identity import describe_contents, identify
 from adaptkit.loop import fit
 from adaptkit.objective import Objective
 from adaptkit.plan import Plan
+from adaptkit.processes import in_processes
 from adaptkit.record import RunRecord
+from adaptkit.run_record import Recorded, write_record
+from adaptkit.sets import augmented, read_set, spec_of
 from adaptkit.state import State, path_in
-from adaptkit.train import (
-    Trained,
-    augmented,
-    describe_contents,
-    identify,
-    in_processes,
-    read_set,
-    spec_of,
-    warn_of_coupled_rows,
-    write_record,
-)
+from adaptkit.train import warn_of_coupled_rows
 
 STARTS = ("mean", "nearest", "new")
 _HEARD = 4  # utterances of a new speaker by which the nearest known one is found
@@ -284,8 +278,8 @@ def _record(
         if more:
             replace(run, tasks=list(stack.tasks), params_trainable=run.params_trainable + more).write(path)
     elif wanted.out is not None:
-        trained = Trained(settings.name, stack.kind, stack.tasks, num_each * num_new, num_each)
-        write_record(target, base, trained, state, settings.train)
+        made = Recorded(settings.name, stack.kind, stack.tasks, num_each * num_new, num_each)
+        write_record(target, base, made, state, settings.train)
 
 
 @contextmanager

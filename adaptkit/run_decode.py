@@ -17,6 +17,7 @@ from adaptkit.errors import ConfigError
 from adaptkit.examples import Examples, find_frameless, number_tasks, read_examples
 from adaptkit.kaldi.tables import write_table
 from adaptkit.objective import Objective
+from adaptkit.run_record import Recorded, write_record
 from adaptkit.submodels.cache import SubmodelCache
 
 BASE_ALONE = "none"  # the experiment without adapters, which a report compares the others with
@@ -69,7 +70,9 @@ def decode_folder(wanted: Wanted, *, device: str) -> Path:
     out = wanted.out or _default_folder(wanted, base_only)
     write_table(out / "utt2score", {h.utt_id: f"{h.score:.4f}" for h in found})
     write_table(out / "text", {h.utt_id: h.text for h in found})
-    _write_record(out, wanted, model)
+    made = _describe(out, wanted, model)
+    if made is not None:
+        write_record(out.parent, model.base, made)
     record.DecodeRecord(
         set_name=wanted.data.name,
         num_utterances=len(found),
@@ -138,37 +141,15 @@ def _nothing(utt_id: str) -> Hypothesis:
     return Hypothesis(utt_id, "", 0.0)
 
 
-def _write_record(out: Path, wanted: Wanted, model: _Model) -> None:
-    """Leave the record of what has no training, for a report: of the base alone, or of Submodels."""
+def _describe(out: Path, wanted: Wanted, model: _Model) -> Recorded | None:
+    """Describe what has no training, whose record is left here: the base alone, or Submodels."""
     submodels, folder = model.submodels, out.parent
     is_ours = folder == wanted.submodels or not (folder / "run.json").exists()
     if submodels is not None and out.name.startswith("decode_") and is_ours:
-        name, kind, tasks = folder.resolve().name, submodels.stack.kind, submodels.known()
-    elif model.adapters is None and folder.name == BASE_ALONE:
-        name, kind, tasks = BASE_ALONE, "none", []
-    else:
-        return
-    num_each, num_shared = (0, 0) if submodels is None else _count_weights(submodels)
-    record.RunRecord(
-        name=name,
-        kind=kind,
-        tasks=tasks,
-        base_fingerprint=model.base.fingerprint,
-        params_base=model.base.num_parameters,
-        params_trainable=num_shared + len(tasks) * num_each,
-        params_per_task=num_each,
-        train_seconds=0.0,
-        peak_mb=0.0,
-        epochs=0,
-        steps=0,
-        seed=0,
-        versions=record.collect_versions(),
-        commit=record.find_commit(),
-        command=record.command_line(),
-    ).write(folder / "run.json")
-
-
-def _count_weights(submodels: SubmodelCache) -> tuple[int, int]:
-    """Count the weights of a Submodel, and those that all share."""
-    num_shared = sum(parameter.numel() for _, parameter in shared_parameters(submodels.stack))
-    return numbers_per_task(submodels.stack), num_shared
+        num_each, tasks = numbers_per_task(submodels.stack), submodels.known()
+        num_shared = sum(parameter.numel() for _, parameter in shared_parameters(submodels.stack))
+        kind, num_all = submodels.stack.kind, num_shared + len(tasks) * num_each
+        return Recorded(folder.resolve().name, kind, tasks, num_all, num_each)
+    if model.adapters is None and folder.name == BASE_ALONE:
+        return Recorded(BASE_ALONE, "none", (), 0, 0)
+    return None

@@ -12,12 +12,12 @@ import adaptkit
 ROOT = Path(adaptkit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
-    0: "errors files config progress layout",
+    0: "errors files config progress layout processes",
     1: "kaldi text score bootstrap",
     2: "adapters augment features dump result record speaking optim",
-    3: "base examples batches checkpoint experiment objective taps kinds sampler",
+    3: "base examples batches checkpoint experiment objective taps kinds sampler sets identity",
     4: "train loop plan keeper state journal decode run_decode submodels enrol cross cost serve bench "
-    "policies prune report conditions charts page outcome",
+    "run_record policies prune report conditions charts page outcome",
     5: "cli __main__",
 }
 FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units.split()}

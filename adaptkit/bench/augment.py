@@ -13,6 +13,7 @@ from adaptkit.augment.spec import SpecAugment, augment, count_time_masks
 from adaptkit.base.build import build_specaug
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.batches import Batch, plan_batches
+from adaptkit.bench.batch import draw_batch
 from adaptkit.bench.steps import Contestant, Meter, now
 from adaptkit.errors import ConfigError
 from adaptkit.features import FbankOptions
@@ -58,7 +59,7 @@ def time_augmentation(
     The step is over all utterances, STEP_FRAMES at a time, whose gradients add up.
     """
     lengths = spread.lengths().to(device)
-    batch = _make_batch(lengths, base)
+    batch = _draw_batch(lengths, base)
     feats = batch.inputs
     espnet = build_specaug(nearest_conf(spec, lengths))
     keys = torch.tensor([[make_key(0, call, utt_id) for utt_id in batch.utt_ids] for call in range(CALLS)])
@@ -118,21 +119,9 @@ def _time(run: Augment, feats: Tensor, call: int) -> float:
     return now(feats.device) - started
 
 
-def _make_batch(lengths: Tensor, base: BaseModel | None) -> Batch:
-    """Draw a batch of noise with random tokens; the cost does not depend on what is said."""
+def _draw_batch(lengths: Tensor, base: BaseModel | None) -> Batch:
+    """Draw a batch of features, with as many tokens as speech of such lengths (B,) has."""
     if base and base.features is None:
         raise ConfigError(f"{base.path}: reads speech; time a model that reads features (input_size)")
-    num_bins = base.features["num_bins"] if base else FbankOptions.num_bins
-    num_tokens = len(base.tokens.tokens) if base else 4
     token_lengths = (TOKENS_PER_SEC * lengths * FbankOptions.shift_ms / 1000).long().clamp(min=1)
-    generator = torch.Generator().manual_seed(0)
-    feats = torch.randn(len(lengths), int(lengths.max()), int(num_bins), generator=generator)
-    tokens = torch.randint(2, num_tokens - 1, (len(lengths), int(token_lengths.max())), generator=generator)
-    return Batch(
-        utt_ids=tuple(str(row) for row in range(len(lengths))),
-        task_ids=(-1,) * len(lengths),
-        inputs=feats,
-        lengths=lengths,
-        tokens=tokens,
-        token_lengths=token_lengths,
-    ).to(lengths.device)
+    return draw_batch(base, lengths, token_lengths, [-1] * len(lengths))

@@ -18,6 +18,7 @@ from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.batches import Batch
+from adaptkit.bench.batch import count_inputs, draw_batch
 from adaptkit.errors import DataError
 from adaptkit.objective import Objective
 
@@ -52,7 +53,7 @@ def time_steps(
     Full fine-tuning has dropout and batch statistics on, as in training; a frozen base is in eval(). A kind
     that only reads the base is timed twice, with the base's features computed and with them cached.
     """
-    batch = _make_batch(base, size)
+    batch = _draw_batch(base, size)
     contestants = [Contestant("fine-tuning", Objective(copy.deepcopy(base)).train(), batch)]
     for entry in kinds:
         contestants += _adapted(base, entry, batch, size.num_tasks)
@@ -128,28 +129,12 @@ class Contestant:
         return StepCost(self.name, count, seconds, peak_mb + slots / 2**20)
 
 
-def _make_batch(base: BaseModel, size: Size) -> Batch:
-    """Draw a batch of noise with random tokens; the cost of a step does not depend on what is said."""
-    generator = torch.Generator().manual_seed(0)
-    num_rows = size.num_utterances
-    if base.features is None:
-        inputs = 0.1 * torch.randn(num_rows, round(size.seconds * base.rate_hz), generator=generator)
-    else:
-        frames = round(1000 * size.seconds / base.frame_shift_ms)
-        inputs = torch.randn(num_rows, frames, base.features["num_bins"], generator=generator)
-    tokens = torch.randint(2, len(base.tokens.tokens) - 1, (num_rows, size.num_tokens), generator=generator)
-    return Batch(
-        utt_ids=tuple(str(row) for row in range(num_rows)),
-        task_ids=tuple(row % size.num_tasks for row in range(num_rows)),
-        inputs=inputs,
-        lengths=torch.full((num_rows,), inputs.shape[1]),
-        tokens=tokens,
-        token_lengths=torch.full((num_rows,), size.num_tokens),
-    ).to(_device(base))
-
-
-def _device(base: BaseModel) -> torch.device:
-    return next(base.model.parameters()).device
+def _draw_batch(base: BaseModel, size: Size) -> Batch:
+    """Draw utterances of one length, which go round the tasks."""
+    lengths = torch.full((size.num_utterances,), count_inputs(base, size.seconds))
+    task_ids = [row % size.num_tasks for row in range(size.num_utterances)]
+    batch = draw_batch(base, lengths, torch.full_like(lengths, size.num_tokens), task_ids)
+    return batch.to(next(base.model.parameters()).device)
 
 
 def now(device: torch.device) -> float:

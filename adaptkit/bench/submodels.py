@@ -12,6 +12,7 @@ from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig, AdapterStack
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.batches import Batch
+from adaptkit.bench.batch import count_inputs, draw_inputs, make_batch
 from adaptkit.bench.steps import now
 from adaptkit.errors import AdaptkitError, ConfigError, listed
 from adaptkit.objective import Objective
@@ -128,23 +129,7 @@ def random_submodels(base: BaseModel, entry: AdapterConfig, tasks: Sequence[str]
 def make_rows(base: BaseModel, load: Load) -> list[Tensor]:
     """Draw noise for each speaker: features (T, F), or speech (N,)."""
     generator = torch.Generator().manual_seed(0)
-    if base.features is None:
-        num_samples = round(load.seconds * base.rate_hz)
-        return list(0.1 * torch.randn(load.num_speakers, num_samples, generator=generator))
-    frames, num_bins = round(1000 * load.seconds / base.frame_shift_ms), base.features["num_bins"]
-    return list(torch.randn(load.num_speakers, frames, num_bins, generator=generator))
-
-
-def make_batch(base: BaseModel, rows: Sequence[Tensor], task_ids: Sequence[int]) -> Batch:
-    """Put rows of one length into a batch, which is to be decoded only."""
-    return Batch(
-        utt_ids=tuple(str(row) for row in range(len(rows))),
-        task_ids=tuple(task_ids),
-        inputs=torch.stack(list(rows)),
-        lengths=torch.full((len(rows),), len(rows[0])),
-        tokens=torch.zeros(len(rows), 1, dtype=torch.long),
-        token_lengths=torch.ones(len(rows), dtype=torch.long),
-    ).to(next(base.model.parameters()).device)
+    return list(draw_inputs(base, load.num_speakers, count_inputs(base, load.seconds), generator))
 
 
 def _our_ways(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[Way]:

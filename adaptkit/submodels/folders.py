@@ -12,16 +12,17 @@ from pathlib import Path
 
 import torch
 
-from adaptkit import checkpoint, config, experiment, record
+from adaptkit import checkpoint, config, experiment
 from adaptkit.adapters import api
-from adaptkit.adapters.api import AdapterStack
-from adaptkit.adapters.per_task import numbers_per_task, task_parameters
+from adaptkit.adapters.per_task import task_parameters
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.checkpoint import AdapterFile
 from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
 from adaptkit.experiment import Experiment
 from adaptkit.layout import aligned
 from adaptkit.progress import counting
+from adaptkit.run_record import Recorded, write_record
+from adaptkit.state import State
 from adaptkit.submodels.files import SHARED_FILE, Shared, Submodel, read_shared, write, write_shared
 from adaptkit.submodels.terms import Entry, Terms, find_files, reason
 
@@ -87,7 +88,7 @@ def merge(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = Fal
     stack = checkpoint.restore(file, base, folder)
     checkpoint.save(out / "adapter.safetensors", stack, file.base_fingerprint, file.step, file.weights)
     experiment.save(settings, out / "config.yaml")
-    _write_record(out / "run.json", settings, stack, base=base, step=file.step)
+    write_record(out, base, Recorded.whole(settings.name, stack), State(step=file.step))
     return Merged(file.tasks, left_out)
 
 
@@ -188,29 +189,6 @@ def _bank(submodels: Sequence[Submodel], shared: Shared) -> AdapterFile:
         step=max(submodel.step for submodel in submodels),
         weights={**bank, **shared.weights},
     )
-
-
-def _write_record(
-    path: Path, settings: Experiment, stack: AdapterStack, *, base: BaseModel, step: int
-) -> None:
-    """Leave `run.json` for the report; what the training took is not known here."""
-    record.RunRecord(
-        name=settings.name,
-        kind=stack.kind,
-        tasks=list(stack.tasks),
-        base_fingerprint=base.fingerprint,
-        params_base=base.num_parameters,
-        params_trainable=sum(parameter.numel() for parameter in stack.parameters()),
-        params_per_task=numbers_per_task(stack),
-        train_seconds=0.0,
-        peak_mb=record.peak_memory_mb(),
-        epochs=0,
-        steps=step,
-        seed=0,
-        versions=record.collect_versions(),
-        commit=record.find_commit(),
-        command=record.command_line(),
-    ).write(path)
 
 
 def _cells(entry: Entry) -> list[str]:

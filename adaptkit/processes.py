@@ -1,0 +1,27 @@
+"""The processes of a training that `torchrun` started."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import distributed
+
+_VALIDATION_MOST = timedelta(hours=6)  # in the first process, while the others wait
+
+
+@contextmanager
+def in_processes(device: str) -> Iterator[None]:
+    """Join the processes that `torchrun` started, where it did and they have not met yet."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield
+        return
+    is_cuda = torch.device(device).type == "cuda"
+    if is_cuda:
+        torch.cuda.set_device(device)  # where nccl puts what it sends
+    distributed.init_process_group("nccl" if is_cuda else "gloo", timeout=_VALIDATION_MOST)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
