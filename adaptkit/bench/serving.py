@@ -76,7 +76,13 @@ class Round:
 
 
 def time_serving(
-    base: BaseModel, entry: AdapterConfig, load: Load, *, num_clients: int, num_rounds: int
+    base: BaseModel,
+    entry: AdapterConfig,
+    load: Load,
+    *,
+    num_clients: int,
+    num_rounds: int,
+    num_workers: int = 1,
 ) -> list[Served]:
     """Ask `adaptkit serve` for the same audio in the name of every speaker: one client, then many, in turns.
 
@@ -91,8 +97,8 @@ def time_serving(
         (folder / "speech.wav").write_bytes(body)
         expected = expect(base, adapters, folder / "speech.wav")
         write_submodels(folder / "submodels", base, adapters)
-        with _serving(base, folder, num_clients) as port:
-            ask(port, body, [[name] for name in speakers[:num_clients]])  # warms up
+        with _serving(base, folder, num_clients, num_workers) as port:
+            ask(port, body, [[name] * num_workers for name in speakers[:num_clients]])  # warms up
             one = [[speakers[k % len(speakers)] for k in range(num_clients)]]
             many = [[name] * REQUESTS for name in one[0]]
             rounds = [[ask(port, body, plan) for plan in (one, many)] for _ in range(num_rounds)]
@@ -192,7 +198,7 @@ def make_audio(base: BaseModel, seconds: float) -> bytes:
 
 
 @contextmanager
-def _serving(base: BaseModel, folder: Path, num_clients: int) -> Iterator[int]:
+def _serving(base: BaseModel, folder: Path, num_clients: int, num_workers: int) -> Iterator[int]:
     """Run `adaptkit serve` as a process of its own until the block ends; give its port."""
     base_dir = base.path
     if not (base_dir / "model.pth").exists():  # of random weights
@@ -200,7 +206,7 @@ def _serving(base: BaseModel, folder: Path, num_clients: int) -> Iterator[int]:
         checkpoint.save(base_dir, base.config, base.model.state_dict())
     port, device = _free_port(), str(next(base.model.parameters()).device)
     sides = ["--base", str(base_dir), "--submodels", str(folder / "submodels"), "--device", device]
-    sizes = ["--port", str(port), "--max-queue", str(max(256, num_clients))]
+    sizes = ["--port", str(port), "--max-queue", str(max(256, num_clients)), "--workers", str(num_workers)]
     command = [sys.executable, "-m", "adaptkit", "serve", *sides, *sizes]
     log = folder / "serve.log"
     with open(log, "wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as server:

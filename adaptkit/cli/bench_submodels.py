@@ -8,9 +8,11 @@ import typer
 from adaptkit.cli.options import Device, choose_device
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from adaptkit.adapters.api import AdapterConfig
     from adaptkit.base.checkpoint import BaseModel
-    from adaptkit.bench.submodels import Load
+    from adaptkit.bench.serving import Served
 
 NUM_TOKENS = 500  # of a model with random weights: those of a small BPE vocabulary
 NUM_CLIENTS = 64  # at once
@@ -32,6 +34,7 @@ def submodels(
     resident: Annotated[int, typer.Option(min=0, help="Submodels held in memory, to weigh them.")] = 0,
     serve: Annotated[bool, typer.Option("--serve", help="Also drive 'adaptkit serve' with clients.")] = False,
     clients: Annotated[int | None, typer.Option(min=2, help="Of --serve, at once; 64 if not given.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Of --serve, processes; 1 if not given.")] = None,
     peft: Annotated[bool, typer.Option(help="With --kind lora, also time PEFT.")] = True,
     device: Device = "auto",
 ) -> None:
@@ -41,9 +44,10 @@ def submodels(
     """
     if (base is None) == (model is None):
         raise typer.BadParameter("give one of --base and --model")
-    if clients and not serve:
-        raise typer.BadParameter("--clients are those of --serve; give both")
+    if (clients or workers) and not serve:
+        raise typer.BadParameter("--clients and --workers are those of --serve; give it too")
     from adaptkit.base import checkpoint, new
+    from adaptkit.bench import serving
     from adaptkit.bench import submodels as library
     from adaptkit.kinds import read
 
@@ -62,7 +66,15 @@ def submodels(
     if resident:
         _weigh(loaded, entry, resident)
     if serve:
-        _serve(loaded, entry, load, clients=clients or NUM_CLIENTS, rounds=rounds)
+        found = serving.time_serving(
+            loaded,
+            entry,
+            load,
+            num_clients=clients or NUM_CLIENTS,
+            num_rounds=rounds,
+            num_workers=workers or 1,
+        )
+        _print_served(found)
 
 
 def _load(base: "BaseModel", entry: "AdapterConfig", *, speakers: int, loads: int) -> None:
@@ -83,10 +95,7 @@ def _weigh(base: "BaseModel", entry: "AdapterConfig", num_submodels: int) -> Non
     typer.echo(f"{f'{num_submodels:,} in memory':18} {found.bytes_each:12,} {figures}")
 
 
-def _serve(base: "BaseModel", entry: "AdapterConfig", load: "Load", *, clients: int, rounds: int) -> None:
-    from adaptkit.bench import serving as library
-
-    found = library.time_serving(base, entry, load, num_clients=clients, num_rounds=rounds)
+def _print_served(found: "Sequence[Served]") -> None:
     columns = ("requests", "requests/s", "ratio", "median ms", "p99 ms", "errors", "wrong")
     typer.echo(f"{'serving':18}" + "".join(f" {column:>12}" for column in columns))
     for one in found:

@@ -1,8 +1,5 @@
 """The `adaptkit` command: every group under one name, and how errors leave it."""
 
-import logging
-import warnings
-
 import typer
 
 from adaptkit.cli import (
@@ -20,7 +17,7 @@ from adaptkit.cli import (
     submodels,
     train,
 )
-from adaptkit.cli.script import run
+from adaptkit.cli.script import run, set_up_messages
 
 app = typer.Typer(
     name="adaptkit",
@@ -43,12 +40,5 @@ for module in (feats, train, decode, score, report, serve):
 
 def main() -> None:
     """Run a command with its messages on stderr."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger().handlers[0].addFilter(_is_named)
-    warnings.filterwarnings("ignore", module=r"espnet2?\.")  # its own use of torch, no matter of users
+    set_up_messages()
     run(app, "adaptkit")
-
-
-def _is_named(record: logging.LogRecord) -> bool:
-    """Keep what modules log under their own names; ESPnet chats about its defaults through the root."""
-    return record.name != "root" or record.levelno >= logging.ERROR

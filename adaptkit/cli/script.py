@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ def run_script(command: Callable[..., Any]) -> None:
     """Run the function of a script, `local/prepare.py` say, with the words of the command line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run(functools.partial(typer.run, command), Path(sys.argv[0]).name)
+
+
+def set_up_messages() -> None:
+    """Let messages of a command go to stderr, with the time and without other libraries' chat."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger().handlers[0].addFilter(_is_named)
+    warnings.filterwarnings("ignore", module=r"espnet2?\.")  # its own use of torch, no matter of users
 
 
 def run(command: Callable[[], Any], name: str) -> None:
@@ -35,3 +43,8 @@ def run(command: Callable[[], Any], name: str) -> None:
             err=True,
         )
         sys.exit(130)
+
+
+def _is_named(record: logging.LogRecord) -> bool:
+    """Keep what modules log under their own names; ESPnet chats about its defaults through the root."""
+    return record.name != "root" or record.levelno >= logging.ERROR

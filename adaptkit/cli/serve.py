@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from adaptkit.cli.options import Device, choose_device
+from adaptkit.cli.script import set_up_messages
 from adaptkit.errors import AdaptkitError
+
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes, each with a base model and its share of the cores.")
+]
+SubmodelMb = Annotated[float, typer.Option(min=0, help="Most memory of a process for Submodels, in MiB.")]
+UnknownSpeaker = Annotated[str, typer.Option(help="404, or base: leave unknown speakers to the base.")]
+BatchFrames = Annotated[int, typer.Option(min=1, help="Feature frames of a batch, with padding.")]
+MaxQueue = Annotated[int, typer.Option(min=1, help="Most requests under way at once in a process.")]
+TimeoutSec = Annotated[float, typer.Option(min=0.01, help="Longest time to an answer, or without a request.")]
+Preload = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Load this speaker's now, and keep it.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -19,24 +32,17 @@ def serve(
     submodels: Annotated[Path, typer.Option(help="Folder of Submodels; new files there are picked up.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
-    submodel_mb: Annotated[float, typer.Option(min=0, help="Most memory for Submodels, in MiB.")] = 1024,
-    unknown_speaker: Annotated[
-        str, typer.Option(help="404, or base: leave unknown speakers to the base.")
-    ] = "404",
+    workers: Workers = 1,
+    submodel_mb: SubmodelMb = 1024,
+    unknown_speaker: UnknownSpeaker = "404",
     max_batch: Annotated[int, typer.Option(min=1, help="Requests of a batch.")] = 64,
-    batch_frames: Annotated[
-        int, typer.Option(min=1, help="Feature frames of a batch, with padding.")
-    ] = 24000,
+    batch_frames: BatchFrames = 24000,
     max_body_mb: Annotated[float, typer.Option(min=0.001, help="Longest body, in MB.")] = 10,
     max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest audio.")] = 60,
-    max_queue: Annotated[int, typer.Option(min=1, help="Most requests under way at once.")] = 256,
-    timeout_sec: Annotated[
-        float, typer.Option(min=0.01, help="Longest time to an answer, or without a request.")
-    ] = 30,
+    max_queue: MaxQueue = 256,
+    timeout_sec: TimeoutSec = 30,
     refresh_sec: Annotated[float, typer.Option(min=0.01, help="Time between looks at the folder.")] = 2,
-    preload: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Load this speaker's now, and keep it.")
-    ] = None,
+    preload: Preload = None,
     device: Device = "auto",
 ) -> None:
     """Answer HTTP requests with the words of their audio, every speaker's by the Submodel of their own.
@@ -69,6 +75,7 @@ def serve(
         unknown_speaker=unknown_speaker,
         limits=limits,
         refresh_sec=refresh_sec,
+        num_workers=workers,
         preload=tuple(dict.fromkeys(preload or ())),
     )
-    run(settings, device=choose_device(device))
+    run(settings, device=choose_device(device), set_up=set_up_messages)

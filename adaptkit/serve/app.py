@@ -108,7 +108,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
     )
     def metrics() -> Response:
         """Give counts and times of requests, sizes of batches, the queue and the cache to Prometheus."""
-        return Response(service.metrics.render(), media_type=describing.METRICS_TYPE)
+        return Response(service.render_metrics(), media_type=describing.METRICS_TYPE)
 
     @app.get("/", include_in_schema=False)
     def page() -> HTMLResponse:

@@ -1,84 +1,105 @@
 """What Prometheus reads: counts and times of requests, sizes of batches, the queue and the cache."""
 
-from collections.abc import Callable, Iterator
+import os
+from pathlib import Path
+from threading import Lock
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from adaptkit.submodels.cache import SubmodelCache
+from adaptkit.submodels.counts import CacheStats
 
+_SHARED = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+_COUNTED = {  # by the fields of CacheStats
+    "hits": ("hits", "Submodels asked for that were in memory or on their way there."),
+    "misses": ("misses", "Submodels asked for that had to be loaded."),
+    "evictions": ("evictions", "Submodels that gave way to others."),
+    "failures": ("load_failures", "Submodels that could not be loaded."),
+    "load_seconds": ("load_seconds", "Time that loading took."),
+}
+_HELD = {
+    "num_resident": ("resident", "Submodels in memory.", "livesum"),
+    "resident_bytes": ("resident_bytes", "Bytes of the Submodels in memory.", "livesum"),
+    "num_known": ("known", "Submodels that requests can name.", "livemax"),
+}
 
 
 class Metrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one process; what it renders is the server's, of whose processes it may be one."""
 
-    def __init__(self, cache: SubmodelCache, queue_length: Callable[[], int], num_open: Callable[[], int]):
-        self._registry = CollectorRegistry()
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "adaptkit_requests",
             "Requests answered; 499: the client left before.",
             ["path", "status"],
-            registry=self._registry,
+            registry=registry,
         )
         self.seconds = Histogram(
             "adaptkit_request_seconds",
             "From the arrival of a request to its answer.",
             ["path"],
             buckets=_SECONDS,
-            registry=self._registry,
+            registry=registry,
         )
         self.batch_size = Histogram(
             "adaptkit_batch_size",
             "Requests that went through the model together.",
             buckets=_ROWS,
-            registry=self._registry,
+            registry=registry,
         )
         self.audio_seconds = Counter(
-            "adaptkit_audio_seconds", "Audio that was recognised.", registry=self._registry
+            "adaptkit_audio_seconds", "Audio that was recognised.", registry=registry
         )
-        waiting = Gauge(
+        self.queue_length = Gauge(
             "adaptkit_queue_length",
             "Requests that wait for the model.",
-            registry=self._registry,
+            registry=registry,
+            multiprocess_mode="livesum",
         )
-        waiting.set_function(queue_length)
-        under_way = Gauge(
+        self.requests_open = Gauge(
             "adaptkit_requests_open",
             "Requests under way, from their arrival to their answer.",
-            registry=self._registry,
+            registry=registry,
+            multiprocess_mode="livesum",
         )
-        under_way.set_function(num_open)
-        self._registry.register(_CacheCollector(cache))
+        self._counted = {
+            field: Counter(f"adaptkit_submodel_{name}", meaning, registry=registry)
+            for field, (name, meaning) in _COUNTED.items()
+        }
+        self._held = {
+            field: Gauge(f"adaptkit_submodel_{name}", meaning, registry=registry, multiprocess_mode=mode)
+            for field, (name, meaning, mode) in _HELD.items()
+        }
+        self._noted = dict.fromkeys(_COUNTED, 0.0)
+        self._noting = Lock()
+
+    def note(self, stats: CacheStats) -> None:
+        """Take over what the cache has counted since the last time."""
+        with self._noting:
+            for field, counter in self._counted.items():
+                value = getattr(stats, field)
+                counter.inc(max(0.0, value - self._noted[field]))  # of two threads' the older may come later
+                self._noted[field] = max(value, self._noted[field])
+            for field, gauge in self._held.items():
+                gauge.set(getattr(stats, field))
 
     def render(self) -> bytes:
-        """Write all in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """Write all in Prometheus' text format, summed over the processes of a server."""
+        if _SHARED not in os.environ:
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)
+        return generate_latest(together)
 
 
-class _CacheCollector(Collector):
-    """Reads the counts of a cache when Prometheus asks."""
+def share(folder: Path) -> None:
+    """Let the processes that start from now on add up their metrics in a folder."""
+    os.environ[_SHARED] = str(folder)
 
-    def __init__(self, cache: SubmodelCache):
-        self._cache = cache
 
-    def collect(self) -> Iterator[Metric]:
-        stats = self._cache.stats()
-        counted = {
-            "hits": (stats.hits, "Submodels asked for that were in memory or on their way there."),
-            "misses": (stats.misses, "Submodels asked for that had to be loaded."),
-            "evictions": (stats.evictions, "Submodels that gave way to others."),
-            "load_failures": (stats.failures, "Submodels that could not be loaded."),
-            "load_seconds": (stats.load_seconds, "Time that loading took."),
-        }
-        held = {
-            "resident": (stats.num_resident, "Submodels in memory."),
-            "resident_bytes": (stats.resident_bytes, "Bytes of the Submodels in memory."),
-            "known": (stats.num_known, "Submodels that requests can name."),
-        }
-        for name, (value, meaning) in counted.items():
-            yield CounterMetricFamily(f"adaptkit_submodel_{name}", meaning, value)
-        for name, (value, meaning) in held.items():
-            yield GaugeMetricFamily(f"adaptkit_submodel_{name}", meaning, value)
+def forget(pid: int) -> None:
+    """Leave a process that has ended out of what is held now; what it counted stays."""
+    mark_process_dead(pid)

@@ -2,13 +2,13 @@
 
 import logging
 import math
-import signal
 import socket
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
+import torch
 import uvicorn
 
 from adaptkit.base import checkpoint
@@ -17,16 +17,45 @@ from adaptkit.serve.app import create_app
 from adaptkit.serve.connections import TimedConnection
 from adaptkit.serve.service import Service
 from adaptkit.serve.settings import Settings
+from adaptkit.serve.workers import Started, leave_on_signals, supervise
 
 _LOG = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, *, device: str) -> None:
-    """Load the base model and answer requests; SIGTERM lets those under way end, and no more come in."""
-    with (
-        _bound(settings.host, settings.port) as listening,
-        Service(checkpoint.load(settings.base, device), settings) as service,
-    ):
+def serve(settings: Settings, *, device: str, set_up: Callable[[], None]) -> None:
+    """Load the base model and answer requests; SIGTERM lets those under way end, and no more come in.
+
+    `set_up` is called in each process that is started for that.
+    """
+    has_several = settings.num_workers > 1
+    with _bound(settings.host, settings.port, is_shared=has_several) as bound:
+        announce = partial(_announce, *bound.getsockname()[:2], settings.num_workers)
+        if has_several:
+            work = partial(_work, bound.family, bound.getsockname(), settings, device, set_up)
+            supervise(work, settings.num_workers, on_start=announce)
+        else:
+            _serve(bound, settings, device, announce)
+
+
+def _work(
+    family: int,
+    address: Any,
+    settings: Settings,
+    device: str,
+    set_up: Callable[[], None],
+    on_start: Callable[[Started], None],
+) -> None:
+    """Serve as one process of several, with its share of the cores."""
+    set_up()
+    torch.set_num_threads(max(1, torch.get_num_threads() // settings.num_workers))
+    with _sharing(family, address) as own:
+        _serve(own, settings, device, on_start)
+
+
+def _serve(
+    bound: socket.socket, settings: Settings, device: str, on_start: Callable[[Started], None]
+) -> None:
+    with Service(checkpoint.load(settings.base, device), settings) as service:
         config = uvicorn.Config(
             create_app(service),
             http=partial(TimedConnection, timeout_sec=settings.limits.timeout_sec),
@@ -38,34 +67,50 @@ def serve(settings: Settings, *, device: str) -> None:
             proxy_headers=False,
             timeout_graceful_shutdown=math.ceil(settings.limits.timeout_sec),
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _leave)  # uvicorn catches both, ends gracefully and raises them again
-        listening.listen(config.backlog)
-        host, port = listening.getsockname()[:2]
-        known, slots = len(service.speakers.names), service.cache.num_slots
-        _LOG.info("http://%s:%d serves %d Submodels, %d at once in memory", host, port, known, slots)
-        uvicorn.Server(config).run(sockets=[listening])
+        leave_on_signals()  # uvicorn catches both, ends gracefully and raises them again
+        bound.listen(config.backlog)
+        on_start(Started(len(service.speakers.names), service.cache.num_slots))
+        uvicorn.Server(config).run(sockets=[bound])
+
+
+def _announce(host: str, port: int, num_workers: int, started: Started) -> None:
+    each = f" of each of {num_workers} processes" if num_workers > 1 else ""
+    known, slots = started.num_known, started.num_slots
+    _LOG.info("http://%s:%d serves %d Submodels, %d at once in memory%s", host, port, known, slots, each)
 
 
 @contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
-    """Take the port before the model is loaded, which takes seconds; it listens only afterwards."""
+def _bound(host: str, port: int, *, is_shared: bool) -> Iterator[socket.socket]:
+    """Take the port before the model is loaded, which takes seconds; it listens only afterwards.
+
+    One to be shared by processes is taken alone first: another server's may be shared too.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
+        alone = socket.socket(family, kind, protocol)
     except OSError as error:
         raise AdaptkitError(
             f"--host {host}: {error.strerror or error}; give an address of this machine"
         ) from error
-    with listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with alone:
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind(address)
+            alone.bind(address)
         except OSError as error:
             where = f"--host {host} --port {port}"
             raise AdaptkitError(f"{where}: {error.strerror or error}; choose another port or host") from error
-        yield listening
+        if not is_shared:
+            yield alone
+            return
+        address = alone.getsockname()
+    with _sharing(family, address) as shared:
+        yield shared
 
 
-def _leave(number: int, frame: object) -> None:
-    sys.exit(0)
+def _sharing(family: int, address: Any) -> socket.socket:
+    """Take a port that other processes of this user take too; Linux deals connections out to them."""
+    shared = socket.socket(family, socket.SOCK_STREAM)
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        shared.setsockopt(socket.SOL_SOCKET, option, 1)
+    shared.bind(address)
+    return shared

@@ -52,14 +52,14 @@ class Service:
         self.cache = SubmodelCache(settings.submodels, base, budget_bytes=budget_bytes)
         self.speakers = Speakers(self.cache, settings.submodels, unknown=settings.unknown_speaker)
         self.queue = Queue(_room(base, self.cache, settings))
-        self.metrics = Metrics(self.cache, lambda: len(self.queue), lambda: self.num_open)
+        self.metrics = Metrics()
         self.num_open = 0  # requests under way, from their arrival to their answer
         self._options = None if base.features is None else FbankOptions.from_dict(base.features)
         self._readers = ThreadPoolExecutor(
             _NUM_READERS, "audio", initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._watch = Watch(self.speakers.refresh, settings.refresh_sec)
-        self._worker = Worker(base, self.cache, self.queue, on_batch=self.metrics.batch_size.observe)
+        self._watch = Watch(self._look, settings.refresh_sec)
+        self._worker = Worker(base, self.cache, self.queue, on_batch=self._note)
 
     def __enter__(self) -> "Service":
         with self.cache.using(self._preload):
@@ -81,10 +81,12 @@ class Service:
         if self.num_open >= self.limits.max_queue:
             raise Refusal(503, f"{self.num_open} requests are under way already; send this later")
         self.num_open += 1
+        self.metrics.requests_open.set(self.num_open)
         try:
             yield
         finally:
             self.num_open -= 1
+            self.metrics.requests_open.set(self.num_open)
 
     def health(self) -> Health:
         """Describe the state of the server."""
@@ -105,6 +107,11 @@ class Service:
             bytes_each=self.cache.bytes_each,
         )
 
+    def render_metrics(self) -> bytes:
+        """Write the metrics of the server for Prometheus."""
+        self.metrics.note(self.cache.stats())
+        return self.metrics.render()
+
     async def recognise(self, body: bytes, speaker: str | None, *, started_sec: float) -> Recognised:
         """Give the answer to a request; cancelled, it leaves the queue."""
         task = self.speakers.choose(speaker)
@@ -122,6 +129,7 @@ class Service:
 
     async def _find(self, waiting: Waiting) -> Found:
         self.queue.put(waiting)
+        self.metrics.queue_length.set(len(self.queue))
         try:
             return await asyncio.wrap_future(waiting.found)
         except CheckpointError as error:  # gone or found damaged since the request came
@@ -131,6 +139,18 @@ class Service:
             raise Refusal(409, self.speakers.without_folder(str(error))) from error
         finally:
             self.queue.drop(waiting)
+            self.metrics.queue_length.set(len(self.queue))
+
+    def _note(self, batch_size: int) -> None:
+        """Count a batch that was taken from the queue."""
+        self.metrics.batch_size.observe(batch_size)
+        self.metrics.queue_length.set(len(self.queue))
+        self.metrics.note(self.cache.stats())
+
+    def _look(self) -> None:
+        """Look at the folder, and count what has changed for other processes to tell."""
+        self.speakers.refresh()
+        self.metrics.note(self.cache.stats())
 
     def _prepare(self, body: bytes, task: str | None) -> Prepared:
         """Read a body as the model wants it, while its Submodel is loaded."""

@@ -33,4 +33,5 @@ class Settings:
     unknown_speaker: str  # 404, or base
     limits: Limits
     refresh_sec: float  # between looks at the folder of Submodels
+    num_workers: int = 1  # processes, each with all of this
     preload: tuple[str, ...] = ()  # speakers whose Submodels are loaded at the start and stay

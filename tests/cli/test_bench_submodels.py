@@ -30,8 +30,9 @@ def test_a_base_or_a_model_is_needed(words):
     assert CliRunner().invoke(bench.app, ["submodels", *words]).exit_code == 2
 
 
-def test_clients_without_a_server_are_refused(base_dir):
-    done = CliRunner().invoke(bench.app, [*WORDS, "--base", str(base_dir), "--clients", "2"])
+@pytest.mark.parametrize("option", ["--clients", "--workers"])
+def test_options_of_the_server_without_one_are_refused(base_dir, option):
+    done = CliRunner().invoke(bench.app, [*WORDS, "--base", str(base_dir), option, "2"])
 
     assert done.exit_code == 2
     assert "those of --serve" in done.output

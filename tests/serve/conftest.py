@@ -2,10 +2,16 @@
 
 import asyncio
 import io
+import os
+import re
 import shutil
+import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +31,7 @@ from adaptkit.serve.service import Service
 from adaptkit.serve.settings import Limits, Settings
 from adaptkit.submodels import folders
 
+ADAPTKIT = Path(sys.executable).with_name("adaptkit")
 RATE_HZ = 8000
 SPEAKERS = ("spk1", "spk10", "spk2")
 LIMITS = Limits(
@@ -188,3 +195,59 @@ def audio(noise):
         return content.getvalue()
 
     return encode
+
+
+class Running:
+    """A server process and where it listens."""
+
+    def __init__(self, process):
+        self.process, self.log = process, []
+        self.port = self._read_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.reading = threading.Thread(target=lambda: self.log.extend(process.stderr), daemon=True)
+        self.reading.start()
+
+    def _read_port(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            found = re.search(r"http://127\.0\.0\.1:(\d+) serves 3 Submodels", line)
+            if found:
+                return int(found[1])
+        raise AssertionError("".join(self.log))
+
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def post(self, body, speaker=None):
+        params = {} if speaker is None else {"speaker": speaker}
+        return httpx.post(f"{self.url}/v1/recognize", params=params, content=body, timeout=30)
+
+
+@contextmanager
+def _started(*words):
+    """Run `adaptkit serve` on a free port until the block ends."""
+    command = [ADAPTKIT, "serve", "--port", "0", "--device", "cpu", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            server = Running(process)
+            yield server
+        finally:
+            process.kill()
+        server.reading.join(60)  # which its last process ends
+        assert not server.reading.is_alive()
+
+
+@pytest.fixture(scope="session")
+def started():
+    """Run `adaptkit serve` with options, as a process."""
+    return _started
+
+
+@pytest.fixture(scope="session")
+def submodels(base, adapter_path, tmp_path_factory):
+    """A folder of Submodels, as options together with the base model's; not to be changed."""
+    folder = tmp_path_factory.mktemp("submodels")
+    folders.export(adapter_path, base, folder)
+    return folder

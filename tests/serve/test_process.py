@@ -2,15 +2,11 @@
 
 import asyncio
 import contextlib
-import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,61 +14,14 @@ import pytest
 import typer
 
 from adaptkit.cli.main import app
-from adaptkit.submodels import folders
 
 pytestmark = pytest.mark.espnet
 ADAPTKIT = Path(sys.executable).with_name("adaptkit")
 SPEAKERS = ("spk1", "spk10", "spk2")
 
 
-class Running:
-    """A server process and where it listens."""
-
-    def __init__(self, process):
-        self.process, self.log = process, []
-        self.port = self._read_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=lambda: self.log.extend(process.stderr), daemon=True).start()
-
-    def _read_port(self):
-        for line in self.process.stderr:
-            self.log.append(line)
-            found = re.search(r"http://127\.0\.0\.1:(\d+) serves 3 Submodels", line)
-            if found:
-                return int(found[1])
-        raise AssertionError("".join(self.log))
-
-    def connect(self):
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
-
-    def post(self, body, speaker=None):
-        params = {} if speaker is None else {"speaker": speaker}
-        return httpx.post(f"{self.url}/v1/recognize", params=params, content=body, timeout=30)
-
-
-@contextmanager
-def started(*words):
-    """Run `adaptkit serve` on a free port until the block ends."""
-    command = [ADAPTKIT, "serve", "--port", "0", "--device", "cpu", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
-        try:
-            yield Running(process)
-        finally:
-            process.kill()
-
-
 @pytest.fixture(scope="module")
-def submodels(base, adapter_path, tmp_path_factory):
-    """A folder of Submodels, as options together with the base model's; not to be changed."""
-    folder = tmp_path_factory.mktemp("submodels")
-    folders.export(adapter_path, base, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def running(base_dir, submodels):
+def running(started, base_dir, submodels):
     """A server that several tests ask."""
     limits = ("--max-body-mb", "1", "--timeout-sec", "10", "--preload", "spk2")
     with started("--base", base_dir, "--submodels", submodels, *limits) as server:
@@ -134,7 +83,7 @@ def test_an_endless_body_is_cut_off(running, recordings):
 
 
 @pytest.fixture(scope="module")
-def hasty(base_dir, submodels):
+def hasty(started, base_dir, submodels):
     """A server that gives its clients two seconds."""
     with started("--base", base_dir, "--submodels", submodels, "--timeout-sec", "2") as server:
         yield server
@@ -197,10 +146,13 @@ def test_it_listens_on_this_machine_alone_unless_told_otherwise(running):
     assert {one.name: one.default for one in command.params}["host"] == "127.0.0.1"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_requests_under_way_end(base_dir, submodels, recordings, number):
+@pytest.mark.parametrize(
+    ("workers", "number"), [(1, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGTERM)]
+)
+def test_a_signal_lets_requests_under_way_end(started, base_dir, submodels, recordings, workers, number):
     body = recordings["spk1-00"]
-    with started("--base", base_dir, "--submodels", submodels) as server, server.connect() as connection:
+    words = ("--base", base_dir, "--submodels", submodels, "--workers", workers)
+    with started(*words) as server, server.connect() as connection:
         head = b"POST /v1/recognize?speaker=spk1 HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n"
         connection.sendall(head % len(body) + body[:100])
         while "adaptkit_requests_open 1.0" not in httpx.get(f"{server.url}/metrics").text:
