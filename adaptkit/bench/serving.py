@@ -23,8 +23,9 @@ import torch
 from adaptkit.adapters.api import AdapterConfig, AdapterStack
 from adaptkit.base import checkpoint
 from adaptkit.base.checkpoint import BaseModel
+from adaptkit.bench.batch import make_batch
 from adaptkit.bench.loading import percentile_99, write_submodels
-from adaptkit.bench.submodels import Load, make_batch, random_submodels
+from adaptkit.bench.submodels import Load, random_submodels
 from adaptkit.decode import Hypothesis
 from adaptkit.errors import AdaptkitError, DataError
 from adaptkit.features import FbankOptions, log_mel
@@ -225,7 +226,7 @@ def _wait_until_ready(server: subprocess.Popen, port: int, log: Path) -> None:
             raise DataError(
                 f"'adaptkit serve' has ended with exit code {server.returncode}: {' '.join(last)}"
             )
-        if _is_ready(port):
+        if " serves " in log.read_text(errors="replace") and _is_ready(port):  # all of its processes
             return
         time.sleep(0.1)
     raise DataError(f"'adaptkit serve' was not ready after {START_SEC} s; is the machine very busy?")

@@ -109,7 +109,7 @@ def _bound(host: str, port: int, *, is_shared: bool) -> Iterator[socket.socket]:
 
 def _sharing(family: int, address: Any) -> socket.socket:
     """Take a port that other processes of this user take too; Linux deals connections out to them."""
-    shared = socket.socket(family, socket.SOCK_STREAM)
+    shared = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio lets TCP delay
     for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
         shared.setsockopt(socket.SOL_SOCKET, option, 1)
     shared.bind(address)

@@ -56,6 +56,17 @@ def test_processes_share_the_port_and_count_together(several, recordings, decode
     assert read_metric(several, "adaptkit_submodel_known") == len(SPEAKERS)
 
 
+def test_answers_are_not_held_back_for_an_acknowledgement(several):
+    with httpx.Client() as client:
+        client.get(f"{several.url}/health")
+        taken = []
+        for _ in range(50):  # 40 ms each, were TCP allowed to delay the second part of an answer
+            started_sec = time.perf_counter()
+            assert client.get(f"{several.url}/health").status_code == 200
+            taken.append(time.perf_counter() - started_sec)
+    assert min(taken) < 0.035
+
+
 def test_a_process_that_dies_is_replaced(several, recordings):
     killed = find_workers(several)[0]
     os.kill(killed, signal.SIGKILL)
