@@ -134,6 +134,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = dict(json.loads(fields["adaptkit"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: a safetensors file, but not written by adaptkit") from error
+    if not content.startswith(_BEFORE_SEAL, 8):
+        raise CheckpointError(
+            f"{path}: of an earlier adaptkit, or damaged: it has no seal; train, export or copy it again"
+        )
     if content[_SEAL] != _checksum(content):
         raise CheckpointError(
             f"{path}: damaged: header and weights are not those that were written; "

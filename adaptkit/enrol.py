@@ -29,15 +29,15 @@ from adaptkit.checkpoint import AdapterFile
 from adaptkit.errors import CheckpointError, ConfigError, DataError, listed, nearest
 from adaptkit.examples import Examples, number_tasks
 from adaptkit.experiment import Experiment
-from adaptkit.identity import describe_contents, identify
 from adaptkit.loop import fit
 from adaptkit.objective import Objective
 from adaptkit.plan import Plan
-from adaptkit.processes import in_processes
 from adaptkit.record import RunRecord
+from adaptkit.resuming import describe_contents, identify
 from adaptkit.run_record import Recorded, write_record
 from adaptkit.sets import augmented, read_set, spec_of
 from adaptkit.state import State, path_in
+from adaptkit.torchrun import in_processes
 from adaptkit.train import warn_of_coupled_rows
 
 STARTS = ("mean", "nearest", "new")

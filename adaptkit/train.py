@@ -18,14 +18,14 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, ConfigError, listed
 from adaptkit.examples import Examples, number_tasks
 from adaptkit.experiment import Experiment, Sets
-from adaptkit.identity import describe_contents, digest, identify
 from adaptkit.loop import fit
 from adaptkit.objective import Objective, seed_everything
 from adaptkit.plan import Plan
-from adaptkit.processes import in_processes
+from adaptkit.resuming import describe_contents, digest, identify
 from adaptkit.run_record import Recorded, write_record
 from adaptkit.sets import augmented, read_set, spec_of
 from adaptkit.state import State, path_in, refuse_another
+from adaptkit.torchrun import in_processes
 
 _LOG = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from adaptkit import train
+from adaptkit import sets
 from adaptkit.augment.draws import make_key
 from adaptkit.augment.policy import Policy
 from adaptkit.batches import load_batches, plan_batches, shuffle_batches
@@ -161,7 +161,7 @@ def test_lost_features_are_one_line_whichever_process_misses_them(examples, num_
 
 def test_a_batch_holds_the_keys_of_its_rows_and_which_are_masked(examples):
     policy = Policy.model_validate({"spec": {"freq_masks": 1, "freq_width": 5}})
-    augmented = train.augmented(examples, policy, 4).in_epoch(1)
+    augmented = sets.augmented(examples, policy, 4).in_epoch(1)
     (batch,) = load_batches(augmented, [[7, 0, 17]], num_workers=1)
     keys = [make_key(4, 1, utt_id) for utt_id in ("spk10-01", "spk1-00", "spk2-05")]
 
@@ -173,7 +173,7 @@ def test_a_batch_holds_the_keys_of_its_rows_and_which_are_masked(examples):
 
 def test_a_batch_that_is_not_augmented_holds_no_keys(examples):
     (batch,) = load_batches(examples, [[0, 1]])
-    (plain,) = load_batches(train.augmented(examples, Policy(), 0), [[0, 1]])
+    (plain,) = load_batches(sets.augmented(examples, Policy(), 0), [[0, 1]])
 
     assert (batch.mask_keys, batch.is_masked, plain.mask_keys, plain.is_masked) == (None,) * 4
     assert batch.rows([1]).mask_keys is None

@@ -136,7 +136,7 @@ def test_another_seal_is_refused(tmp_path):
 def test_a_file_without_its_seal_is_refused(tmp_path, header):
     path = tmp_path / "a.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata={"adaptkit": json.dumps(header)})
-    with pytest.raises(CheckpointError, match="damaged: header and weights are not those that were written"):
+    with pytest.raises(CheckpointError, match="damaged: (it has no seal|header and weights are not those)"):
         checkpoint.read_tensors(path)
 
 

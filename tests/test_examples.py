@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from adaptkit import train
+from adaptkit import sets
 from adaptkit.augment.draws import make_key
 from adaptkit.augment.policy import Policy
 from adaptkit.batches import load_batches
@@ -140,7 +140,7 @@ def noisy(tmp_path):
 
     def make(examples, share=1.0):
         noise = {"noises": [tmp_path / "noise.scp"]}
-        return train.augmented(examples, Policy.model_validate({"noise": noise, "mix": {"noisy": share}}), 0)
+        return sets.augmented(examples, Policy.model_validate({"noise": noise, "mix": {"noisy": share}}), 0)
 
     return make
 

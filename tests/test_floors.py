@@ -12,10 +12,10 @@ import adaptkit
 ROOT = Path(adaptkit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
-    0: "errors files config progress layout processes",
+    0: "errors files config progress layout torchrun",
     1: "kaldi text score bootstrap",
     2: "adapters augment features dump result record speaking optim",
-    3: "base examples batches checkpoint experiment objective taps kinds sampler sets identity",
+    3: "base examples batches checkpoint experiment objective taps kinds sampler sets resuming",
     4: "train loop plan keeper state journal decode run_decode submodels enrol cross cost serve bench "
     "run_record policies prune report conditions charts page outcome",
     5: "cli __main__",

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from adaptkit import train
+from adaptkit import sets
 from adaptkit.adapters import api
 from adaptkit.augment.draws import make_key
 from adaptkit.augment.policy import Policy
@@ -31,7 +31,7 @@ def augmented(examples, tmp_path):
     def make(*, noisy=0.0, masks_on="clean", spec=SPEC, seed=0, epoch=0):
         noise = {"noises": [tmp_path], "room_share": 0.0} if noisy else None
         parts = {"spec": spec, "noise": noise, "mix": {"noisy": noisy, "masks_on": masks_on}}
-        return train.augmented(examples, Policy.model_validate(parts), seed).in_epoch(epoch)
+        return sets.augmented(examples, Policy.model_validate(parts), seed).in_epoch(epoch)
 
     return make
 
@@ -66,7 +66,7 @@ def fed(objective, examples, plan=ALL, num_workers=0):
 
 
 def adapters_on(base, stack, examples):
-    return Objective(base, stack, train.spec_of(examples))
+    return Objective(base, stack, sets.spec_of(examples))
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def feed(new_base):
     """Give what a base model in training is fed of a set."""
 
     def run(examples, **options):
-        return fed(Objective(new_base(), spec=train.spec_of(examples)), examples, **options)
+        return fed(Objective(new_base(), spec=sets.spec_of(examples)), examples, **options)
 
     return run
 
@@ -181,7 +181,7 @@ def test_what_is_masked_without_noise_is_masked_alike_when_mixed(augmented, feed
 @pytest.mark.parametrize("kind", ["residual", "hff"])
 def test_each_epoch_of_a_run_masks_anew_and_validation_is_not_masked(new_run, augmented, base, clean, kind):
     run = new_run(kind=kind, max_epochs=2, batch_frames=10**6, plan={"train": augmented()})
-    run.objective.spec = train.spec_of(augmented())
+    run.objective.spec = sets.spec_of(augmented())
     with recording(base.model) as passes:
         run.fit()
     names, half = [u.utt_id for u in run.plan.train.data.utterances], len(passes) // 2
@@ -196,7 +196,7 @@ def test_each_epoch_of_a_run_masks_anew_and_validation_is_not_masked(new_run, au
 
 
 def test_decoding_and_validation_of_an_objective_with_masks_are_those_without(examples, base, augmented):
-    with_masks, without = Objective(base, spec=train.spec_of(augmented())).eval(), Objective(base).eval()
+    with_masks, without = Objective(base, spec=sets.spec_of(augmented())).eval(), Objective(base).eval()
     with with_masks.hooked():
         found = decode(with_masks, examples, 500), validate(with_masks, examples, 500)
     with without.hooked():
@@ -208,7 +208,7 @@ def test_adapters_of_every_kind_learn_under_masks_and_noise(new_run, augmented, 
     examples = augmented(noisy=0.5, masks_on="all")
     runs = [new_run(name, kind, max_epochs=1) for name in ("plain", "masked")]
     masked = replace(runs[1], plan=replace(runs[1].plan, train=examples))
-    masked.objective.spec = train.spec_of(examples)
+    masked.objective.spec = sets.spec_of(examples)
     for run in (runs[0], masked):
         run.fit()
 
@@ -224,7 +224,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_the_same_masks(new_run, augm
     options = {"save_every_steps": 1, "max_epochs": 3, "plan": {"train": examples}}
     whole, stopped, resumed = new_run("whole", **options), new_run(stop=1, **options), new_run(**options)
     for run in (whole, stopped, resumed):
-        run.objective.spec = train.spec_of(examples)
+        run.objective.spec = sets.spec_of(examples)
     whole.fit()
     stopped.fit_until_stopped()
     resumed.fit(resume=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adaptkit import config, taps, train
+from adaptkit import config, sets, taps
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.augment.policy import Policy
@@ -219,7 +219,7 @@ def test_a_cache_beside_a_kind_that_acts_inside_is_refused_with_its_name(write, 
 def test_a_cache_of_an_augmented_set_is_refused_and_not_written(write, own_examples, tmp_path):
     policy = Policy.model_validate({"spec": {"freq_masks": 1, "freq_width": 5}})
     with pytest.raises(ConfigError, match="'augment' changes them anew .* 'cache: false' or 'augment: null'"):
-        write(train.augmented(own_examples, policy, 0))
+        write(sets.augmented(own_examples, policy, 0))
     assert not (tmp_path / "exp/taps").exists()
 
 

@@ -99,7 +99,9 @@ def time_serving(
         expected = expect(base, adapters, folder / "speech.wav")
         write_submodels(folder / "submodels", base, adapters)
         with _serving(base, folder, num_clients, num_workers) as port:
-            ask(port, body, [[name] * num_workers for name in speakers[:num_clients]])  # warms up
+            ask(
+                port, body, [[name] for name in speakers[:num_clients] for _ in range(num_workers)]
+            )  # warms up
             one = [[speakers[k % len(speakers)] for k in range(num_clients)]]
             many = [[name] * REQUESTS for name in one[0]]
             rounds = [[ask(port, body, plan) for plan in (one, many)] for _ in range(num_rounds)]

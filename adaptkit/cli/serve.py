@@ -1,5 +1,6 @@
 """`adaptkit serve`: recognition over HTTP."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from adaptkit.cli.options import Device, choose_device
 from adaptkit.cli.script import set_up_messages
 from adaptkit.errors import AdaptkitError
 
+FOREIGN = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")  # another program's counts are not ours
 Workers = Annotated[
     int, typer.Option(min=1, help="Processes, each with a base model and its share of the cores.")
 ]
@@ -53,6 +55,8 @@ def serve(
         raise typer.BadParameter(
             f"'{unknown_speaker}' is neither 404 nor base", param_hint="--unknown-speaker"
         )
+    for name in FOREIGN:
+        os.environ.pop(name, None)
     try:
         from adaptkit.serve.run import serve as run
         from adaptkit.serve.settings import Limits, Settings

@@ -76,7 +76,7 @@ class KnownSubmodel(Answer):
     """A Submodel that requests can name."""
 
     speaker: Text
-    resident: bool = Field(description="whether it is in memory now")
+    resident: bool = Field(description="whether it is in memory now, in the process that answers")
 
 
 class UnusableFile(Answer):
@@ -87,18 +87,18 @@ class UnusableFile(Answer):
 
 
 class Submodels(Answer):
-    """The folder of Submodels as the server last saw it."""
+    """The folder of Submodels as the process that answers last saw it."""
 
     known: list[KnownSubmodel]
     problems: list[UnusableFile]
-    num_slots: int = Field(description="Submodels that memory holds at once")
+    num_slots: int = Field(description="Submodels that a process holds at once")
     bytes_each: int = Field(description="bytes of a Submodel in memory")
 
 
 class Health(Answer):
-    """Whether requests are served."""
+    """Whether requests are served by the process that answers, one of `--workers`."""
 
     ready: bool = Field(description="whether the model takes requests, and new Submodels are looked for")
     base_fingerprint: str
     num_known: int = Field(description="Submodels that requests can name")
-    queue_length: int = Field(description="requests that wait for the model")
+    queue_length: int = Field(description="requests that wait for the model of this process")

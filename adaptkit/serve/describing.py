@@ -9,7 +9,9 @@ from adaptkit.serve.answers import Failure
 SUMMARY = "Speech recognition with a Submodel for every speaker"
 ABOUT = (
     "One base model is in memory, with the Submodels of the speakers that were used last. Requests of "
-    "different speakers go through the model together, each with its own Submodel.\n\n"
+    "different speakers go through the model together, each with its own Submodel. With `--workers` that is "
+    "so in each of several processes, among which connections are dealt out; `/metrics` adds them up, "
+    "other answers are those of one.\n\n"
     "`curl --data-binary @speech.wav 'http://127.0.0.1:8000/v1/recognize?speaker=bob'`"
 )
 SPEAKER = (

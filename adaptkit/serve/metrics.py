@@ -1,8 +1,12 @@
 """What Prometheus reads: counts and times of requests, sizes of batches, the queue and the cache."""
 
 import os
+import shutil
+import struct
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
+from time import sleep
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -10,6 +14,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from adaptkit.submodels.counts import CacheStats
 
 _SHARED = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
+_ATTEMPTS = 5
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 _COUNTED = {  # by the fields of CacheStats
@@ -53,7 +58,7 @@ class Metrics:
         self.audio_seconds = Counter(
             "adaptkit_audio_seconds", "Audio that was recognised.", registry=registry
         )
-        self.queue_length = Gauge(
+        self._queue_length = Gauge(
             "adaptkit_queue_length",
             "Requests that wait for the model.",
             registry=registry,
@@ -76,9 +81,10 @@ class Metrics:
         self._noted = dict.fromkeys(_COUNTED, 0.0)
         self._noting = Lock()
 
-    def note(self, stats: CacheStats) -> None:
-        """Take over what the cache has counted since the last time."""
+    def note(self, queue_length: int, stats: CacheStats) -> None:
+        """Take over how many wait, and what the cache has counted since the last time."""
         with self._noting:
+            self._queue_length.set(queue_length)
             for field, counter in self._counted.items():
                 value = getattr(stats, field)
                 counter.inc(max(0.0, value - self._noted[field]))  # of two threads' the older may come later
@@ -92,12 +98,21 @@ class Metrics:
             return generate_latest(self._registry)
         together = CollectorRegistry()
         MultiProcessCollector(together)
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(struct.error):  # of the file that a process is about to make
+                return generate_latest(together)
+            sleep(0.01)
         return generate_latest(together)
 
 
 def share(folder: Path) -> None:
     """Let the processes that start from now on add up their metrics in a folder."""
     os.environ[_SHARED] = str(folder)
+
+
+def unshare() -> None:
+    """Remove the folder, whose owner could not."""
+    shutil.rmtree(os.environ[_SHARED], ignore_errors=True)
 
 
 def forget(pid: int) -> None:

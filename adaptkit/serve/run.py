@@ -2,8 +2,9 @@
 
 import logging
 import math
+import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,9 +18,10 @@ from adaptkit.serve.app import create_app
 from adaptkit.serve.connections import TimedConnection
 from adaptkit.serve.service import Service
 from adaptkit.serve.settings import Settings
-from adaptkit.serve.workers import Started, leave_on_signals, supervise
+from adaptkit.serve.supervise import Started, leave_on_signals, supervise
 
 _LOG = logging.getLogger(__name__)
+_SPARE_SEC = 5.0  # beyond the time of a request, for a process to end
 
 
 def serve(settings: Settings, *, device: str, set_up: Callable[[], None]) -> None:
@@ -32,7 +34,8 @@ def serve(settings: Settings, *, device: str, set_up: Callable[[], None]) -> Non
         announce = partial(_announce, *bound.getsockname()[:2], settings.num_workers)
         if has_several:
             work = partial(_work, bound.family, bound.getsockname(), settings, device, set_up)
-            supervise(work, settings.num_workers, on_start=announce)
+            most_sec = settings.limits.timeout_sec + _SPARE_SEC
+            supervise(work, settings.num_workers, on_start=announce, most_sec=most_sec)
         else:
             _serve(bound, settings, device, announce)
 
@@ -47,8 +50,9 @@ def _work(
 ) -> None:
     """Serve as one process of several, with its share of the cores."""
     set_up()
-    torch.set_num_threads(max(1, torch.get_num_threads() // settings.num_workers))
-    with _sharing(family, address) as own:
+    if "OMP_NUM_THREADS" not in os.environ:  # by which a user says how many a process has
+        torch.set_num_threads(max(1, torch.get_num_threads() // settings.num_workers))
+    with _take(family, address, (socket.SO_REUSEADDR, socket.SO_REUSEPORT)) as own:
         _serve(own, settings, device, on_start)
 
 
@@ -83,34 +87,36 @@ def _announce(host: str, port: int, num_workers: int, started: Started) -> None:
 def _bound(host: str, port: int, *, is_shared: bool) -> Iterator[socket.socket]:
     """Take the port before the model is loaded, which takes seconds; it listens only afterwards.
 
-    One to be shared by processes is taken alone first: another server's may be shared too.
+    One to be shared by processes is taken alone first, or it could be shared with another server too; from
+    then on a socket that admits only sharers, and never listens, keeps it.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        alone = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise AdaptkitError(
-            f"--host {host}: {error.strerror or error}; give an address of this machine"
-        ) from error
-    with alone:
-        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            alone.bind(address)
-        except OSError as error:
-            where = f"--host {host} --port {port}"
-            raise AdaptkitError(f"{where}: {error.strerror or error}; choose another port or host") from error
+        raise AdaptkitError(f"--host {host}: {error.strerror}; give an address of this machine") from error
+    with _take(family, address, (socket.SO_REUSEADDR,)) as alone:
         if not is_shared:
             yield alone
             return
         address = alone.getsockname()
-    with _sharing(family, address) as shared:
-        yield shared
+    with _take(family, address, (socket.SO_REUSEPORT,)) as held:
+        yield held
 
 
-def _sharing(family: int, address: Any) -> socket.socket:
-    """Take a port that other processes of this user take too; Linux deals connections out to them."""
-    shared = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio lets TCP delay
-    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-        shared.setsockopt(socket.SOL_SOCKET, option, 1)
-    shared.bind(address)
-    return shared
+def _take(family: int, address: Any, options: Sequence[int]) -> socket.socket:
+    """Take a port; with SO_REUSEPORT others of this user may too, and Linux deals connections out to them."""
+    host, port = address[:2]
+    try:
+        # the protocol is named, or asyncio would let TCP hold back the ends of answers
+        taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:
+        raise AdaptkitError(f"--host {host}: {error.strerror}; give an address of this machine") from error
+    try:
+        for option in options:
+            taken.setsockopt(socket.SOL_SOCKET, option, 1)
+        taken.bind(address)
+    except OSError as error:
+        taken.close()
+        where = f"--host {host} --port {port}"
+        raise AdaptkitError(f"{where}: {error.strerror}; choose another port or host") from error
+    return taken

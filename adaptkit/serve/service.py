@@ -25,9 +25,9 @@ from adaptkit.serve.answers import (
 from adaptkit.serve.audio_body import Speech, read_speech
 from adaptkit.serve.batching import Found, Queue, Room, Waiting
 from adaptkit.serve.metrics import Metrics
+from adaptkit.serve.model_thread import ModelThread
 from adaptkit.serve.settings import Settings
 from adaptkit.serve.speakers import Speakers, Watch
-from adaptkit.serve.worker import Worker
 from adaptkit.submodels.cache import SubmodelCache
 
 _NUM_READERS = 2  # threads that read audio and make features: 3 ms for 3 s of speech
@@ -59,7 +59,7 @@ class Service:
             _NUM_READERS, "audio", initializer=torch.set_num_threads, initargs=(1,)
         )
         self._watch = Watch(self._look, settings.refresh_sec)
-        self._worker = Worker(base, self.cache, self.queue, on_batch=self._note)
+        self._worker = ModelThread(base, self.cache, self.queue, on_batch=self._note)
 
     def __enter__(self) -> "Service":
         with self.cache.using(self._preload):
@@ -109,7 +109,7 @@ class Service:
 
     def render_metrics(self) -> bytes:
         """Write the metrics of the server for Prometheus."""
-        self.metrics.note(self.cache.stats())
+        self._note_state()
         return self.metrics.render()
 
     async def recognise(self, body: bytes, speaker: str | None, *, started_sec: float) -> Recognised:
@@ -129,7 +129,6 @@ class Service:
 
     async def _find(self, waiting: Waiting) -> Found:
         self.queue.put(waiting)
-        self.metrics.queue_length.set(len(self.queue))
         try:
             return await asyncio.wrap_future(waiting.found)
         except CheckpointError as error:  # gone or found damaged since the request came
@@ -139,18 +138,20 @@ class Service:
             raise Refusal(409, self.speakers.without_folder(str(error))) from error
         finally:
             self.queue.drop(waiting)
-            self.metrics.queue_length.set(len(self.queue))
 
     def _note(self, batch_size: int) -> None:
         """Count a batch that was taken from the queue."""
         self.metrics.batch_size.observe(batch_size)
-        self.metrics.queue_length.set(len(self.queue))
-        self.metrics.note(self.cache.stats())
+        self._note_state()
 
     def _look(self) -> None:
         """Look at the folder, and count what has changed for other processes to tell."""
         self.speakers.refresh()
-        self.metrics.note(self.cache.stats())
+        self._note_state()
+
+    def _note_state(self) -> None:
+        """Take over what waits, and what the cache holds, for whichever process is asked."""
+        self.metrics.note(len(self.queue), self.cache.stats())
 
     def _prepare(self, body: bytes, task: str | None) -> Prepared:
         """Read a body as the model wants it, while its Submodel is loaded."""

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from adaptkit import config, experiment, train
+from adaptkit import config, experiment, sets, train
 from adaptkit.augment.policy import Policy
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.specaug import translate
@@ -225,5 +225,5 @@ def test_masks_of_zeros_on_features_that_are_not_normalised_are_warned_of(new_ba
     examples = replace(examples, base=new_base(normalize=None, normalize_conf={}))
     for fill, is_warned in (("mean", False), ("zero", True)):
         caplog.clear()
-        train.augmented(examples, Policy.model_validate({"spec": {**SPEC, "fill": fill}}), 0)
+        sets.augmented(examples, Policy.model_validate({"spec": {**SPEC, "fill": fill}}), 0)
         assert ("not their mean" in caplog.text) == is_warned

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from adaptkit import dump, train
+from adaptkit import dump, sets, train
 from adaptkit.errors import DataError
 from adaptkit.features import FbankOptions
 from adaptkit.kaldi import datadir
@@ -50,6 +50,6 @@ def test_a_few_too_short_utterances_are_left_out_and_said(corpus, base, tmp_path
     datadir.write(replace(both, recordings={**data.recordings, **recordings}))
     dump.extract(tmp_path / "data", tmp_path / "dump", FbankOptions(rate_hz=8000, num_bins=20))
     write_table(tmp_path / "dump/text", {**read_table(tmp_path / "dump/text"), "spk1-00": "A" * 40})
-    assert len(train.read_set(tmp_path / "dump", base)) == 35
+    assert len(sets.read_set(tmp_path / "dump", base)) == 35
     assert "1 of 36 utterances are too short for their text: spk1-00" in caplog.text
     assert "they are left out" in caplog.text

@@ -25,7 +25,7 @@ _DIGITS = 12  # of a fingerprint, enough to tell base models apart
 _LOG = logging.getLogger(__name__)
 
 
-class Worker:
+class ModelThread:
     """Takes a lone request at once; those that arrive while it works make up the next batch."""
 
     def __init__(

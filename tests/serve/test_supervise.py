@@ -1,0 +1,245 @@
+"""`adaptkit serve --workers`: processes that share a port."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from adaptkit.errors import AdaptkitError
+from adaptkit.serve import run
+
+pytestmark = pytest.mark.espnet
+SPEAKERS = ("spk1", "spk10", "spk2")
+PATIENCE = 60  # seconds
+SCRIPT = """
+import logging
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from adaptkit.cli.script import run
+from adaptkit.errors import AdaptkitError
+from adaptkit.serve.supervise import Started, supervise
+
+
+def work(folder, on_start):
+    (folder / "started").open("a").write("x")
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+    if (folder / "broken").exists():
+        raise AdaptkitError("this is why")
+    on_start(Started(num_known=3, num_slots=4))
+    time.sleep(1000)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    say = lambda started: print("all serve", started.num_known, flush=True)
+    job = partial(work, Path(sys.argv[1]))
+    run(lambda: supervise(job, 2, on_start=say, most_sec=2), "script")
+"""
+
+
+@contextlib.contextmanager
+def supervising(folder, *names):
+    """Supervise two processes that serve nothing, with files of some names in their folder."""
+    (folder / "script.py").write_text(SCRIPT)
+    for name in names:
+        (folder / name).touch()
+    words = [sys.executable, folder / "script.py", folder]
+    environment, pipe = {**os.environ, "TMPDIR": str(folder)}, subprocess.PIPE
+    with subprocess.Popen(
+        words, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def until(is_so):
+    """Wait until something is so; give what it is."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := is_so()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def find_workers(process, number=2):
+    """Find the processes that share the port, by their parent; nothing where there are fewer."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    lines = {}
+    for child in children:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            lines[int(child)] = Path(f"/proc/{child}/cmdline").read_text()
+    found = [pid for pid, line in lines.items() if "spawn_main" in line]
+    return found if len(found) == number else None
+
+
+def is_running(pid):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("names", [["go"], []], ids=["serving", "loading"])
+def test_a_signal_ends_all_processes_in_silence(tmp_path, number, names):
+    with supervising(tmp_path, *names) as process:
+        if names:
+            assert process.stdout.readline() == "all serve 3\n"
+        until(lambda: (tmp_path / "started").exists())
+        os.killpg(process.pid, number)  # as a terminal does
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr.read() == ""  # which ends when the last of them does
+    assert not [*tmp_path.glob("adaptkit-serve-*")]
+
+
+def test_processes_end_with_one_that_was_killed(tmp_path):
+    with supervising(tmp_path, "go") as process:
+        process.stdout.readline()
+        process.kill()
+        assert process.stderr.read() == ""
+    assert not [*tmp_path.glob("adaptkit-serve-*")]
+
+
+def test_a_process_that_does_not_end_is_killed(tmp_path):
+    with supervising(tmp_path, "go") as process:
+        process.stdout.readline()
+        stopped = find_workers(process)[0]
+        os.kill(stopped, signal.SIGSTOP)
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        assert f"process {stopped} does not end; it is killed" in process.stderr.read()
+        assert not is_running(stopped)
+
+
+def test_what_keeps_the_first_from_serving_is_said_once(tmp_path):
+    with supervising(tmp_path, "go", "broken") as process:
+        assert process.wait(PATIENCE) == 1
+        assert process.stderr.read() == "script: this is why\n"
+    assert (tmp_path / "started").read_text() == "x"
+
+
+def test_one_that_is_killed_before_it_serves_is_told_with_a_remedy(tmp_path):
+    with supervising(tmp_path) as process:
+        until(lambda: (tmp_path / "started").exists())
+        os.kill(until(lambda: find_workers(process, 1))[0], signal.SIGKILL)
+        assert process.wait(PATIENCE) == 1
+        assert re.fullmatch(
+            r"script: process \d+ ended with exit code -9 before it served; .*fewer --workers.*\n",
+            process.stderr.read(),
+        )
+
+
+def test_processes_that_end_are_replaced_until_others_serve(tmp_path):
+    with supervising(tmp_path, "go") as process:
+        process.stdout.readline()
+        first, other = find_workers(process)
+        (tmp_path / "broken").touch()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: (tmp_path / "started").read_text() == "xxxx")  # the second replacement
+        (tmp_path / "broken").unlink()
+        until(lambda: len(set(find_workers(process) or ()) - {first, other}) == 1)
+        assert is_running(other)
+        process.terminate()
+        log = process.stderr.read()
+    assert f"process {first} ended with exit code -9; another takes its place now" in log
+    assert "this is why; another takes its place in 1 s" in log
+
+
+@pytest.fixture(scope="module")
+def several(started, base_dir, submodels):
+    """A server of two processes."""
+    with started("--base", base_dir, "--submodels", submodels, "--workers", "2") as server:
+        yield server
+
+
+def read_metric(server, name):
+    """Read a number of the server's metrics."""
+    text = httpx.get(f"{server.url}/metrics").text
+    return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)[1])
+
+
+def test_processes_share_the_port_and_count_together(several, recordings, decoded):
+    several.post(recordings["spk1-00"], "spk2")
+    answered = 'adaptkit_requests_total{path="/v1/recognize",status="200"}'
+    before, pairs, answering = read_metric(several, answered), [*decoded][:32], set()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(httpx.Client(timeout=30)) for _ in pairs]  # a connection each
+        for client, (utt_id, speaker) in zip(clients, pairs, strict=True):
+            (spk2,) = (
+                one["resident"]
+                for one in client.get(f"{several.url}/v1/submodels").json()["known"]
+                if one["speaker"] == "spk2"
+            )
+            answering.add(spk2)
+            params = {} if speaker is None else {"speaker": speaker}
+            url = f"{several.url}/v1/recognize"
+            found = client.post(url, params=params, content=recordings[utt_id]).json()
+            assert found["text"] == decoded[utt_id, speaker][0]
+    assert answering == {True, False}  # one process has it in memory, the other has not
+    assert read_metric(several, answered) == before + len(pairs)
+    assert read_metric(several, "adaptkit_submodel_known") == len(SPEAKERS)
+
+
+def test_answers_are_not_held_back_for_an_acknowledgement(several):
+    with httpx.Client() as client:
+        client.get(f"{several.url}/health")
+        taken = []
+        for _ in range(50):  # 40 ms each, were TCP allowed to delay the second part of an answer
+            started_sec = time.perf_counter()
+            assert client.get(f"{several.url}/health").status_code == 200
+            taken.append(time.perf_counter() - started_sec)
+    assert min(taken) < 0.035
+
+
+def test_what_a_process_held_is_forgotten_when_it_dies(several, recordings):
+    with several.connect() as connection:
+        connection.sendall(b"POST /v1/recognize HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n")
+        until(lambda: read_metric(several, "adaptkit_requests_open") == 1)
+        for pid in find_workers(several.process):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: "".join(several.log).count("takes its place") == 2)
+
+        def is_back():
+            with contextlib.suppress(httpx.TransportError):
+                return several.post(recordings["spk1-00"], "spk1").status_code == 200
+
+        until(is_back)
+    assert several.process.poll() is None
+    assert read_metric(several, "adaptkit_requests_open") == 0
+    assert read_metric(several, 'adaptkit_requests_total{path="/v1/recognize",status="200"}') > 1
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_port_is_refused_to_another_server_while_the_first_still_loads(is_shared):
+    with run._bound("127.0.0.1", 0, is_shared=True) as held:
+        port = held.getsockname()[1]
+        second = run._bound("127.0.0.1", port, is_shared=is_shared)
+        with (
+            pytest.raises(AdaptkitError, match=f"--port {port}: Address already in use; choose another"),
+            second,
+        ):
+            pass
+        with run._take(socket.AF_INET, held.getsockname(), (socket.SO_REUSEADDR, socket.SO_REUSEPORT)) as own:
+            own.listen()
+            socket.create_connection(("127.0.0.1", port), timeout=20).close()
+
+
+def test_metrics_of_other_programs_are_left_alone(started, base_dir, submodels, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "of another"))
+    with started("--base", base_dir, "--submodels", submodels) as server:
+        assert read_metric(server, "adaptkit_requests_open") == 0
+    assert not [*tmp_path.iterdir()]
