@@ -1,6 +1,7 @@
 """`adaptkit submodels` as a user runs it."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,22 +9,25 @@ from typer.testing import CliRunner
 
 from adaptkit import checkpoint, experiment, result
 from adaptkit.adapters import api
+from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.cli import main
-from adaptkit.errors import CheckpointError
+from adaptkit.errors import CheckpointError, DataError
+from adaptkit.kaldi.tables import read_table, write_table
 
 pytestmark = pytest.mark.espnet
 SPEAKERS = ("spk1", "spk10", "spk2")
+SPEECH = {"fs": 8000, "n_fft": 256, "hop_length": 80, "n_mels": 20}
 
 
-def run(*words):
-    return CliRunner().invoke(main.app, [str(word) for word in words])
+def run(*words, **options):
+    return CliRunner().invoke(main.app, [str(word) for word in words], **options)
 
 
 @pytest.fixture
 def new_exp(base, settings, tmp_path):
-    """Make a folder of trained adapters of some tasks."""
+    """Make a folder of trained adapters of some tasks, of the tiny Conformer or of another base."""
 
-    def make(tasks=SPEAKERS):
+    def make(tasks=SPEAKERS, base=base):
         made = settings()
         stack = api.build(made.adapters, base.sites, tasks, seed=None)
         for parameter in stack.parameters():
@@ -89,6 +93,45 @@ def test_add_and_cross_take_a_base_that_moved(new_exp, base_dir, corpus, tmp_pat
         assert done.exit_code == 0, done.output
     assert experiment.load(out / "config.yaml").base.dir == moved
     assert (tmp_path / "matrix/summary.json").exists()
+
+
+@pytest.fixture
+def cross(new_exp, new_base, tmp_path):
+    """Cross a set on a base that reads speech; give the table and the summary."""
+    base = new_base(seed=3, input_size=None, frontend="default", frontend_conf=SPEECH, adaptkit=None)
+    base_checkpoint.save(tmp_path / "base", base.config, base.model.state_dict())
+    words = ["submodels", "cross", new_exp(base=base), "--base", tmp_path / "base", "--out"]
+
+    def make(out, *more):
+        run(*words, tmp_path / out, *more, catch_exceptions=False)
+        return tuple((tmp_path / out / name).read_text() for name in ("matrix.tsv", "summary.json"))
+
+    return make
+
+
+@pytest.fixture
+def piped(corpus, tmp_path):
+    """The validation set with a command for each recording, which notes in the file `ran` that it ran."""
+    data = shutil.copytree(corpus / "dump/valid", tmp_path / "valid")
+    recordings = read_table(data / "wav.scp").items()
+    write_table(data / "wav.scp", {n: f"echo {n} >> {tmp_path}/ran; cat {path} |" for n, path in recordings})
+    return data
+
+
+def test_cross_refuses_commands_that_are_not_allowed(cross, piped, tmp_path):
+    with pytest.raises(DataError, match=r"wav \|: a shell command; allow it with --allow-pipes if you trust"):
+        cross("out", piped)
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_cross_counts_the_errors_of_allowed_commands_as_of_files(cross, piped, corpus, tmp_path):
+    commands = read_table(piped / "wav.scp")
+    of_files = cross("files", corpus / "dump/valid")
+    assert cross("commands", piped, "--allow-pipes") == of_files
+    assert sorted((tmp_path / "ran").read_text().split()) == sorted(commands)
+    write_table(piped / "wav.scp", dict(zip(commands, reversed(commands.values()), strict=True)))
+    assert cross("others", piped, "--allow-pipes") != of_files  # the speech matters
 
 
 def test_what_is_merged_is_decoded_scored_and_reported(folder, base_dir, corpus, tmp_path):
