@@ -20,6 +20,7 @@ from adaptkit.serve import metrics
 
 _LOG = logging.getLogger(__name__)
 _SPAWN = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LONGEST_PAUSE_SEC = 60.0  # between attempts to replace a process
 
 
@@ -128,8 +129,7 @@ def supervise(work: Work, num_workers: int, *, on_start: Callable[[Started], Non
             while True:
                 _tend(places)
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)  # it is ending
+            _ignore_signals()
             for place in places:
                 place.terminate()
             until_sec = monotonic() + most_sec
@@ -139,7 +139,7 @@ def supervise(work: Work, num_workers: int, *, on_start: Callable[[Started], Non
 
 def leave_on_signals() -> None:
     """Let SIGTERM and SIGINT end this process, with what is to be done in the end."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         signal.signal(number, _leave)
 
 
@@ -163,10 +163,17 @@ def _run(work: Work, news: Connection) -> None:
 
 def _leave_with_parent() -> None:
     """End as by a signal once the process that supervises is gone, were it killed."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # which would not wake the main thread from here
     multiprocessing.parent_process().join()
     metrics.unshare()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave(number: int, frame: object) -> None:
+    _ignore_signals()  # a second one would break off what is to be done
     sys.exit(0)
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)  # with SIG_IGN, Python would complain of one just arrived
