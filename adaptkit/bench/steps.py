@@ -131,10 +131,10 @@ class Contestant:
 
 def _draw_batch(base: BaseModel, size: Size) -> Batch:
     """Draw utterances of one length, which go round the tasks."""
-    lengths = torch.full((size.num_utterances,), count_inputs(base, size.seconds))
+    device = next(base.model.parameters()).device
+    lengths = torch.full((size.num_utterances,), count_inputs(base, size.seconds), device=device)
     task_ids = [row % size.num_tasks for row in range(size.num_utterances)]
-    batch = draw_batch(base, lengths, torch.full_like(lengths, size.num_tokens), task_ids)
-    return batch.to(next(base.model.parameters()).device)
+    return draw_batch(base, lengths, torch.full_like(lengths, size.num_tokens), task_ids)
 
 
 def now(device: torch.device) -> float:

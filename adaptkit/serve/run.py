@@ -91,9 +91,11 @@ def _bound(host: str, port: int, *, is_shared: bool) -> Iterator[socket.socket]:
     then on a socket that admits only sharers, and never listens, keeps it.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise AdaptkitError(f"--host {host}: {error.strerror}; give an address of this machine") from error
+        raise AdaptkitError(
+            f"--host {host}: {error.strerror or error}; give an address of this machine"
+        ) from error
     with _take(family, address, (socket.SO_REUSEADDR,)) as alone:
         if not is_shared:
             yield alone
@@ -110,7 +112,9 @@ def _take(family: int, address: Any, options: Sequence[int]) -> socket.socket:
         # the protocol is named, or asyncio would let TCP hold back the ends of answers
         taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
-        raise AdaptkitError(f"--host {host}: {error.strerror}; give an address of this machine") from error
+        raise AdaptkitError(
+            f"--host {host}: {error.strerror or error}; give an address of this machine"
+        ) from error
     try:
         for option in options:
             taken.setsockopt(socket.SOL_SOCKET, option, 1)
@@ -118,5 +122,5 @@ def _take(family: int, address: Any, options: Sequence[int]) -> socket.socket:
     except OSError as error:
         taken.close()
         where = f"--host {host} --port {port}"
-        raise AdaptkitError(f"{where}: {error.strerror}; choose another port or host") from error
+        raise AdaptkitError(f"{where}: {error.strerror or error}; choose another port or host") from error
     return taken
