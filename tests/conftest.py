@@ -11,21 +11,23 @@ import soundfile
 import torch
 from torch import Tensor
 
-from adaptkit import checkpoint, dump, experiment
+from adaptkit import experiment
 from adaptkit.adapters import api
 from adaptkit.adapters.per_task import Space
 from adaptkit.base import build
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.batches import Batch
-from adaptkit.examples import Examples, number_tasks, read_examples
-from adaptkit.features import FbankOptions
+from adaptkit.data.batches import Batch
+from adaptkit.data.dataset import Examples, number_tasks, read_examples
+from adaptkit.features import extract
+from adaptkit.features.fbank import FbankOptions
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
-from adaptkit.loop import fit
-from adaptkit.objective import Objective
-from adaptkit.plan import Plan
-from adaptkit.state import State
+from adaptkit.model import checkpoint
+from adaptkit.model.adapted import Objective
+from adaptkit.training.loop import fit
+from adaptkit.training.plan import Plan
+from adaptkit.training.state import State
 
 torch.set_num_threads(1)  # results to the last bit, and as fast at this size
 
@@ -193,7 +195,7 @@ def write_set(folder: Path, num_each: int, seed: int) -> Path:
             utterances.append(Utterance(utt_id, speaker, utt_id, text))
     name = "train" if num_each > 2 else "valid"
     datadir.write(DataDir(folder / "data" / name, tuple(utterances), recordings))
-    dump.extract(folder / "data" / name, folder / "dump" / name, OPTIONS)
+    extract.extract(folder / "data" / name, folder / "dump" / name, OPTIONS)
     return folder / "dump" / name
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from adaptkit import config, experiment
-from adaptkit.adapters import residual
+from adaptkit.adapters.kinds import residual
 from adaptkit.errors import ConfigError
 
 CONTENT = {

@@ -17,13 +17,12 @@ import torch
 from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
-from adaptkit import adapters, config
-from adaptkit.adapters.folds import Fold
+from adaptkit import config
+from adaptkit.adapters import kinds
+from adaptkit.adapters.fold import Fold
 from adaptkit.adapters.per_task import Space, draw, owning_parts
 from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError, listed, nearest
-
-_NOT_KINDS = ("api", "folds", "per_task", "site")
 
 
 class AdapterConfig(config.Config):
@@ -184,8 +183,7 @@ class AdapterStack(nn.ModuleList):
 
 def available() -> list[str]:
     """Name the kinds: the modules of this package."""
-    found = [module.name for module in pkgutil.iter_modules(adapters.__path__)]
-    return sorted(set(found) - set(_NOT_KINDS))
+    return sorted(module.name for module in pkgutil.iter_modules(kinds.__path__))
 
 
 def load_kind(kind: str) -> ModuleType:
@@ -193,7 +191,7 @@ def load_kind(kind: str) -> ModuleType:
     if kind not in available():
         known = nearest(kind, available()) or f"; known: {', '.join(available())}"
         raise ConfigError(f"there is no adapter kind '{kind}'{known}")
-    return importlib.import_module(f"{adapters.__name__}.{kind}")
+    return importlib.import_module(f"{kinds.__name__}.{kind}")
 
 
 def read_config(entry: Any) -> AdapterConfig:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from adaptkit.augment.draws import make_key
+from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.noise import Noise, NoiseBank
 from adaptkit.augment.recordings import SUFFIXES
 from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, segment_reduce
 
-from adaptkit.augment.draws import uniform
+from adaptkit.augment.keyed_random import uniform
 
 
 def moments(feats: Tensor, is_own: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

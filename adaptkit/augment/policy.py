@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from adaptkit import config
 from adaptkit.augment.noise import Noise
-from adaptkit.augment.spec import Share, SpecAugment
+from adaptkit.augment.specaugment import Share, SpecAugment
 from adaptkit.config import Config
 from adaptkit.errors import ConfigError, nearest
 

@@ -22,7 +22,7 @@ from adaptkit.base.sites import find_sites
 from adaptkit.config import read_yaml, write_yaml
 from adaptkit.errors import CheckpointError, listed
 from adaptkit.files import replacing
-from adaptkit.text import TokenList
+from adaptkit.tokens import TokenList
 
 _LOG = logging.getLogger(__name__)
 _FINGERPRINTED = (

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from adaptkit import config
-from adaptkit.augment.spec import SpecAugment
+from adaptkit.augment.specaugment import SpecAugment
 from adaptkit.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adaptkit.augment.draws import make_key
-from adaptkit.augment.spec import SpecAugment, augment, count_time_masks
+from adaptkit.augment.keyed_random import make_key
+from adaptkit.augment.specaugment import SpecAugment, augment, count_time_masks
 from adaptkit.base.build import build_specaug
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.batches import Batch, plan_batches
 from adaptkit.bench.batch import draw_batch
 from adaptkit.bench.steps import Contestant, Meter, now
+from adaptkit.data.batches import Batch, plan_batches
 from adaptkit.errors import ConfigError
-from adaptkit.features import FbankOptions
-from adaptkit.objective import Objective
+from adaptkit.features.fbank import FbankOptions
+from adaptkit.model.adapted import Objective
 
 OURS = "adaptkit"
 CALLS = 10  # of an augmentation in a round

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.batches import Batch
-from adaptkit.features import FbankOptions
+from adaptkit.data.batches import Batch
+from adaptkit.features.fbank import FbankOptions
 
 _NUM_TOKENS = 4  # without a base model
 

@@ -26,11 +26,11 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.bench.batch import make_batch
 from adaptkit.bench.loading import percentile_99, write_submodels
 from adaptkit.bench.submodels import Load, random_submodels
-from adaptkit.decode import Hypothesis
 from adaptkit.errors import AdaptkitError, DataError
-from adaptkit.features import FbankOptions, log_mel
+from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.kaldi.audio import read_audio
-from adaptkit.objective import Objective
+from adaptkit.model.adapted import Objective
+from adaptkit.model.recognise import Hypothesis
 
 REQUESTS = 4  # of each client in a round, where there are many
 START_SEC = 300  # until a server must be ready

@@ -17,10 +17,10 @@ from torch import nn
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.batches import Batch
 from adaptkit.bench.batch import count_inputs, draw_batch
+from adaptkit.data.batches import Batch
 from adaptkit.errors import DataError
-from adaptkit.objective import Objective
+from adaptkit.model.adapted import Objective
 
 _CLEAR_PEAK = "5"  # written to clear_refs, it sets the peak resident size back to the present one (man proc)
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig, AdapterStack
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.batches import Batch
 from adaptkit.bench.batch import count_inputs, draw_inputs, make_batch
 from adaptkit.bench.steps import now
+from adaptkit.data.batches import Batch
 from adaptkit.errors import AdaptkitError, ConfigError, listed
-from adaptkit.objective import Objective
+from adaptkit.model.adapted import Objective
 
 BASE = "base alone"
 MIXED = "mixed"

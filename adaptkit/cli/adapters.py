@@ -22,11 +22,11 @@ def list_kinds() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from adaptkit import kinds
+    from adaptkit.adapters import catalog
     from adaptkit.adapters.api import available
 
     table = Table("kind", "what it adds", "numbers", "paper", box=None, pad_edge=False)
-    for info in map(kinds.describe, available()):
+    for info in map(catalog.describe, available()):
         table.add_row(info.kind, info.title, info.closed_form, info.cited)
     console = Console(width=None if sys.stdout.isatty() else 500, markup=False, highlight=False)
     console.print(table)
@@ -44,16 +44,16 @@ def show(
 
     Example: adaptkit adapters show hra --base exp/base --set controller_width=128
     """
-    from adaptkit import kinds
+    from adaptkit.adapters import catalog
 
-    info, entry = kinds.describe(kind), kinds.read(kind, overrides or [])
+    info, entry = catalog.describe(kind), catalog.read(kind, overrides or [])
     parts = (info.title, info.papers, f"Provenance: {info.provenance}", info.equation)
-    typer.echo("\n\n".join([*parts, f"Numbers: {info.numbers}", kinds.as_yaml(entry)]))
+    typer.echo("\n\n".join([*parts, f"Numbers: {info.numbers}", catalog.as_yaml(entry)]))
     if base is None:
         return
     from adaptkit.base import checkpoint
 
-    cost = kinds.measure(entry, checkpoint.load(base).sites)
+    cost = catalog.measure(entry, checkpoint.load(base).sites)
     rows = {
         "sites": ", ".join(f"{count} {name}" for name, count in cost.sites.items()),
         "per task": f"{cost.per_task:,}",

@@ -35,9 +35,10 @@ def show(
 
     Example: adaptkit augment show libri_full_adapt --data dump/train --out exp/augment
     """
-    from adaptkit import policies as library
-    from adaptkit.augment import picture, show
+    from adaptkit.augment import plot
+    from adaptkit.augment import survey as show
     from adaptkit.augment.corpus import read_corpus
+    from adaptkit.training import policies as library
 
     chosen = library.resolve_all(policies, overrides or [])
     corpus = read_corpus(data)
@@ -46,4 +47,4 @@ def show(
     if out and shown:
         for one in shown:
             show.write(one, out / one.name)
-        picture.draw(shown, corpus, out / "policies.png")
+        plot.draw(shown, corpus, out / "policies.png")

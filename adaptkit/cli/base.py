@@ -35,7 +35,7 @@ def train(
     Example: adaptkit base train conf/mini.yaml --set base.train.max_epochs=30 --resume
     """
     from adaptkit import experiment
-    from adaptkit.train import train_base
+    from adaptkit.training.run import train_base
 
     words = [*(overrides or []), *([f"base.train.seed={seed}"] if seed is not None else [])]
     words += [f"base.dir={exp}"] if exp is not None else []

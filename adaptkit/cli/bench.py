@@ -39,14 +39,14 @@ def train(
     """
     if (base is None) == (model is None):
         raise typer.BadParameter("give one of --base and --model")
-    from adaptkit.base import checkpoint, new
+    from adaptkit.adapters.catalog import read
+    from adaptkit.base import checkpoint, create
     from adaptkit.bench import steps as library
-    from adaptkit.kinds import read
 
     kinds = [read(kind, overrides or []) for kind in adapter or ["residual"]]
     size = library.Size(utterances, seconds, tasks)
     chosen = choose_device(device)
-    loaded = checkpoint.load(base, chosen) if base else new.untrained(model, NUM_TOKENS).to(chosen)
+    loaded = checkpoint.load(base, chosen) if base else create.untrained(model, NUM_TOKENS).to(chosen)
     full, *adapted = library.time_steps(loaded, kinds, size, num_steps=steps)
     columns = ("trained", "s/step", "ratio", "peak MB", "ratio")
     typer.echo(f"{'':14}" + "".join(f" {column:>12}" for column in columns))
@@ -75,14 +75,14 @@ def augment(
     Example: adaptkit bench augment --model conf/base/conformer_12x256.yaml --steps 1
     """
     from adaptkit.augment.policy import read_policy
-    from adaptkit.base import new
+    from adaptkit.base import create
     from adaptkit.bench import augment as library
 
     spec = read_policy(policy).spec
     if spec is None:
         raise typer.BadParameter(f"--policy {policy}: has no SpecAugment to time")
     chosen = choose_device(device)
-    base = new.untrained(model, NUM_TOKENS).to(chosen) if model else None
+    base = create.untrained(model, NUM_TOKENS).to(chosen) if model else None
     spread = library.Spread(utterances, seconds, longest)
     costs = library.time_augmentation(spec, spread, base, num_rounds=steps, device=chosen)
     typer.echo(f"{'':14} {'ms/batch':>12} {'ratio':>12} {'of the step':>12} {'peak MB':>12}")

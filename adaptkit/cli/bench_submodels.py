@@ -46,14 +46,14 @@ def submodels(
         raise typer.BadParameter("give one of --base and --model")
     if (clients or workers) and not serve:
         raise typer.BadParameter("--clients and --workers are those of --serve; give it too")
-    from adaptkit.base import checkpoint, new
+    from adaptkit.adapters.catalog import read
+    from adaptkit.base import checkpoint, create
     from adaptkit.bench import serving
     from adaptkit.bench import submodels as library
-    from adaptkit.kinds import read
 
     chosen = choose_device(device)
     entry = read(kind, overrides or [])
-    loaded = checkpoint.load(base, chosen) if base else new.untrained(model, NUM_TOKENS).to(chosen)
+    loaded = checkpoint.load(base, chosen) if base else create.untrained(model, NUM_TOKENS).to(chosen)
     load = library.Load(speakers, seconds)
     costs = library.time_decoding(
         loaded, entry, load, num_rounds=rounds, has_peft=peft and entry.kind == "lora"

@@ -19,6 +19,6 @@ def cost(
 
     Example: adaptkit submodels cost exp/submodels/one_job exp/submodels/jobs/*
     """
-    from adaptkit import cost as library
+    from adaptkit.report import cost as library
 
     typer.echo(library.render(library.read([one]), library.read(jobs)))

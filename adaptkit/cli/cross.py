@@ -33,7 +33,7 @@ def cross(
 
     Example: adaptkit submodels cross exp/residual dump/test --per-speaker 2
     """
-    from adaptkit import cross as library
+    from adaptkit.submodels import cross as library
 
     wanted = library.Wanted(
         exp=exp,

@@ -44,9 +44,9 @@ def decode(
     """
     if unknown_task not in ("error", "base"):
         raise typer.BadParameter(f"'{unknown_task}' is neither error nor base", param_hint="--unknown-task")
-    from adaptkit import run_decode
+    from adaptkit.decoding import run
 
-    wanted = run_decode.Wanted(
+    wanted = run.Wanted(
         exp=exp,
         data=data,
         out=out,
@@ -58,4 +58,4 @@ def decode(
         submodels=submodels,
         submodel_mb=submodel_mb,
     )
-    typer.echo(run_decode.decode_folder(wanted, device=choose_device(device)))
+    typer.echo(run.decode_folder(wanted, device=choose_device(device)))

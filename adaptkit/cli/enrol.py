@@ -37,9 +37,9 @@ def add(
 
     Example: adaptkit submodels add exp/residual --speaker anna --data dump/anna --start nearest
     """
-    from adaptkit import enrol
+    from adaptkit.training import enroll
 
-    wanted = enrol.Wanted(
+    wanted = enroll.Wanted(
         exp=exp,
         data=data,
         valid=valid,
@@ -50,4 +50,4 @@ def add(
         overrides=tuple(overrides or ()),
         allow_pipes=allow_pipes,
     )
-    typer.echo(enrol.add(wanted, device=choose_device(device)))
+    typer.echo(enroll.add(wanted, device=choose_device(device)))

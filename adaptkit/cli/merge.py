@@ -26,9 +26,10 @@ def merge(
 
     Example: adaptkit adapters merge exp/lora --task spk1 --out exp/base_spk1
     """
-    from adaptkit import checkpoint, experiment
+    from adaptkit import experiment
     from adaptkit.base import checkpoint as base_checkpoint
-    from adaptkit.base import merge as library
+    from adaptkit.base import fold as library
+    from adaptkit.model import checkpoint
 
     path = exp / "adapter.safetensors"
     file = checkpoint.load(path)
@@ -49,9 +50,9 @@ def unmerge(
     """
     import logging
 
-    from adaptkit import checkpoint
     from adaptkit.base import checkpoint as base_checkpoint
-    from adaptkit.base import merge as library
+    from adaptkit.base import fold as library
+    from adaptkit.model import checkpoint
 
     path = exp / "adapter.safetensors"
     file = checkpoint.load(path)

@@ -33,7 +33,7 @@ def prune(
 
     Example: adaptkit adapters prune exp/tpa --data dump/test --from-bottom --retrain-epochs 2
     """
-    from adaptkit import prune as library
+    from adaptkit.training import prune as library
 
     wanted = library.Wanted(
         exp=exp, data=data, out=out, from_bottom=from_bottom, retrain_epochs=retrain_epochs

@@ -33,22 +33,22 @@ def report(
 
     Example: adaptkit report exp/none exp/residual/1 exp/residual/2 --minus none --format md
     """
-    from adaptkit import conditions, outcome
-    from adaptkit import report as reporting
     from adaptkit.files import write_text
+    from adaptkit.report import by_set, runs
+    from adaptkit.report import summary as reporting
 
     library = reporting
     if sets and len(sets) > 1:
         if form == "html":
             raise typer.BadParameter("a page is of one --set", param_hint="--format")
-        library, compared = conditions, conditions.load(experiments, sets, minus=minus or ())
+        library, compared = by_set, by_set.load(experiments, sets, minus=minus or ())
     else:
-        compared = outcome.load(experiments, sets[0] if sets else None, minus=minus or ())
+        compared = runs.load(experiments, sets[0] if sets else None, minus=minus or ())
         if form == "table" and output is None and sys.stdout.isatty():
             _print_table(reporting.as_cells(compared))
             return
     if form == "html":
-        from adaptkit.page import render
+        from adaptkit.report.html import render
     else:
         render = {"table": library.as_table, "md": library.as_markdown, "json": library.as_json}[form]
     if output:

@@ -35,12 +35,12 @@ def score(
 
     Example: adaptkit score data/test exp/residual/decode_test
     """
-    from adaptkit import result
+    from adaptkit.scoring import files as score_files
 
-    report = result.score_files(ref, hyp, utt2spk=utt2spk, other=compare, seed=seed)
+    report = score_files.score_files(ref, hyp, utt2spk=utt2spk, other=compare, seed=seed)
     if hyp.is_dir():
-        result.write(report, hyp, with_alignments=alignments)
+        score_files.write(report, hyp, with_alignments=alignments)
     if json_file:
-        result.write_json(report, json_file, with_alignments=alignments)
-    show = result.dump_json if output_format == "json" else result.render
+        score_files.write_json(report, json_file, with_alignments=alignments)
+    show = score_files.dump_json if output_format == "json" else score_files.render
     typer.echo(show(report, with_alignments=alignments).rstrip())

@@ -33,7 +33,7 @@ def export(
 
     from adaptkit import experiment
     from adaptkit.base import checkpoint
-    from adaptkit.submodels import folders
+    from adaptkit.submodels import export as folders
 
     loaded = checkpoint.load(base or experiment.load(exp / "config.yaml").base.dir)
     written = folders.export(exp / "adapter.safetensors", loaded, folder, tasks=task)
@@ -57,7 +57,7 @@ def merge(
     import logging
 
     from adaptkit.base import checkpoint
-    from adaptkit.submodels import folders
+    from adaptkit.submodels import export as folders
 
     merged = folders.merge(folder, checkpoint.load(base), out, skip_problems=skip_problems)
     log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def list_files(
     from dataclasses import asdict
 
     from adaptkit.base import checkpoint
-    from adaptkit.submodels import folders
+    from adaptkit.submodels import export as folders
 
     entries = folders.check(folder, checkpoint.load(base) if base else None)
     if form == "json":

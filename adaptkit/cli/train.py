@@ -40,7 +40,7 @@ def train(
     Example: adaptkit train conf/mini.yaml --adapter ../../conf/adapters/hra.yaml --resume
     """
     from adaptkit import experiment
-    from adaptkit.train import train_adapters
+    from adaptkit.training.run import train_adapters
 
     words = [*(overrides or []), *([f"train.seed={seed}"] if seed is not None else [])]
     settings = experiment.load(config, words, adapter=adapter, augment=augment)

@@ -12,11 +12,11 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from adaptkit.serve import describing
-from adaptkit.serve.answers import Failure, Health, Recognised, Refusal, Submodels
-from adaptkit.serve.audio_body import receive
-from adaptkit.serve.counting import Counting
-from adaptkit.serve.describing import answered, refused
+from adaptkit.serve import openapi
+from adaptkit.serve.audio import receive
+from adaptkit.serve.middleware import Counting
+from adaptkit.serve.openapi import answered, refused
+from adaptkit.serve.schemas import Failure, Health, Recognised, Refusal, Submodels
 from adaptkit.serve.service import Service
 
 _LEFT = 499  # nginx's status of a client that did not wait; nobody reads it, but metrics count it
@@ -24,7 +24,7 @@ _LONGEST_NAME = 1000
 Result = TypeVar("Result")
 Speaker = Annotated[
     str | None,
-    Query(min_length=1, max_length=_LONGEST_NAME, description=describing.SPEAKER, examples=["bob"]),
+    Query(min_length=1, max_length=_LONGEST_NAME, description=openapi.SPEAKER, examples=["bob"]),
 ]
 
 
@@ -32,8 +32,8 @@ def create_app(service: Service) -> FastAPI:
     """Make the application that serves a service's requests."""
     app = FastAPI(
         title="adaptkit serve",
-        summary=describing.SUMMARY,
-        description=describing.ABOUT,
+        summary=openapi.SUMMARY,
+        description=openapi.ABOUT,
         version=metadata.version("adaptkit"),
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere
         redoc_url=None,
@@ -54,10 +54,10 @@ def _add_recognize(app: FastAPI, service: Service) -> None:
         summary="Recognise an audio file",
         response_model=Recognised,
         responses={
-            200: answered(describing.RECOGNISED, "What was said."),
+            200: answered(openapi.RECOGNISED, "What was said."),
             **refused(400, 404, 408, 409, 413, 415, 422, 500, 503, 504),
         },
-        openapi_extra=describing.AUDIO,
+        openapi_extra=openapi.AUDIO,
     )
     async def recognize(request: Request, speaker: Speaker = None) -> Recognised:
         """Say which words an audio file holds, by the speaker's Submodel or the base model itself."""
@@ -75,7 +75,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
         "/v1/submodels",
         summary="List the Submodels",
         response_model=Submodels,
-        responses={200: answered(describing.SUBMODELS, "The folder as it was last seen."), **refused(500)},
+        responses={200: answered(openapi.SUBMODELS, "The folder as it was last seen."), **refused(500)},
     )
     def submodels() -> Submodels:
         """List the speakers that requests can name, whose Submodels are in memory, and unusable files."""
@@ -86,8 +86,8 @@ def _add_state(app: FastAPI, service: Service) -> None:
         summary="Tell whether requests are served",
         response_model=Health,
         responses={
-            200: answered(describing.HEALTH, "They are."),
-            503: {"model": Health, **answered({**describing.HEALTH, "ready": False}, "They are not.")},
+            200: answered(openapi.HEALTH, "They are."),
+            503: {"model": Health, **answered({**openapi.HEALTH, "ready": False}, "They are not.")},
             **refused(500),
         },
     )
@@ -102,18 +102,18 @@ def _add_state(app: FastAPI, service: Service) -> None:
         summary="Give Prometheus its metrics",
         response_class=Response,
         responses={
-            200: {"description": "Prometheus' text format.", "content": describing.METRICS},
+            200: {"description": "Prometheus' text format.", "content": openapi.METRICS},
             **refused(500),
         },
     )
     def metrics() -> Response:
         """Give counts and times of requests, sizes of batches, the queue and the cache to Prometheus."""
-        return Response(service.render_metrics(), media_type=describing.METRICS_TYPE)
+        return Response(service.render_metrics(), media_type=openapi.METRICS_TYPE)
 
     @app.get("/", include_in_schema=False)
     def page() -> HTMLResponse:
         """Show what the server can be asked."""
-        return HTMLResponse(describing.render(app.openapi()))
+        return HTMLResponse(openapi.render(app.openapi()))
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from torch import Tensor
 
-from adaptkit.serve.answers import SubmodelUsed
+from adaptkit.serve.schemas import SubmodelUsed
 
 
 @dataclass(frozen=True)

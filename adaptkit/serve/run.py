@@ -15,10 +15,10 @@ import uvicorn
 from adaptkit.base import checkpoint
 from adaptkit.errors import AdaptkitError
 from adaptkit.serve.app import create_app
-from adaptkit.serve.connections import TimedConnection
 from adaptkit.serve.service import Service
 from adaptkit.serve.settings import Settings
-from adaptkit.serve.supervise import Started, leave_on_signals, supervise
+from adaptkit.serve.timeouts import TimedConnection
+from adaptkit.serve.workers import Started, leave_on_signals, supervise
 
 _LOG = logging.getLogger(__name__)
 _SPARE_SEC = 5.0  # beyond the time of a request, for a process to end

@@ -12,8 +12,12 @@ import torch
 from adaptkit.base import padding
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, ConfigError
-from adaptkit.features import FbankOptions, log_mel
-from adaptkit.serve.answers import (
+from adaptkit.features.fbank import FbankOptions, log_mel
+from adaptkit.serve.audio import Speech, read_speech
+from adaptkit.serve.batching import Found, Queue, Room, Waiting
+from adaptkit.serve.metrics import Metrics
+from adaptkit.serve.model_worker import ModelThread
+from adaptkit.serve.schemas import (
     Health,
     KnownSubmodel,
     Recognised,
@@ -22,10 +26,6 @@ from adaptkit.serve.answers import (
     Timings,
     UnusableFile,
 )
-from adaptkit.serve.audio_body import Speech, read_speech
-from adaptkit.serve.batching import Found, Queue, Room, Waiting
-from adaptkit.serve.metrics import Metrics
-from adaptkit.serve.model_thread import ModelThread
 from adaptkit.serve.settings import Settings
 from adaptkit.serve.speakers import Speakers, Watch
 from adaptkit.submodels.cache import SubmodelCache

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from adaptkit.errors import AdaptkitError, listed, nearest
-from adaptkit.serve.answers import Refusal
+from adaptkit.serve.schemas import Refusal
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import file_name
 

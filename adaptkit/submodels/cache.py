@@ -19,8 +19,8 @@ from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError, nearest
 from adaptkit.submodels import bank
 from adaptkit.submodels.counts import CacheStats, Counts
 from adaptkit.submodels.files import Submodel
+from adaptkit.submodels.folder import File, SubmodelFolder
 from adaptkit.submodels.slots import Resident, Slots
-from adaptkit.submodels.watch import File, SubmodelFolder
 
 _MOST_SLOTS = 65536  # a Submodel of a space is a few numbers, and every slot has a name
 

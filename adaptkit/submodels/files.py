@@ -22,10 +22,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from adaptkit import checkpoint, config
+from adaptkit import config
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig
 from adaptkit.errors import CheckpointError, listed
+from adaptkit.model import checkpoint
 
 SHARED_FILE = "+shared.safetensors"  # no task's: their names have + before a digest only
 SUFFIX = ".safetensors"

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from adaptkit.submodels.watch import File
+from adaptkit.submodels.folder import File
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ from torch import nn
 
 from adaptkit.adapters import api
 from adaptkit.adapters.api import Adapter, AdapterStack
-from adaptkit.adapters.residual import Config, Residual
+from adaptkit.adapters.kinds.residual import Config, Residual
 from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adaptkit import checkpoint
 from adaptkit.adapters import api
 from adaptkit.adapters.api import Adapter
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.base.sites import attached
 from adaptkit.errors import CheckpointError, ConfigError
-from adaptkit.objective import Objective, autocast
+from adaptkit.model import checkpoint
+from adaptkit.model.adapted import Objective, autocast
 
 pytestmark = pytest.mark.espnet
 ALL_TASKS = (0, 1, 2)  # spk1, spk10, spk2

@@ -6,14 +6,14 @@ import pickle
 import pytest
 import torch
 
-from adaptkit import checkpoint
 from adaptkit.adapters import api
+from adaptkit.adapters.kinds.residual import Config
 from adaptkit.adapters.per_task import Space, TaskLinear, numbers_per_task, shared_parameters, task_parameters
-from adaptkit.adapters.residual import Config
 from adaptkit.adapters.site import Site
-from adaptkit.base.merge import merge
+from adaptkit.base.fold import merge
 from adaptkit.errors import ConfigError
-from adaptkit.objective import Objective
+from adaptkit.model import checkpoint
+from adaptkit.model.adapted import Objective
 
 SPACE = {"bank": "space", "space_dim": 2}
 SITE = Site("encoder.encoders.0", "block", 0, 2, 2)

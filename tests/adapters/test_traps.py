@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint as recomputing
 
 from adaptkit.adapters import api
 from adaptkit.errors import ConfigError
-from adaptkit.objective import Objective
+from adaptkit.model.adapted import Objective
 
 pytestmark = pytest.mark.espnet
 TASKS = (0, 1, 2)

@@ -8,7 +8,7 @@ import torch
 
 from adaptkit.augment.corpus import read_corpus
 from adaptkit.errors import DataError
-from adaptkit.features import FbankOptions, load_feats
+from adaptkit.features.fbank import FbankOptions, load_feats
 from adaptkit.kaldi import datadir
 
 

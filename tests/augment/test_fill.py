@@ -6,7 +6,7 @@ from scipy.stats import kstest
 
 from adaptkit import config
 from adaptkit.augment.fill import gaussian, moments
-from adaptkit.augment.spec import SpecAugment, augment
+from adaptkit.augment.specaugment import SpecAugment, augment
 
 LENGTHS, KEYS = torch.tensor([300, 120, 40]), torch.tensor([11, 12, 13])
 MASKS = {"freq_masks": 1, "freq_width": [3, 9], "time_masks": 2, "time_width": [5, 20]}

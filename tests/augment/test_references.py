@@ -7,7 +7,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 from torchaudio.functional import mask_along_axis_iid
 
 from adaptkit import config
-from adaptkit.augment.spec import SpecAugment, augment
+from adaptkit.augment.specaugment import SpecAugment, augment
 
 pytestmark = pytest.mark.espnet
 

@@ -10,7 +10,7 @@ import torch
 
 from adaptkit.base import checkpoint
 from adaptkit.errors import CheckpointError
-from adaptkit.text import bpe_tokens
+from adaptkit.tokens import bpe_tokens
 
 pytestmark = pytest.mark.espnet
 

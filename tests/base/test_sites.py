@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from adaptkit.adapters.api import Adapter, AdapterStack
-from adaptkit.adapters.residual import Config
+from adaptkit.adapters.kinds.residual import Config
 from adaptkit.adapters.site import SITE_KINDS
 from adaptkit.base.sites import attached, find_sites
 from adaptkit.errors import CheckpointError

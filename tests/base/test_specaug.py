@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adaptkit import config
-from adaptkit.augment.spec import SpecAugment
+from adaptkit.augment.specaugment import SpecAugment
 from adaptkit.base.build import build_specaug
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.specaug import changing_features, translate

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from adaptkit.base.weights import changed
-from adaptkit.objective import Objective
+from adaptkit.model.adapted import Objective
 
 DECODERS = {
     "transformer": {"attention_heads": 2, "linear_units": 16, "num_blocks": 1},

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adaptkit.augment.spec import SpecAugment
+from adaptkit.augment.specaugment import SpecAugment
 from adaptkit.base.build import build_specaug
 from adaptkit.bench import augment as bench_augment
 

@@ -8,8 +8,8 @@ import pytest
 from adaptkit.adapters import api
 from adaptkit.bench import serving as bench
 from adaptkit.bench.submodels import Load, random_submodels
-from adaptkit.decode import Hypothesis
 from adaptkit.errors import AdaptkitError, DataError
+from adaptkit.model.recognise import Hypothesis
 
 RESIDUAL = api.read_config({"kind": "residual", "bottleneck": 4})
 EXPECTED = {"a": Hypothesis("a", "AB", -10.0), "b": Hypothesis("b", "AB", -20.0)}

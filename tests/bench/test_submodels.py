@@ -8,7 +8,7 @@ import torch
 from adaptkit.adapters import api
 from adaptkit.bench import submodels as bench
 from adaptkit.errors import AdaptkitError, ConfigError
-from adaptkit.objective import Objective
+from adaptkit.model.adapted import Objective
 
 LOAD = bench.Load(num_speakers=3, seconds=0.6)
 OURS = [bench.BASE, bench.MIXED, bench.HALF_BASE, bench.LOOP]

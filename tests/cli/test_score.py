@@ -6,10 +6,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from adaptkit import result
 from adaptkit.cli import score
 from adaptkit.errors import ScoringError
 from adaptkit.kaldi.tables import write_table
+from adaptkit.scoring import files as score_files
 
 app = typer.Typer()
 score.register(app)
@@ -31,7 +31,7 @@ def test_score_prints_what_it_writes_beside_the_hypotheses(folders):
     printed = run(*folders).stdout
     assert printed.startswith("%WER 25.00 [ 1 / 4, 0 ins, 1 del, 0 sub ]\n")
     assert (folders[1] / "RESULT").read_text() == printed
-    assert result.read(folders[1] / "score.json").total.errors == 1
+    assert score_files.read(folders[1] / "score.json").total.errors == 1
 
 
 def test_score_of_text_files_writes_nothing(folders):

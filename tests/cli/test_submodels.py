@@ -7,12 +7,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from adaptkit import checkpoint, experiment, result
+from adaptkit import experiment
 from adaptkit.adapters import api
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.cli import main
 from adaptkit.errors import CheckpointError, DataError
 from adaptkit.kaldi.tables import read_table, write_table
+from adaptkit.model import checkpoint
+from adaptkit.scoring import files as score_files
 
 pytestmark = pytest.mark.espnet
 SPEAKERS = ("spk1", "spk10", "spk2")
@@ -141,7 +143,7 @@ def test_what_is_merged_is_decoded_scored_and_reported(folder, base_dir, corpus,
     assert run("score", data, out / "decode_valid").exit_code == 0
     done = run("report", out, "--set", "valid")
     assert done.exit_code == 0, done.output
-    rate = result.read(out / "decode_valid/score.json").total.rate
+    rate = score_files.read(out / "decode_valid/score.json").total.rate
     assert any("merged" in line and f"{rate:.2f}" in line for line in done.stdout.splitlines())
 
 

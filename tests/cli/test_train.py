@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from adaptkit import checkpoint, experiment
+from adaptkit import experiment
 from adaptkit.cli.main import app
 from adaptkit.errors import ConfigError
 from adaptkit.kaldi.tables import read_table
-from adaptkit.record import RunRecord
+from adaptkit.model import checkpoint
+from adaptkit.records import RunRecord
 
 pytestmark = pytest.mark.espnet
 COMMAND = Path(sys.executable).with_name("adaptkit")

@@ -8,7 +8,7 @@ import pytest
 from adaptkit import config, experiment
 from adaptkit.adapters import api
 from adaptkit.adapters.per_task import numbers_per_task
-from adaptkit.base import new
+from adaptkit.base import create
 
 ROOT = Path(__file__).parents[2]
 MODELS = {"voices": "conformer_12x64", "fsdd": "conformer_8x96"}
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.espnet
 @pytest.fixture(scope="module")
 def models():
     """The base model of each corpus with random weights; the number of characters is all that may differ."""
-    return {corpus: new.untrained(ROOT / f"conf/base/{name}.yaml", 30) for corpus, name in MODELS.items()}
+    return {corpus: create.untrained(ROOT / f"conf/base/{name}.yaml", 30) for corpus, name in MODELS.items()}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parents[2].name}-{path.stem}")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adaptkit.corpora.espeak import speak, write_script
 from adaptkit.kaldi import datadir
-from adaptkit.speaking import speak, write_script
 
 SCRIPT = Path(__file__).parents[2] / "egs" / "mini" / "local" / "prepare.py"
 WHOLE = write_script(runpy.run_path(str(SCRIPT))["SETS"], per_speaker=100)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from adaptkit.speaking import locate, speak, write_script
+from adaptkit.corpora.espeak import locate, speak, write_script
 
 EGS = Path(__file__).parents[2] / "egs"
 SCRIPT = EGS / "voices" / "local" / "prepare.py"

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from adaptkit import result
 from adaptkit.kaldi.tables import write_table
-from adaptkit.record import DecodeRecord, RunRecord
+from adaptkit.records import DecodeRecord, RunRecord
+from adaptkit.scoring import files as score_files
 
 SPEAKERS = ("ann", "bob & <co>")
 REFS = {f"{name}-{number}": "a b c d" for name in ("ann", "bob") for number in range(5)}
@@ -37,7 +37,7 @@ def write_run(tmp_path):
         decoded = folder / "decode_test"
         write_table(decoded / "text", hyps)
         DecodeRecord("test", len(REFS), 40.0, 10.0, 800.0, 1, not tasks).write(decoded / "run.json")
-        result.write(result.score_files(tmp_path / "data", decoded), decoded)
+        score_files.write(score_files.score_files(tmp_path / "data", decoded), decoded)
         return folder
 
     write_table(tmp_path / "data/text", REFS)

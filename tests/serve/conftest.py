@@ -21,15 +21,15 @@ import pytest
 import soundfile
 import torch
 
-from adaptkit import checkpoint
 from adaptkit.adapters import api
-from adaptkit.decode import decode
-from adaptkit.examples import read_examples
-from adaptkit.objective import Objective
+from adaptkit.data.dataset import read_examples
+from adaptkit.model import checkpoint
+from adaptkit.model.adapted import Objective
+from adaptkit.model.recognise import decode
 from adaptkit.serve.app import create_app
 from adaptkit.serve.service import Service
 from adaptkit.serve.settings import Limits, Settings
-from adaptkit.submodels import folders
+from adaptkit.submodels import export
 
 ADAPTKIT = Path(sys.executable).with_name("adaptkit")
 RATE_HZ = 8000
@@ -59,7 +59,7 @@ def adapter_path(base, tmp_path_factory):
 @pytest.fixture
 def folder(adapter_path, base, tmp_path):
     """Their Submodels, which a test may spoil."""
-    folders.export(adapter_path, base, tmp_path / "submodels")
+    export.export(adapter_path, base, tmp_path / "submodels")
     return tmp_path / "submodels"
 
 
@@ -69,7 +69,7 @@ def add(base, tmp_path, folder):
 
     def make(speaker, seed=5) -> Path:
         path = make_exp(base, tmp_path / "more/adapter.safetensors", [speaker], seed=seed, bottleneck=4)
-        return folders.export(path, base, folder)[0]
+        return export.export(path, base, folder)[0]
 
     return make
 
@@ -81,7 +81,7 @@ def replace_folder(base, folder, tmp_path):
     def make(base=base, **options) -> None:
         shutil.rmtree(folder)
         path = make_exp(base, tmp_path / "other/adapter.safetensors", SPEAKERS, **options)
-        folders.export(path, base, folder)
+        export.export(path, base, folder)
 
     return make
 
@@ -249,5 +249,5 @@ def started():
 def submodels(base, adapter_path, tmp_path_factory):
     """A folder of Submodels, as options together with the base model's; not to be changed."""
     folder = tmp_path_factory.mktemp("submodels")
-    folders.export(adapter_path, base, folder)
+    export.export(adapter_path, base, folder)
     return folder

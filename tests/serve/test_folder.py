@@ -13,7 +13,7 @@ import torch
 from adaptkit.errors import AdaptkitError
 from adaptkit.serve.speakers import Watch
 from adaptkit.submodels import files
-from adaptkit.submodels.watch import SubmodelFolder
+from adaptkit.submodels.folder import SubmodelFolder
 
 pytestmark = pytest.mark.espnet
 

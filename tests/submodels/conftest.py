@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from adaptkit import checkpoint, experiment
+from adaptkit import experiment
 from adaptkit.adapters import api
-from adaptkit.submodels import folders
+from adaptkit.model import checkpoint
+from adaptkit.submodels import export as folders
 
 SPEAKERS = ("spk1", "spk10", "spk2")
 

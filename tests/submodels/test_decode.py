@@ -9,22 +9,25 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from adaptkit import checkpoint, experiment, outcome, result
+from adaptkit import experiment
 from adaptkit.adapters import api
 from adaptkit.base import checkpoint as base_checkpoint
-from adaptkit.batches import load_batches
 from adaptkit.cli.main import app
-from adaptkit.decode import decode
+from adaptkit.data.batches import load_batches
+from adaptkit.data.dataset import number_tasks, read_examples
+from adaptkit.decoding.run import Wanted, decode_folder
 from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError
-from adaptkit.examples import number_tasks, read_examples
 from adaptkit.kaldi.tables import read_table, write_table
-from adaptkit.objective import Objective
-from adaptkit.record import DecodeRecord, RunRecord
-from adaptkit.run_decode import Wanted, decode_folder
-from adaptkit.submodels import folders
+from adaptkit.model import checkpoint
+from adaptkit.model.adapted import Objective
+from adaptkit.model.recognise import decode
+from adaptkit.records import DecodeRecord, RunRecord
+from adaptkit.report import runs
+from adaptkit.scoring import files as score_files
+from adaptkit.submodels import export as folders
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import file_name
-from adaptkit.submodels.watch import SubmodelFolder
+from adaptkit.submodels.folder import SubmodelFolder
 
 pytestmark = pytest.mark.espnet
 
@@ -226,13 +229,13 @@ def test_there_are_no_more_slots_than_the_set_has_tasks(run, caplog):
 
 
 def score(out, data):
-    result.write(result.score_files(data, out, seed=0), out)
+    score_files.write(score_files.score_files(data, out, seed=0), out)
 
 
 def test_a_report_takes_a_folder_of_submodels(run, folder, data, tmp_path):
     score(run(), data)
     score(run(submodels=None, out=tmp_path / "none/decode_valid"), data)
-    compared = outcome.load([tmp_path / "none", folder])
+    compared = runs.load([tmp_path / "none", folder])
     own = compared.outcomes[1].record
     assert [each.name for each in compared.outcomes] == ["none", "submodels"]
     assert (own.kind, own.tasks) == ("residual", ["spk1", "spk10", "spk2"])

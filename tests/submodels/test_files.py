@@ -9,9 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from adaptkit import checkpoint
-from adaptkit.adapters import hra, residual
+from adaptkit.adapters.kinds import hra, residual
 from adaptkit.errors import CheckpointError
+from adaptkit.model import checkpoint
 from adaptkit.submodels import files
 from adaptkit.submodels.files import SHARED_FILE, Shared, Submodel, file_name
 

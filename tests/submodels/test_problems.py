@@ -7,10 +7,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from adaptkit import checkpoint
 from adaptkit.adapters import api
 from adaptkit.errors import CheckpointError
-from adaptkit.submodels import files, folders
+from adaptkit.model import checkpoint
+from adaptkit.submodels import export as folders
+from adaptkit.submodels import files
 
 pytestmark = pytest.mark.espnet
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adaptkit import checkpoint
 from adaptkit.adapters import api
 from adaptkit.adapters.per_task import task_parameters
+from adaptkit.decoding.run import Wanted, decode_folder
 from adaptkit.errors import CheckpointError, ConfigError
-from adaptkit.record import RunRecord
-from adaptkit.run_decode import Wanted, decode_folder
-from adaptkit.submodels import files, folders
+from adaptkit.model import checkpoint
+from adaptkit.records import RunRecord
+from adaptkit.submodels import export as folders
+from adaptkit.submodels import files
 
 pytestmark = pytest.mark.espnet
 SPACE = {"bank": "space", "space_dim": 3}

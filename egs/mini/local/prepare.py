@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from adaptkit.cli.script import run_script
-from adaptkit.speaking import BASE_SETS, Voice, speak_corpus, write_script
+from adaptkit.corpora.espeak import BASE_SETS, Voice, speak_corpus, write_script
 
 UNUSUAL = (
     Voice("accent", "fr"),  # reads English words as if they were French

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from adaptkit.cli.script import run_script
-from adaptkit.speaking import BASE_SETS, Voice, speak_corpus, write_script
+from adaptkit.corpora.espeak import BASE_SETS, Voice, speak_corpus, write_script
 
 # A language reads English words as if they were its own. Where played_hz changes the speed, wpm makes up for
 # most of it.

@@ -6,12 +6,12 @@ from threading import Event
 import pytest
 import torch
 
-from adaptkit import checkpoint
 from adaptkit.adapters.per_task import task_parameters
-from adaptkit.submodels import folders
+from adaptkit.model import checkpoint
+from adaptkit.submodels import export as folders
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import Submodel, file_name, read, write
-from adaptkit.submodels.watch import SubmodelFolder
+from adaptkit.submodels.folder import SubmodelFolder
 
 TASKS = tuple(f"spk{number}" for number in range(6))
 PATIENCE = 60  # seconds after which a test gives up on threads

@@ -9,7 +9,7 @@ import torch
 from adaptkit.errors import CheckpointError
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import SHARED_FILE, file_name
-from adaptkit.submodels.watch import SubmodelFolder
+from adaptkit.submodels.folder import SubmodelFolder
 
 pytestmark = pytest.mark.espnet
 

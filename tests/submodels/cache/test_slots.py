@@ -14,7 +14,7 @@ from adaptkit.adapters.per_task import task_parameters
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import file_name, read, write
-from adaptkit.submodels.watch import SubmodelFolder
+from adaptkit.submodels.folder import SubmodelFolder
 
 pytestmark = pytest.mark.espnet
 

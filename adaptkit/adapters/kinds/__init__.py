@@ -1,0 +1,1 @@
+"""The adapter types: one file each, and nothing else in this folder."""

@@ -1,0 +1,74 @@
+"""Describe a base model that is to be trained: ESPnet's yaml with tokens, features and statistics."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaptkit import config
+from adaptkit import tokens as text_tokens
+from adaptkit.base import build, checkpoint
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.errors import DataError, listed
+from adaptkit.experiment import Tokens
+from adaptkit.features.fbank import FbankOptions, read_options
+from adaptkit.kaldi import datadir
+from adaptkit.tokens import TokenList
+
+_LOG = logging.getLogger(__name__)
+
+
+def describe(model_yaml: Path, train_set: Path, folder: Path, wanted: Tokens) -> dict[str, Any]:
+    """Complete ESPnet's training yaml into a model's `config.yaml`, and put the files it names in `folder`.
+
+    Its training options are not used, and said to be not: adaptkit's own `base.train` takes their place.
+    """
+    given = config.read_yaml(model_yaml)
+    unused = sorted(set(given) - build.MODEL_KEYS)
+    if unused:
+        _LOG.info("%s: not used, base.train takes its place: %s", model_yaml, listed(unused))
+    completed = build.complete(given)
+    tokens = _make_tokens(train_set, folder, wanted)
+    completed |= {
+        "token_list": list(tokens.tokens),
+        "token_type": wanted.type,
+        "bpemodel": str(tokens.bpe_model) if tokens.bpe_model else None,
+    }
+    if completed["frontend"] is None:
+        completed["adaptkit"] = {"features": read_options(train_set / "feats.json").to_dict()}
+    if completed["normalize"] == "global_mvn" and "stats_file" not in completed["normalize_conf"]:
+        stats = _copy_statistics(train_set, folder)
+        completed["normalize_conf"] = {**completed["normalize_conf"], "stats_file": str(stats)}
+    return completed
+
+
+def untrained(model_yaml: Path, num_tokens: int) -> BaseModel:
+    """Build a model of ESPnet's training yaml with random weights and nameless tokens, to be timed."""
+    given = config.read_yaml(model_yaml)
+    completed = build.complete({**given, "normalize": None, "normalize_conf": {}})
+    words = [f"token{index}" for index in range(num_tokens - 3)]
+    completed["token_list"] = ["<blank>", "<unk>", *words, "<sos/eos>"]
+    if completed["frontend"] is None:
+        completed["adaptkit"] = {"features": FbankOptions(num_bins=completed["input_size"]).to_dict()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return checkpoint.wrap(model_yaml, completed, build.build(completed))
+
+
+def _make_tokens(train_set: Path, folder: Path, wanted: Tokens) -> TokenList:
+    texts = [utterance.text for utterance in datadir.read(train_set).utterances]
+    if wanted.type == "char":
+        return text_tokens.char_tokens(texts)
+    return text_tokens.bpe_tokens(texts, wanted.size, folder / "bpe.model")
+
+
+def _copy_statistics(train_set: Path, folder: Path) -> Path:
+    """Keep the statistics that normalise the features beside the model."""
+    source, target = train_set / "feats_stats.npz", folder / "feats_stats.npz"
+    if not source.exists():
+        raise DataError(f"{source}: no such file; 'adaptkit feats' writes it with --cmvn {source}")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return target

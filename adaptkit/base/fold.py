@@ -1,0 +1,284 @@
+"""Fold the adapters of one task into the weights of their base model, and take them out again.
+
+A difference to a linear map is added to its weight. Hidden units beside a feed-forward become units of it.
+ESPnet knows one number of units for all feed-forwards of an encoder, so each gains as many as the one that
+gains most; those without a use have zero weights on both sides and add nothing.
+"""
+
+import copy
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, NonNegativeInt
+from torch import Tensor, nn
+
+from adaptkit import config as configuration
+from adaptkit.adapters.api import AdapterStack
+from adaptkit.adapters.fold import Added, Fold, Widened
+from adaptkit.adapters.per_task import task_parameters
+from adaptkit.adapters.site import Site
+from adaptkit.base.checkpoint import BaseModel, save, wrap
+from adaptkit.config import Config
+from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
+from adaptkit.files import replacing
+
+_FEED_FORWARDS = ("ffn_macaron", "ffn")
+
+
+class Merged(Config):
+    """What a merged model's `config.yaml` says under `adaptkit: merged:`, an entry for each merge."""
+
+    kind: str = Field(description="kinds of the adapters, joined with +")
+    task: str = Field(description="whose adapters they were")
+    base_fingerprint: str = Field(description="of the base model before")
+    fingerprint: str = Field(description="of the base model after")
+    adapter_digest: str = Field(description="of the task's own and the shared weights of the adapters")
+    num_units: NonNegativeInt = Field(description="hidden units that every feed-forward gained")
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """What a merge does: differences by the names of parameters, and units by those of feed-forwards."""
+
+    differences: dict[str, Tensor] = field(default_factory=dict)
+    units: dict[str, list[Widened]] = field(default_factory=dict)
+
+    def add(self, name: str, difference: Tensor) -> None:
+        known = self.differences.get(name)
+        self.differences[name] = difference if known is None else known + difference
+
+    @property
+    def num_units(self) -> int:
+        """Count the units of the feed-forward that gains most."""
+        return max((sum(len(part.bias_in) for part in own) for own in self.units.values()), default=0)
+
+
+@dataclass(frozen=True)
+class _FeedForward:
+    """A feed-forward of a model: what is linear in it, and its activation in lower case."""
+
+    site: Site
+    first: nn.Linear
+    second: nn.Linear
+    second_name: str
+    activation: str
+
+
+@torch.no_grad()
+def merge(base: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
+    """Make a base model that does alone what `base` does with a task's adapters, if algebra allows it."""
+    changes = _collect(base, stack, _index(stack, task))
+    model = copy.deepcopy(base.model)
+    config = dict(base.config)
+    if changes.units:
+        feed_forwards = list(_feed_forwards(model, base.sites))
+        for feed_forward in feed_forwards:
+            _widen(feed_forward, changes.units.get(feed_forward.site.name, ()), changes.num_units)
+        config["encoder_conf"] = _with_units(config, feed_forwards)
+    _add(model, changes.differences, sign=1)
+    merged = wrap(base.path, config, model)
+    entry = Merged(
+        kind=stack.kind,
+        task=task,
+        base_fingerprint=base.fingerprint,
+        fingerprint=merged.fingerprint,
+        adapter_digest=_digest(stack, task),
+        num_units=changes.num_units,
+    )
+    entries = [*_entries(base), configuration.dump(entry)]
+    return replace(merged, config=_with_entries(config, entries))
+
+
+@torch.no_grad()
+def narrow(merged: BaseModel) -> BaseModel:
+    """Cut the units that the last merge added; what is left has the sites and fingerprint of its base model.
+
+    `unmerge` makes its weights those of that base model too.
+    """
+    entry = read_last(merged)
+    if entry.fingerprint != merged.fingerprint:
+        raise CheckpointError(
+            f"{merged.path}: has changed since 'adaptkit adapters merge' made it, as its fingerprint "
+            f"{merged.fingerprint} shows; merge again for the model to unmerge"
+        )
+    model, config = copy.deepcopy(merged.model), dict(merged.config)
+    if entry.num_units:
+        feed_forwards = list(_feed_forwards(model, merged.sites))
+        for feed_forward in feed_forwards:
+            _cut(feed_forward, entry.num_units)
+        config["encoder_conf"] = _with_units(config, feed_forwards)
+    return replace(wrap(merged.path, config, model), fingerprint=entry.base_fingerprint)
+
+
+@torch.no_grad()
+def unmerge(narrowed: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
+    """Subtract from a narrowed model what the merge of a task's adapters added.
+
+    The adapters must be those of the merge, bit for bit. Cut units leave no trace; where differences were
+    added the weights are the base model's up to rounding, which its fingerprint tells.
+    """
+    entry, index = read_last(narrowed), _index(stack, task)
+    made = (entry.kind, entry.task, entry.adapter_digest)
+    if made != (stack.kind, task, _digest(stack, task)):
+        raise CheckpointError(
+            f"{narrowed.path}: merged with {entry.kind} of task '{entry.task}'; what is to be unmerged is "
+            f"{stack.kind} of task '{task}', with other weights; give the experiment and task of the merge"
+        )
+    model = copy.deepcopy(narrowed.model)
+    _add(model, _collect(narrowed, stack, index).differences, sign=-1)
+    return wrap(narrowed.path, _with_entries(narrowed.config, _entries(narrowed)[:-1]), model)
+
+
+def read_last(base: BaseModel) -> Merged:
+    """Read what a model says of the last merge; CheckpointError where there was none."""
+    entries = _entries(base)
+    if not entries:
+        raise CheckpointError(
+            f"{base.path}/config.yaml: no 'adaptkit: merged:'; 'adaptkit adapters merge' did not make it"
+        )
+    return configuration.check(Merged, entries[-1], f"{base.path}/config.yaml: adaptkit.merged")
+
+
+def write(base: BaseModel, folder: Path) -> None:
+    """Write a model with the files that it needs into a folder that holds none yet."""
+    if (folder / "model.pth").exists():
+        raise ConfigError(f"{folder}: holds a base model already; choose another folder with --out")
+    config, normalize = dict(base.config), dict(base.config["normalize_conf"])
+    if normalize.get("stats_file"):
+        normalize["stats_file"] = _take_along(base.path, normalize["stats_file"], folder)
+        config["normalize_conf"] = normalize
+    if config.get("bpemodel"):
+        config["bpemodel"] = _take_along(base.path, config["bpemodel"], folder)
+    save(folder, config, base.model.state_dict())
+
+
+def _take_along(source: Path, name: str, folder: Path) -> str:
+    """Copy a file from where a model's configuration has it, or beside the model; one lost stays lost."""
+    found = [path for path in (Path(name), source / Path(name).name) if path.exists()]
+    if not found:
+        return name
+    with replacing(folder / found[0].name) as temporary:
+        shutil.copyfile(found[0], temporary)
+    return str(folder / found[0].name)
+
+
+def _index(stack: AdapterStack, task: str) -> int:
+    if task not in stack.tasks:
+        known = nearest(task, stack.tasks) or f"; known: {listed(stack.tasks)}"
+        raise ConfigError(f"--task {task}: there are no adapters of that task{known}")
+    return stack.tasks.index(task)
+
+
+def _collect(base: BaseModel, stack: AdapterStack, task: int) -> _Changes:
+    """Gather what all members change; one that cannot be folded is refused with the reason."""
+    changes = _Changes()
+    feed_forwards = {part.site.name: part for part in _feed_forwards(base.model, base.sites)}
+    for member, entry in zip(stack, stack.configs, strict=True):
+        try:
+            with member.alone(task):
+                if member.wants == {"weight"}:
+                    for name, difference in member.differences(task).items():
+                        changes.add(name, difference)
+                    continue
+                for fold in member.fold(task):
+                    _take(changes, fold, feed_forwards)
+        except ConfigError as error:
+            raise ConfigError(f"adapter '{entry.kind}' cannot be merged into a base model: {error}") from None
+    return changes
+
+
+def _take(changes: _Changes, fold: Fold, feed_forwards: Mapping[str, _FeedForward]) -> None:
+    """Add one fold to the changes."""
+    name = fold.site.name
+    if isinstance(fold, Added):
+        changes.add(f"{name}.weight", fold.weight)
+        if fold.bias is not None:
+            changes.add(f"{name}.bias", fold.bias)
+        return
+    if name not in feed_forwards:
+        raise ConfigError(f"{name} of the base model is not two linear maps with an activation between")
+    base = feed_forwards[name]
+    if base.activation != fold.activation:
+        raise ConfigError(
+            f"the units of {name} have the activation {base.activation}, the adapter's have "
+            f"{fold.activation}; train it with 'activation: {base.activation}'"
+        )
+    changes.units.setdefault(name, []).append(fold)
+    changes.add(f"{base.second_name}.bias", fold.bias_out)
+
+
+def _feed_forwards(model: nn.Module, sites: Sequence[Site]) -> Iterator[_FeedForward]:
+    """Find the feed-forwards that are two linear maps with an activation between."""
+    maps = {(site.block, site.kind): site.name for site in sites}
+    for site in sites:
+        first, second = (maps.get((site.block, f"{site.kind}_{end}")) for end in ("in", "out"))
+        if site.kind in _FEED_FORWARDS and first and second:
+            halves = (model.get_submodule(first), model.get_submodule(second))
+            activation = type(model.get_submodule(site.name).activation).__name__.lower()
+            yield _FeedForward(site, *halves, second_name=second, activation=activation)
+
+
+def _widen(base: _FeedForward, parts: Sequence[Widened], num_units: int) -> None:
+    """Append the units of `parts`, and units of zeros up to `num_units`."""
+    first, second = base.first, base.second
+    weight_in, bias_in = first.weight.new_zeros(num_units, first.in_features), first.bias.new_zeros(num_units)
+    weight_out = second.weight.new_zeros(second.out_features, num_units)
+    start = 0
+    for part in parts:
+        units = slice(start, start + len(part.bias_in))
+        weight_in[units], bias_in[units], weight_out[:, units] = part.weight_in, part.bias_in, part.weight_out
+        start = units.stop
+    _replace(first, torch.cat([first.weight, weight_in]), torch.cat([first.bias, bias_in]))
+    _replace(second, torch.cat([second.weight, weight_out], dim=1), second.bias)
+
+
+def _cut(base: _FeedForward, num_units: int) -> None:
+    """Drop the last units."""
+    first, second = base.first, base.second
+    _replace(first, first.weight[:-num_units].clone(), first.bias[:-num_units].clone())
+    _replace(second, second.weight[:, :-num_units].clone(), second.bias)
+
+
+def _replace(linear: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    linear.weight, linear.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
+    linear.out_features, linear.in_features = weight.shape
+
+
+def _add(model: nn.Module, differences: Mapping[str, Tensor], sign: int) -> None:
+    """Add differences to parameters, or take them away; of a widened weight the first units are meant."""
+    for name, difference in differences.items():
+        parameter = model.get_parameter(name)
+        old = parameter.data[tuple(slice(size) for size in difference.shape)]
+        old.add_(difference, alpha=sign)
+
+
+def _with_units(config: Mapping[str, Any], feed_forwards: Sequence[_FeedForward]) -> dict[str, Any]:
+    return {**config["encoder_conf"], "linear_units": feed_forwards[0].first.out_features}
+
+
+def _entries(base: BaseModel) -> list[Mapping[str, Any]]:
+    return list((base.config.get("adaptkit") or {}).get("merged", []))
+
+
+def _with_entries(config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Replace what a configuration says of merges; without any it says nothing."""
+    own = {name: value for name, value in (config.get("adaptkit") or {}).items() if name != "merged"}
+    if entries:
+        own["merged"] = list(entries)
+    return {**config, "adaptkit": own or None}
+
+
+def _digest(stack: AdapterStack, task: str) -> str:
+    """Hash all weights that act for a task; 16 hexadecimal digits."""
+    owned = {name for name, _ in task_parameters(stack)}
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(stack.state_dict().items()):
+        own = tensor[stack.tasks.index(task)] if name in owned else tensor
+        digest.update(f"{name} {tuple(own.shape)} {own.dtype}".encode())
+        digest.update(own.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""How hypotheses are found in what leaves the encoder."""

@@ -1,0 +1,1 @@
+"""What only the corpora's own `local/prepare.py` use: synthetic voices and sets of noises."""

@@ -1,0 +1,1 @@
+"""What a model reads: utterances with features or speech, tokens and tasks, in batches."""

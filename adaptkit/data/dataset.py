@@ -1,0 +1,210 @@
+"""Examples: the utterances of a data directory as a base model reads them, with tokens and tasks."""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from adaptkit.adapters.api import AdapterStack
+from adaptkit.augment import corpus
+from adaptkit.augment.schedule import Augmentation, Chosen
+from adaptkit.base import padding
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.errors import CheckpointError, DataError, listed, nearest
+from adaptkit.features.fbank import FbankOptions, load_feats, log_mel, read_options
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.audio import read_audio
+from adaptkit.kaldi.datadir import DataDir, Utterance
+
+_LOG = logging.getLogger(__name__)
+BASE_TASK = -1  # the task id of a row that the base model takes alone
+Group = tuple[int, ...]
+_SAME_FEATURES = 0.05  # of log-mel values; archives may be compressed
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance as a base model reads it."""
+
+    utterance: Utterance
+    task_id: int
+    inputs: Tensor  # features (T, F), speech (N,), or what the encoder gave
+    tokens: Tensor  # (L,)
+    chosen: Chosen | None = None  # what its augmentation does to it in this epoch
+
+
+@dataclass(frozen=True)
+class Examples(Dataset):
+    """The utterances of a data directory as a base model reads them, each with its task id."""
+
+    data: DataDir
+    base: BaseModel
+    lengths: tuple[int, ...]  # feature frames of each utterance
+    task_ids: Mapping[str, int]  # task name: id
+    allow_pipes: bool = False
+    taps: Mapping[str, str] | None = None  # where what the encoder gave lies, instead of its input
+    augmentation: Augmentation | None = None
+
+    def __len__(self) -> int:
+        return len(self.data.utterances)
+
+    def __getitem__(self, index: int) -> Example:
+        utterance = self.data.utterances[index]
+        tokens = torch.tensor(self.base.tokens.encode(utterance.text), dtype=torch.long)
+        chosen = self.augmentation.choose(utterance.utt_id) if self.augmentation else None
+        is_noisy = chosen is not None and chosen.is_noisy
+        inputs = self._load_noisy(utterance, chosen.key) if is_noisy else self._load(utterance)
+        return Example(utterance, self.task_ids[utterance.task], inputs, tokens, chosen)
+
+    def in_epoch(self, epoch: int) -> "Examples":
+        """Augment them as an epoch does."""
+        if self.augmentation is None:
+            return self
+        return replace(self, augmentation=self.augmentation.in_epoch(epoch))
+
+    def groups(self, adapters: AdapterStack | None) -> list[Group]:
+        """Tell apart the utterances that may not share a batch, by unequal values.
+
+        Tasks that change weights of the base differently may not, since each then costs a pass of its own,
+        nor may other lengths where the model's positions depend on the padded length.
+        """
+        mixes = padding.mixes_lengths(self.base.model)
+        tasks = {name: adapters.group(task) if adapters else () for name, task in self.task_ids.items()}
+        names = (utterance.task for utterance in self.data.utterances)
+        return [
+            (*tasks[name], 0 if mixes else length) for name, length in zip(names, self.lengths, strict=True)
+        ]
+
+    def without(self, utt_ids: Collection[str]) -> "Examples":
+        """Leave some utterances out."""
+        kept = [index for index, u in enumerate(self.data.utterances) if u.utt_id not in utt_ids]
+        data = replace(self.data, utterances=tuple(self.data.utterances[index] for index in kept))
+        return replace(self, data=data, lengths=tuple(self.lengths[index] for index in kept))
+
+    def _load(self, utterance: Utterance) -> Tensor:
+        if self.taps is not None:
+            return load_feats(self.taps[utterance.utt_id])
+        if self.base.features is not None:
+            return load_feats(self.data.feats[utterance.utt_id])
+        return self._read_speech(utterance)
+
+    def _load_noisy(self, utterance: Utterance, key: int) -> Tensor:
+        try:
+            speech = self.augmentation.bank.perturb(self._read_speech(utterance), key).speech
+        except DataError as error:
+            raise DataError(f"{self.data.path}: noise on {utterance.utt_id}: {error}") from error
+        return speech if self.base.features is None else self._make_feats(speech)
+
+    def _make_feats(self, speech: Tensor) -> Tensor:
+        return log_mel(speech, FbankOptions.from_dict(self.base.features))
+
+    def _read_speech(self, utterance: Utterance) -> Tensor:
+        return read_audio(
+            self.data.recordings[utterance.recording],
+            rate_hz=self.base.rate_hz,
+            start_sec=utterance.start_sec,
+            end_sec=utterance.end_sec,
+            allow_pipes=self.allow_pipes,
+        )
+
+
+def read_examples(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
+    """Read a data directory for a base model, every task left to the base itself so far."""
+    data = datadir.read(path)
+    refuse_misfit(data, base)
+    task_ids = dict.fromkeys(data.tasks, BASE_TASK)
+    return Examples(data, base, tuple(count_frames(data, base)), task_ids, allow_pipes)
+
+
+def count_frames(data: DataDir, base: BaseModel) -> list[int]:
+    """Count the feature frames of each utterance, by `utt2dur` where the model reads speech."""
+    if base.features is not None:
+        return corpus.count_frames(data)
+    seconds = data.duration_sec or {}
+    missing = [utterance.utt_id for utterance in data.utterances if utterance.utt_id not in seconds]
+    if missing:
+        raise DataError(
+            f"{data.path}/utt2dur: misses {listed(missing)}; 'adaptkit data fix {data.path}' writes it"
+        )
+    return [round(1000 * seconds[u.utt_id] / base.frame_shift_ms) for u in data.utterances]
+
+
+def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error") -> dict[str, int]:
+    """Give the id of every task of a data directory; one that the adapters do not know is refused.
+
+    With unknown="base" such a task is left to the base model instead.
+    """
+    known = {task: index for index, task in enumerate(tasks)}
+    strange = [task for task in data.tasks if task not in known]
+    if strange and unknown != "base":
+        described = "; ".join(f"'{task}'{nearest(task, tasks)}" for task in strange[:10])
+        raise CheckpointError(
+            f"{data.path}: the adapters know {len(tasks)} tasks ({listed(tasks, 8)}) and not {described}; "
+            "'adaptkit decode --unknown-task base' leaves them to the base model"
+        )
+    return {task: known.get(task, BASE_TASK) for task in data.tasks}
+
+
+def refuse_misfit(data: DataDir, base: BaseModel) -> None:
+    """Refuse a data directory without features, or with others than the base model reads."""
+    if base.features is None:
+        return
+    remedy = f"'adaptkit feats {data.path} dump/{data.path.name}' makes them"
+    if data.feats is None:
+        raise DataError(f"{data.path}: has no feats.scp, which the base model {base.path} reads; {remedy}")
+    missing = [u.utt_id for u in data.utterances if u.utt_id not in data.feats]
+    if missing:
+        raise DataError(f"{data.path}/feats.scp: misses {listed(missing)}; {remedy}")
+    made = data.path / "feats.json"  # absent where Kaldi itself made the features
+    options = read_options(made).to_dict() if made.exists() else {}
+    wrong = [name for name, value in options.items() if base.features[name] != value]
+    if wrong:
+        described = ", ".join(f"{name} {options[name]} (the model: {base.features[name]})" for name in wrong)
+        raise DataError(f"{made}: other features than {base.path} was trained on: {described}; {remedy}")
+    num_bins = load_feats(data.feats[data.utterances[0].utt_id]).shape[1]
+    if num_bins != base.features["num_bins"]:
+        raise DataError(
+            f"{data.path}/feats.scp: {num_bins} bins, {base.path} reads {base.features['num_bins']}"
+        )
+
+
+def refuse_other_features(examples: Examples) -> None:
+    """Refuse features that adaptkit would not make of the recordings, as it does where it adds noise."""
+    base, utterance = examples.base, examples.data.utterances[0]
+    if base.features is None:
+        return
+    stored = examples._load(utterance)
+    made = examples._make_feats(examples._read_speech(utterance))
+    if stored.shape != made.shape or not torch.allclose(stored, made, atol=_SAME_FEATURES):
+        path = examples.data.path
+        raise DataError(
+            f"{path}/feats.scp: not what 'adaptkit feats' makes of the recordings ({utterance.utt_id}), and "
+            "noise is added to these; run 'adaptkit feats' on them, and train the base on that"
+        )
+
+
+def too_short(examples: Examples) -> dict[str, str]:
+    """Name the utterances that CTC cannot learn or the encoder cannot take, each with the reason."""
+    reasons = {}
+    base = examples.base
+    for utterance, length in zip(examples.data.utterances, examples.lengths, strict=True):
+        frames = padding.encoder_frames(base.model.encoder, length)
+        tokens = base.tokens.encode(utterance.text)
+        repeats = sum(left == right for left, right in zip(tokens, tokens[1:], strict=False))
+        if frames < max(1, len(tokens) + repeats):
+            reasons[utterance.utt_id] = f"{frames} encoder frames, {len(tokens)} tokens, {repeats} repeats"
+    return reasons
+
+
+def find_frameless(examples: Examples) -> list[str]:
+    """Name the utterances that the encoder leaves no frame of, and warn: they are recognised as silence."""
+    encoder = examples.base.model.encoder
+    lengths = zip(examples.data.utterances, examples.lengths, strict=True)
+    short = [u.utt_id for u, length in lengths if padding.encoder_frames(encoder, length) < 1]
+    if short:
+        _LOG.warning("%s: too short for the encoder, no words: %s", examples.data.path, listed(short))
+    return short

@@ -1,0 +1,1 @@
+"""Decode a data directory into a Kaldi `text` file."""

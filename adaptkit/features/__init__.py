@@ -1,0 +1,1 @@
+"""Log-mel filterbanks and their statistics."""

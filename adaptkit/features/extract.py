@@ -1,0 +1,250 @@
+"""Make the features of a data directory: `data/<set>` becomes `dump/<set>`, shard by shard."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, groupby, islice
+from pathlib import Path
+
+import kaldiio
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptkit.errors import AdaptkitError, DataError, listed
+from adaptkit.features.fbank import FbankOptions, log_mel
+from adaptkit.files import read_text, replacing, stamp, write_text
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.audio import read_audio
+from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.tables import write_table
+from adaptkit.progress import counting
+
+SHARD_UTTERANCES = 500  # in one ark file, which is what a killed run loses at most
+PIECE_UTTERANCES = 50  # neighbours in one recording that are read together, a few minutes of speech
+MOST_FAILED = 0.05  # of the utterances
+
+log = logging.getLogger(__name__)
+
+
+def extract(
+    data_dir: Path, out_dir: Path, options: FbankOptions, *, num_jobs: int = 1, allow_pipes: bool = False
+) -> DataDir:
+    """Make the features of a data directory and write it with them to `out_dir`, usually `dump/<set>`.
+
+    Beside the tables there: `feats.N.ark` with `feats.N.json` (what ark N holds and is made of), `feats.json`
+    (the options) and `utt2num_frames`. Locations in feats.scp are absolute, as Kaldi's make_fbank.sh writes
+    them, so that they hold from any folder. Arks made of the same speech with the same options are kept: a
+    killed run goes on where it stopped. Utterances that fail are left out, up to MOST_FAILED of them.
+
+    `num_jobs` are threads: the work is done in libraries that release the interpreter's lock, and a process
+    spends longer on importing torch (3 s) than AN4 takes.
+    """
+    data, out_dir = datadir.read(data_dir), Path(out_dir).resolve()
+    if out_dir == Path(data_dir).resolve():
+        raise DataError(f"{out_dir}: features go to a folder of their own, such as dump/{out_dir.name}")
+    shards = list(_plan(data, out_dir, options))
+    todo = [shard for shard in shards if not shard.is_finished()]
+    if todo:
+        _say_restart(out_dir, shards, todo)
+        (out_dir / "feats.scp").unlink(missing_ok=True)
+        _make(todo, options, num_jobs, allow_pipes)
+    _remove_leftovers(out_dir, len(shards))
+    return _finish(data, out_dir, shards, options)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What became of one utterance: features (T, F), or why there are none."""
+
+    utt_id: str
+    feats: np.ndarray | None = None
+    duration_sec: float = 0.0
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Neighbours in one recording, read together."""
+
+    location: str
+    utterances: tuple[Utterance, ...]
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """The utterances of one ark file; `made_of` changes with anything that would change the features."""
+
+    ark: Path
+    pieces: tuple[_Piece, ...]
+    made_of: str = field(repr=False)
+
+    @property
+    def record(self) -> Path:
+        """Where it is written what the ark holds, once it is whole."""
+        return self.ark.with_suffix(".json")
+
+    def is_finished(self) -> bool:
+        """Say whether the ark is there, is made of the same and misses nothing."""
+        if not (self.ark.is_file() and self.record.is_file()):
+            return False
+        record = json.loads(read_text(self.record))
+        return record["made_of"] == self.made_of and not record["failures"]
+
+
+def _plan(data: DataDir, out_dir: Path, options: FbankOptions) -> Iterator[_Shard]:
+    """Divide the utterances among arks, in the order of their recordings and whatever the number of jobs."""
+    ordered = iter(sorted(data.utterances, key=lambda u: (u.recording, u.start_sec, u.utt_id)))
+    number = 0
+    while utterances := list(islice(ordered, SHARD_UTTERANCES)):
+        number += 1
+        pieces = tuple(_pieces(utterances, data.recordings))
+        made_of = hashlib.sha256(json.dumps([options.to_dict(), [_describe(p) for p in pieces]]).encode())
+        yield _Shard(out_dir / f"feats.{number}.ark", pieces, made_of.hexdigest())
+
+
+def _pieces(utterances: Iterable[Utterance], recordings: Mapping[str, str]) -> Iterator[_Piece]:
+    for recording, group in groupby(utterances, key=lambda u: u.recording):
+        while piece := tuple(islice(group, PIECE_UTTERANCES)):
+            yield _Piece(recordings[recording], piece)
+
+
+def _describe(piece: _Piece) -> list:
+    """Say what the features of a piece depend on."""
+    spans = [(u.utt_id, u.start_sec, u.end_sec) for u in piece.utterances]
+    return [piece.location, spans, *stamp(piece.location)]
+
+
+def _say_restart(out_dir: Path, shards: list[_Shard], todo: list[_Shard]) -> None:
+    kept = len(shards) - len(todo)
+    stale = sum(shard.record.is_file() for shard in todo)
+    if kept:
+        log.info("%s: %d of %d arks are there already and are kept", out_dir, kept, len(shards))
+    if stale:
+        log.info("%s: %d arks miss utterances or are of other data or options, made again", out_dir, stale)
+
+
+def _make(todo: list[_Shard], options: FbankOptions, num_jobs: int, allow_pipes: bool) -> None:
+    """Make arks one after the other, the pieces of each by `num_jobs` threads."""
+    num_utterances = sum(len(piece.utterances) for shard in todo for piece in shard.pieces)
+    started, seconds = time.monotonic(), 0.0
+    with (
+        _one_torch_thread(),
+        ThreadPoolExecutor(num_jobs) as pool,
+        counting("features", num_utterances) as advance,
+    ):
+        for shard in todo:
+            made = pool.map(lambda piece: _make_piece(piece, options, allow_pipes), shard.pieces)
+            seconds += _write_shard(shard, chain.from_iterable(made), advance)
+    took = time.monotonic() - started
+    figures = (num_utterances, seconds / 3600, took, seconds / took)
+    log.info("features: %d utterances, %.2f hours in %.1f s, %.0f times real time", *figures)
+
+
+def _make_piece(piece: _Piece, options: FbankOptions, allow_pipes: bool) -> list[_Made]:
+    """Make the features of neighbours in one recording, reading it once, or each by itself if that fails."""
+    read = partial(read_audio, piece.location, rate_hz=options.rate_hz, allow_pipes=allow_pipes)
+    if len(piece.utterances) > 1:
+        start, ends = piece.utterances[0].start_sec, [u.end_sec for u in piece.utterances]
+        with suppress(AdaptkitError):  # one of them may end after the recording
+            speech = read(start_sec=start, end_sec=None if None in ends else max(ends))
+            read = partial(_cut, speech, start, options.rate_hz)
+    return [_make_one(utterance, read, options) for utterance in piece.utterances]
+
+
+def _cut(
+    speech: Tensor, offset_sec: float, rate_hz: int, *, start_sec: float, end_sec: float | None
+) -> Tensor:
+    """Cut a span of a recording out of `speech` (N,), which starts at `offset_sec` in it."""
+    offset = round(offset_sec * rate_hz)
+    end = len(speech) if end_sec is None else max(0, round(end_sec * rate_hz) - offset)
+    return speech[round(start_sec * rate_hz) - offset : end]
+
+
+def _make_one(utterance: Utterance, read: Callable[..., Tensor], options: FbankOptions) -> _Made:
+    try:
+        speech = read(start_sec=utterance.start_sec, end_sec=utterance.end_sec)
+        feats = log_mel(speech, options).numpy()
+    except AdaptkitError as error:
+        return _Made(utterance.utt_id, failure=str(error))
+    return _Made(utterance.utt_id, feats, len(speech) / options.rate_hz)
+
+
+def _write_shard(shard: _Shard, made: Iterable[_Made], advance: Callable[[int, str], None]) -> float:
+    """Write an ark, then its record, and give the seconds of speech in it."""
+    shard.record.unlink(missing_ok=True)
+    feats, failures = {}, {}
+    with replacing(shard.ark) as temporary, open(temporary, "wb") as ark:
+        for one in made:
+            advance(1, "")
+            if one.feats is None:
+                failures[one.utt_id] = one.failure
+                continue
+            ark.write(f"{one.utt_id} ".encode())
+            feats[one.utt_id] = (ark.tell(), len(one.feats), one.duration_sec)
+            kaldiio.save_mat(ark, one.feats)
+    if failures:
+        log.warning("%d utterances gave no features: %s", len(failures), _reasons(failures))
+    write_text(shard.record, json.dumps({"made_of": shard.made_of, "feats": feats, "failures": failures}))
+    return sum(duration for _, _, duration in feats.values())
+
+
+def _finish(data: DataDir, out_dir: Path, shards: list[_Shard], options: FbankOptions) -> DataDir:
+    """Write the data directory of what the arks hold, unless too much is missing."""
+    feats, num_frames, duration_sec, failures = {}, {}, {}, {}
+    for shard in shards:
+        record = json.loads(read_text(shard.record))
+        failures |= record["failures"]
+        for utt_id, (offset, frames, seconds) in record["feats"].items():
+            feats[utt_id], num_frames[utt_id] = f"{shard.ark}:{offset}", str(frames)
+            duration_sec[utt_id] = seconds
+    _refuse_few(data, failures)
+    utterances = tuple(u for u in data.utterances if u.utt_id in feats)
+    recordings = {u.recording: data.recordings[u.recording] for u in utterances}
+    made = DataDir(out_dir, utterances, recordings, feats, duration_sec)
+    write_text(out_dir / "feats.json", json.dumps(options.to_dict(), indent=2) + "\n")
+    write_table(out_dir / "utt2num_frames", num_frames)
+    datadir.write(made)
+    return made
+
+
+def _refuse_few(data: DataDir, failures: Mapping[str, str]) -> None:
+    total = len(data.utterances)
+    if len(failures) <= MOST_FAILED * total:
+        return
+    remedy = f"'adaptkit data validate {data.path}' looks at every recording"
+    raise DataError(
+        f"{data.path}: {len(failures)} of {total} utterances gave no features: {_reasons(failures)}; {remedy}"
+    )
+
+
+def _reasons(failures: Mapping[str, str]) -> str:
+    return listed((f"{utt_id} ({why})" for utt_id, why in failures.items()), most=5)
+
+
+def _remove_leftovers(out_dir: Path, last: int) -> None:
+    """Remove what a killed run was writing and the arks of an earlier, larger set."""
+    for partial_ark in out_dir.glob(".feats.*.partial.ark"):
+        partial_ark.unlink()
+    for record in out_dir.glob("feats.*.json"):
+        number = record.name.split(".")[1]
+        if number.isdigit() and int(number) > last:
+            record.with_suffix(".ark").unlink(missing_ok=True)
+            record.unlink()
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Keep torch to one thread for each of ours; more of them only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,1 @@
+"""A base model and adapters as one thing: loss, encoder output, hypotheses."""

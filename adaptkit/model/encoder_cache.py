@@ -1,0 +1,162 @@
+"""What adapters beside the encoder read of it, computed in inference mode, and kept on disk where wished."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import kaldiio
+import torch
+from torch import Tensor, distributed, nn
+
+from adaptkit.adapters.api import Adapter, AdapterConfig, AdapterStack
+from adaptkit.adapters.site import Site
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.base.loss import has_inner_ctc
+from adaptkit.base.padding import ignoring_padding
+from adaptkit.base.sites import attached
+from adaptkit.base.traces import leaving_no_trace
+from adaptkit.data.batches import Batch, load_batches, plan_batches
+from adaptkit.data.dataset import Examples
+from adaptkit.errors import ConfigError, listed
+from adaptkit.files import read_text, replacing, write_text
+from adaptkit.kaldi.tables import read_table, write_table
+from adaptkit.progress import counting
+
+_LOG = logging.getLogger(__name__)
+
+
+def find(base: BaseModel, adapters: AdapterStack) -> tuple[Site, ...]:
+    """List the sites that adapters read, the encoder's output last; none if one of them acts inside."""
+    if _kinds_inside(base.model, adapters):
+        return ()
+    return (*adapters.taps, *(site for site in base.sites if site.kind == "encoder_out"))
+
+
+def read(model: nn.Module, sites: Sequence[Site], batch: Batch) -> Batch:
+    """Give the batch with what left the sites, in their order (B, U, sum of D), for what goes into the model.
+
+    The encoder runs in inference mode: it keeps nothing for a backward pass.
+    """
+    recorder = _Recorder()
+    stack = AdapterStack([recorder], [AdapterConfig(kind="taps")], ["all"])
+    with (
+        torch.inference_mode(),
+        attached(model, stack, tuple(sites)),
+        stack.for_tasks([0] * len(batch.utt_ids), batch.inputs.device),
+    ):
+        _, frames = model.encode(batch.inputs.clone(), batch.lengths)  # ESPnet changes its input in place
+    return replace(batch, inputs=torch.cat(recorder.read, -1), lengths=frames.clone(), has_taps=True)
+
+
+def replay(adapters: AdapterStack, sites: Sequence[Site], inputs: Tensor) -> Tensor:
+    """Let adapters act on what `read` gave (B, U, sum of D), and give what leaves the encoder (B, U, D)."""
+    for member in adapters:
+        member.begin()
+    try:
+        for site, x in zip(sites, inputs.split([site.dim_out for site in sites], -1), strict=True):
+            encoded = adapters.adapt(site, x, x)
+    finally:
+        for member in adapters:
+            member.end()
+    return encoded
+
+
+def cached(examples: Examples, adapters: AdapterStack, path: Path, *, batch_frames: int) -> Examples:
+    """Give examples that hold what adapters read, kept in `path`.ark and .scp, instead of the model's input.
+
+    It is written once, in float32 and by the first process, and used again as long as it is whole and of the
+    same base model, blocks and utterances.
+    """
+    if examples.augmentation is not None:
+        raise ConfigError(
+            "adapters: 'cache: true' keeps what the encoder gives of features as they are, and 'augment' "
+            "changes them anew in every epoch; set 'cache: false' or 'augment: null'"
+        )
+    inside = _kinds_inside(examples.base.model, adapters)
+    if inside:
+        raise ConfigError(
+            f"adapters: 'cache: true' keeps what the encoder gives, and {listed(inside)} changes that or "
+            "needs more of it in every step; set 'cache: false', or train without"
+        )
+    if not distributed.is_initialized() or distributed.get_rank() == 0:
+        _write(examples, find(examples.base, adapters), path, batch_frames)
+    if distributed.is_initialized():
+        distributed.barrier()
+    megabytes = path.with_suffix(".ark").stat().st_size >> 20
+    _LOG.info("%s.ark: %d MB of what the encoder gives; they stay after training", path, megabytes)
+    return replace(examples, taps=read_table(path.with_suffix(".scp")))
+
+
+class _Recorder(Adapter):
+    """Changes nothing and keeps what leaves each site."""
+
+    wants = frozenset({"block", "encoder_out"})
+
+    def begin(self) -> None:
+        self.read: list[Tensor] = []
+
+    def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
+        self.read.append(x_out)
+        return x_out
+
+
+def _kinds_inside(model: nn.Module, adapters: AdapterStack) -> list[str]:
+    """Name the kinds that need more than what the encoder of the base alone gives.
+
+    Intermediate CTC brings the weights of the CTC inside, and a module after the encoder would have to run.
+    """
+    shut, ctc_inside = model.postencoder is not None, has_inner_ctc(model)
+    return [
+        config.kind
+        for config, member in zip(adapters.configs, adapters, strict=True)
+        if shut or not member.spares_encoder or (ctc_inside and "weight" in member.wants)
+    ]
+
+
+def _write(examples: Examples, sites: Sequence[Site], path: Path, batch_frames: int) -> None:
+    """Write what leaves the sites for every utterance, then the record that it is whole, if it is not yet."""
+    ark, scp, record = (path.with_suffix(suffix) for suffix in (".ark", ".scp", ".json"))
+    ark = ark.resolve()
+    made_of = [_describe(examples, sites), str(ark)]
+    is_there = ark.exists() and scp.exists() and record.exists()
+    if is_there and json.loads(read_text(record)) == [*made_of, ark.stat().st_size]:
+        return
+    record.unlink(missing_ok=True)
+    for partial in path.parent.glob(f".{path.name}.*.partial.ark"):  # of a run that was killed
+        partial.unlink()
+    locations = {}
+    with replacing(ark) as temporary, open(temporary, "wb") as file:
+        for utt_id, x in _read_all(examples, sites, batch_frames):
+            file.write(f"{utt_id} ".encode())
+            locations[utt_id] = f"{ark}:{file.tell()}"
+            kaldiio.save_mat(file, x.numpy())
+    write_table(scp, locations)
+    write_text(record, json.dumps([*made_of, ark.stat().st_size]))
+
+
+def _read_all(examples: Examples, sites: Sequence[Site], batch_frames: int) -> Iterator[tuple[str, Tensor]]:
+    model = examples.base.model
+    device = next(model.parameters()).device
+    plan = plan_batches(examples.lengths, batch_frames, groups=examples.groups(None))
+    with ignoring_padding(model), leaving_no_trace(model), counting("taps", len(examples)) as advance:
+        for batch in load_batches(examples, plan):
+            taps = read(model, sites, batch.to(device))
+            for utt_id, x, frames in zip(taps.utt_ids, taps.inputs.cpu(), taps.lengths.tolist(), strict=True):
+                yield utt_id, x[:frames].float()
+            advance(len(batch.utt_ids), "")
+
+
+def _describe(examples: Examples, sites: Sequence[Site]) -> str:
+    """Digest what the cache depends on; a file of features or speech is told by its time of change."""
+    data, base = examples.data, examples.base
+    rows = []
+    for u, length in zip(data.utterances, examples.lengths, strict=True):
+        place = data.recordings[u.recording] if base.features is None else data.feats[u.utt_id]
+        files = filter(os.path.isfile, (place, place.rpartition(":")[0]))
+        rows.append([u.utt_id, u.start_sec, u.end_sec, length, place, *map(os.path.getmtime, files)])
+    content = json.dumps([base.fingerprint, [site.name for site in sites], rows])
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()

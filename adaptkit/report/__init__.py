@@ -1,0 +1,1 @@
+"""Compare experiments: tables, Markdown, json and a page with plots."""

@@ -1,0 +1,50 @@
+"""What one job for all tasks cost against a job for each: `adaptkit submodels cost`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptkit.errors import ConfigError, listed
+from adaptkit.records import RunRecord
+from adaptkit.tables import aligned
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of some trainings together."""
+
+    num_jobs: float
+    num_tasks: int
+    cpu_seconds: float  # of the processes, start-up and validation included
+    train_seconds: float  # of the steps
+
+    def scaled(self, num_tasks: int) -> "Cost":
+        """Give what as many tasks would cost, if all were alike."""
+        factor = num_tasks / self.num_tasks
+        return Cost(self.num_jobs * factor, num_tasks, self.cpu_seconds * factor, self.train_seconds * factor)
+
+
+def read(folders: Sequence[Path]) -> Cost:
+    """Add up the records of finished trainings."""
+    records = [RunRecord.read(folder / "run.json") for folder in folders]
+    unknown = [str(folder) for folder, r in zip(folders, records, strict=True) if not r.cpu_seconds]
+    if unknown:
+        raise ConfigError(f"{listed(unknown)}: has no CPU seconds in run.json; train it again")
+    return Cost(
+        num_jobs=len(records),
+        num_tasks=sum(len(record.tasks) for record in records),
+        cpu_seconds=sum(record.cpu_seconds for record in records),
+        train_seconds=sum(record.train_seconds for record in records),
+    )
+
+
+def render(one: Cost, each: Cost) -> str:
+    """Lay out one job against single jobs, those of some tasks standing for all, as ratios to the one."""
+    all_of_them = each.scaled(one.num_tasks)
+    rows = [["", "jobs", "tasks", "CPU seconds", "ratio", "seconds of steps", "ratio"]]
+    for name, cost in (("one job", one), ("single jobs", each), ("single jobs for all", all_of_them)):
+        ratios = (cost.cpu_seconds / one.cpu_seconds, cost.train_seconds / one.train_seconds)
+        shown = [f"{ratio:.2f}" if cost.num_tasks == one.num_tasks else "" for ratio in ratios]
+        figures = [f"{cost.cpu_seconds:,.0f}", shown[0], f"{cost.train_seconds:,.0f}", shown[1]]
+        rows.append([name, f"{cost.num_jobs:.0f}", str(cost.num_tasks), *figures])
+    return aligned(rows)

@@ -1,0 +1,297 @@
+"""Word and character error rates, per speaker, with confidence intervals and significance of a difference."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import jiwer
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from adaptkit.errors import ScoringError, listed
+from adaptkit.scoring import bootstrap
+
+ONE_SPEAKER = "all"  # the speaker of every utterance where nothing says who spoke
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """What an alignment of reference and hypothesis counts, in words or in characters (spaces included).
+
+    >>> (ErrorCounts(hits=7, subs=1) + ErrorCounts(hits=1, dels=1, ins=1)).rate
+    30.0
+    """
+
+    hits: int = 0
+    subs: int = 0
+    dels: int = 0
+    ins: int = 0
+
+    @property
+    def words(self) -> int:
+        """The number of words (or characters) of the reference."""
+        return self.hits + self.subs + self.dels
+
+    @property
+    def errors(self) -> int:
+        """The number of edits that turn the reference into the hypothesis."""
+        return self.subs + self.dels + self.ins
+
+    @property
+    def rate(self) -> float:
+        """Errors per word (or character) of the reference, in percent; above 100 where much is inserted."""
+        return 100 * self.errors / self.words
+
+    def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
+        return ErrorCounts(
+            self.hits + other.hits, self.subs + other.subs, self.dels + other.dels, self.ins + other.ins
+        )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A bootstrap confidence interval at 95 %, bounds in percent.
+
+    >>> str(Interval(low=9.5, high=12.0))
+    '9.50 to 12.00'
+    """
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:.2f} to {self.high:.2f}"
+
+
+@dataclass(frozen=True)
+class UtteranceScore:
+    """The error counts of one utterance; `alignment` pairs its words, with None where one side has none."""
+
+    utt_id: str
+    speaker: str
+    words: ErrorCounts
+    chars: ErrorCounts
+    alignment: tuple[tuple[str | None, str | None], ...] = ()  # (ref, hyp)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The WER of a system minus that of another on the same utterances, in percent points."""
+
+    other: str  # the name of the other system
+    points: float
+    interval: Interval
+    p_value: float  # two-sided, of no difference
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """Error counts of every utterance and confidence intervals of the word error rate."""
+
+    utterances: tuple[UtteranceScore, ...]
+    interval: Interval  # resamples speakers, and utterances of each
+    speaker_intervals: Mapping[str, Interval]  # resamples the utterances of that speaker
+    difference: Difference | None = None  # from another system, where one was asked for
+    num_runs: int = 1  # that recognised each utterance; its counts are their sum
+
+    @property
+    def total(self) -> ErrorCounts:
+        """The word errors of all utterances."""
+        return _sum(u.words for u in self.utterances)
+
+    @property
+    def chars(self) -> ErrorCounts:
+        """The character errors of all utterances."""
+        return _sum(u.chars for u in self.utterances)
+
+    @property
+    def by_speaker(self) -> dict[str, ErrorCounts]:
+        """The word errors of each speaker, sorted by name."""
+        groups = group_by_speaker(self.utterances)
+        return {speaker: _sum(u.words for u in own) for speaker, own in groups.items()}
+
+
+def score(
+    refs: Mapping[str, str],
+    hyps: Mapping[str, str],
+    *,
+    speakers: Mapping[str, str] | None = None,
+    seed: int = 0,
+    where: str = "the hypotheses",
+) -> ScoreReport:
+    """Score hypotheses against references, all keyed by utterance id; errors name the hypotheses `where`.
+
+    A missing or extra utterance is a ScoringError, as is a reference without words; an empty hypothesis is
+    all deletions. Words are what stands between spaces: normalise both sides alike beforehand.
+    """
+    _refuse_unpaired(refs, hyps, where)
+    utt_ids = sorted(refs, key=str.encode)
+    owners = _find_speakers(utt_ids, speakers)
+    ref_texts, hyp_texts = ([" ".join(side[u].split()) for u in utt_ids] for side in (refs, hyps))
+    words = jiwer.process_words(ref_texts, hyp_texts)
+    pairs = map(_pair_words, words.references, words.hypotheses, words.alignments)
+    counts = zip(map(_count, words.alignments), count_chars(ref_texts, hyp_texts), pairs, strict=True)
+    utterances = tuple(UtteranceScore(u, owners[u], *one) for u, one in zip(utt_ids, counts, strict=True))
+    return _report(utterances, seed)
+
+
+def pool(reports: Sequence[ScoreReport], *, seed: int = 0) -> ScoreReport:
+    """Sum what several runs on the same references counted, as one report.
+
+    A resample draws an utterance with all its runs, so the intervals say nothing of runs yet to be made.
+    """
+    if len(reports) == 1:
+        return reports[0]
+    for other in reports[1:]:
+        _refuse_other_references(reports[0], other, "a run")
+    utterances = tuple(
+        replace(same[0], words=_sum(u.words for u in same), chars=_sum(u.chars for u in same), alignment=())
+        for same in _matched(*reports)
+    )
+    return _report(utterances, seed, num_runs=sum(report.num_runs for report in reports))
+
+
+def group_by_speaker(utterances: Iterable[UtteranceScore]) -> dict[str, list[UtteranceScore]]:
+    """Collect the utterances of each speaker, sorted by name."""
+    groups = defaultdict(list)
+    for utterance in utterances:
+        groups[utterance.speaker].append(utterance)
+    return {speaker: groups[speaker] for speaker in sorted(groups, key=str.encode)}
+
+
+def count_words(refs: Sequence[str], hyps: Sequence[str]) -> list[ErrorCounts]:
+    """Count the word errors of each utterance, references and hypotheses in the same order."""
+    return [_count(chunks) for chunks in jiwer.process_words(list(refs), list(hyps)).alignments]
+
+
+def count_chars(refs: Sequence[str], hyps: Sequence[str]) -> list[ErrorCounts]:
+    """Count the character errors of each utterance, the spaces between words included."""
+    return [_count(chunks) for chunks in jiwer.process_characters(list(refs), list(hyps)).alignments]
+
+
+def compare(report: ScoreReport, other: ScoreReport, *, name: str, seed: int = 0) -> Difference:
+    """Estimate the WER of `report` minus that of `other`, called `name`: negative where `report` is better.
+
+    The paired bootstrap of Bisani and Ney, 2004: each resample draws the same utterances for both. They may
+    have different numbers of runs, since either side's errors are divided by its own words.
+    """
+    _refuse_other_references(report, other, name)
+    table = [
+        (a.words.errors, a.words.words, b.words.errors, b.words.words) for a, b in _matched(report, other)
+    ]
+    sums = bootstrap.resample(np.array(table), [u.speaker for u in report.utterances], seed)
+    samples = 100 * (sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3])
+    points = report.total.rate - other.total.rate
+    return Difference(name, round(points, 2), _bounds(samples), bootstrap.p_value(samples))
+
+
+def to_json(report: ScoreReport, *, with_alignments: bool = False) -> dict[str, object]:
+    """Give the report as json data: the rates first, then the counts they come from."""
+    speakers = {
+        name: {"wer": round(counts.rate, 2), **asdict(report.speaker_intervals[name]), **asdict(counts)}
+        for name, counts in report.by_speaker.items()
+    }
+    fields = asdict(report)
+    if not with_alignments:
+        for utterance in fields["utterances"]:
+            del utterance["alignment"]
+    head = {"wer": round(report.total.rate, 2), "cer": round(report.chars.rate, 2)}
+    totals = {"words": asdict(report.total), "chars": asdict(report.chars), "by_speaker": speakers}
+    return {**head, "interval": fields.pop("interval"), **totals, **fields}
+
+
+def from_json(data: Mapping[str, object]) -> ScoreReport:
+    """Read back what `to_json` gave; ScoringError where a field is missing or of another kind."""
+    try:
+        return TypeAdapter(ScoreReport).validate_python(data)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors()]
+        raise ScoringError(f"not a score report: {listed(wrong)}") from None
+
+
+def _refuse_unpaired(refs: Mapping[str, str], hyps: Mapping[str, str], where: str) -> None:
+    """Refuse utterances that stand on one side only, and references that hold no word."""
+    missing, extra = sorted(set(refs) - set(hyps)), sorted(set(hyps) - set(refs))
+    wordless = sorted(utt_id for utt_id, text in refs.items() if not text.split())
+    problems = [
+        f"{what} {listed(utt_ids)} ({len(utt_ids)} of {len(refs)}); {remedy}"
+        for what, utt_ids, remedy in (
+            ("misses", missing, "decode the whole set again"),
+            ("has no reference for", extra, "score against the set that was decoded"),
+            ("is compared with an empty reference for", wordless, "drop these with 'adaptkit data fix'"),
+        )
+        if utt_ids
+    ]
+    if not refs:
+        problems = ["is compared with no reference at all"]
+    if problems:
+        raise ScoringError("\n".join(f"{where}: {problem}" for problem in problems))
+
+
+def _find_speakers(utt_ids: Sequence[str], speakers: Mapping[str, str] | None) -> dict[str, str]:
+    if speakers is None:
+        return dict.fromkeys(utt_ids, ONE_SPEAKER)
+    unknown = [utt_id for utt_id in utt_ids if utt_id not in speakers]
+    if unknown:
+        raise ScoringError(f"utt2spk misses {listed(unknown)}; add a line 'utterance speaker' for each")
+    return {utt_id: speakers[utt_id] for utt_id in utt_ids}
+
+
+def _count(chunks: Iterable[jiwer.AlignmentChunk]) -> ErrorCounts:
+    sizes = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
+    for chunk in chunks:
+        in_ref, in_hyp = chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx
+        sizes[chunk.type] += max(in_ref, in_hyp)
+    return ErrorCounts(*sizes.values())
+
+
+def _pair_words(
+    ref: Sequence[str], hyp: Sequence[str], chunks: Iterable[jiwer.AlignmentChunk]
+) -> tuple[tuple[str | None, str | None], ...]:
+    pairs = []
+    for chunk in chunks:
+        refs, hyps = (
+            ref[chunk.ref_start_idx : chunk.ref_end_idx],
+            hyp[chunk.hyp_start_idx : chunk.hyp_end_idx],
+        )
+        size = max(len(refs), len(hyps))  # a substitution is as long on either side
+        pairs += zip(refs or [None] * size, hyps or [None] * size, strict=True)
+    return tuple(pairs)
+
+
+def _sum(counts: Iterable[ErrorCounts]) -> ErrorCounts:
+    return sum(counts, ErrorCounts())
+
+
+def _report(utterances: tuple[UtteranceScore, ...], seed: int, num_runs: int = 1) -> ScoreReport:
+    intervals = {name: _estimate_interval(own, seed) for name, own in group_by_speaker(utterances).items()}
+    return ScoreReport(utterances, _estimate_interval(utterances, seed), intervals, num_runs=num_runs)
+
+
+def _refuse_other_references(report: ScoreReport, other: ScoreReport, name: str) -> None:
+    """Refuse another report, called `name`, unless it holds the same utterances with as many words."""
+    refs, others = (
+        {u.utt_id: u.words.words // side.num_runs for u in side.utterances} for side in (report, other)
+    )
+    if refs != others:
+        unlike = [u for u in refs.keys() | others.keys() if refs.get(u) != others.get(u)]
+        what = f"was not scored on the same references ({listed(sorted(unlike))})"
+        raise ScoringError(f"{name}: {what}; score both against one set")
+
+
+def _matched(first: ScoreReport, *others: ScoreReport) -> list[tuple[UtteranceScore, ...]]:
+    """Put side by side how each utterance was scored."""
+    known = [{u.utt_id: u for u in report.utterances} for report in others]
+    return [(u, *(side[u.utt_id] for side in known)) for u in first.utterances]
+
+
+def _estimate_interval(utterances: Sequence[UtteranceScore], seed: int) -> Interval:
+    table = np.array([(u.words.errors, u.words.words) for u in utterances])
+    sums = bootstrap.resample(table, [u.speaker for u in utterances], seed)
+    return _bounds(100 * sums[:, 0] / sums[:, 1])
+
+
+def _bounds(samples: np.ndarray) -> Interval:
+    """Give the interval of samples in percent; further decimals would be noise of the resampling."""
+    low, high = bootstrap.interval(samples)
+    return Interval(round(low, 2), round(high, 2))

@@ -1,0 +1,139 @@
+"""The thread that owns the model: it takes batches of waiting requests and finds what was said."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from threading import Thread
+from time import perf_counter
+
+import torch
+
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.base.search.greedy import Path
+from adaptkit.data.batches import Batch, collate
+from adaptkit.data.dataset import BASE_TASK, Example
+from adaptkit.errors import AdaptkitError
+from adaptkit.kaldi.datadir import Utterance
+from adaptkit.model.adapted import Objective
+from adaptkit.serve.batching import Found, Queue, Waiting
+from adaptkit.serve.schemas import Refusal, SubmodelUsed
+from adaptkit.submodels.cache import SubmodelCache
+from adaptkit.submodels.files import Submodel
+
+_DIGITS = 12  # of a fingerprint, enough to tell base models apart
+_LOG = logging.getLogger(__name__)
+
+
+class ModelThread:
+    """Takes a lone request at once; those that arrive while it works make up the next batch."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        cache: SubmodelCache,
+        queue: Queue,
+        *,
+        on_batch: Callable[[int], None],
+    ):
+        self._cache, self._queue, self._tokens = cache, queue, base.tokens
+        self._on_batch = on_batch
+        self._device = next(base.model.parameters()).device
+        self._objective = Objective(base, cache.stack).eval()
+        self._num_cores = torch.get_num_threads()  # those that read audio take one each, for short work
+        self._thread = Thread(target=self._run, name="model", daemon=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """Say whether it takes requests."""
+        return self._thread.is_alive()
+
+    def start(self, trial: Waiting) -> None:
+        """Begin to take requests, after a trial that nobody waits for: what cannot work is told at once."""
+        with torch.inference_mode(), self._objective.hooked():
+            self._find([trial])
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until the queue is closed and empty."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._num_cores)
+        with torch.inference_mode(), self._objective.hooked():
+            while batch := self._queue.take():
+                self._on_batch(len(batch))
+                self._serve(batch)
+
+    def _serve(self, batch: Sequence[Waiting]) -> None:
+        """Answer the requests of a batch; where one of them spoils it, halves are tried, down to that one."""
+        try:
+            founds = self._find(batch)
+        except Exception as error:  # whatever a request brings about, the next one is to be served
+            if len(batch) > 1:
+                self._serve(batch[: len(batch) // 2])
+                self._serve(batch[len(batch) // 2 :])
+                return
+            if not isinstance(error, AdaptkitError):
+                _LOG.exception("a request of speaker %r failed", batch[0].speaker)
+            batch[0].found.set_exception(error)
+            return
+        for item, found in zip(batch, founds, strict=True):
+            if math.isfinite(found.score):
+                item.found.set_result(found)
+            else:
+                item.found.set_exception(_not_finite(item))
+
+    def _find(self, batch: Sequence[Waiting]) -> list[Found]:
+        """Find what was said in each row of a batch, each with its own Submodel."""
+        taken = perf_counter()
+        collated = _collate(batch)
+        speakers = [item.speaker for item in batch]
+        with self._cache.using(speakers) as slots:
+            loaded = perf_counter()
+            paths = self._objective.search(replace(collated, task_ids=tuple(slots)).to(self._device))
+            used = [None if slot == BASE_TASK else _describe(self._cache.describe(slot)) for slot in slots]
+        done = perf_counter()
+        num_speakers = len({speaker for speaker in speakers if speaker is not None})
+        return [
+            Found(
+                text=self._text(path),
+                score=path.score,
+                submodel=submodel,
+                queue_sec=taken - item.since_sec,
+                load_sec=loaded - taken,
+                model_sec=done - loaded,
+                batch_size=len(batch),
+                batch_speakers=num_speakers,
+            )
+            for item, path, submodel in zip(batch, paths, used, strict=True)
+        ]
+
+    def _text(self, path: Path) -> str:
+        return self._tokens.decode(path.tokens)
+
+
+def _collate(batch: Sequence[Waiting]) -> Batch:
+    """Pad the rows; they have no reference, and their tasks are slots that are not known yet."""
+    nothing = torch.empty(0, dtype=torch.long)
+    utterances = [Utterance(f"row{row}", item.speaker or "", "", "") for row, item in enumerate(batch)]
+    return collate(
+        [Example(u, BASE_TASK, item.inputs, nothing) for u, item in zip(utterances, batch, strict=True)]
+    )
+
+
+def _describe(submodel: Submodel) -> SubmodelUsed:
+    """Say of a Submodel what an answer tells about it."""
+    fingerprint = submodel.base_fingerprint[:_DIGITS]
+    return SubmodelUsed(
+        task=submodel.task, step=submodel.step, kind=submodel.kind, base_fingerprint=fingerprint
+    )
+
+
+def _not_finite(item: Waiting) -> Refusal:
+    whose = "the base model" if item.speaker is None else f"the Submodel of '{item.speaker}'"
+    return Refusal(
+        422,
+        f"the score that {whose} gives this audio is not finite; look at the audio for silence and at "
+        "the weights for nan and inf",
+    )

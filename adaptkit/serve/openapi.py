@@ -1,0 +1,136 @@
+"""What the OpenAPI page says beyond the types: statuses, examples, the body, and the same as a small page."""
+
+import re
+from html import escape
+from typing import Any
+
+from adaptkit.serve.schemas import Failure
+
+SUMMARY = "Speech recognition with a Submodel for every speaker"
+ABOUT = (
+    "One base model is in memory, with the Submodels of the speakers that were used last. Requests of "
+    "different speakers go through the model together, each with its own Submodel. With `--workers` that is "
+    "so in each of several processes, among which connections are dealt out; `/metrics` adds them up, "
+    "other answers are those of one.\n\n"
+    "`curl --data-binary @speech.wav 'http://127.0.0.1:8000/v1/recognize?speaker=bob'`"
+)
+SPEAKER = (
+    "Whose Submodel recognises the audio, as `GET /v1/submodels` lists them; without it the base model does. "
+    "It is a name and never a path."
+)
+AUDIO = {
+    "requestBody": {
+        "required": True,
+        "description": "An audio file of one channel as it is: WAV, FLAC, OGG or another that libsndfile "
+        "reads. Its content tells the format; the type that the request states does not matter. Another rate "
+        "than the model's is resampled. Chunked bodies need no Content-Length.",
+        "content": {
+            media: {"schema": {"type": "string", "format": "binary", "contentMediaType": media}}
+            for media in ("audio/wav", "audio/flac", "audio/ogg", "application/octet-stream")
+        },
+    }
+}
+RECOGNISED = {
+    "text": "turn the lights on",
+    "score": -3.7214,
+    "speaker": "bob",
+    "submodel": {"task": "bob", "step": 400, "kind": "hra", "base_fingerprint": "0f6c2b9be41d"},
+    "audio_sec": 2.31,
+    "timings": {
+        "features_ms": 2.9,
+        "queue_ms": 4.1,
+        "load_ms": 0.1,
+        "model_ms": 21.8,
+        "total_ms": 30.2,
+        "batch_size": 7,
+        "batch_speakers": 5,
+    },
+}
+SUBMODELS = {
+    "known": [{"speaker": "bob", "resident": True}],
+    "problems": [{"name": "eve", "reason": "eve.safetensors: truncated (912 bytes); export it again"}],
+    "num_slots": 1024,
+    "bytes_each": 131072,
+}
+HEALTH = {
+    "ready": True,
+    "base_fingerprint": "0f6c2b9be41d0f6c2b9be41d0f6c2b9b",
+    "num_known": 64,
+    "queue_length": 0,
+}
+REFUSED = {
+    400: ("The request cannot be understood.", "the body is empty; send the audio file as it is"),
+    404: ("No such speaker.", "speaker: there is no Submodel of 'bop'; did you mean 'bob'?"),
+    408: ("The body did not arrive in time.", "the body was not complete after 30 s; send it again"),
+    409: (
+        "The speaker's Submodel is damaged.",
+        "the Submodel of 'eve' cannot be used: eve.safetensors: truncated",
+    ),
+    413: (
+        "The body or the audio is too long.",
+        "the body may have 10000000 bytes, this one has 12000000 bytes",
+    ),
+    415: ("The body is not audio.", "the body: not audio (Format not recognised); convert it to WAV or FLAC"),
+    422: ("The audio cannot be recognised.", "the body: 2 channels where one is needed"),
+    500: ("An error of the server, which its log describes.", "an error of the server; its log says more"),
+    503: (
+        "Too many requests are under way.",
+        "256 requests are under way already; send this later",
+    ),
+    504: ("No answer in time.", "no answer after 30 s; send it again, or ask for a higher --timeout-sec"),
+}
+METRICS_TYPE = "text/plain; version=0.0.4"
+METRICS = {
+    METRICS_TYPE: {
+        "schema": {"type": "string"},
+        "example": 'adaptkit_requests_total{path="/v1/recognize",status="200"} 64.0',
+    }
+}
+RETRY = {"headers": {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}}
+
+
+def refused(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the statuses by which a route refuses, with an example of each."""
+    described = {}
+    for status in statuses:
+        meaning, message = REFUSED[status]
+        example = {"application/json": {"example": {"status": status, "message": message}}}
+        headers = RETRY if status == 503 else {}
+        described[status] = {"model": Failure, "description": meaning, "content": example, **headers}
+    return described
+
+
+def answered(example: dict[str, Any], meaning: str) -> dict[str, Any]:
+    """Describe status 200 with an example."""
+    return {"description": meaning, "content": {"application/json": {"example": example}}}
+
+
+def render(schema: dict[str, Any]) -> str:
+    """Write the OpenAPI description as a page that loads nothing from elsewhere."""
+    about = "".join(f"<p>{_mark_up(part)}</p>" for part in schema["info"]["description"].split("\n\n"))
+    routes = "".join(
+        _route(verb, path, operation)
+        for path, verbs in schema["paths"].items()
+        for verb, operation in verbs.items()
+    )
+    title = escape(schema["info"]["title"])
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><h1>{title}</h1>{about}"
+        f"<p>All of it, for machines too: <a href=openapi.json>openapi.json</a></p>{routes}</html>"
+    )
+
+
+def _route(verb: str, path: str, operation: dict[str, Any]) -> str:
+    parameters = [f"{one['name']}: {one['description']}" for one in operation.get("parameters", [])]
+    if "requestBody" in operation:
+        parameters.append(f"body: {operation['requestBody']['description']}")
+    answers = [f"{status}: {answer['description']}" for status, answer in operation["responses"].items()]
+    items = "".join(f"<li>{_mark_up(line)}</li>" for line in (*parameters, *answers))
+    return (
+        f"<h2>{verb.upper()} {escape(path)}</h2><p>{_mark_up(operation['description'])}</p><ul>{items}</ul>"
+    )
+
+
+def _mark_up(text: str) -> str:
+    """Write text as HTML, with what stands between backticks as code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))

@@ -1,0 +1,183 @@
+"""Every Submodel on every speaker, as a table and a picture: `adaptkit submodels cross`.
+
+The diagonal is what a Submodel does for its own speaker, the rest what it does to others; on speakers of whom
+the bank knows none, such as those that the base model was trained on, all of it is damage or help.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from adaptkit import experiment
+from adaptkit.base import checkpoint as base_checkpoint
+from adaptkit.data.batches import load_batches
+from adaptkit.data.dataset import BASE_TASK, Examples, find_frameless, read_examples
+from adaptkit.errors import ConfigError
+from adaptkit.files import replacing, write_text
+from adaptkit.kaldi import subset
+from adaptkit.model import checkpoint
+from adaptkit.model.adapted import Objective
+from adaptkit.model.recognise import plan_decoding, search
+from adaptkit.progress import counting
+from adaptkit.scoring import wer
+
+BASE = "(base)"  # the column of the base model alone
+_MOST_NAMES = 48  # that are legible beside a picture
+_MOST_WER = 100.0  # at the end of the colour scale
+DPI = 120
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to recognise what, and where the result goes."""
+
+    exp: Path  # the folder of trained adapters
+    data: Path
+    out: Path
+    base: Path | None  # where the base model is, if not where the experiment says
+    per_speaker: int | None  # most utterances of one; None for all
+    batch_frames: int
+    allow_pipes: bool
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Word errors of speakers (rows) under Submodels (columns), the base model last."""
+
+    speakers: tuple[str, ...]
+    submodels: tuple[str, ...]
+    errors: np.ndarray  # (S, K + 1)
+    words: np.ndarray  # (S,) in the references
+
+    @property
+    def rates(self) -> np.ndarray:
+        """Give the WER of every cell in percent (S, K + 1), NaN for speakers without words."""
+        words = np.where(self.words > 0, self.words, np.nan)
+        return 100 * self.errors / words[:, None]
+
+    def summary(self) -> dict[str, float]:
+        """Give the WER in percent under the base, own Submodels, others', and the best and worst of all.
+
+        What there are no words for is left out.
+        """
+        own = np.zeros_like(self.errors, dtype=bool)
+        for row, speaker in enumerate(self.speakers):
+            if speaker in self.submodels:
+                own[row, self.submodels.index(speaker)] = True
+        others = ~own
+        others[:, -1] = False
+        words = np.broadcast_to(self.words[:, None], self.errors.shape)
+        parts = {"base": np.zeros_like(own), "own": own, "others": others}
+        parts["base"][:, -1] = True
+        found = {n: 100 * self.errors[m].sum() / words[m].sum() for n, m in parts.items() if words[m].any()}
+        if self.words.any():
+            columns = 100 * self.errors[:, :-1].sum(axis=0) / self.words.sum()
+            found |= {"best Submodel for all": columns.min(), "worst Submodel for all": columns.max()}
+        return {name: round(float(rate), 2) for name, rate in found.items()}
+
+
+def cross(wanted: Wanted, *, device: str) -> Matrix:
+    """Recognise a set with every task's adapters and the base; write a table, a picture and a summary."""
+    path = wanted.exp / "adapter.safetensors"
+    file = checkpoint.load(path)
+    base_dir = wanted.base or experiment.load(wanted.exp / "config.yaml").base.dir
+    base = base_checkpoint.load(base_dir, device)
+    adapters = checkpoint.restore(file, base, path)
+    examples = read_examples(wanted.data, base, allow_pipes=wanted.allow_pipes)
+    if wanted.per_speaker is not None:
+        kept = set(subset.choose_per_speaker(examples.data, wanted.per_speaker))
+        examples = examples.without({u.utt_id for u in examples.data.utterances} - kept)
+    matrix = measure(Objective(base, adapters).eval(), examples, wanted.batch_frames)
+    title = f"WER of {wanted.data.name} by Submodels of {wanted.exp.resolve().name}"
+    _write_tsv(matrix, wanted.out / "matrix.tsv")
+    draw(matrix, wanted.out / "matrix.png", title=title)
+    write_text(wanted.out / "summary.json", json.dumps(matrix.summary(), indent=1) + "\n")
+    return matrix
+
+
+def measure(objective: Objective, examples: Examples, batch_frames: int) -> Matrix:
+    """Count the word errors of every utterance with every task's weights and none.
+
+    Of an utterance that is too short for the encoder all words are deleted.
+    """
+    tasks = objective.adapters.tasks
+    if not tasks:
+        raise ConfigError("the adapters have no tasks")
+    columns = [*range(len(tasks)), BASE_TASK]
+    speakers = tuple(examples.data.tasks)
+    rows = {u.utt_id: speakers.index(u.task) for u in examples.data.utterances}
+    refs = {u.utt_id: u.text for u in examples.data.utterances}
+    errors = np.zeros((len(speakers), len(columns)), dtype=np.int64)
+    words = np.zeros(len(speakers), dtype=np.int64)
+    for utt_id, text in refs.items():
+        words[rows[utt_id]] += len(text.split())
+    short = find_frameless(examples)
+    for utt_id in short:
+        errors[rows[utt_id]] += len(refs[utt_id].split())
+    heard = examples.without(short)
+    with counting("crossing", len(heard) * len(columns)) as advance:
+        for column, texts in _recognise(objective, heard, columns, batch_frames):
+            counts = wer.count_words([refs[utt_id] for utt_id in texts], list(texts.values()))
+            for utt_id, count in zip(texts, counts, strict=True):
+                errors[rows[utt_id], column] += count.errors
+            advance(len(texts), "")
+    return Matrix(speakers, tasks, errors, words)
+
+
+def draw(matrix: Matrix, path: Path, *, title: str) -> None:
+    """Draw a matrix as a PNG, a colour for every WER; what lies above 100 % is drawn as that."""
+    with matplotlib.rc_context({"text.parse_math": False, "font.size": 9}):
+        columns, rows = max(60, len(matrix.submodels)), max(60, len(matrix.speakers))
+        size = (3.2 + 0.05 * min(columns, 200), 2.0 + 0.05 * min(rows, 200))  # inches
+        figure = Figure(figsize=size, layout="constrained")
+        ax = figure.add_subplot()
+        image = ax.imshow(
+            matrix.rates, vmin=0, vmax=_MOST_WER, cmap="magma_r", aspect="auto", interpolation="nearest"
+        )
+        ax.axvline(len(matrix.submodels) - 0.5, color="white", linewidth=2)
+        ax.set_title(title, loc="left")
+        ax.set_xlabel("Submodel of speaker, as in matrix.tsv from 0; beyond the line the base model alone")
+        ax.set_ylabel("speaker, as in matrix.tsv from 0")
+        _name(ax, "x", [*matrix.submodels, BASE])
+        _name(ax, "y", matrix.speakers)
+        figure.colorbar(image, label="WER in percent", extend="max")
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=DPI)
+
+
+def _recognise(
+    objective: Objective, examples: Examples, columns: Sequence[int], batch_frames: int
+) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """Give the texts of each batch under each column's task."""
+    device = next(objective.model.parameters()).device
+    with torch.inference_mode(), objective.hooked():
+        for batch in load_batches(examples, plan_decoding(objective, examples, batch_frames)):
+            read = objective.read_taps(batch.to(device))
+            for column, task in enumerate(columns):
+                paths = search(objective, read.of_task(task))
+                yield column, {u: examples.base.tokens.decode(path.tokens) for u, path in paths.items()}
+
+
+def _write_tsv(matrix: Matrix, path: Path) -> None:
+    """Write word errors and, last, the words of each speaker's references."""
+    lines = ["\t".join(["speaker", *matrix.submodels, BASE, "words"])]
+    for speaker, errors, words in zip(matrix.speakers, matrix.errors, matrix.words, strict=True):
+        lines.append("\t".join([speaker, *map(str, errors), str(words)]))
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _name(ax: Axes, axis: str, names: Sequence[str]) -> None:
+    """Write names along an axis, if there are few enough to read."""
+    if len(names) > _MOST_NAMES:
+        return
+    if axis == "x":
+        ax.set_xticks(range(len(names)), names, rotation=90)
+    else:
+        ax.set_yticks(range(len(names)), names)

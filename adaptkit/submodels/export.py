@@ -1,0 +1,197 @@
+"""Folders of Submodels: cut an experiment into a file for each task, list them, and make one bank of them.
+
+A folder goes with one configuration, one base model and one set of shared weights, of which
+`files.Shared` tells. A file that does not has a problem, and the others can be used.
+"""
+
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from adaptkit import config, experiment
+from adaptkit.adapters import api
+from adaptkit.adapters.per_task import task_parameters
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
+from adaptkit.experiment import Experiment
+from adaptkit.model import checkpoint
+from adaptkit.model.checkpoint import AdapterFile
+from adaptkit.progress import counting
+from adaptkit.submodels.compatibility import Entry, Terms, find_files, reason
+from adaptkit.submodels.files import SHARED_FILE, Shared, Submodel, read_shared, write, write_shared
+from adaptkit.tables import aligned
+from adaptkit.training.run_record import Recorded, write_record
+from adaptkit.training.state import State
+
+_THREADS = 8  # that read and write files; most of the time is the disk's
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A bank that was made of Submodels: whose, and the files that were left out."""
+
+    tasks: tuple[str, ...]
+    left_out: tuple[Entry, ...]
+
+
+def export(
+    adapter_path: Path, base: BaseModel, folder: Path, *, tasks: Sequence[str] | None = None
+) -> list[Path]:
+    """Write the Submodel of each task, or of some, into a folder; those of other tasks stay there."""
+    if folder.resolve() == adapter_path.parent.resolve():
+        raise ConfigError(f"{folder}: holds the experiment itself; give Submodels a folder of their own")
+    file = checkpoint.load(adapter_path)
+    stack = checkpoint.restore(file, base, adapter_path)
+    own = {name for name, _ in task_parameters(stack)}
+    rest = {name: weight for name, weight in file.weights.items() if name not in own}
+    shared = Shared(file.adapters, file.base_fingerprint, rest)
+    numbers = {task: index for index, task in enumerate(file.tasks)}
+    chosen = file.tasks if tasks is None else _refuse_unknown(tasks, numbers, adapter_path)
+    _start(folder, shared)
+    submodels = (_cut(file, shared, numbers[task]) for task in chosen)
+    paths = []
+    with counting("exporting", len(chosen)) as advance, ThreadPoolExecutor(_THREADS) as pool:
+        for path in pool.map(partial(write, folder), submodels):
+            paths.append(path)
+            advance(1, "")
+    return paths
+
+
+def scan(folder: Path, base: BaseModel | None = None) -> list[Entry]:
+    """List the Submodels of a folder by task, of their headers alone: damage to weights is not seen."""
+    return _scan(folder, Terms(read_shared(folder), base))
+
+
+def check(folder: Path, base: BaseModel | None = None) -> list[Entry]:
+    """List the Submodels of a folder as `scan` does, with their weights read too."""
+    return [entry for entry, _ in _open_all(folder, read_shared(folder), base)]
+
+
+def merge(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = False) -> Merged:
+    """Make an experiment of all Submodels of a folder, which decodes as the one they were exported from.
+
+    A file with a problem is an error, which lists them all, or left out.
+    """
+    shared = read_shared(folder)
+    settings = _settings(shared, base, folder=folder, out=out)
+    opened = _open_all(folder, shared, base)
+    left_out = tuple(entry for entry, submodel in opened if submodel is None)
+    if left_out and not skip_problems:
+        raise CheckpointError("\n  ".join([f"{folder}: {len(left_out)} problem(s):", *map(_tell, left_out)]))
+    sound = [submodel for _, submodel in opened if submodel is not None]
+    if not sound:
+        raise CheckpointError(f"{folder}: has no Submodel to merge; 'adaptkit submodels export' writes them")
+    file = _bank(sound, shared)
+    stack = checkpoint.restore(file, base, folder)
+    checkpoint.save(out / "adapter.safetensors", stack, file.base_fingerprint, file.step, file.weights)
+    experiment.save(settings, out / "config.yaml")
+    write_record(out, base, Recorded.whole(settings.name, stack), State(step=file.step))
+    return Merged(file.tasks, left_out)
+
+
+def render(entries: Sequence[Entry]) -> str:
+    """Lay a folder's files out as a table."""
+    rows = [["task", "kind", "base", "parameters", "bytes"], *map(_cells, entries)]
+    problems = ["problem", *(entry.problem for entry in entries)]
+    lines = aligned(rows, left=3).splitlines()
+    return "\n".join(f"{line}  {problem}".rstrip() for line, problem in zip(lines, problems, strict=True))
+
+
+def summarise(entries: Sequence[Entry]) -> str:
+    """Count a folder's files in one line."""
+    num_bytes = sum(entry.num_bytes for entry in entries)
+    num_problems = sum(bool(entry.problem) for entry in entries)
+    return f"{len(entries):,} Submodels of {num_bytes:,} bytes, {num_problems:,} with a problem"
+
+
+def _refuse_unknown(tasks: Sequence[str], known: Collection[str], path: Path) -> Sequence[str]:
+    """Give each task once, if an experiment has them all."""
+    unknown = [f"{task!r}{nearest(task, known)}" for task in tasks if task not in known]
+    if unknown:
+        raise ConfigError(f"{path}: has no task {listed(unknown)}")
+    return list(dict.fromkeys(tasks))
+
+
+def _start(folder: Path, shared: Shared) -> None:
+    """Write what the Submodels of a folder share, or compare it with what lies there."""
+    if not (folder / SHARED_FILE).exists():
+        write_shared(folder, shared)
+        return
+    difference = read_shared(folder).difference(shared)
+    if difference:
+        raise CheckpointError(
+            f"{folder}: its Submodels do not go with these, which are {difference}; choose another folder"
+        )
+
+
+def _scan(folder: Path, terms: Terms) -> list[Entry]:
+    return sorted(map(terms.inspect, find_files(folder)), key=lambda entry: (entry.task, entry.path.name))
+
+
+def _cut(file: AdapterFile, shared: Shared, number: int) -> Submodel:
+    """Take the Submodel of one task out of an experiment's weights."""
+    own = {name: weight[number] for name, weight in file.weights.items() if name not in shared.weights}
+    return Submodel(
+        file.tasks[number], file.adapters, file.base_fingerprint, shared.fingerprint, file.step, own
+    )
+
+
+def _open_all(folder: Path, shared: Shared, base: BaseModel | None) -> list[tuple[Entry, Submodel | None]]:
+    """Read the Submodels of a folder whole; None stands for one with a problem."""
+    terms = Terms(shared, base)
+    if base is not None and base.fingerprint == shared.base_fingerprint:
+        stack = api.build(shared.adapters, base.sites, ("one",), seed=None)
+        shapes = {name: weight.shape[1:] for name, weight in task_parameters(stack)}
+        terms = Terms(shared, base, shapes)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(partial(_open, terms), _scan(folder, terms)))
+
+
+def _open(terms: Terms, entry: Entry) -> tuple[Entry, Submodel | None]:
+    if entry.problem:
+        return entry, None
+    try:
+        return entry, terms.read(entry.path)
+    except CheckpointError as error:
+        return replace(entry, problem=reason(entry.path, error)), None
+
+
+def _tell(entry: Entry) -> str:
+    return f"{entry.path}: {entry.problem}"
+
+
+def _settings(shared: Shared, base: BaseModel, *, folder: Path, out: Path) -> Experiment:
+    """Describe the experiment that is made, before anything is written."""
+    if shared.base_fingerprint != base.fingerprint:
+        raise CheckpointError(
+            f"{folder}: Submodels of the base model {shared.base_fingerprint}, {base.path} is "
+            f"{base.fingerprint}; give the folder of the right one with --base"
+        )
+    taken = next((name for name in ("train.jsonl", SHARED_FILE) if (out / name).exists()), None)
+    if taken:
+        raise ConfigError(f"{out}: holds {taken}, which a merge would spoil; choose another folder")
+    adapters = [config.dump(entry) for entry in shared.adapters]
+    content = {"name": out.resolve().name, "base": {"dir": str(base.path)}, "adapters": adapters}
+    return config.check(Experiment, content, str(out))
+
+
+def _bank(submodels: Sequence[Submodel], shared: Shared) -> AdapterFile:
+    """Stack Submodels along the task axis."""
+    names = submodels[0].weights
+    bank = {name: torch.stack([submodel.weights[name] for submodel in submodels]) for name in names}
+    return AdapterFile(
+        adapters=shared.adapters,
+        tasks=tuple(submodel.task for submodel in submodels),
+        base_fingerprint=shared.base_fingerprint,
+        step=max(submodel.step for submodel in submodels),
+        weights={**bank, **shared.weights},
+    )
+
+
+def _cells(entry: Entry) -> list[str]:
+    task = entry.task if entry.task.isprintable() else ascii(entry.task)
+    return [task, entry.kind, entry.base_fingerprint, f"{entry.num_parameters:,}", f"{entry.num_bytes:,}"]

@@ -1,0 +1,1 @@
+"""Train base models, adapters and new speakers."""

@@ -1,0 +1,80 @@
+"""What a run trains on, in which steps, and where what it makes goes."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from adaptkit.adapters.api import AdapterStack
+from adaptkit.adapters.per_task import numbers_per_task
+from adaptkit.data.batches import shuffle_batches
+from adaptkit.data.dataset import Examples, Group
+from adaptkit.data.sampler import Batches, Limits, Set, count_visits, own_batches, plan_steps
+from adaptkit.experiment import Training
+from adaptkit.model import encoder_cache
+from adaptkit.training.state import WHOLE, State
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run trains on and validates with, where it goes, and how."""
+
+    train: Examples
+    valid: Examples | None  # None: the last weights are kept, not the best
+    folder: Path
+    options: Training
+    identity: Mapping[str, Any]  # what a resumed run must have in common with the one that was stopped
+    write: Callable[[Mapping[str, Tensor], int], None]  # puts weights of a step where decoding finds them
+    finish: Callable[[State], None]  # leaves the record of a run that is over
+
+    def steps(
+        self, epoch: int, adapters: AdapterStack | None = None, stopped: Collection[str] = ()
+    ) -> list[Batches]:
+        """Plan the steps of an epoch in which `adapters` are trained, without the tasks that have stopped."""
+        options, groups = self.options, self.train.groups(adapters)
+        if adapters is not None and numbers_per_task(adapters):
+            own = {task: batches for task, batches in self._own(epoch, groups).items() if task not in stopped}
+            return plan_steps(own, self._set(groups), self._limits)
+        seed = options.seed
+        plan = shuffle_batches(
+            self.train.lengths, options.batch_frames, seed=seed, epoch=epoch, groups=groups
+        )
+        return [plan[start : start + options.accumulate] for start in range(0, len(plan), options.accumulate)]
+
+    def count_steps(self, adapters: AdapterStack | None) -> Counter[str]:
+        """Count the steps of the whole run, and those of each task."""
+        counts: Counter[str] = Counter()
+        for epoch in range(self.options.max_epochs):
+            counts[WHOLE] += len(self.steps(epoch, adapters))
+            if adapters is not None and numbers_per_task(adapters):
+                counts.update({t: len(b) for t, b in self._own(epoch, self.train.groups(adapters)).items()})
+        return counts
+
+    def _own(self, epoch: int, groups: Sequence[Group]) -> dict[str, Batches]:
+        """Plan each task's own batches of an epoch."""
+        data, limits, seed = self._set(groups), self._limits, self.options.seed
+        visits = count_visits({task: len(own) for task, own in data.tasks.items()}, limits.temperature)
+        return {t: own_batches(t, n, data, limits, seed=seed, epoch=epoch) for t, n in visits.items()}
+
+    def _set(self, groups: Sequence[Group]) -> Set:
+        tasks: dict[str, list[int]] = {}
+        for index, utterance in enumerate(self.train.data.utterances):
+            tasks.setdefault(utterance.task, []).append(index)
+        return Set(tasks, self.train.lengths, groups)
+
+    @property
+    def _limits(self) -> Limits:
+        options = self.options
+        return Limits(options.batch_frames, options.accumulate, options.task_utterances, options.temperature)
+
+    def cached(self, adapters: AdapterStack) -> "Plan":
+        """Take what the encoder gives from EXP/taps, written first unless it is there, for both sets."""
+        folder, frames = self.folder / "taps", self.options.batch_frames
+        train = encoder_cache.cached(self.train, adapters, folder / "train", batch_frames=frames)
+        valid = self.valid and encoder_cache.cached(
+            self.valid, adapters, folder / "valid", batch_frames=frames
+        )
+        return replace(self, train=train, valid=valid)

@@ -1,0 +1,159 @@
+"""Training an experiment: read its data, build what is trained, run the loop, leave a record."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, distributed
+
+from adaptkit import config, experiment
+from adaptkit.adapters import api
+from adaptkit.adapters.api import AdapterStack
+from adaptkit.base import build, create
+from adaptkit.base import checkpoint as base_checkpoint
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.data.dataset import Examples, number_tasks
+from adaptkit.errors import CheckpointError, ConfigError, listed
+from adaptkit.experiment import Experiment, Sets
+from adaptkit.model import checkpoint
+from adaptkit.model.adapted import Objective, seed_everything
+from adaptkit.training.augmentation import augmented, read_set, spec_of
+from adaptkit.training.distributed import in_processes
+from adaptkit.training.loop import fit
+from adaptkit.training.plan import Plan
+from adaptkit.training.resuming import describe_contents, digest, identify
+from adaptkit.training.run_record import Recorded, write_record
+from adaptkit.training.state import State, path_in, refuse_another
+
+_LOG = logging.getLogger(__name__)
+
+
+def train_adapters(
+    settings: Experiment,
+    folder: Path,
+    *,
+    device: str,
+    resume: bool = False,
+    start: Path | None = None,
+    allow_pipes: bool = False,
+) -> None:
+    """Train the adapters of an experiment on its base model; the base stays as it is, bit for bit.
+
+    Their first weights are those of the adapter file `start`, where it is given.
+    """
+    if settings.data is None or not settings.adapters:
+        raise ConfigError(
+            f"experiment '{settings.name}': needs 'data' (train, valid) and 'adapters' to train"
+        )
+    with in_processes(device):
+        refuse_another(folder, resume=resume)
+        base = base_checkpoint.load(settings.base.dir, device)
+        train, valid = _read_sets(settings.data, base, allow_pipes)
+        train = augmented(train, settings.augment, settings.train.seed)
+        tasks = train.data.tasks
+        train, valid = (replace(part, task_ids=number_tasks(part.data, tasks)) for part in (train, valid))
+        adapters = api.build(settings.adapters, base.sites, tasks, settings.train.seed).to(device)
+        started_from = {} if start is None else _take_over(start, adapters, base)
+        warn_of_coupled_rows(base, tasks)
+
+        def write(weights: Mapping[str, Tensor], step: int) -> None:
+            experiment.save(settings, folder / "config.yaml")
+            checkpoint.save(folder / "adapter.safetensors", adapters, base.fingerprint, step, weights)
+
+        def finish(state: State) -> None:
+            write_record(folder, base, Recorded.whole(settings.name, adapters), state, settings.train)
+
+        identity = {
+            **identify(settings, "data", "adapters", "augment", "train"),
+            **describe_contents(train, valid),
+            "base model": base.fingerprint,
+            **({"SpecAugment of the model's yaml": str(spec_of(train))} if settings.augment == "own" else {}),
+            **started_from,
+        }
+        fit(
+            Objective(base, adapters, spec_of(train)),
+            Plan(train, valid, folder, settings.train, identity, write, finish),
+            resume=resume,
+        )
+
+
+def train_base(settings: Experiment, *, device: str, resume: bool = False, allow_pipes: bool = False) -> None:
+    """Train a base model from scratch, by the same loop with everything unfrozen."""
+    wanted = settings.base
+    if wanted.data is None or wanted.model is None:
+        raise ConfigError("base: needs 'model' (ESPnet's yaml) and 'data' (train, valid) to be trained")
+    folder = wanted.dir
+    with in_processes(device):
+        refuse_another(folder, resume=resume)
+        model_config = _describe(settings)
+        seed_everything(wanted.train.seed, 0)
+        base = base_checkpoint.wrap(folder, model_config, build.build(model_config).to(device))
+        train, valid = _read_sets(wanted.data, base, allow_pipes)
+        train = augmented(train, wanted.augment, wanted.train.seed)
+        model_config = _tell_augmentation(model_config, train)
+
+        def write(weights: Mapping[str, Tensor], step: int) -> None:
+            base_checkpoint.save(folder, model_config, weights)
+
+        def finish(state: State) -> None:
+            made = Recorded(wanted.name, "base", (), base.num_parameters, 0)
+            write_record(folder, base_checkpoint.load(folder), made, state, wanted.train)
+
+        identity = {
+            **identify(settings, "base"),
+            **describe_contents(train, valid),
+            "model": digest(config.read_yaml(wanted.model)),
+        }
+        plan = Plan(train, valid, folder, wanted.train, identity, write, finish)
+        fit(Objective(base, spec=spec_of(train)), plan, resume=resume)
+
+
+def warn_of_coupled_rows(base: BaseModel, tasks: Sequence[str]) -> None:
+    """Warn where the base model's own loss keeps one job from being as many."""
+    is_coupled = base.config["model_conf"].get("length_normalized_loss") and base.model.ctc_weight < 1
+    if is_coupled and len(tasks) > 1:
+        what = "weighs an utterance by the others of its batch, so no task is trained as in a job of its own"
+        _LOG.warning("%s: its length_normalized_loss %s", base.path, what)
+
+
+def _take_over(path: Path, adapters: AdapterStack, base: BaseModel) -> dict[str, str]:
+    """Give adapters the weights of a file of the same base model and tasks, and say which file it was."""
+    file = checkpoint.load(path)
+    if file.tasks != adapters.tasks:
+        raise CheckpointError(
+            f"{path}: its tasks are {listed(file.tasks)}, and those of the training set are "
+            f"{listed(adapters.tasks)}; start from adapters of the same tasks"
+        )
+    weights = checkpoint.restore(file, base, path).state_dict()
+    base_checkpoint.load_strictly(adapters, weights, path)
+    return {"start": hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()}
+
+
+def _describe(settings: Experiment) -> dict[str, Any]:
+    """Describe the model of a new run, in the first process, or read how a run to be resumed did.
+
+    A resumed run leaves tokens and statistics as they are, even where the data have changed since.
+    """
+    wanted = settings.base
+    if path_in(wanted.dir).exists():
+        return config.read_yaml(wanted.dir / "config.yaml")
+    described: list[dict[str, Any] | None] = [None]
+    if not distributed.is_initialized() or distributed.get_rank() == 0:
+        described = [create.describe(wanted.model, wanted.data.train, wanted.dir, wanted.tokens)]
+        config.write_yaml(wanted.dir / "config.yaml", described[0])
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(described)
+    return described[0]
+
+
+def _read_sets(sets: Sets, base: BaseModel, allow_pipes: bool) -> list[Examples]:
+    return [read_set(path, base, allow_pipes=allow_pipes) for path in (sets.train, sets.valid)]
+
+
+def _tell_augmentation(model_config: Mapping[str, Any], train: Examples) -> dict[str, Any]:
+    """Write what a base model is trained under into adaptkit's own section of its yaml."""
+    policy = config.dump(train.augmentation.policy) if train.augmentation else None
+    return {**model_config, "adaptkit": {**(model_config.get("adaptkit") or {}), "augment": policy}}

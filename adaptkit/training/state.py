@@ -1,0 +1,131 @@
+"""Where a training run stands, and the file that a stopped run goes on from."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adaptkit.base.checkpoint import load_strictly
+from adaptkit.errors import CheckpointError, listed
+from adaptkit.model import checkpoint
+from adaptkit.training.optimizer import PerTask
+
+_LOG = logging.getLogger(__name__)
+
+
+WHOLE = ""  # names the whole run among what is judged
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How what is judged by itself has done so far: a task, or the whole run where tasks share weights."""
+
+    best: list[list[float]] = field(default_factory=list)  # [wer, loss, step], best first
+    waited: int = 0  # validations since the best
+    is_stopped: bool = False
+
+    def after(self, entry: list[float], *, average: int, patience: int | None) -> "Standing":
+        """Rank a validation among the best few, and stop once `patience` of them were no better."""
+        best = sorted([*self.best, entry])
+        waited = 0 if best[0] == entry else self.waited + 1
+        return Standing(best[:average], waited, patience is not None and waited >= patience)
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands; with weights, best weights and the optimiser's tensors, all that resuming needs."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0  # steps of the epoch already taken
+    seconds: float = 0.0
+    standings: dict[str, Standing] = field(default_factory=dict)  # of WHOLE, or of every task
+    is_done: bool = False
+
+    @property
+    def stopped(self) -> frozenset[str]:
+        """Name the tasks that train no more."""
+        return frozenset(name for name, standing in self.standings.items() if standing.is_stopped)
+
+    @property
+    def kept_steps(self) -> set[int]:
+        """Give the steps that are among the best few of something."""
+        return {int(step) for standing in self.standings.values() for _, _, step in standing.best}
+
+
+def path_in(folder: Path) -> Path:
+    """Name the file of a run's state."""
+    return folder / "state.safetensors"
+
+
+def refuse_another(folder: Path, *, resume: bool) -> None:
+    """Refuse to start a run where there is one already, unless it is to go on."""
+    if path_in(folder).exists() and not resume:
+        raise CheckpointError(
+            f"{folder}: holds a run already; --resume goes on with it, removing it starts over"
+        )
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a run was writing when it was killed (see files.replacing)."""
+    for path in folder.glob(".*.partial*"):
+        path.unlink()
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What of a run lies in its file."""
+
+    module: nn.Module  # what is trained
+    optimizer: PerTask
+    scaler: torch.amp.GradScaler
+    identity: Mapping[str, Any]  # what a resumed run must have in common with the one that was stopped
+    best: dict[str, Tensor]  # each task's best weights so far, where tasks are judged one by one; else empty
+
+    def write(self, folder: Path, state: State) -> None:
+        """Write everything that resuming needs, atomically."""
+        parts = {
+            "weights": self.module.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.tensors(),
+        }
+        tensors = {f"{part}.{name}": t for part, named in parts.items() for name, t in named.items()}
+        header = {"state": asdict(state), "identity": self.identity, "scaler": self.scaler.state_dict()}
+        checkpoint.write_tensors(path_in(folder), tensors, header)
+
+    def restore(self, folder: Path) -> State:
+        """Go on where the last save was, at the start if there is none; other settings are refused."""
+        path = path_in(folder)
+        if not path.exists():
+            _LOG.info("%s: nothing to resume, starting", folder)
+            return State()
+        tensors, header = checkpoint.read_tensors(path)
+        self._refuse_other(header["identity"], path)
+        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        load_strictly(self.module, parts["weights"], path)
+        self.best.update(parts["best"])
+        self.optimizer.restore(parts["optimizer"])
+        self.scaler.load_state_dict(header["scaler"])
+        standings = {name: Standing(**entry) for name, entry in header["state"]["standings"].items()}
+        state = State(**{**header["state"], "standings": standings})
+        _LOG.info("%s: resumed at step %d, epoch %d", folder, state.step, state.epoch + 1)
+        return state
+
+    def _refuse_other(self, saved: Mapping[str, Any], path: Path) -> None:
+        changed = [
+            f"{key} ({saved.get(key)}, now {self.identity.get(key)})"
+            for key in sorted({*saved, *self.identity})
+            if saved.get(key) != self.identity.get(key)
+        ]
+        if changed:
+            raise CheckpointError(
+                f"{path}: saved by a run with another {listed(changed, 5)}; resume with its settings, "
+                "or remove the folder to start over"
+            )

@@ -1,0 +1,123 @@
+"""BitFit: which parameters it trains, and that it trains no others."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from adaptkit.adapters import api
+from adaptkit.adapters.kinds.bitfit import Config
+from adaptkit.adapters.site import Site
+from adaptkit.base.weights import changed
+from adaptkit.errors import ConfigError
+from adaptkit.model.adapted import Objective
+
+pytestmark = pytest.mark.espnet
+TINY = {"output_size": 4, "attention_heads": 1, "linear_units": 3, "num_blocks": 1, "rel_pos_type": "latest"}
+NAMES = {
+    "encoder.norm.bias": True,
+    "encoder.conv.weight": False,
+    "encoder.attn.pos_bias_u": False,
+    "ctc.ctc_lo.bias": True,
+    "decoder.cell.bias_ih": True,
+    "decoder.lstm.bias_hh_l0": True,
+    "decoder.lstm.bias_ih_l11_reverse": True,
+    "decoder.bias.scale": False,
+    "decoder.debias": False,
+}
+
+
+def weights(names):
+    return [Site(name, "weight", -1, 5, 5, shape=(5,)) for name in names]
+
+
+def build(sites, num_tasks=2, **options):
+    return api.build([Config(**options)], sites, [f"spk{task}" for task in range(num_tasks)], seed=0)
+
+
+def count(stack):
+    return sum(parameter.numel() for parameter in stack.parameters())
+
+
+@pytest.mark.parametrize(("name", "is_bias"), NAMES.items())
+def test_biases_are_known_by_their_last_name(name, is_bias):
+    stack = build(weights([name, "encoder.any.bias"]))
+    assert (name in stack.differences(0)) == is_bias
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 7 * 25),
+        ({"per_task": False}, 25),
+        ({"parts": ("decoder",)}, 7 * 15),
+        ({"parts": ("ctc",)}, 7 * 5),
+    ],
+)
+def test_number_of_parameters_is_the_closed_form(options, expected):
+    assert count(build(weights(NAMES), num_tasks=7, **options)) == expected
+
+
+@pytest.mark.parametrize(("width", "hidden", "kernel"), [(16, 24, 7), (8, 10, 5)])
+def test_number_of_biases_in_a_conformer_is_the_closed_form(new_base, new_stack, width, hidden, kernel):
+    conf = {"output_size": width, "linear_units": hidden, "cnn_module_kernel": kernel, "macaron_style": True}
+    conf = {**conf, "attention_heads": 2, "num_blocks": 3, "rel_pos_type": "latest"}
+    base = new_base(encoder_conf=conf)
+    attention, feed_forwards = 4 * width, 2 * (hidden + width)  # linear_pos has no bias
+    convolution, norms = 2 * width + width + width + width, 5 * width  # in, depthwise, BatchNorm, out
+    embed = 2 * width + width  # two convolutions and a linear map
+    block = attention + feed_forwards + convolution + norms
+    stack = new_stack(base, "bitfit", tasks=("one",), parts=("encoder",))
+    assert count(stack) == embed + 3 * block + width  # and the norm after the blocks
+
+
+def test_exactly_the_biases_change(new_base, new_stack, new_batch):
+    base = new_base()
+    objective = Objective(base, new_stack(base, "bitfit")).train()
+    before = copy.deepcopy(base.model.state_dict())
+    optimizer = torch.optim.SGD(objective.adapters.parameters(), lr=0.1)
+    with objective.hooked():
+        for _ in range(2):
+            objective(new_batch((1, 1))).backward()
+            optimizer.step()
+    with changed(base.model, objective.adapters.differences(1)):
+        after = {name: tensor.detach().clone() for name, tensor in base.model.state_dict().items()}
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    keys = {name for name in before if name.endswith("linear_k.bias")}  # softmax cancels them
+    assert moved | keys == {name for name in before if name.endswith(".bias")}
+
+
+def test_other_tasks_keep_the_biases_of_the_base(base, new_stack, new_batch):
+    stack = new_stack(base, "bitfit")
+    objective = Objective(base, stack)
+    with objective.hooked():
+        objective(new_batch((1, 1))).backward()
+    torch.optim.SGD(stack.parameters(), lr=0.1).step()
+    assert any(difference.any() for difference in stack.differences(1).values())
+    assert not any(difference.any() for task in (0, 2) for difference in stack.differences(task).values())
+
+
+def test_gradients_are_those_of_finite_differences_in_float64(new_base, new_stack, new_batch):
+    base = new_base(encoder_conf={**TINY, "macaron_style": True, "cnn_module_kernel": 3})
+    base.model.double()
+    stack = new_stack(base, "bitfit", parts=("encoder",), is_trained=True).double()
+    batch = new_batch((1,), length=15)
+    batch = replace(batch, inputs=batch.inputs.double())
+    objective = Objective(base, stack)
+
+    def compute(*parameters):  # perturbed where they are
+        return objective.encode(batch)[0]
+
+    with objective.hooked():
+        assert torch.autograd.gradcheck(compute, tuple(stack.parameters()))
+
+
+def test_a_base_without_biases_is_refused():
+    with pytest.raises(ConfigError, match="no parameter there is a bias"):
+        build(weights(["encoder.map.weight", "ctc.ctc_lo.bias"]), parts=("encoder",))
+
+
+def test_a_part_that_the_base_lacks_is_refused_with_those_it_has():
+    with pytest.raises(ConfigError, match="this base model has no decoder; it has encoder"):
+        build(weights(["encoder.map.bias"]), parts=("decoder",))

@@ -1,0 +1,280 @@
+"""Adapter files: whole or refused, and averages of weights."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import threading
+import tracemalloc
+import zlib
+
+import pytest
+import safetensors.torch
+import torch
+
+from adaptkit.errors import CheckpointError
+from adaptkit.model import checkpoint
+
+pytestmark = pytest.mark.espnet
+
+
+@pytest.fixture
+def path(base, new_stack, tmp_path):
+    """An adapter file that a test may spoil."""
+    stack, path = new_stack(base, is_trained=True, bottleneck=4), tmp_path / "adapter.safetensors"
+    checkpoint.save(path, stack, base.fingerprint, 7, stack.state_dict())
+    return path
+
+
+def rewrite(path, **changes):
+    """Change the header of a file; a key that becomes None is left out."""
+    tensors, header = checkpoint.read_tensors(path)
+    kept = {key: value for key, value in {**header, **changes}.items() if value is not None}
+    checkpoint.write_tensors(path, tensors, kept)
+
+
+def flip(path, place, bit=0):
+    """Change one bit."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_an_adapter_file_says_what_it_is(path, base):
+    file = checkpoint.load(path)
+    assert (file.kind, file.step, file.base_fingerprint) == ("residual", 7, base.fingerprint)
+    assert file.tasks == ("spk1", "spk10", "spk2")
+    assert file.adapters[0].bottleneck == 4
+
+
+def test_the_same_weights_are_the_same_bytes(path, base):
+    before = path.read_bytes()
+    stack = checkpoint.restore(checkpoint.load(path), base, path)
+    checkpoint.save(path, stack, base.fingerprint, 7, stack.state_dict())
+    assert path.read_bytes() == before
+
+
+def test_restored_adapters_are_frozen_and_in_eval(path, base):
+    stack = checkpoint.restore(checkpoint.load(path), base, path)
+    assert not stack.training
+    assert not any(parameter.requires_grad for parameter in stack.parameters())
+
+
+@pytest.mark.parametrize("part", [0.0, 0.0005, 0.01, 0.5, 0.999])
+def test_a_truncated_file_is_refused_with_its_size(path, part):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    size = int(part * len(content))
+    with pytest.raises(CheckpointError, match=rf"damaged or truncated \({size} bytes\)"):
+        checkpoint.load(path)
+
+
+def test_a_pickle_is_refused(path):
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="damaged or truncated"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"adaptkit": "{no json"}, {"adaptkit": "7"}])
+def test_safetensors_of_another_program_are_refused(path, metadata):
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match="a safetensors file, but not written by adaptkit"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("place", [-1, -200])
+def test_a_flipped_bit_in_the_weights_of_an_adapter_file_is_refused(path, place):
+    flip(path, place)
+    with pytest.raises(
+        CheckpointError, match="adapter.safetensors: damaged: header and weights are not those"
+    ):
+        checkpoint.load(path)
+
+
+def test_a_flipped_bit_in_a_training_state_is_refused(new_run):
+    new_run("run", max_epochs=1).fit()
+    again = new_run("run", max_epochs=2)
+    flip(again.plan.folder / "state.safetensors", -1)
+    with pytest.raises(
+        CheckpointError, match="state.safetensors: damaged: .* copy, export or train it again"
+    ):
+        again.fit(resume=True)
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_any_bit_of_a_file_that_is_flipped_is_refused(tmp_path, bit):
+    path = tmp_path / "a.safetensors"
+    checkpoint.write_tensors(path, {"a": torch.arange(3.0), "b": torch.tensor([1, 2])}, {"step": 7})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        flip(path, place, bit)
+        with pytest.raises(CheckpointError):
+            checkpoint.read_tensors(path)
+        path.write_bytes(whole)
+
+
+def test_another_seal_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    checkpoint.write_tensors(path, {"a": torch.zeros(1)}, {"step": 7})
+    whole = path.read_bytes()
+    (seal,) = re.findall(rb'crc32\\": \\"([0-9a-f]{8})', whole)
+    for other in (b"00000000", b"ffffffff", seal[::-1], seal.upper(), seal[:-1] + b" "):
+        path.write_bytes(whole.replace(seal, other))
+        with pytest.raises(CheckpointError, match="damaged: header and weights are not those"):
+            checkpoint.read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *({"step": 7}, {}, {"step": 7, "crc32": "00000000"}, {"crc32": "", "step": 7}),
+        *({"crc32": 7}, {"crc32": None}, {"crc32": "00000000"}, {"crc32": "00000000", "step": 7}),
+    ],
+    ids=json.dumps,
+)
+def test_a_file_without_its_seal_is_refused(tmp_path, header):
+    path = tmp_path / "a.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata={"adaptkit": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="damaged: (it has no seal|header and weights are not those)"):
+        checkpoint.read_tensors(path)
+
+
+def test_the_seal_is_the_checksum_of_the_file_with_zeros_in_its_place(path):
+    content = path.read_bytes()
+    with safetensors.safe_open(path, framework="pt") as file:
+        seal = json.loads(file.metadata()["adaptkit"])["crc32"]
+    assert content.count(seal.encode()) == 1
+    assert zlib.crc32(content.replace(seal.encode(), b"00000000")) == int(seal, 16)
+
+
+def test_a_seal_that_would_lie_elsewhere_is_told_and_nothing_written(tmp_path, monkeypatch):
+    save = safetensors.torch.save
+    monkeypatch.setattr(safetensors.torch, "save", lambda *given: save(*given).replace(b'{"__', b'{ "__'))
+    with pytest.raises(
+        CheckpointError, match="a.safetensors: not written: safetensors .* puts a header else"
+    ):
+        checkpoint.write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_seal_takes_no_copy_of_the_file(tmp_path):
+    path, tensor = tmp_path / "a.safetensors", torch.zeros(2_000_000)
+    peaks = []
+    for use in (
+        lambda: checkpoint.write_tensors(path, {"a": tensor}, {}),
+        lambda: checkpoint.read_tensors(path),
+    ):
+        tracemalloc.start()
+        try:
+            use()
+            peaks.append(tracemalloc.get_traced_memory()[1] / path.stat().st_size)
+        finally:
+            tracemalloc.stop()
+    assert 1 <= peaks[0] < 1.5  # what is written; copies of tensors are torch's, and not counted
+    assert 2 <= peaks[1] < 2.5  # what is read, and its tensors
+
+
+@pytest.mark.parametrize("number", [2, "1", [1]])
+def test_another_format_is_refused_with_its_number(path, number):
+    rewrite(path, format=number)
+    with pytest.raises(CheckpointError, match="an adapter file of format .*, not 1"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"adapters": None},
+        {"adapters": 5},
+        {"adapters": [5]},
+        {"adapters": [{"kind": "residul"}]},
+        {"adapters": [{"kind": "residual", "bottleneck": 0}]},
+        {"tasks": None},
+        {"tasks": 3},
+        {"base_fingerprint": None},
+        {"step": None},
+    ],
+    ids=json.dumps,
+)
+def test_a_damaged_header_is_refused(path, damage):
+    rewrite(path, **damage)
+    with pytest.raises(CheckpointError, match="the header of the adapter file is not whole"):
+        checkpoint.load(path)
+
+
+def test_weights_that_do_not_fit_the_header_are_refused(path, base):
+    rewrite(path, tasks=["spk1"])
+    with pytest.raises(
+        CheckpointError, match="does not fit the configuration it comes with; of another shape"
+    ):
+        checkpoint.restore(checkpoint.load(path), base, path)
+
+
+def test_a_file_that_is_replaced_all_the_time_is_read_whole(tmp_path):
+    path, is_over = tmp_path / "a.safetensors", threading.Event()
+    sides = [tmp_path / "side0.safetensors", tmp_path / "side1.safetensors"]
+    for number, side in enumerate(sides):
+        checkpoint.write_tensors(side, {"a": torch.full((4,), float(number))}, {"number": number})
+
+    def replace():
+        for number in itertools.cycle((0, 1)):
+            if is_over.is_set():
+                return
+            os.link(sides[number], tmp_path / "next")
+            os.replace(tmp_path / "next", path)
+
+    shutil.copy(sides[0], path)
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    try:
+        seen = [checkpoint.read_tensors(path) for _ in range(5000)]
+    finally:
+        is_over.set()
+        replacing.join()
+    assert {header["number"] for _, header in seen} == {0, 1}
+    assert all(bool((tensors["a"] == header["number"]).all()) for tensors, header in seen)
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: Is a directory"):
+        checkpoint.load(tmp_path)
+
+
+def test_a_missing_file_is_named_with_what_writes_it(tmp_path):
+    with pytest.raises(
+        CheckpointError, match="nowhere.safetensors: no such file; 'adaptkit train' writes it"
+    ):
+        checkpoint.load(tmp_path / "nowhere.safetensors")
+
+
+def test_tensors_of_any_kind_survive_a_round_trip(tmp_path):
+    whole = torch.arange(6.0).reshape(2, 3)
+    tensors = {
+        **{"scalar": torch.tensor(3), "turned": whole.T, "part": whole[:, 1], "half": whole.bfloat16()},
+        **{"same": whole, "again": whole, "spread": torch.ones(1).expand(4), "none": torch.zeros(0, 2)},
+    }
+    checkpoint.write_tensors(tmp_path / "x.safetensors", tensors, {"a": [1, None, 0.1]})
+    read, header = checkpoint.read_tensors(tmp_path / "x.safetensors")
+    assert header == {"a": [1, None, 0.1]}
+    assert all(
+        torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors
+    )
+
+
+def test_equal_tensors_are_the_same_bytes_however_they_lie_in_memory(tmp_path):
+    whole, contents = torch.arange(6.0).reshape(2, 3), []
+    for tensors in ({"a": whole, "b": whole[0]}, {"b": whole.T.clone()[:, 0], "a": whole.T.contiguous().T}):
+        checkpoint.write_tensors(tmp_path / "x.safetensors", tensors, {"step": 7})
+        contents.append((tmp_path / "x.safetensors").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_an_average_is_the_mean_and_counters_are_the_last_ones():
+    weights = [
+        {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)},
+        {"w": torch.tensor([3.0, 6.0]), "n": torch.tensor(9)},
+    ]
+    averaged = checkpoint.average(weights)
+    assert torch.equal(averaged["w"], torch.tensor([2.0, 4.0]))
+    assert averaged["n"] == 9

@@ -1,0 +1,168 @@
+"""Experiments on several sets: the same utterances in several conditions, and groups of such sets."""
+
+import json
+import shutil
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from adaptkit.cli import report
+from adaptkit.errors import AdaptkitError, ScoringError
+from adaptkit.kaldi.tables import read_table, write_table
+from adaptkit.records import DecodeRecord
+from adaptkit.report import by_set
+from adaptkit.scoring import files as score_files
+
+app = typer.Typer()
+report.register(app)
+HALF = "a b"  # of "a b c d": two deletions
+
+
+def add_set(folder, name, refs, hyps, data):
+    """Give a run another decoded set, scored against its references."""
+    decoded = folder / f"decode_{name}"
+    write_table(decoded / "text", hyps)
+    DecodeRecord(name, len(refs), 40.0, 10.0, 800.0, 1, False).write(decoded / "run.json")
+    score_files.write(score_files.score_files(data, decoded), decoded)
+
+
+@pytest.fixture
+def folders(experiments, tmp_path):
+    """The base alone and residual64: 50 and 12.5 % on `test`, both 50 % on `noisy`, of its references."""
+    refs = read_table(tmp_path / "data/text")
+    for folder in experiments:
+        add_set(folder, "noisy", refs, dict.fromkeys(refs, HALF), tmp_path / "data")
+    return experiments
+
+
+@pytest.fixture
+def with_long(folders, tmp_path):
+    """The same with a set `long` of other references: all right, and one of eight words wrong."""
+    refs = {"ann-joined": "a b c d a b c d"}
+    write_table(tmp_path / "long/text", refs)
+    write_table(tmp_path / "long/utt2spk", {"ann-joined": "ann"})
+    for folder, hyp in zip(folders, ("a b c d a b c d", "a b c d a b c x"), strict=True):
+        add_set(folder, "long", refs, {"ann-joined": hyp}, tmp_path / "long")
+    return folders
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+def test_all_is_the_errors_of_all_sets_over_their_words(folders):
+    (group,) = by_set.load(folders, ["test", "noisy"])
+    head, none, residual = by_set.as_cells(group)
+
+    assert [figure for figure, _ in head] == ["experiment", "test", "noisy", "all", "minus none"]
+    assert [figure for figure, _ in none] == ["none", "50.00", "50.00", "50.00", "–"]
+    # 5 errors and 20 of 40 words each: 25 of 80
+    assert [figure for figure, _ in residual][:4] == ["residual64", "12.50", "50.00", "31.25"]
+    assert residual[4][0].rstrip("*") == "-18.75"
+
+
+def test_sets_stand_in_the_order_given_and_once(folders):
+    (group,) = by_set.load(folders, ["noisy", "test", "noisy"])
+    assert [comparison.set_name for comparison in group.by_set] == ["noisy", "test"]
+
+
+def test_sets_of_other_references_are_a_group_of_their_own(with_long):
+    pairs = by_set.load(with_long, ["test", "long", "noisy"])
+
+    assert [[one.set_name for one in group.by_set] for group in pairs] == [["test", "noisy"], ["long"]]
+    head, *rows = by_set.as_cells(pairs[1])
+    assert [figure for figure, _ in head] == ["experiment", "long", "minus none"]
+    assert [row[1][0] for row in rows] == ["0.00", "12.50"]
+
+
+def test_differences_are_those_of_all_sets_from_each_baseline(folders):
+    (group,) = by_set.load(folders, ["test", "noisy"], minus=["residual64", "none"])
+    head, none, residual = by_set.as_cells(group)
+
+    assert [figure for figure, _ in head[4:]] == ["minus residual64", "minus none"]
+    assert [none[4][0].rstrip("*"), none[5][0]] == ["+18.75", "–"]
+    assert [residual[4][0], residual[5][0].rstrip("*")] == ["–", "-18.75"]
+
+
+def test_json_has_an_object_for_each_experiment_and_set_and_all(folders):
+    rows = json.loads(by_set.as_json(by_set.load(folders, ["test", "noisy"])))
+
+    found = {(row["set"], row["name"]): row["wer"] for row in rows}
+    assert len(rows) == len(found) == 6
+    assert found[("test", "residual64")] == 12.5
+    assert found[("all", "residual64")] == 31.25
+    assert [row["minus"][0]["points"] for row in rows if row["name"] == "residual64"] == [-37.5, 0, -18.75]
+
+
+def test_seeds_are_pooled_before_sets_are(seeded, tmp_path):
+    refs = read_table(tmp_path / "data/text")
+    for folder, hyp in zip(seeded[1:3], ("a b c d", HALF), strict=True):  # errors in 0 and 20 of 40 words
+        add_set(folder, "noisy", refs, dict.fromkeys(refs, hyp), tmp_path / "data")
+
+    (group,) = by_set.load(seeded[1:3], ["test", "noisy"])
+    rates = [figure for figure, _ in by_set.as_cells(group)[1]]
+    assert rates[1:4] == ["6.25", "25.00", "15.62"]  # 0 and 5 of 40 on `test`; 25 of 160 in all
+    assert group.together.outcomes[0].seeds == [1, 2]
+
+
+def test_markdown_has_a_table_for_each_group_and_says_how_they_were_made(with_long):
+    written = by_set.as_markdown(by_set.load(with_long, ["test", "noisy", "long"]))
+
+    assert written.count("| experiment") == 2
+    assert written.count("`adaptkit train conf/residual64.yaml") == 1
+    assert "10 utterances, 2 speakers, 40 words" in written
+    assert "1 speaker, 8 words" in written
+
+
+# the command
+
+
+def test_report_on_several_sets_is_a_column_for_each(folders):
+    head, *rows = run(*folders, "--set", "test", "--set", "noisy").stdout.splitlines()
+
+    assert head.split()[:4] == ["experiment", "test", "noisy", "all"]
+    assert [row.split()[0] for row in rows] == ["none", "residual64"]
+
+
+def test_report_on_sets_of_other_references_is_a_table_for_each(with_long):
+    done = run(*with_long, "--set", "test", "--set", "long", "--minus", "residual64")
+
+    assert [line.split()[:2] for line in done.stdout.splitlines() if "experiment" in line] == [
+        ["experiment", "test"],
+        ["experiment", "long"],
+    ]
+
+
+@pytest.mark.parametrize(("form", "start"), [("md", "10 utterances"), ("json", "["), ("table", "exp")])
+def test_report_on_several_sets_writes_a_file(folders, tmp_path, form, start):
+    done = run(*folders, "--set", "test", "--set", "noisy", "--format", form, "--output", tmp_path / "out")
+
+    assert done.stdout == ""
+    assert (tmp_path / "out").read_text().startswith(start)
+
+
+def test_a_page_is_of_one_set(folders):
+    done = run(*folders, "--set", "test", "--set", "noisy", "--format", "html")
+
+    assert done.exit_code == 2
+    assert "a page is of one --set" in done.stderr
+
+
+def test_one_set_named_once_or_twice_is_one_set(folders):
+    assert json.loads(run(*folders, "--set", "test", "--format", "json").stdout)[1]["wer"] == 12.5
+    assert run(*folders, "--set", "test", "--set", "test").stdout.splitlines()[0].split()[:2] == [
+        "experiment",
+        "test",
+    ]
+
+
+def test_a_set_that_one_experiment_has_not_decoded_is_refused(folders):
+    shutil.rmtree(folders[1] / "decode_noisy")
+    with pytest.raises(ScoringError, match="residual64: set noisy is not decoded"):
+        by_set.load(folders, ["test", "noisy"])
+
+
+def test_an_unknown_baseline_is_refused(folders):
+    with pytest.raises(AdaptkitError, match="--minus: no experiment 'hra'"):
+        by_set.load(folders, ["test", "noisy"], minus=["hra"])

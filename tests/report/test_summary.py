@@ -1,0 +1,102 @@
+"""The comparison of experiments."""
+
+import dataclasses
+import json
+import statistics
+
+from adaptkit.records import RunRecord
+from adaptkit.report import summary
+from adaptkit.report.runs import load
+
+
+def rows_of(folders, **options):
+    """The experiments as json data, by name."""
+    return {row["name"]: row for row in json.loads(summary.as_json(load(folders, **options)))}
+
+
+def test_json_holds_exactly_the_promised_keys(experiments):
+    row = rows_of(experiments)["none"]
+    params = ["params_trainable", "params_per_task", "params_base"]
+    rates = ["wer", "wer_low", "wer_high", "wer_sd", "wer_by_seed", "cer", "by_task"]
+    costs = ["train_seconds", "epoch_seconds", "peak_mb", "rtf"]
+    assert list(row) == ["name", "kind", "tasks", "seeds", *params, *rates, *costs, "minus"]
+
+
+def test_figures_are_those_worked_by_hand(experiments):
+    row = rows_of(experiments)["residual64"]
+    assert (row["wer"], row["by_task"]) == (12.5, {"ann": 25.0, "bob & <co>": 0.0})
+    assert (row["params_trainable"], row["train_seconds"], row["rtf"]) == (5000, 125.0, 0.25)
+    assert (row["seeds"], row["wer_sd"]) == ([0], None)
+
+
+def test_seeds_are_pooled(seeded):
+    row = rows_of(seeded)["residual64"]  # 12.5 % and 0 %: 5 errors in 80 words
+    assert (row["wer"], row["wer_by_seed"]) == (6.25, {"1": 12.5, "2": 0.0})
+    assert row["by_task"] == {"ann": 12.5, "bob & <co>": 0.0}
+    assert row["wer_sd"] == round(statistics.stdev([12.5, 0.0]), 2)
+
+
+def test_costs_are_means_over_seeds_and_memory_the_highest(seeded):
+    row = rows_of(seeded)["residual64"]
+    assert row["epoch_seconds"] == round((125 / 5 + 125 / 10) / 2, 1)
+    assert (row["train_seconds"], row["peak_mb"]) == (125.0, 902.0)
+
+
+def test_difference_of_unequal_seeds_is_that_of_their_rates(seeded):
+    rows = rows_of(seeded, minus=["residual64"])
+    assert rows["hra"]["minus"][0]["points"] == 12.5 - 6.25
+    assert rows["none"]["minus"][0]["points"] == 50 - 6.25
+    assert rows["residual64"]["minus"] == []
+
+
+def test_difference_from_the_baseline_is_paired(experiments):
+    (difference,) = rows_of(experiments)["residual64"]["minus"]
+    assert difference["points"] == -37.5
+    assert difference["interval"]["low"] >= -50  # bob's gain, which one resample in four draws alone
+    assert difference["p_value"] < 0.05
+
+
+def test_each_baseline_has_its_column(seeded):
+    head, *rows = summary.as_cells(load(seeded, minus=["none", "hra"]))
+    columns = [index for index, (title, _) in enumerate(head) if title.startswith("minus ")]
+    assert [head[index][0] for index in columns] == ["minus none", "minus hra"]
+    assert [[row[index][0] for index in columns] for row in rows] == [
+        ["–", "+37.50*"],
+        ["-43.75*", "-6.25"],
+        ["-37.50*", "–"],
+    ]
+
+
+def test_table_is_aligned_and_marks_the_difference(experiments):
+    lines = summary.as_table(load(experiments)).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[2].startswith("residual64 (residual)")
+    assert "-37.50* (" in lines[2]
+    assert "5,000 (5.00 %)" in lines[2]
+
+
+def test_table_counts_seeds_and_tells_their_deviation(seeded):
+    head, none, residual, hra = summary.as_cells(load(seeded))
+    assert [row[2] for row in (head, none, residual, hra)] == [
+        ("seeds", "sd of WER"),
+        ("–", ""),
+        ("2", "8.84"),
+        ("1", ""),
+    ]
+
+
+def test_markdown_has_experiments_speakers_and_commands(seeded):
+    text = summary.as_markdown(load(seeded))
+    assert "| residual64 (residual) | 6.25 (" in text
+    assert "| bob & <co> | 50.00 | 0.00 | 0.00 |" in text
+    assert "- `residual64` (seeds 1, 2): `adaptkit train conf/residual64.yaml --seed 1`\n" in text
+    assert text.endswith("\nVersions: torch 2.11.0, commit unknown.")
+
+
+def test_versions_that_differ_name_their_experiments(seeded):
+    record = RunRecord.read(seeded[3] / "run.json")
+    dataclasses.replace(record, commit="5d1").write(seeded[3] / "run.json")
+    assert summary.describe_versions(load(seeded).outcomes) == [
+        "Versions of none, residual64: torch 2.11.0, commit unknown.",
+        "Versions of hra: torch 2.11.0, commit 5d1.",
+    ]

@@ -1,0 +1,90 @@
+"""Scores on disk."""
+
+import pytest
+
+from adaptkit.errors import AdaptkitError, ScoringError
+from adaptkit.kaldi.tables import write_table
+from adaptkit.scoring import files as score_files
+
+REFS = {"ann-1": "the cat sat", "bob-1": "on the mat"}
+HYPS = {"ann-1": "the bat sat down", "bob-1": "on mat"}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    write_table(tmp_path / "data/text", REFS)
+    write_table(tmp_path / "data/utt2spk", {"ann-1": "ann", "bob-1": "bob"})
+    write_table(tmp_path / "decode/text", HYPS)
+    return tmp_path / "data", tmp_path / "decode"
+
+
+def test_speakers_come_from_the_data_directory(folders):
+    assert list(score_files.score_files(*folders).by_speaker) == ["ann", "bob"]
+
+
+def test_text_files_tell_no_speaker(folders):
+    ref, hyp = folders
+    assert list(score_files.score_files(ref / "text", hyp / "text").by_speaker) == ["all"]
+
+
+def test_utt2spk_option_goes_before_that_of_the_directory(folders, tmp_path):
+    write_table(tmp_path / "own", dict.fromkeys(REFS, "eve"))
+    assert list(score_files.score_files(*folders, utt2spk=tmp_path / "own").by_speaker) == ["eve"]
+
+
+def test_other_hypotheses_give_the_difference(folders, tmp_path):
+    write_table(tmp_path / "other", REFS)
+    difference = score_files.score_files(*folders, other=tmp_path / "other").difference
+    assert difference.points == 50.0
+    assert difference.other == str(tmp_path / "other")
+
+
+def test_decode_folder_without_text_says_what_makes_it(folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ScoringError, match="'adaptkit decode' writes them"):
+        score_files.score_files(folders[0], tmp_path / "empty")
+
+
+def test_missing_hypotheses_are_named(folders, tmp_path):
+    with pytest.raises(AdaptkitError, match="nowhere: no such file"):
+        score_files.score_files(folders[0], tmp_path / "nowhere")
+
+
+def test_score_json_is_read_back(folders):
+    report = score_files.score_files(*folders)
+    score_files.write(report, folders[1], with_alignments=True)
+    assert score_files.read(folders[1] / "score.json") == report
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"wer": 1}'])
+def test_broken_score_json_is_refused_with_its_name(tmp_path, content):
+    (tmp_path / "score.json").write_text(content)
+    with pytest.raises(ScoringError, match=r"score\.json: .*'adaptkit score' writes it again"):
+        score_files.read(tmp_path / "score.json")
+
+
+def test_result_starts_as_kaldi_writes_it(folders):
+    lines = score_files.render(score_files.score_files(*folders)).splitlines()
+    assert lines[0] == "%WER 50.00 [ 3 / 6, 1 ins, 1 del, 1 sub ]"
+    assert lines[1].startswith("%CER ")
+    assert lines[2].endswith("resamples of 2 speakers and their utterances)")
+
+
+def test_result_has_a_row_per_speaker(folders):
+    rows = [line.split() for line in score_files.render(score_files.score_files(*folders)).splitlines()[-2:]]
+    assert rows[0][:7] == ["ann", "1", "3", "1", "0", "1", "66.67"]
+    assert rows[1][:7] == ["bob", "1", "3", "0", "1", "0", "33.33"]
+
+
+def test_alignments_stand_in_kaldis_form(folders):
+    text = score_files.render(score_files.score_files(*folders), with_alignments=True)
+    assert text.endswith(
+        "ann-1 ref  the cat sat ***\n"
+        "ann-1 hyp  the bat sat down\n"
+        "ann-1 op   C   S   C   I\n"
+        "ann-1 #csid 2 1 1 0\n"
+        "bob-1 ref  on the mat\n"
+        "bob-1 hyp  on *** mat\n"
+        "bob-1 op   C  D   C\n"
+        "bob-1 #csid 2 0 0 1\n"
+    )

@@ -1,0 +1,140 @@
+"""What trainings and decodings leave behind."""
+
+import json
+import logging
+import subprocess
+
+import pytest
+
+from adaptkit.errors import CheckpointError
+from adaptkit.records import (
+    DecodeRecord,
+    Progress,
+    RunRecord,
+    collect_versions,
+    find_commit,
+    peak_memory_mb,
+    read_progress,
+)
+
+RUN = RunRecord(
+    name="residual64",
+    kind="residual",
+    tasks=["ann", "bob"],
+    base_fingerprint="9f3a",
+    params_base=1000,
+    params_trainable=100,
+    params_per_task=50,
+    train_seconds=61.5,
+    peak_mb=900.0,
+    epochs=12,
+    steps=300,
+    seed=0,
+    versions={"torch": "2.11.0"},
+    commit=None,
+    command="adaptkit train conf/residual.yaml",
+)
+DECODE = DecodeRecord(
+    set_name="test",
+    num_utterances=20,
+    audio_sec=80.0,
+    decode_seconds=20.0,
+    peak_mb=800.0,
+    batch_size=1,
+    base_only=False,
+)
+
+
+def git(folder, *words):
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("record", [RUN, DECODE])
+def test_record_is_read_back(record, tmp_path):
+    record.write(tmp_path / "run.json")
+    assert type(record).read(tmp_path / "run.json") == record
+
+
+def test_real_time_factor_is_decoding_per_recording():
+    assert DECODE.rtf == 0.25
+
+
+@pytest.mark.parametrize(("kind", "command"), [(RunRecord, "train"), (DecodeRecord, "decode")])
+def test_missing_record_says_which_command_makes_it(kind, command, tmp_path):
+    with pytest.raises(CheckpointError, match=f"run.json: no such file; 'adaptkit {command}'"):
+        kind.read(tmp_path / "run.json")
+
+
+def test_incomplete_record_names_its_file_and_keys(tmp_path):
+    (tmp_path / "run.json").write_text('{"set_name": "test", "audio_sec": "long"}')
+    with pytest.raises(CheckpointError, match=r"run\.json: .*num_utterances.*audio_sec"):
+        DecodeRecord.read(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_broken_record_is_refused(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"run\.json: the file: "):
+        RunRecord.read(tmp_path / "run.json")
+
+
+def write_lines(path, *events):
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return path
+
+
+def test_progress_keeps_losses_and_validations(tmp_path):
+    path = write_lines(
+        tmp_path / "train.jsonl",
+        {"event": "start"},
+        {"event": "step", "step": 1, "loss": 5.0},
+        {"event": "step", "step": 2, "loss": 4.0},
+        {"event": "valid", "step": 2, "loss": 3.0, "wer": 20.0},
+        {"event": "end"},
+    )
+    assert read_progress(path) == Progress(loss=((1, 5.0), (2, 4.0)), wer=((2, 20.0),))
+
+
+def test_steps_done_again_replace_the_first(tmp_path):
+    steps = [{"event": "step", "step": step, "loss": loss} for step, loss in ((1, 9.0), (2, 8.0), (2, 7.0))]
+    assert read_progress(write_lines(tmp_path / "train.jsonl", *steps)).loss == ((1, 9.0), (2, 7.0))
+
+
+def test_line_cut_short_is_left_out_with_a_warning(tmp_path, caplog):
+    path = write_lines(tmp_path / "train.jsonl", {"event": "step", "step": 1, "loss": 5.0})
+    path.write_text(path.read_text() + '{"event": "step", "st')
+    with caplog.at_level(logging.WARNING):
+        assert read_progress(path).loss == ((1, 5.0),)
+    assert "train.jsonl:2" in caplog.text
+
+
+def test_versions_name_what_a_result_depends_on():
+    versions = collect_versions()
+    assert list(versions) == ["python", "torch", "torchaudio", "espnet", "adaptkit"]
+    assert versions["espnet"] == "202511"
+
+
+def test_commit_is_none_outside_git(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert find_commit() is None
+
+
+def test_commit_is_marked_while_tracked_files_differ(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("1")
+    git(tmp_path, "init")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-m", "first")
+    clean = find_commit()
+    (tmp_path / "file").write_text("2")
+    assert len(clean) == 40
+    assert find_commit() == f"{clean}+dirty"
+
+
+def test_peak_memory_is_that_of_this_process():
+    before = peak_memory_mb()
+    block = b"1" * (64 << 20)
+    assert before > 10
+    assert peak_memory_mb() >= len(block) / 2**20

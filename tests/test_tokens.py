@@ -1,0 +1,112 @@
+"""Token lists: characters and BPE, there and back."""
+
+import pickle
+
+import pytest
+
+from adaptkit.errors import CheckpointError, DataError
+from adaptkit.tokens import BLANK, SOS_EOS, SPACE, UNK, TokenList, bpe_tokens, char_tokens, refuse_unknown
+
+TEXTS = ["AB BA", "ABBA CAB", "BAC ABC", "CAB BAC"]
+
+
+@pytest.fixture
+def bpe(tmp_path):
+    """Twelve tokens of BPE."""
+    return bpe_tokens(TEXTS, 12, tmp_path / "bpe.model")
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "A", "A B C"])
+def test_characters_survive_a_round_trip(text):
+    tokens = char_tokens(TEXTS)
+    assert tokens.decode(tokens.encode(text)) == text
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "A", "A B C"])
+def test_bpe_survives_a_round_trip(bpe, text):
+    assert bpe.decode(bpe.encode(text)) == text
+
+
+def test_bpe_has_the_number_of_tokens_asked_for(bpe):
+    assert len(bpe.tokens) == 12
+    assert (bpe.tokens[0], bpe.tokens[1], bpe.tokens[-1]) == (BLANK, UNK, SOS_EOS)
+
+
+def test_bpe_uses_fewer_tokens_than_characters(bpe):
+    assert len(bpe.encode("ABBA CAB")) < len("ABBA CAB")
+
+
+def test_bpe_trained_again_is_the_same_file(bpe, tmp_path):
+    again = bpe_tokens(TEXTS, 12, tmp_path / "again.model")
+    assert again.tokens == bpe.tokens
+    assert again.bpe_model.read_bytes() == bpe.bpe_model.read_bytes()
+
+
+def test_more_bpe_tokens_than_the_texts_can_give_are_refused(tmp_path):
+    with pytest.raises(DataError, match="BPE with 500 tokens on 4 texts failed"):
+        bpe_tokens(TEXTS, 500, tmp_path / "bpe.model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lost_bpe_model_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere.model: not a sentencepiece model"):
+        TokenList((BLANK, UNK, SOS_EOS), tmp_path / "nowhere.model").encode("A")
+
+
+def test_a_damaged_bpe_model_is_named(bpe):
+    bpe.bpe_model.write_bytes(b"no model")
+    with pytest.raises(CheckpointError, match="bpe.model: not a sentencepiece model"):
+        TokenList(bpe.tokens, bpe.bpe_model).encode("A")
+
+
+def test_characters_are_listed_once_and_sorted():
+    assert char_tokens(["BA A", "\u00e4"]).tokens == (BLANK, UNK, SPACE, "A", "B", "\u00e4", SOS_EOS)
+
+
+def test_unknown_characters_become_unk_and_stay_visible():
+    tokens = char_tokens(["AB"])
+    assert tokens.encode("AX") == [3, 1]
+    assert tokens.decode([3, 1]) == "A<unk>"
+
+
+def test_spaces_between_words_count_once():
+    tokens = char_tokens(["A B"])
+    assert tokens.encode("A   B ") == tokens.encode("A B")
+    assert tokens.decode([2, 3, 2, 2, 4]) == "A B"
+
+
+def test_no_text_gives_no_tokens_and_back():
+    tokens = char_tokens(["A"])
+    assert tokens.encode("") == []
+    assert tokens.decode([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ((BLANK, "A", "A"), r"holds a token twice \(3 tokens\)"),
+        (("A", BLANK), "the first token is 'A'; CTC needs <blank> there"),
+        ((), "the token list is empty"),
+    ],
+)
+def test_a_list_that_ctc_cannot_use_is_refused(tokens, message):
+    with pytest.raises(CheckpointError, match=message):
+        TokenList(tokens)
+
+
+def test_a_pickled_list_encodes_as_before(bpe):
+    expected = bpe.encode("ABBA")  # has loaded its model
+    twin = pickle.loads(pickle.dumps(bpe))
+    assert twin == bpe
+    assert twin.encode("ABBA") == expected
+
+
+def test_texts_outside_the_list_are_refused_with_utterances_and_pieces():
+    texts = {"utt1": "AB", "utt2": "AX", "utt3": "Y X"}
+    expected = "data/train/text: 2 utterances hold '<space>', 'X', 'Y', .* utt2, utt3; spell"
+    with pytest.raises(DataError, match=expected):
+        refuse_unknown(TokenList((BLANK, UNK, "A", "B", SOS_EOS)), texts, "data/train")
+
+
+def test_texts_within_the_list_pass():
+    assert refuse_unknown(char_tokens(TEXTS), {"utt1": "CAB"}, "data/train") is None

@@ -1,0 +1,351 @@
+"""Enrolling new speakers: only what is theirs is trained, in a bank that otherwise stays bit for bit."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from adaptkit import experiment
+from adaptkit.adapters.per_task import shared_parameters, task_parameters
+from adaptkit.base import checkpoint as base_checkpoint
+from adaptkit.data.dataset import number_tasks, read_examples
+from adaptkit.errors import CheckpointError, ConfigError, DataError
+from adaptkit.kaldi import datadir, subset
+from adaptkit.model import checkpoint
+from adaptkit.model.adapted import Objective
+from adaptkit.records import RunRecord
+from adaptkit.training import enroll
+
+pytestmark = pytest.mark.espnet
+KNOWN, NEW = ("spk1", "spk10"), "spk2"
+BANKS = {
+    "table": {"kind": "residual", "bottleneck": 4},
+    "space": {"kind": "residual", "bottleneck": 4, "bank": "space", "space_dim": 3},
+    "hra": {"kind": "hra", "controller_width": 6},
+}
+
+of_one_bank = pytest.mark.parametrize("entry", ["table"], indirect=True)
+RUN = RunRecord(
+    name="known",
+    kind="residual",
+    tasks=list(KNOWN),
+    base_fingerprint="9f3a",
+    params_base=1000,
+    params_trainable=200,
+    params_per_task=100,
+    train_seconds=61.5,
+    peak_mb=900.0,
+    epochs=12,
+    steps=300,
+    seed=0,
+    versions={},
+    commit=None,
+    command="adaptkit train",
+)
+
+
+@pytest.fixture(params=BANKS)
+def entry(request):
+    """The entry of adapters of each bank."""
+    return BANKS[request.param]
+
+
+@pytest.fixture
+def known(entry, base, base_dir, corpus, new_stack, tmp_path):
+    """An experiment whose bank knows two of the three speakers."""
+    sets = {name: str(corpus / "dump" / name) for name in ("train", "valid")}
+    train = {"max_epochs": 2, "lr": 0.02, "warmup_steps": 0, "task_utterances": 3}
+    content = {
+        "name": "known",
+        "base": {"dir": str(base_dir)},
+        "data": sets,
+        "adapters": [entry],
+        "train": train,
+    }
+    experiment.save(experiment.Experiment.model_validate(content), tmp_path / "known" / "config.yaml")
+    stack = new_stack(base, **entry, tasks=KNOWN, is_trained=True)
+    path = tmp_path / "known" / "adapter.safetensors"
+    checkpoint.save(path, stack, base.fingerprint, 5, stack.state_dict())
+    return tmp_path / "known"
+
+
+@pytest.fixture
+def wanted(known, corpus):
+    """Ask for the third speaker."""
+    return enroll.Wanted(
+        exp=known,
+        data=corpus / "dump/train",
+        valid=None,
+        speakers=(NEW,),
+        start="mean",
+        out=None,
+        base=None,
+        overrides=(),
+        allow_pipes=False,
+    )
+
+
+def read(folder):
+    return checkpoint.load(folder / "adapter.safetensors")
+
+
+def test_a_new_speaker_joins_a_bank_that_else_stays_bit_for_bit(wanted, known):
+    before = read(known)
+    enroll.add(wanted, device="cpu")
+    after = read(known)
+    assert after.tasks == (*KNOWN, NEW)
+    for name, weight in before.weights.items():
+        kept = after.weights[name][: len(weight)] if name in owned(known) else after.weights[name]
+        assert torch.equal(kept, weight)
+
+
+def owned(known):
+    settings = experiment.load(known / "config.yaml")
+    base = base_checkpoint.load(settings.base.dir)
+    path = known / "adapter.safetensors"
+    return {name for name, _ in task_parameters(checkpoint.restore(read(known), base, path))}
+
+
+def test_a_new_speaker_learns(wanted, known, base, corpus):
+    examples = read_examples(corpus / "dump/train", base)
+    others = {u.utt_id for u in examples.data.utterances if u.task != NEW}
+    losses = []
+    for overrides in (("train.lr=1e-12",), ("train.max_epochs=8",)):
+        out = known.parent / f"out{len(losses)}"
+        enroll.add(replace(wanted, out=out, overrides=overrides), device="cpu")
+        stack = checkpoint.restore(read(out), base, out)
+        own = replace(examples.without(others), task_ids={NEW: stack.tasks.index(NEW)})
+        losses.append(mean_loss(base, stack, own))
+    assert losses[1] < losses[0]
+
+
+def mean_loss(base, stack, examples):
+    from adaptkit.model.recognise import validate
+
+    objective = Objective(base, stack).eval()
+    with objective.hooked():
+        return validate(objective, examples, 10**6).loss
+
+
+def test_two_new_speakers_in_one_job_are_as_in_two(base, base_dir, corpus, known, wanted, new_stack):
+    stack = new_stack(
+        base, **experiment.load(known / "config.yaml").adapters[0].model_dump(), tasks=("else",)
+    )
+    checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
+    both = replace(wanted, speakers=("spk1", NEW), out=known.parent / "both")
+    alone = replace(wanted, out=known.parent / "alone")
+    for each in (both, alone):
+        enroll.add(each, device="cpu")
+    one, other = read(alone.out), read(both.out)
+    assert other.tasks == ("else", "spk1", NEW)
+    for name in owned(known):
+        torch.testing.assert_close(other.weights[name][2], one.weights[name][1], atol=2e-4, rtol=1e-3)
+
+
+def test_out_leaves_the_experiment_alone_and_decodes_as_one(wanted, known):
+    before = (known / "adapter.safetensors").read_bytes()
+    out = known.parent / "more"
+    assert enroll.add(replace(wanted, out=out), device="cpu") == out
+    assert (known / "adapter.safetensors").read_bytes() == before
+    assert read(out).tasks == (*KNOWN, NEW)
+    assert experiment.load(out / "config.yaml").name == "more"
+    assert json.loads((out / "run.json").read_text())["tasks"] == [*KNOWN, NEW]
+
+
+def test_a_finished_enrolment_can_run_again_and_changes_nothing(wanted, known):
+    again = replace(wanted, out=known.parent / "more")
+    enroll.add(again, device="cpu")
+    before = (again.out / "adapter.safetensors").read_bytes()
+    enroll.add(again, device="cpu")
+    assert (again.out / "adapter.safetensors").read_bytes() == before
+
+
+def test_speakers_added_one_by_one_to_an_out_are_all_in_it(wanted, known, base, new_stack):
+    stack = new_stack(
+        base, **experiment.load(known / "config.yaml").adapters[0].model_dump(), tasks=("else",)
+    )
+    checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
+    out = known.parent / "more"
+    for speaker in (NEW, "spk1", NEW):
+        enroll.add(replace(wanted, speakers=(speaker,), out=out), device="cpu")
+    assert read(out).tasks == ("else", NEW, "spk1")
+    run = RunRecord.read(out / "run.json")
+    assert run.tasks == ["else", NEW, "spk1"]
+    assert run.params_trainable == 2 * run.params_per_task
+
+
+def test_a_bank_that_was_lost_is_made_again_of_what_was_trained(wanted, known):
+    more = replace(wanted, out=known.parent / "more")
+    enroll.add(more, device="cpu")
+    before = content(more.out)
+    for name in ("adapter.safetensors", "config.yaml"):
+        (more.out / name).unlink()
+    enroll.add(more, device="cpu")
+    assert content(more.out) == before
+
+
+def test_a_finished_enrolment_in_place_can_run_again_and_changes_nothing(wanted, known):
+    enroll.add(wanted, device="cpu")
+    before = content(known)
+    enroll.add(wanted, device="cpu")
+    assert content(known) == before
+
+
+def test_a_speaker_in_place_is_appended_again_where_the_bank_was_written_without(wanted, known):
+    without = (known / "adapter.safetensors").read_bytes()
+    enroll.add(wanted, device="cpu")
+    before = content(known)
+    (known / "adapter.safetensors").write_bytes(without)
+    enroll.add(wanted, device="cpu")
+    assert content(known) == before
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@of_one_bank
+@pytest.mark.parametrize(
+    "names", [("adapter.safetensors",), ("model.pth",), ("state.safetensors", "added/x")]
+)
+def test_an_out_that_holds_something_else_is_refused_and_stays(wanted, known, names):
+    out = known.parent / "other"
+    for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(b"of something else")
+    before = content(out)
+    with pytest.raises(CheckpointError, match=f"holds {names[0]} of something else"):
+        enroll.add(replace(wanted, out=out), device="cpu")
+    assert content(out) == before
+
+
+@of_one_bank
+def test_an_out_of_another_experiment_is_refused_and_stays(wanted, known, base, new_stack):
+    out = known.parent / "more"
+    enroll.add(replace(wanted, out=out), device="cpu")
+    before = content(out)
+    stack = new_stack(base, **BANKS["table"], tasks=KNOWN)  # of the same tasks and sizes
+    checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
+    with pytest.raises(CheckpointError, match="not a bank of the speakers of"):
+        enroll.add(replace(wanted, out=out), device="cpu")
+    assert content(out) == before
+
+
+@of_one_bank
+@pytest.mark.parametrize("is_done", [False, True])
+def test_in_place_is_refused_until_the_training_is_over(wanted, known, is_done):
+    checkpoint.write_tensors(known / "state.safetensors", {}, {"state": {"is_done": is_done}})
+    if is_done:
+        enroll.add(wanted, device="cpu")
+        assert read(known).tasks == (*KNOWN, NEW)
+        return
+    with pytest.raises(CheckpointError, match="its training is not over"):
+        enroll.add(wanted, device="cpu")
+    assert not (known / "added").exists()
+
+
+@of_one_bank
+def test_in_place_the_record_counts_the_new_speaker(wanted, known):
+    RUN.write(known / "run.json")
+    enroll.add(wanted, device="cpu")
+    stack = {name: weight[0] for name, weight in read(known).weights.items()}
+    num_each = sum(weight.numel() for weight in stack.values())
+    changed = {"tasks": [*KNOWN, NEW], "params_trainable": 200 + num_each}
+    assert RunRecord.read(known / "run.json") == replace(RUN, **changed)
+
+
+@of_one_bank
+@pytest.mark.parametrize("kind", ["full", "bitfit"])
+def test_adapters_of_which_speakers_own_nothing_are_refused(wanted, known, base, new_stack, kind):
+    stack = new_stack(base, kind, per_task=False, tasks=KNOWN)
+    checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
+    with pytest.raises(ConfigError, match=f"share all of {kind}"):
+        enroll.add(wanted, device="cpu")
+
+
+@of_one_bank
+def test_an_out_that_is_the_current_folder_gives_its_name(wanted, known, base_dir, monkeypatch):
+    (known.parent / "here").mkdir()
+    monkeypatch.chdir(known.parent / "here")
+    enroll.add(replace(wanted, out=Path(), base=base_dir), device="cpu")
+    assert experiment.load(Path("config.yaml")).name == "here"
+
+
+def test_mean_is_the_mean_of_what_the_known_own(known, wanted, base, corpus):
+    stack = checkpoint.restore(read(known), base, known)
+    examples = only(read_examples(corpus / "dump/train", base), NEW)
+    started = enroll.start(stack, examples, "mean", seed=0)
+    expected = {name: table.mean(dim=0) for name, table in task_parameters(stack)}
+    for name, table in task_parameters(started):
+        assert torch.equal(table[0], expected[name])
+
+
+def test_what_is_shared_is_the_known_ones_and_frozen(known, base, corpus):
+    stack = checkpoint.restore(read(known), base, known)
+    started = enroll.start(stack, only(read_examples(corpus / "dump/train", base), NEW), "new", seed=0)
+    expected = dict(shared_parameters(stack))
+    for name, parameter in shared_parameters(started):
+        assert torch.equal(parameter, expected[name])
+        assert not parameter.requires_grad
+
+
+def only(examples, speaker):
+    kept = examples.without({u.utt_id for u in examples.data.utterances if u.task != speaker})
+    return replace(kept, task_ids=number_tasks(kept.data, (speaker,)))
+
+
+def test_nearest_is_the_one_with_the_lowest_loss(known, base, corpus):
+    stack = checkpoint.restore(read(known), base, known)
+    examples = only(read_examples(corpus / "dump/train", base), NEW)
+    heard = examples.without({u.utt_id for u in examples.data.utterances[4:]})
+    losses = [mean_loss(base, stack, replace(heard, task_ids={NEW: index})) for index in range(len(KNOWN))]
+    assert enroll.find_nearest(stack, examples, NEW) == losses.index(min(losses))
+
+
+def test_a_known_speaker_whose_loss_is_no_number_is_not_the_nearest(known, base, corpus):
+    stack = checkpoint.restore(read(known), base, known)
+    examples = only(read_examples(corpus / "dump/train", base), NEW)
+    for index, expected in ((0, 1), (1, None)):
+        for _, table in task_parameters(stack):
+            table[index] = torch.nan
+        if expected is not None:
+            assert enroll.find_nearest(stack, examples, NEW) == expected
+    with pytest.raises(DataError, match="no known speaker's weights give spk2-00, .* a finite loss"):
+        enroll.find_nearest(stack, examples, NEW)
+
+
+def test_a_validation_set_chooses_the_weights(wanted, known, corpus):
+    chosen = replace(wanted, valid=corpus / "dump/valid", out=known.parent / "chosen")
+    enroll.add(chosen, device="cpu")
+    events = (known.parent / "chosen/added" / NEW / "train.jsonl").read_text()
+    assert '"event": "valid"' in events
+    assert '"by_task": {"spk2":' in events
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"speakers": ("spk3",)}, DataError, "'spk3'"),
+        ({"speakers": ("spk1",)}, CheckpointError, "knows spk1 already"),
+        ({"start": "middle"}, ConfigError, "mean, nearest, new"),
+        ({"overrides": ("adapters.0.bottleneck=9",)}, ConfigError, "drop it"),
+        ({"overrides": ("train.patience=2",)}, ConfigError, "nothing is validated without --valid"),
+    ],
+)
+def test_what_cannot_be_enrolled_is_refused(wanted, known, changes, error, match):
+    before = (known / "adapter.safetensors").read_bytes()
+    with pytest.raises(error, match=match):
+        enroll.add(replace(wanted, **changes), device="cpu")
+    assert (known / "adapter.safetensors").read_bytes() == before
+
+
+def test_a_name_that_is_a_path_stays_inside(wanted, known, corpus, tmp_path):
+    data = datadir.read(corpus / "dump/train")
+    own = subset.subset(data, subset.choose_speakers(data, [NEW]), path=tmp_path / "odd")
+    odd = tuple(replace(u, task="../../x") for u in own.utterances)
+    subset.save(replace(own, utterances=odd), [data])
+    enroll.add(replace(wanted, data=tmp_path / "odd", speakers=()), device="cpu")
+    assert read(known).tasks == (*KNOWN, "../../x")
+    assert [path.parent for path in known.rglob("state.safetensors")] == [known / "added/%2E%2E%2F%2E%2E%2Fx"]

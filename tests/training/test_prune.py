@@ -1,0 +1,198 @@
+"""Pruning: which blocks go first, what is left of adapters, and how it is measured and retrained."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from adaptkit import experiment
+from adaptkit.adapters import api
+from adaptkit.adapters.api import AdapterConfig
+from adaptkit.adapters.kinds import residual, tpa
+from adaptkit.cli import prune as command
+from adaptkit.decoding.run import Wanted as ToDecode
+from adaptkit.decoding.run import decode_folder
+from adaptkit.errors import CheckpointError, ConfigError
+from adaptkit.model import checkpoint
+from adaptkit.scoring import files as score_files
+from adaptkit.training.prune import Rate, Row, Wanted, cut, find_kept, prune, render
+from adaptkit.training.run import train_adapters
+
+pytestmark = pytest.mark.espnet
+ENTRIES = ({"kind": "tpa", "bottleneck": 4}, {"kind": "residual", "bottleneck": 2})
+PER_TASK = {"tpa": 2 * (2 * 16 * 4 + 4 + 16), "residual": 2 * 16 * 2 + 2 + 16}  # a block
+TASKS = 3
+
+
+class Shared(AdapterConfig):
+    """A kind whose blocks share weights."""
+
+    kind: str = "shared"
+
+
+@pytest.fixture
+def exp(base, base_dir, settings, tmp_path):
+    """A folder of two kinds of adapters, trained as if: all weights are noise."""
+    torch.manual_seed(0)
+    made = experiment.Experiment.model_validate(
+        {**settings(max_epochs=9, lr=1e-12).model_dump(), "adapters": ENTRIES}
+    )
+    stack = api.build(made.adapters, base.sites, ("spk1", "spk10", "spk2"), seed=0)
+    for parameter in stack.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    experiment.save(made, tmp_path / "exp/config.yaml")
+    path = tmp_path / "exp/adapter.safetensors"
+    checkpoint.save(path, stack, base.fingerprint, 7, stack.state_dict())
+    return path.parent
+
+
+@pytest.fixture
+def run(exp):
+    """Prune it from the bottom; keywords replace what is wanted."""
+    wanted = {"exp": exp, "data": None, "out": None, "from_bottom": True, "retrain_epochs": None}
+    return lambda **changes: prune(Wanted(**{**wanted, **changes}), device="cpu")
+
+
+def weights_in(folder):
+    return checkpoint.load(folder / "adapter.safetensors").weights
+
+
+@pytest.mark.parametrize(
+    ("from_bottom", "kept"), [(True, [(0, 1, 2), (1, 2), (2,)]), (False, [(0, 1, 2), (0, 1), (0,)])]
+)
+def test_blocks_go_one_by_one_from_either_end(from_bottom, kept):
+    assert find_kept([tpa.Config()], 3, from_bottom=from_bottom) == kept
+
+
+def test_blocks_that_carry_none_do_not_count():
+    assert find_kept([tpa.Config(blocks=(5, 2))], 12, from_bottom=True) == [(2, 5), (5,)]
+
+
+def test_every_adapter_that_can_be_pruned_keeps_a_block():
+    entries = [tpa.Config(blocks=(0, 1)), residual.Config(), Shared()]
+    assert find_kept(entries, 3, from_bottom=True) == [(0, 1, 2), (1, 2)]
+
+
+def test_a_kind_without_blocks_is_refused_with_those_that_have_them():
+    with pytest.raises(ConfigError, match=r"shared: cannot be pruned, .* 'blocks' can: .*residual.*tpa"):
+        find_kept([Shared()], 3, from_bottom=True)
+
+
+def test_what_is_left_has_the_weights_it_had(base, exp, assert_same):
+    path = exp / "adapter.safetensors"
+    file = checkpoint.load(path)
+    left = cut(file, (1,), base=base, path=path)
+    upper = {name: weight for name, weight in file.weights.items() if "-encoders-1" in name}
+    assert_same(left.state_dict(), upper)
+    assert [entry.blocks for entry in left.configs] == [(1,), (1,)]
+
+
+def test_rows_count_what_is_left_by_the_closed_form(run):
+    per_block = sum(PER_TASK.values())
+    found = [(row.blocks, row.num_dropped, row.params_per_task, row.params) for row in run()]
+    expected = [((0, 1), 0, 2 * per_block, 2 * per_block * TASKS), ((1,), 1, per_block, per_block * TASKS)]
+    assert found == expected
+
+
+def test_without_a_block_dropped_the_result_is_that_of_the_experiment(run, exp, corpus):
+    data = corpus / "dump/valid"
+    wanted = ToDecode(exp, data, None, None, False, "error", 12000, False)
+    report = score_files.score_files(data, decode_folder(wanted, device="cpu"))
+    assert run(data=data)[0].pruned == Rate(
+        round(report.total.rate, 2), report.interval.low, report.interval.high
+    )
+
+
+def test_a_dropped_block_is_decoded_as_one_whose_adapters_add_nothing(run, exp, corpus):
+    run(data=corpus / "dump/valid")
+    path = exp / "adapter.safetensors"
+    tensors, header = checkpoint.read_tensors(path)
+    silent = {name: t * ("-encoders-0" not in name) for name, t in tensors.items()}
+    checkpoint.write_tensors(path, silent, header)
+    wanted = ToDecode(exp, corpus / "dump/valid", None, None, False, "error", 500, False)
+    expected = (decode_folder(wanted, device="cpu") / "utt2score").read_text()
+    assert (exp / "pruned_from_bottom/keep_1-1/decode_valid/utt2score").read_text() == expected
+
+
+def test_rows_are_written_as_json(run, exp, tmp_path):
+    rows = run(out=tmp_path / "here", from_bottom=False)
+    written = json.loads((tmp_path / "here/prune.json").read_text())
+    assert written == json.loads(json.dumps([asdict(row) for row in rows]))
+    assert [row["blocks"] for row in written] == [[0, 1], [0]]
+
+
+def test_retraining_starts_from_what_is_left(run, exp):
+    rows = run(retrain_epochs=1)
+    folder = exp / "pruned_from_bottom/keep_1-1"
+    pruned, retrained = weights_in(folder), weights_in(folder / "retrained")
+    assert all(torch.allclose(pruned[name], retrained[name], atol=1e-6) for name in pruned)  # lr is 1e-12
+    assert [row.retrained.wer for row in rows] == [row.pruned.wer for row in rows]
+
+
+def test_retraining_has_the_options_of_the_experiment_but_for_its_epochs(run, exp):
+    run(retrain_epochs=1)
+    own, changed = (
+        experiment.load(folder / "config.yaml")
+        for folder in (exp, exp / "pruned_from_bottom/keep_1-1/retrained")
+    )
+    assert changed.train == own.train.model_copy(update={"max_epochs": 1})
+    assert (changed.base, changed.data, changed.name) == (own.base, own.data, "tiny_keep_1-1_retrained")
+
+
+def test_a_second_run_trains_nothing_again(run, exp):
+    first, folder = run(retrain_epochs=1), exp / "pruned_from_bottom/keep_1-1/retrained"
+    names = ("adapter.safetensors", "state.safetensors", "train.jsonl", "run.json")
+    before = [(folder / name).read_bytes() for name in names]
+    assert run(retrain_epochs=1) == first
+    assert [(folder / name).read_bytes() for name in names] == before
+
+
+def test_retraining_of_other_weights_in_the_same_folder_is_refused(run, exp):
+    run(retrain_epochs=1)
+    tensors, header = checkpoint.read_tensors(exp / "adapter.safetensors")
+    checkpoint.write_tensors(
+        exp / "adapter.safetensors", {name: t + 1 for name, t in tensors.items()}, header
+    )
+    with pytest.raises(CheckpointError, match="saved by a run with another start"):
+        run(retrain_epochs=1)
+
+
+def test_adapters_of_other_tasks_are_no_start(exp, tmp_path):
+    path = exp / "adapter.safetensors"
+    tensors, header = checkpoint.read_tensors(path)
+    checkpoint.write_tensors(path, tensors, {**header, "tasks": ["a", "b", "c"]})
+    made = experiment.load(exp / "config.yaml")
+    with pytest.raises(
+        CheckpointError, match="its tasks are a, b, c, and those of the training set are spk1"
+    ):
+        train_adapters(made, tmp_path / "again", device="cpu", start=path)
+
+
+def test_an_experiment_without_data_needs_a_set(run, exp):
+    made = experiment.load(exp / "config.yaml")
+    experiment.save(made.model_copy(update={"data": None}), exp / "config.yaml")
+    with pytest.raises(ConfigError, match="names no data to measure on; give a set with --data"):
+        run()
+
+
+def test_table_has_a_line_for_each_number_of_blocks():
+    rows = [
+        Row((0, 1), 0, 3000, 1000, Rate(12.0, 10.5, 14.25), Rate(11.5, 9.0, 13.0)),
+        Row((1,), 1, 1500, 500, Rate(20.0, 18.0, 22.0), Rate(12.5, 10.0, 15.0)),
+    ]
+    assert render(rows).splitlines() == [
+        "blocks  dropped  parameters  per task    WER   95 % interval  retrained   95 % interval",
+        "0-1           0       3,000     1,000  12.00  10.50 to 14.25      11.50   9.00 to 13.00",
+        "1             1       1,500       500  20.00  18.00 to 22.00      12.50  10.00 to 15.00",
+    ]
+
+
+def test_command_prints_the_table(exp):
+    app = typer.Typer()
+    command.register(app)
+    done = CliRunner().invoke(app, [str(exp), "--from-bottom", "--device", "cpu"], catch_exceptions=False)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["blocks", "0-1", "1"]
+    assert (exp / "pruned_from_bottom/prune.json").exists()

@@ -1,0 +1,139 @@
+"""A run can be stopped anywhere: the resumed run is the one that nothing stopped."""
+
+import math
+
+import pytest
+
+from adaptkit.errors import CheckpointError
+from adaptkit.training.state import Standing, State
+
+pytestmark = pytest.mark.espnet
+OPTIONS = {"max_epochs": 3, "average": 2, "save_every_steps": 2}
+
+
+@pytest.fixture
+def whole(new_run):
+    """A run that nothing stopped, averaging two of its three validations."""
+    run = new_run("whole", **OPTIONS)
+    run.fit()
+    return run
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_a_run_stopped_after_writing_weights_but_before_its_state_resumes_to_the_same(
+    new_run, whole, stop, assert_same
+):
+    new_run("run", stop=stop, **OPTIONS).fit_until_stopped()
+    resumed = new_run("run", **OPTIONS)
+    resumed.fit(resume=True)
+    assert_same(resumed.weights, whole.weights)
+    assert_same(resumed.saved(), whole.saved())
+
+
+def test_a_run_stopped_after_its_average_resumes_to_the_same(new_run, whole, assert_same):
+    new_run("run", stop=math.inf, **OPTIONS).fit_until_stopped()
+    resumed = new_run("run", **OPTIONS)
+    resumed.fit(resume=True)
+    assert_same(resumed.weights, whole.weights)
+
+
+def test_steps_done_again_are_noted_once(new_run, whole):
+    new_run("run", stop=4, **OPTIONS).fit_until_stopped()
+    resumed = new_run("run", **OPTIONS)
+    resumed.fit(resume=True)
+    timeless = [
+        [{key: value for key, value in event.items() if "seconds" not in key} for event in run.events(kind)]
+        for run in (resumed, whole)
+        for kind in ("step", "valid")
+    ]
+    assert timeless[:2] == timeless[2:]
+
+
+def test_a_run_stopped_before_its_first_save_starts_over(new_run, assert_same):
+    expected = new_run("whole", max_epochs=1)
+    expected.fit()
+    new_run("run", stop=1, max_epochs=1).fit_until_stopped()
+    again = new_run("run", max_epochs=1)
+    again.fit()
+    assert_same(again.weights, expected.weights)
+    assert [event["step"] for event in again.events("step")] == [e["step"] for e in expected.events("step")]
+
+
+def test_what_a_killed_run_was_writing_is_removed(new_run):
+    run = new_run("run", max_epochs=1)
+    run.plan.folder.mkdir()
+    (run.plan.folder / ".state.123.partial.safetensors").write_bytes(b"half")
+    run.fit()
+    assert sorted(path.name for path in run.plan.folder.iterdir()) == ["state.safetensors", "train.jsonl"]
+
+
+def test_resuming_a_finished_run_does_nothing(new_run):
+    new_run("run").fit()
+    again = new_run("run", stop=0)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in again.plan.folder.iterdir()}
+    state = again.fit(resume=True)
+    assert state.is_done
+    assert not again.written
+    assert before == {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in again.plan.folder.iterdir()
+    }
+
+
+def test_a_second_run_in_the_same_folder_is_refused(new_run):
+    new_run("run").fit()
+    with pytest.raises(CheckpointError, match="run: holds a run already; --resume goes on with it"):
+        new_run("run").fit()
+
+
+def test_resuming_with_other_settings_is_refused_with_both_values(new_run):
+    new_run("run").fit()
+    other = new_run("run", plan={"identity": {"lr": 2}})
+    with pytest.raises(CheckpointError, match=r"by a run with another lr \(1, now 2\); resume"):
+        other.fit(resume=True)
+
+
+def test_a_damaged_state_is_refused(new_run):
+    run = new_run("run")
+    run.fit()
+    path = run.plan.folder / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="state.safetensors: damaged or truncated"):
+        new_run("run").fit(resume=True)
+
+
+def test_a_state_holds_moments_and_steps_of_every_task_and_of_what_they_share(new_run):
+    first = new_run("run", "hra", max_epochs=1)
+    first.fit()
+    names = {name for name in first.saved() if name.startswith("optimizer.")}
+    slots = {f"optimizer.shared.{i}.{slot}" for i in range(3) for slot in ("exp_avg", "exp_avg_sq", "step")}
+    assert names == {"optimizer.moments", "optimizer.steps", *slots}
+    assert first.saved()["optimizer.moments"].shape[:2] == (2, 3)
+    assert first.saved()["optimizer.steps"].all()
+
+
+def test_resuming_nothing_starts(new_run):
+    run = new_run("run", max_epochs=1)
+    assert run.fit(resume=True).is_done
+
+
+def test_a_tie_is_no_better_and_patience_counts_validations_since_the_best():
+    standing = Standing()
+    seen = []
+    for entry in ([50.0, 1.0, 3], [50.0, 1.0, 6], [40.0, 2.0, 9], [40.0, 2.5, 12], [60.0, 0.1, 15]):
+        standing = standing.after(entry, average=2, patience=2)
+        seen.append((standing.waited, standing.is_stopped))
+    assert seen == [(0, False), (1, False), (0, False), (1, False), (2, True)]
+    assert standing.best == [[40.0, 2.0, 9], [40.0, 2.5, 12]]
+
+
+def test_without_patience_nothing_stops():
+    standing = Standing()
+    for step in range(99):
+        standing = standing.after([50.0, 1.0, step], average=1, patience=None)
+    assert (standing.waited, standing.is_stopped) == (98, False)
+
+
+def test_a_state_names_what_has_stopped_and_the_steps_kept_for_any():
+    standings = {"a": Standing([[1.0, 1.0, 6], [2.0, 1.0, 3]]), "b": Standing([[1.0, 1.0, 3]], 2, True)}
+    state = State(standings=standings)
+    assert (state.stopped, state.kept_steps) == ({"b"}, {3, 6})
