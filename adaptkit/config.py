@@ -93,6 +93,49 @@ def check(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
         raise ConfigError("\n".join([f"{where}: {len(lines)} problem(s):", *lines])) from error
 
 
+def find_published(section: str, word: str | Path) -> Path:
+    """Find the yaml that a name or a path means, as in `conf/<section>/<name>.yaml`.
+
+    A path is taken as it is. A name is looked up in the working folder, in the folders above it, and last
+    among the files that adaptkit ships; the nearest one counts.
+    """
+    found = find_optional(section, word)
+    if found is None:
+        known = published_names(section)
+        near = nearest(str(word), known) or f"; known: {', '.join(known)}"
+        raise ConfigError(f"'{word}': no conf/{section}/{word}.yaml here, above or in adaptkit{near}")
+    return found
+
+
+def find_optional(section: str, word: str | Path) -> Path | None:
+    """Find the yaml that a name or a path means, as `find_published` does; None for an unknown name."""
+    if is_path(word):
+        return Path(word)
+    files = (folder / f"{word}.yaml" for folder in _folders(section))
+    return next((file for file in files if file.is_file()), None)
+
+
+def published_names(section: str) -> list[str]:
+    """Name what `find_published` finds in a section, sorted."""
+    return sorted({file.stem for folder in _folders(section) for file in folder.glob("*.yaml")})
+
+
+def is_path(word: str | Path) -> bool:
+    """Whether a word is the path of a yaml rather than a name.
+
+    >>> is_path("conf/hra.yaml"), is_path("hra")
+    (True, False)
+    """
+    return Path(word).suffix in (".yaml", ".yml") or len(Path(word).parts) > 1
+
+
+def _folders(section: str) -> list[Path]:
+    """List the folders in which a section's files may be, the nearest first."""
+    here = Path.cwd()
+    shipped = Path(__file__).parent / "conf" / section
+    return [*(folder / "conf" / section for folder in (here, *here.parents)), shipped]
+
+
 def dump(config: Config) -> dict[str, Any]:
     """Give a configuration as plain yaml types, every default written out."""
     return config.model_dump(mode="json")

@@ -10,9 +10,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from adaptkit import config
 from adaptkit.adapters.api import AnyAdapterConfig
+from adaptkit.adapters.catalog import available
 from adaptkit.augment.policy import AnyPolicy, name_of, read_policy
 from adaptkit.config import Config
-from adaptkit.errors import ConfigError, listed
+from adaptkit.errors import ConfigError, listed, nearest
 
 
 class Sets(Config):
@@ -79,7 +80,8 @@ class Base(Config):
 
     dir: Path = Field(description="folder with config.yaml and model.pth")
     model: Path | None = Field(
-        None, description="ESPnet's training yaml; its model is built, its training is ours"
+        None,
+        description="ESPnet's training yaml, or its name in conf/base; the training is adaptkit's own",
     )
     tokens: Tokens = Field(Tokens(), description="outputs of the model")
     name: str = Field("base", description="names it, and the row of a report")
@@ -112,53 +114,94 @@ class Experiment(Config):
         return name
 
 
+class Variant(Config):
+    """A row of an experiment's `compare:`, adapters that are trained in place of its own."""
+
+    adapter: str | None = Field(None, description="a yaml of adapters by name or path; the row's own name")
+    set: dict[str, Any] = Field({}, description="settings that differ from it, as in adapters.0.bottleneck")
+
+
 def load(
-    path: Path, overrides: Sequence[str] = (), *, adapter: Path | None = None, augment: str | None = None
+    path: Path, overrides: Sequence[str] = (), *, adapter: str | None = None, augment: str | None = None
 ) -> Experiment:
     """Read and check an experiment; `overrides` are words like `adapters.0.bottleneck=32`.
 
-    `adapter` is a yaml with other `adapters:`, which may change options of their training in `train:` too;
-    `augment` is another augmentation, by name or path. The experiment is then named after them.
+    `adapter` replaces the adapters, and perhaps options of their training: it is a row of the yaml's
+    `compare:`, a yaml by its name in `conf/adapters` or by its path, or an adapter type. `augment` is another
+    augmentation, by name or path. The experiment is then named after them.
     """
-    words = _replacing(adapter) if adapter is not None else []
+    content = config.read_yaml(path)
+    variants = _read_variants(content, path)
+    words = [] if adapter is None else _replacing(adapter, variants)
     if augment is not None:
-        names = [name_of(augment)] if adapter is None else [adapter.stem, name_of(augment)]
+        names = [name_of(augment)] if adapter is None else [_name_of_adapter(adapter), name_of(augment)]
         words += setting({"name": "_".join(names), "augment": augment})
-    return _load(path, [*words, *overrides])
+    return _resolve(content, [*words, *overrides], path)
 
 
 def load_base(path: Path, overrides: Sequence[str] = (), *, augment: str | None = None) -> Experiment:
     """Read an experiment to train its base model, which is named after another augmentation, if given."""
-    changes = {} if augment is None else {"base.name": name_of(augment), "base.augment": augment}
-    return _load(path, [*setting(changes), *overrides])
-
-
-def _load(path: Path, overrides: Sequence[str]) -> Experiment:
-    """Read an experiment; policies take the place of their names before a later override changes them."""
     content = config.read_yaml(path)
-    _expand_policies(content)
+    _read_variants(content, path)
+    changes = {} if augment is None else {"base.name": name_of(augment), "base.augment": augment}
+    return _resolve(content, [*setting(changes), *overrides], path)
+
+
+def _resolve(content: dict[str, Any], overrides: Sequence[str], path: Path) -> Experiment:
+    """Check an experiment; names are resolved before a later override changes what they mean."""
+    _expand_names(content)
     for word in overrides:
         config.apply(content, word)
-        _expand_policies(content)
+        _expand_names(content)
     return config.check(Experiment, content, str(path))
 
 
-def _expand_policies(content: dict[str, Any]) -> None:
-    """Read the policies that are named in `augment` and `base.augment`."""
+def _expand_names(content: dict[str, Any]) -> None:
+    """Read the policies named in `augment` and `base.augment`, and find the yaml named in `base.model`."""
     for part in (content, content.get("base")):
         if isinstance(part, dict) and isinstance(part.get("augment"), str) and part["augment"] != "own":
             part["augment"] = config.dump(read_policy(part["augment"]))
+    base = content.get("base")
+    if isinstance(base, dict) and isinstance(base.get("model"), str):
+        base["model"] = str(config.find_published("base", base["model"]))
 
 
-def _replacing(path: Path) -> list[str]:
-    """Give the words that put a yaml of adapters in place of an experiment's own."""
+def _read_variants(content: dict[str, Any], path: Path) -> dict[str, Variant]:
+    """Take the section `compare:` out of an experiment's yaml."""
+    given = content.pop("compare", None) or {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path}: compare: expected 'name: {{adapter: ..., set: {{...}}}}' lines")
+    return {name: config.check(Variant, row or {}, f"{path}: compare.{name}") for name, row in given.items()}
+
+
+def _replacing(adapter: str, variants: Mapping[str, Variant]) -> list[str]:
+    """Write the words that put other adapters in place of an experiment's own."""
+    variant = variants.get(adapter, Variant(adapter=adapter))
+    given = _read_adapters(variant.adapter or adapter, variants)
+    train = {f"train.{name}": value for name, value in (given.get("train") or {}).items()}
+    changes = {"name": _name_of_adapter(adapter), "adapters": given["adapters"], **train, **variant.set}
+    return setting(changes)
+
+
+def _read_adapters(word: str, variants: Mapping[str, Variant]) -> dict[str, Any]:
+    """Read a yaml of adapters by its name in `conf/adapters` or its path, or take an adapter type."""
+    path = config.find_optional("adapters", word)
+    if path is None and word in available():
+        return {"adapters": [{"kind": word}]}
+    if path is None:
+        known = sorted({*variants, *config.published_names("adapters"), *available()})
+        near = nearest(word, known) or f"; known: {', '.join(known)}"
+        raise ConfigError(f"--adapter {word}: no such adapters{near}")
     given = config.read_yaml(path)
     if "adapters" not in given or set(given) - {"adapters", "train"}:
         raise ConfigError(
             f"{path}: expected 'adapters' and perhaps 'train', not {listed(given) or 'nothing'}"
         )
-    train = {f"train.{name}": value for name, value in (given.get("train") or {}).items()}
-    return setting({"name": path.stem, "adapters": given["adapters"], **train})
+    return given
+
+
+def _name_of_adapter(word: str) -> str:
+    return Path(word).stem if config.is_path(word) else word
 
 
 def setting(changes: Mapping[str, Any]) -> list[str]:

@@ -48,6 +48,15 @@ def read_text(path: Path) -> str:
         raise AdaptkitError(f"{path}: not UTF-8 text (byte {error.start}); convert it with iconv") from error
 
 
+def split_lines(text: str) -> list[str]:
+    r"""Split at line feeds alone: str.splitlines would also split inside a text, at U+2028 and others.
+
+    >>> split_lines("a\u2028b\nc\n")
+    ['a\u2028b', 'c']
+    """
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def stamp(location: str | Path) -> list[int]:
     """Give the size and the time of change by which a file is told from another; nothing where it is none."""
     try:

@@ -1,22 +1,21 @@
-"""What a training and a decoding leave behind for the report: run.json, train.jsonl, versions and commit."""
+"""The records of trainings and decodings: run.json and train.jsonl."""
 
 import json
 import logging
-import platform
-import resource
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
+from adaptkit import provenance
 from adaptkit.errors import CheckpointError, listed
-from adaptkit.files import read_text, write_text
+from adaptkit.files import read_text, split_lines, write_text
+from adaptkit.folders import RunFolder
 
 Record = TypeVar("Record", "RunRecord", "DecodeRecord")
 log = logging.getLogger(__name__)
@@ -39,9 +38,15 @@ class RunRecord:
     steps: int
     seed: int
     versions: dict[str, str]
-    commit: str | None
+    recipe_commit: Annotated[  # of the working folder; earlier records call it `commit`
+        str | None, Field(validation_alias=AliasChoices("recipe_commit", "commit"))
+    ]
     command: str
     cpu_seconds: float = 0.0  # of the training's process, start-up included; 0 where nothing was trained
+    toolkit_commit: str | None = None  # of adaptkit itself, where it is installed from a checkout
+    device: str = ""
+    host: str = ""
+    date: str = ""  # ISO 8601, with the offset from UTC
 
     def write(self, path: Path) -> None:
         """Write the record as json, atomically."""
@@ -88,60 +93,88 @@ class Progress:
     wer: tuple[tuple[int, float], ...] = ()
 
 
-def read_progress(path: Path) -> Progress:
-    """Read `train.jsonl`; steps that a killed run did past its last save give way to those done again.
-
-    The line that a kill cut short is left out, with a warning.
-    """
-    loss: dict[int, float] = {}
-    wer: dict[int, float] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of a `train.jsonl`; the line that a kill cut short is left out, with a warning."""
+    for number, line in enumerate(split_lines(read_text(path)), start=1):
         try:
             event = json.loads(line)
-            if event["event"] == "step":
-                loss[event["step"]] = event["loss"]
-            elif event["event"] == "valid":
-                wer[event["step"]] = event["wer"]
-        except (json.JSONDecodeError, KeyError):
+            event["event"], event["step"]
+        except (json.JSONDecodeError, KeyError, TypeError):
             log.warning("%s:%d: left out, cut short when a run was killed", path, number)
-    return Progress(tuple(sorted(loss.items())), tuple(sorted(wer.items())))
+        else:
+            yield event
 
 
-def collect_versions() -> dict[str, str]:
-    """Give the versions that a result depends on."""
-    names = ("torch", "torchaudio", "espnet", "adaptkit")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+def read_progress(path: Path) -> Progress:
+    """Read loss and WER from a `train.jsonl`.
+
+    Steps that a killed run did past its last save give way to those done again.
+    """
+    curves: dict[str, dict[int, float]] = {"loss": {}, "wer": {}}
+    shown = {"step": "loss", "valid": "wer"}
+    for event in read_log(path):
+        name = shown.get(event["event"])
+        if name in event:
+            curves[name][event["step"]] = event[name]
+    loss, wer = (tuple(sorted(curves[name].items())) for name in ("loss", "wer"))
+    return Progress(loss, wer)
 
 
-def find_commit() -> str | None:
-    """Give the git commit of the current folder, `+dirty` where tracked files differ; None outside git."""
-    commit = _git("rev-parse", "HEAD")
-    if commit and _git("status", "--porcelain", "--untracked-files=no"):
-        return f"{commit}+dirty"
-    return commit
+@dataclass(frozen=True)
+class Recorded:
+    """What a run made, as its record tells it."""
+
+    name: str  # of the experiment
+    kind: str
+    tasks: Sequence[str]
+    num_trainable: int
+    num_per_task: int
 
 
-def command_line() -> str:
-    """Give the command that this process runs, as one would type it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+@dataclass(frozen=True)
+class Effort:
+    """What a training took."""
+
+    seconds: float = 0.0
+    epochs: int = 0
+    steps: int = 0
+    seed: int = 0
+    is_ours: bool = True  # false where another process trained
 
 
-def peak_memory_mb() -> float:
-    """Give the most memory this process has held, in MiB: on the GPU where CUDA is in use, else resident."""
-    import torch  # here: a report reads records and need not wait seconds for torch
-
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB
-
-
-def _git(*words: str) -> str | None:
-    """Ask git; None where there is no git or no repository."""
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+def write_record(
+    folder: Path,
+    made: Recorded,
+    *,
+    base_fingerprint: str,
+    params_base: int,
+    device: str,
+    effort: Effort | None = None,
+) -> None:
+    """Write `run.json` for the report; without `effort` nothing was trained."""
+    took = effort or Effort(is_ours=False)
+    RunRecord(
+        name=made.name,
+        kind=made.kind,
+        tasks=list(made.tasks),
+        base_fingerprint=base_fingerprint,
+        params_base=params_base,
+        params_trainable=made.num_trainable,
+        params_per_task=made.num_per_task,
+        train_seconds=took.seconds,
+        peak_mb=provenance.peak_memory_mb() if effort else 0.0,
+        epochs=took.epochs,
+        steps=took.steps,
+        seed=took.seed,
+        versions=provenance.collect_versions(),
+        recipe_commit=provenance.find_recipe_commit(),
+        command=provenance.command_line(),
+        cpu_seconds=time.process_time() if took.is_ours else 0.0,
+        toolkit_commit=provenance.find_toolkit_commit(),
+        device=provenance.describe_device(device),
+        host=socket.gethostname(),
+        date=datetime.now().astimezone().isoformat(timespec="seconds"),
+    ).write(RunFolder(folder).record)
 
 
 def _write(record: RunRecord | DecodeRecord, path: Path) -> None:

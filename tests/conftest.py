@@ -23,8 +23,8 @@ from adaptkit.features import extract
 from adaptkit.features.fbank import FbankOptions
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
-from adaptkit.model import checkpoint
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
+from adaptkit.tensors import read_tensors
 from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.state import State
@@ -240,9 +240,9 @@ def encode():
     """Give what leaves the encoder for a batch, x (B, U, D), with or without adapters."""
 
     def run(base: BaseModel, stack: api.AdapterStack | None, batch: Batch) -> Tensor:
-        objective = Objective(base, stack).eval()
-        with torch.no_grad(), objective.hooked():
-            return objective.encode(batch)[0]
+        adapted = AdaptedModel(base, stack).eval()
+        with torch.no_grad(), adapted.hooked():
+            return adapted.encode(batch)[0]
 
     return run
 
@@ -255,12 +255,12 @@ class Stopped(Exception):
 class Run:
     """A run of adapters in a folder, and what it wrote where decoding finds it."""
 
-    objective: Objective
+    adapted: AdaptedModel
     plan: Plan
     written: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)  # step, weights
 
     def fit(self, *, resume=False) -> State:
-        return fit(self.objective, self.plan, resume=resume)
+        return fit(self.adapted, self.plan, resume=resume)
 
     def fit_until_stopped(self) -> None:
         with pytest.raises(Stopped):
@@ -276,7 +276,7 @@ class Run:
 
     def saved(self) -> dict[str, Tensor]:
         """The tensors of the saved state: optimizer.* and weights.*."""
-        return checkpoint.read_tensors(self.plan.folder / "state.safetensors")[0]
+        return read_tensors(self.plan.folder / "state.safetensors")[0]
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def new_run(base, examples, new_stack, settings, tmp_path):
         stack = new_stack(base, kind, tasks=tasks, is_trained=is_trained)
         chosen, own = settings(**options).train, _of_tasks(examples, tasks)
         given = Plan(own, own, tmp_path / name, chosen, {"lr": 1}, write, finish)
-        run = Run(Objective(base, stack), replace(given, **(plan or {})))
+        run = Run(AdaptedModel(base, stack), replace(given, **(plan or {})))
         return run
 
     return make

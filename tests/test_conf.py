@@ -7,6 +7,7 @@ import pytest
 
 from adaptkit import config
 from adaptkit.adapters import api
+from adaptkit.adapters.catalog import available
 from adaptkit.augment.policy import Policy, read_policy
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -38,7 +39,7 @@ def test_settings_are_named_after_the_kinds_in_them(path):
 
 
 def test_every_kind_has_settings_of_its_name():
-    assert set(api.available()) <= {path.stem for path in FOLDER.glob("*.yaml")}
+    assert set(available()) <= {path.stem for path in FOLDER.glob("*.yaml")}
 
 
 by_policy = pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)

@@ -2,20 +2,17 @@
 
 import json
 import logging
+import shutil
 import subprocess
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
+from adaptkit import records
 from adaptkit.errors import CheckpointError
-from adaptkit.records import (
-    DecodeRecord,
-    Progress,
-    RunRecord,
-    collect_versions,
-    find_commit,
-    peak_memory_mb,
-    read_progress,
-)
+from adaptkit.provenance import collect_versions, find_recipe_commit, find_toolkit_commit, peak_memory_mb
+from adaptkit.records import DecodeRecord, Progress, RunRecord, read_progress
 
 RUN = RunRecord(
     name="residual64",
@@ -31,7 +28,7 @@ RUN = RunRecord(
     steps=300,
     seed=0,
     versions={"torch": "2.11.0"},
-    commit=None,
+    recipe_commit=None,
     command="adaptkit train conf/residual.yaml",
 )
 DECODE = DecodeRecord(
@@ -118,7 +115,7 @@ def test_versions_name_what_a_result_depends_on():
 def test_commit_is_none_outside_git(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert find_commit() is None
+    assert find_recipe_commit() is None
 
 
 def test_commit_is_marked_while_tracked_files_differ(tmp_path, monkeypatch):
@@ -127,10 +124,36 @@ def test_commit_is_marked_while_tracked_files_differ(tmp_path, monkeypatch):
     git(tmp_path, "init")
     git(tmp_path, "add", "file")
     git(tmp_path, "commit", "-m", "first")
-    clean = find_commit()
+    clean = find_recipe_commit()
     (tmp_path / "file").write_text("2")
     assert len(clean) == 40
-    assert find_commit() == f"{clean}+dirty"
+    assert find_recipe_commit() == f"{clean}+dirty"
+
+
+def test_the_commit_of_adaptkit_is_not_that_of_the_repository_it_is_installed_in(tmp_path, monkeypatch):
+    package = tmp_path / "venv/adaptkit"
+    shutil.copytree(
+        Path(records.__file__).parent, package, ignore=shutil.ignore_patterns("conf", "recipes", "egs")
+    )
+    (tmp_path / "file").write_text("1")
+    git(tmp_path, "init")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-m", "a stranger's")
+    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
+    assert find_toolkit_commit() is None
+
+
+def test_records_of_before_call_the_recipes_commit_commit(tmp_path):
+    content = {**asdict(RUN), "commit": "abc"}
+    del (
+        content["recipe_commit"],
+        content["toolkit_commit"],
+        content["host"],
+        content["date"],
+        content["device"],
+    )
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    assert RunRecord.read(tmp_path / "run.json") == replace(RUN, recipe_commit="abc")
 
 
 def test_peak_memory_is_that_of_this_process():

@@ -7,7 +7,6 @@ its file name is the `kind` of the yaml. No list of kinds is kept anywhere else.
 """
 
 import importlib
-import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
@@ -19,8 +18,9 @@ from torch import Tensor, nn
 
 from adaptkit import config
 from adaptkit.adapters import kinds
+from adaptkit.adapters.catalog import available
 from adaptkit.adapters.fold import Fold
-from adaptkit.adapters.per_task import Space, draw, owning_parts
+from adaptkit.adapters.per_task import Space, draw, owning_parts, task_parameters
 from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError, listed, nearest
 
@@ -122,6 +122,16 @@ class AdapterStack(nn.ModuleList):
         """Tell whether the base's own weights change, so that a pass serves tasks of one `group` only."""
         return any("weight" in member.wants for member in self)
 
+    @property
+    def num_parameters(self) -> int:
+        """The parameter count, of all tasks together."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def num_per_task(self) -> int:
+        """The parameter count per task: what one more task would add."""
+        return sum(parameter[0].numel() for _, parameter in task_parameters(self))
+
     def group(self, task: int) -> tuple[int, ...]:
         """Give what is the same for tasks that one pass can serve, since they change weights alike."""
         members = self if self.changes_weights else ()
@@ -179,11 +189,6 @@ class AdapterStack(nn.ModuleList):
         if kept is None or adapted is x_out and torch.is_grad_enabled():
             return adapted
         return adapted.index_put((self.base_rows,), kept)
-
-
-def available() -> list[str]:
-    """Name the kinds: the modules of this package."""
-    return sorted(module.name for module in pkgutil.iter_modules(kinds.__path__))
 
 
 def load_kind(kind: str) -> ModuleType:

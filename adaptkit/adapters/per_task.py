@@ -174,11 +174,6 @@ def shared_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     yield from ((name, parameter) for name, parameter in module.named_parameters() if name not in owned)
 
 
-def numbers_per_task(module: nn.Module) -> int:
-    """Count what each task owns, which is what one more would add."""
-    return sum(parameter[0].numel() for _, parameter in task_parameters(module))
-
-
 def _tables(module: nn.Module) -> list[tuple[TaskOwned, str, nn.Parameter]]:
     return [
         (part, name, table)

@@ -8,24 +8,21 @@ made of: a second run makes only what is missing or would be another.
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.noise import Noise, NoiseBank
-from adaptkit.augment.recordings import SUFFIXES
-from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed
-from adaptkit.files import read_text, stamp, write_text
+from adaptkit.errors import AdaptkitError, ConfigError, DataError
+from adaptkit.files import read_text, split_lines, stamp, write_text
 from adaptkit.kaldi import datadir, subset
 from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.tables import format_table, write_table
 from adaptkit.progress import counting
 
-TEST_NOISES = ("helicopter", "rain", "exercise_bike", "running_tap")  # types that training does not hear
-TEST_SNRS_DB = (20, 10, 5, 0)
 RECORD = "copies.jsonl"
 
 log = logging.getLogger(__name__)
@@ -81,40 +78,6 @@ def copy(
     made = subset.combine([data, noisy] if which.with_clean else [noisy], path=out_dir)
     _save(made, data, _make(plan, bank, out_dir / RECORD, allow_pipes))
     return made
-
-
-def copy_tests(data: Path, names: Sequence[str]) -> None:
-    """Write `<name>_<ratio>db` for each test set below `data` and each of TEST_SNRS_DB, without rooms.
-
-    The noises are those of `noise_test`. An utterance has the same one at every ratio.
-    """
-    for name in names:
-        for snr_db in TEST_SNRS_DB:
-            noises = (data / "noise_test" / "wav.scp",)
-            noise = Noise(noises=noises, snr_db=(snr_db, snr_db), room_share=0.0)
-            copy(data / name, data / f"{name}_{snr_db}db", noise, Copies(with_clean=False))
-
-
-def write_noise_lists(folder: Path, data: Path, test_types: Collection[str] = TEST_NOISES) -> None:
-    """Write the recordings of noise below a folder as `noise_train` and `noise_test` below `data`.
-
-    The type of a recording is the name of its folder, or its own name at the top. No type is in both.
-    """
-    lists: dict[str, dict[str, str]] = {"noise_train": {}, "noise_test": {}}
-    for kind, file in _find_noises(folder):
-        table = lists["noise_test" if kind in test_types else "noise_train"]
-        name = "_".join("-".join(file.relative_to(folder).with_suffix("").parts).split())
-        if table.setdefault(name, str(file.resolve())) != str(file.resolve()):
-            raise DataError(f"{file}: another recording there is called {name} too; rename one")
-    if not all(lists.values()):
-        kinds = sorted({kind for kind, _ in _find_noises(folder)})
-        raise DataError(
-            f"{folder}: types {listed(kinds) or 'none'}, where some of {listed(test_types)} are needed for "
-            "tests and others for training; give a folder with more types"
-        )
-    for name, table in lists.items():
-        write_table(data / name / "wav.scp", table)
-        log.info("%s: %d recordings of noise", data / name, len(table))
 
 
 @dataclass(frozen=True)
@@ -209,7 +172,7 @@ def _make_one(one: _Copy, bank: NoiseBank, made_of: str, allow_pipes: bool) -> _
 
 def _read_record(record: Path) -> dict[str, _Made]:
     """Read what an earlier run made, by utterance; the last line of a killed one may be cut."""
-    lines = read_text(record).splitlines() if record.exists() else []
+    lines = split_lines(read_text(record)) if record.exists() else []
     made = {}
     for line in lines:
         with suppress(json.JSONDecodeError, TypeError):
@@ -231,10 +194,3 @@ def _save(made: DataDir, source: DataDir, copies: dict[str, _Made]) -> None:
             return
     write_table(table, noises)
     subset.save(made, [source])
-
-
-def _find_noises(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Give each recording below a folder and its type."""
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in SUFFIXES:
-            yield (file.stem if file.parent == folder else file.parent.name), file

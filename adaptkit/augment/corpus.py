@@ -12,6 +12,7 @@ from adaptkit.features.fbank import FbankOptions, load_feats, log_mel, read_opti
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.durations import measure
 from adaptkit.kaldi.recording import probe
 from adaptkit.kaldi.tables import read_table
 
@@ -94,12 +95,10 @@ def count_frames(data: DataDir) -> list[int]:
 
 
 def _durations(data: DataDir) -> Iterator[float]:
-    """Give the seconds of each utterance: by its times, utt2dur, or the header of its recording."""
-    known = data.duration_sec or {}
+    """Yield the seconds of each utterance; headers are read where neither its times nor utt2dur say."""
+    stated = data.duration_sec or {}
     for utterance in data.utterances:
-        if utterance.end_sec is not None:
-            yield utterance.end_sec - utterance.start_sec
-        elif utterance.utt_id in known:
-            yield known[utterance.utt_id]
+        if utterance.end_sec is None and utterance.utt_id in stated:
+            yield stated[utterance.utt_id]
         else:
-            yield probe(data.recordings[utterance.recording]).duration_sec - utterance.start_sec
+            yield measure(utterance, {}, lambda name: probe(data.recordings[name]).duration_sec)

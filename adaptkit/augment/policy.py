@@ -14,9 +14,6 @@ from adaptkit import config
 from adaptkit.augment.noise import Noise
 from adaptkit.augment.specaugment import Share, SpecAugment
 from adaptkit.config import Config
-from adaptkit.errors import ConfigError, nearest
-
-FOLDER = Path("conf/augment")  # here, or in a folder above
 
 
 class Mix(Config):
@@ -61,31 +58,10 @@ AnyPolicy = Annotated[Policy | Literal["own"] | None, BeforeValidator(_read_any)
 
 
 def read_policy(word: str | Path, overrides: Sequence[str] = ()) -> Policy:
-    """Read a policy by its name, as in conf/augment/<name>.yaml here or in a folder above, or by its path."""
-    return config.load(Policy, find(word), overrides)
+    """Read a policy by its name in `conf/augment` (see `config.find_published`) or by its path."""
+    return config.load(Policy, config.find_published("augment", word), overrides)
 
 
 def name_of(word: str | Path) -> str:
-    """Give the name of a policy from its name or path."""
-    return Path(word).stem if _is_path(Path(word)) else str(word)
-
-
-def find(word: str | Path) -> Path:
-    """Find the yaml that a name or a path means."""
-    if _is_path(Path(word)):
-        return Path(word)
-    here = Path.cwd()
-    found = {
-        file.stem: file
-        for folder in reversed((here, *here.parents))  # what is nearer comes later and stands
-        for file in sorted((folder / FOLDER).glob("*.yaml"))
-    }
-    if str(word) not in found:
-        known = f"; known: {', '.join(sorted(found))}" if found else ""
-        near = nearest(str(word), found) or known
-        raise ConfigError(f"augmentation '{word}': no {FOLDER}/{word}.yaml here or above{near}")
-    return found[str(word)]
-
-
-def _is_path(word: Path) -> bool:
-    return word.suffix in (".yaml", ".yml") or len(word.parts) > 1
+    """Return the name of a policy from its name or path."""
+    return Path(word).stem if config.is_path(word) else str(word)

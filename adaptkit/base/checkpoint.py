@@ -1,6 +1,5 @@
 """Load and save base models: a folder with ESPnet's `config.yaml` and `model.pth`."""
 
-import hashlib
 import io
 import json
 import logging
@@ -20,8 +19,10 @@ from adaptkit.base import padding
 from adaptkit.base.build import build, complete
 from adaptkit.base.sites import find_sites
 from adaptkit.config import read_yaml, write_yaml
-from adaptkit.errors import CheckpointError, listed
+from adaptkit.errors import CheckpointError
 from adaptkit.files import replacing
+from adaptkit.folders import RunFolder
+from adaptkit.tensors import hash_tensors, load_strictly
 from adaptkit.tokens import TokenList
 
 _LOG = logging.getLogger(__name__)
@@ -90,20 +91,21 @@ def load(path: Path, device: torch.device | str = "cpu") -> BaseModel:
 
     ESPnet's own inference loads with strict=False, so that a wrong file decodes without an error.
     """
-    path = Path(path)
-    if not (path / "config.yaml").exists() or not (path / "model.pth").exists():
+    path, folder = Path(path), RunFolder(Path(path))
+    if not folder.config.exists() or not folder.model.exists():
         raise CheckpointError(
-            f"{path}: no base model: expected config.yaml and model.pth; stage 5 trains one"
+            f"{path}: no base model: expected config.yaml and model.pth; 'adaptkit base train' trains one"
         )
-    config = complete(read_yaml(path / "config.yaml"))
+    _LOG.info("loading the base model %s", path)
+    config = complete(read_yaml(folder.config))
     if not isinstance(config.get("token_list"), list):
         raise CheckpointError(
             f"{path}/config.yaml: has no list 'token_list'; give the one that ESPnet wrote beside the model"
         )
-    weights = read_weights(path / "model.pth")
-    with tempfile.TemporaryDirectory() as folder:
-        model = build(_with_statistics(config, weights, path, Path(folder)))
-    load_strictly(model, weights, path / "model.pth")
+    weights = read_weights(folder.model)
+    with tempfile.TemporaryDirectory() as temporary:
+        model = build(_with_statistics(config, weights, path, Path(temporary)))
+    load_strictly(model, weights, folder.model)
     return wrap(path, config, model.to(device))
 
 
@@ -134,9 +136,9 @@ def save(path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -
     """Write `config.yaml` and `model.pth` as ESPnet's `ASRTask.build_model_from_file` reads them."""
     content = io.BytesIO()  # torch's own file writer answers a full disk with a RuntimeError
     torch.save({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, content)
-    with replacing(path / "model.pth") as temporary:
+    with replacing(RunFolder(path).model) as temporary:
         temporary.write_bytes(content.getbuffer())
-    write_yaml(path / "config.yaml", config)
+    write_yaml(RunFolder(path).config, config)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -154,21 +156,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: does not hold model weights alone; give ESPnet's model file (valid.*.pth)"
         )
     return weights
-
-
-def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights whose names and shapes are all the model's, and no others."""
-    own = model.state_dict()
-    missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-    reshaped = [name for name in own if name in weights and own[name].shape != weights[name].shape]
-    problems = [
-        f"{what}: {listed(names, 3)}"
-        for what, names in (("missing", missing), ("not in the model", extra), ("of another shape", reshaped))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"{path}: does not fit the configuration it comes with; {'; '.join(problems)}")
-    model.load_state_dict(weights, strict=True)
 
 
 def _with_statistics(
@@ -198,8 +185,4 @@ def _fingerprint(config: Mapping[str, Any], model: nn.Module) -> str:
     normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
     described["normalize_conf"] = normalize  # the statistics themselves are buffers
     words = json.dumps(described, sort_keys=True, default=str)
-    digest = hashlib.blake2b(words.encode(), digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return hash_tensors(model.state_dict(), prefix=words)

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -12,7 +12,6 @@ from adaptkit import tokens as text_tokens
 from adaptkit.base import build, checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import DataError, listed
-from adaptkit.experiment import Tokens
 from adaptkit.features.fbank import FbankOptions, read_options
 from adaptkit.kaldi import datadir
 from adaptkit.tokens import TokenList
@@ -20,7 +19,14 @@ from adaptkit.tokens import TokenList
 _LOG = logging.getLogger(__name__)
 
 
-def describe(model_yaml: Path, train_set: Path, folder: Path, wanted: Tokens) -> dict[str, Any]:
+def make_config(
+    model_yaml: Path,
+    train_set: Path,
+    folder: Path,
+    *,
+    token_type: Literal["char", "bpe"],
+    num_tokens: int,
+) -> dict[str, Any]:
     """Complete ESPnet's training yaml into a model's `config.yaml`, and put the files it names in `folder`.
 
     Its training options are not used, and said to be not: adaptkit's own `base.train` takes their place.
@@ -30,10 +36,10 @@ def describe(model_yaml: Path, train_set: Path, folder: Path, wanted: Tokens) ->
     if unused:
         _LOG.info("%s: not used, base.train takes its place: %s", model_yaml, listed(unused))
     completed = build.complete(given)
-    tokens = _make_tokens(train_set, folder, wanted)
+    tokens = _make_tokens(train_set, folder, token_type=token_type, num_tokens=num_tokens)
     completed |= {
         "token_list": list(tokens.tokens),
-        "token_type": wanted.type,
+        "token_type": token_type,
         "bpemodel": str(tokens.bpe_model) if tokens.bpe_model else None,
     }
     if completed["frontend"] is None:
@@ -57,11 +63,11 @@ def untrained(model_yaml: Path, num_tokens: int) -> BaseModel:
         return checkpoint.wrap(model_yaml, completed, build.build(completed))
 
 
-def _make_tokens(train_set: Path, folder: Path, wanted: Tokens) -> TokenList:
+def _make_tokens(train_set: Path, folder: Path, *, token_type: str, num_tokens: int) -> TokenList:
     texts = [utterance.text for utterance in datadir.read(train_set).utterances]
-    if wanted.type == "char":
+    if token_type == "char":
         return text_tokens.char_tokens(texts)
-    return text_tokens.bpe_tokens(texts, wanted.size, folder / "bpe.model")
+    return text_tokens.bpe_tokens(texts, num_tokens, folder / "bpe.model")
 
 
 def _copy_statistics(train_set: Path, folder: Path) -> Path:

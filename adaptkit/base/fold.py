@@ -1,4 +1,4 @@
-"""Fold the adapters of one task into the weights of their base model, and take them out again.
+"""Fold the adapters of one task into the weights of their base model, and unfold them again.
 
 A difference to a linear map is added to its weight. Hidden units beside a feed-forward become units of it.
 ESPnet knows one number of units for all feed-forwards of an encoder, so each gains as many as the one that
@@ -6,7 +6,6 @@ gains most; those without a use have zero weights on both sides and add nothing.
 """
 
 import copy
-import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,12 +25,14 @@ from adaptkit.base.checkpoint import BaseModel, save, wrap
 from adaptkit.config import Config
 from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
 from adaptkit.files import replacing
+from adaptkit.folders import RunFolder
+from adaptkit.tensors import hash_tensors
 
 _FEED_FORWARDS = ("ffn_macaron", "ffn")
 
 
-class Merged(Config):
-    """What a merged model's `config.yaml` says under `adaptkit: merged:`, an entry for each merge."""
+class Folded(Config):
+    """What the `config.yaml` of a folded model says under `adaptkit: merged:`, an entry for each fold."""
 
     kind: str = Field(description="kinds of the adapters, joined with +")
     task: str = Field(description="whose adapters they were")
@@ -43,7 +44,7 @@ class Merged(Config):
 
 @dataclass(frozen=True)
 class _Changes:
-    """What a merge does: differences by the names of parameters, and units by those of feed-forwards."""
+    """What a fold does: differences by the names of parameters, and units by those of feed-forwards."""
 
     differences: dict[str, Tensor] = field(default_factory=dict)
     units: dict[str, list[Widened]] = field(default_factory=dict)
@@ -70,7 +71,7 @@ class _FeedForward:
 
 
 @torch.no_grad()
-def merge(base: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
+def fold(base: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
     """Make a base model that does alone what `base` does with a task's adapters, if algebra allows it."""
     changes = _collect(base, stack, _index(stack, task))
     model = copy.deepcopy(base.model)
@@ -81,72 +82,72 @@ def merge(base: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
             _widen(feed_forward, changes.units.get(feed_forward.site.name, ()), changes.num_units)
         config["encoder_conf"] = _with_units(config, feed_forwards)
     _add(model, changes.differences, sign=1)
-    merged = wrap(base.path, config, model)
-    entry = Merged(
+    folded = wrap(base.path, config, model)
+    entry = Folded(
         kind=stack.kind,
         task=task,
         base_fingerprint=base.fingerprint,
-        fingerprint=merged.fingerprint,
+        fingerprint=folded.fingerprint,
         adapter_digest=_digest(stack, task),
         num_units=changes.num_units,
     )
     entries = [*_entries(base), configuration.dump(entry)]
-    return replace(merged, config=_with_entries(config, entries))
+    return replace(folded, config=_with_entries(config, entries))
 
 
 @torch.no_grad()
-def narrow(merged: BaseModel) -> BaseModel:
-    """Cut the units that the last merge added; what is left has the sites and fingerprint of its base model.
+def narrow(folded: BaseModel) -> BaseModel:
+    """Cut the units that the last fold added; what is left has the sites and fingerprint of its base model.
 
-    `unmerge` makes its weights those of that base model too.
+    `unfold` makes its weights those of that base model too.
     """
-    entry = read_last(merged)
-    if entry.fingerprint != merged.fingerprint:
+    entry = read_last(folded)
+    if entry.fingerprint != folded.fingerprint:
         raise CheckpointError(
-            f"{merged.path}: has changed since 'adaptkit adapters merge' made it, as its fingerprint "
-            f"{merged.fingerprint} shows; merge again for the model to unmerge"
+            f"{folded.path}: has changed since 'adaptkit adapters fold' made it, as its fingerprint "
+            f"{folded.fingerprint} shows; fold again for the model to unfold"
         )
-    model, config = copy.deepcopy(merged.model), dict(merged.config)
+    model, config = copy.deepcopy(folded.model), dict(folded.config)
     if entry.num_units:
-        feed_forwards = list(_feed_forwards(model, merged.sites))
+        feed_forwards = list(_feed_forwards(model, folded.sites))
         for feed_forward in feed_forwards:
             _cut(feed_forward, entry.num_units)
         config["encoder_conf"] = _with_units(config, feed_forwards)
-    return replace(wrap(merged.path, config, model), fingerprint=entry.base_fingerprint)
+    return replace(wrap(folded.path, config, model), fingerprint=entry.base_fingerprint)
 
 
 @torch.no_grad()
-def unmerge(narrowed: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
-    """Subtract from a narrowed model what the merge of a task's adapters added.
+def unfold(narrowed: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
+    """Subtract from a narrowed model what the fold of a task's adapters added.
 
-    The adapters must be those of the merge, bit for bit. Cut units leave no trace; where differences were
+    The adapters must be those of the fold, bit for bit. Cut units leave no trace; where differences were
     added the weights are the base model's up to rounding, which its fingerprint tells.
     """
     entry, index = read_last(narrowed), _index(stack, task)
     made = (entry.kind, entry.task, entry.adapter_digest)
     if made != (stack.kind, task, _digest(stack, task)):
         raise CheckpointError(
-            f"{narrowed.path}: merged with {entry.kind} of task '{entry.task}'; what is to be unmerged is "
-            f"{stack.kind} of task '{task}', with other weights; give the experiment and task of the merge"
+            f"{narrowed.path}: folded with {entry.kind} of speaker '{entry.task}'; what is to be unfolded is "
+            f"{stack.kind} of speaker '{task}', with other weights; give the experiment and speaker folded"
         )
     model = copy.deepcopy(narrowed.model)
     _add(model, _collect(narrowed, stack, index).differences, sign=-1)
     return wrap(narrowed.path, _with_entries(narrowed.config, _entries(narrowed)[:-1]), model)
 
 
-def read_last(base: BaseModel) -> Merged:
-    """Read what a model says of the last merge; CheckpointError where there was none."""
+def read_last(base: BaseModel) -> Folded:
+    """Read what a model says of the last fold; CheckpointError where there was none."""
     entries = _entries(base)
     if not entries:
         raise CheckpointError(
-            f"{base.path}/config.yaml: no 'adaptkit: merged:'; 'adaptkit adapters merge' did not make it"
+            f"{base.path}/config.yaml: no 'adaptkit: merged:'; 'adaptkit adapters fold' did not make it"
         )
-    return configuration.check(Merged, entries[-1], f"{base.path}/config.yaml: adaptkit.merged")
+    return configuration.check(Folded, entries[-1], f"{base.path}/config.yaml: adaptkit.merged")
 
 
 def write(base: BaseModel, folder: Path) -> None:
     """Write a model with the files that it needs into a folder that holds none yet."""
-    if (folder / "model.pth").exists():
+    if RunFolder(folder).model.exists():
         raise ConfigError(f"{folder}: holds a base model already; choose another folder with --out")
     config, normalize = dict(base.config), dict(base.config["normalize_conf"])
     if normalize.get("stats_file"):
@@ -170,7 +171,7 @@ def _take_along(source: Path, name: str, folder: Path) -> str:
 def _index(stack: AdapterStack, task: str) -> int:
     if task not in stack.tasks:
         known = nearest(task, stack.tasks) or f"; known: {listed(stack.tasks)}"
-        raise ConfigError(f"--task {task}: there are no adapters of that task{known}")
+        raise ConfigError(f"--speaker {task}: there are no adapters of that speaker{known}")
     return stack.tasks.index(task)
 
 
@@ -185,10 +186,10 @@ def _collect(base: BaseModel, stack: AdapterStack, task: int) -> _Changes:
                     for name, difference in member.differences(task).items():
                         changes.add(name, difference)
                     continue
-                for fold in member.fold(task):
-                    _take(changes, fold, feed_forwards)
+                for part in member.fold(task):
+                    _take(changes, part, feed_forwards)
         except ConfigError as error:
-            raise ConfigError(f"adapter '{entry.kind}' cannot be merged into a base model: {error}") from None
+            raise ConfigError(f"adapter '{entry.kind}' cannot be folded into a base model: {error}") from None
     return changes
 
 
@@ -266,7 +267,7 @@ def _entries(base: BaseModel) -> list[Mapping[str, Any]]:
 
 
 def _with_entries(config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Replace what a configuration says of merges; without any it says nothing."""
+    """Replace what a configuration says of folds; without any it says nothing."""
     own = {name: value for name, value in (config.get("adaptkit") or {}).items() if name != "merged"}
     if entries:
         own["merged"] = list(entries)
@@ -276,9 +277,8 @@ def _with_entries(config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]
 def _digest(stack: AdapterStack, task: str) -> str:
     """Hash all weights that act for a task; 16 hexadecimal digits."""
     owned = {name for name, _ in task_parameters(stack)}
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(stack.state_dict().items()):
-        own = tensor[stack.tasks.index(task)] if name in owned else tensor
-        digest.update(f"{name} {tuple(own.shape)} {own.dtype}".encode())
-        digest.update(own.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    acting = {
+        name: tensor[stack.tasks.index(task)] if name in owned else tensor
+        for name, tensor in stack.state_dict().items()
+    }
+    return hash_tensors(acting, num_bytes=8)

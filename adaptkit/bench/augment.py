@@ -17,7 +17,7 @@ from adaptkit.bench.steps import Contestant, Meter, now
 from adaptkit.data.batches import Batch, plan_batches
 from adaptkit.errors import ConfigError
 from adaptkit.features.fbank import FbankOptions
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 
 OURS = "adaptkit"
 CALLS = 10  # of an augmentation in a round
@@ -72,7 +72,7 @@ def time_augmentation(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     parts = plan_batches(lengths.tolist(), STEP_FRAMES)
     steps = (
-        [Contestant("training step", Objective(copy.deepcopy(base)).train(), batch, parts)] if base else []
+        [Contestant("training step", AdaptedModel(copy.deepcopy(base)).train(), batch, parts)] if base else []
     )
     for _ in range(num_rounds + 1):  # the first warms up
         for name, run in sides.items():

@@ -28,8 +28,9 @@ from adaptkit.bench.loading import percentile_99, write_submodels
 from adaptkit.bench.submodels import Load, random_submodels
 from adaptkit.errors import AdaptkitError, DataError
 from adaptkit.features.fbank import FbankOptions, log_mel
+from adaptkit.folders import RunFolder
 from adaptkit.kaldi.audio import read_audio
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.recognise import Hypothesis
 
 REQUESTS = 4  # of each client in a round, where there are many
@@ -113,11 +114,11 @@ def expect(base: BaseModel, adapters: AdapterStack, path: Path) -> dict[str, Hyp
     """Decode a recording with each speaker's Submodel alone; what does not differ is refused."""
     speech = read_audio(str(path), rate_hz=base.rate_hz)
     inputs = speech if base.features is None else log_mel(speech, FbankOptions.from_dict(base.features))
-    objective = Objective(base, adapters).eval()
+    adapted = AdaptedModel(base, adapters).eval()
     found = {}
-    with torch.inference_mode(), objective.hooked():
+    with torch.inference_mode(), adapted.hooked():
         for index, task in enumerate(adapters.tasks):
-            (path,) = objective.search(make_batch(base, [inputs], [index]))
+            (path,) = adapted.recognise(make_batch(base, [inputs], [index]))
             found[task] = Hypothesis(task, base.tokens.decode(path.tokens), path.score)
     for one, other in combinations(found.values(), 2):
         if _agree(one, other):
@@ -204,7 +205,7 @@ def make_audio(base: BaseModel, seconds: float) -> bytes:
 def _serving(base: BaseModel, folder: Path, num_clients: int, num_workers: int) -> Iterator[int]:
     """Run `adaptkit serve` as a process of its own until the block ends; give its port."""
     base_dir = base.path
-    if not (base_dir / "model.pth").exists():  # of random weights
+    if not RunFolder(base_dir).model.exists():  # of random weights
         base_dir = folder / "base"
         checkpoint.save(base_dir, base.config, base.model.state_dict())
     port, device = _free_port(), str(next(base.model.parameters()).device)

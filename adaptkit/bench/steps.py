@@ -20,7 +20,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.bench.batch import count_inputs, draw_batch
 from adaptkit.data.batches import Batch
 from adaptkit.errors import DataError
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 
 _CLEAR_PEAK = "5"  # written to clear_refs, it sets the peak resident size back to the present one (man proc)
 
@@ -54,7 +54,7 @@ def time_steps(
     that only reads the base is timed twice, with the base's features computed and with them cached.
     """
     batch = _draw_batch(base, size)
-    contestants = [Contestant("fine-tuning", Objective(copy.deepcopy(base)).train(), batch)]
+    contestants = [Contestant("fine-tuning", AdaptedModel(copy.deepcopy(base)).train(), batch)]
     for entry in kinds:
         contestants += _adapted(base, entry, batch, size.num_tasks)
     for contestant in contestants:
@@ -68,11 +68,11 @@ def time_steps(
 def _adapted(base: BaseModel, entry: AdapterConfig, batch: Batch, num_tasks: int) -> list["Contestant"]:
     tasks = [f"task{index}" for index in range(num_tasks)]
     adapters = api.build([entry], base.sites, tasks, seed=0).to(batch.inputs.device)
-    objective = Objective(base, adapters).train()
-    contestants = [Contestant(entry.kind, objective, batch)]
-    if objective.taps:
-        with objective.hooked():
-            contestants.append(Contestant(f"{entry.kind}, cached", objective, objective.read_taps(batch)))
+    adapted = AdaptedModel(base, adapters).train()
+    contestants = [Contestant(entry.kind, adapted, batch)]
+    if adapted.taps:
+        with adapted.hooked():
+            contestants.append(Contestant(f"{entry.kind}, cached", adapted, adapted.read_taps(batch)))
     return contestants
 
 
@@ -100,23 +100,23 @@ class Meter:
 
 
 class Contestant:
-    """An objective with its optimiser, and what its steps cost so far."""
+    """An adapted with its optimiser, and what its steps cost so far."""
 
-    def __init__(self, name: str, objective: Objective, batch: Batch, parts: Sequence[Sequence[int]] = ()):
+    def __init__(self, name: str, adapted: AdaptedModel, batch: Batch, parts: Sequence[Sequence[int]] = ()):
         """Take rows of the batch in parts, whose gradients add up, or the whole at once."""
-        self.name, self.objective = name, objective
+        self.name, self.adapted = name, adapted
         self.parts = [batch.rows(rows) for rows in parts] or [batch]
         self.num_rows = len(batch.utt_ids)
-        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        self.parameters = [p for p in adapted.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)
         self.meter = Meter(batch.inputs.device)
 
     def step(self) -> None:
         """Take a step: forward, backward, clipping and AdamW."""
         with self.meter.running():
-            with self.objective.hooked():
+            with self.adapted.hooked():
                 for part in self.parts:
-                    (self.objective(part) * (len(part.utt_ids) / self.num_rows)).backward()
+                    (self.adapted.loss(part) * (len(part.utt_ids) / self.num_rows)).backward()
             nn.utils.clip_grad_norm_(self.parameters, 5.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

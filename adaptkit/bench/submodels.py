@@ -15,7 +15,7 @@ from adaptkit.bench.batch import count_inputs, draw_inputs, make_batch
 from adaptkit.bench.steps import now
 from adaptkit.data.batches import Batch
 from adaptkit.errors import AdaptkitError, ConfigError, listed
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 
 BASE = "base alone"
 MIXED = "mixed"
@@ -50,27 +50,27 @@ class Way:
     """A way to decode rows: batches of them, and what is done before each, by its number."""
 
     name: str
-    objective: Objective
+    adapted: AdaptedModel
     batches: Sequence[Batch]
     prepare: Callable[[int], None] = lambda number: None
 
     def encode(self) -> Tensor:
         """Give what leaves the encoder for all rows, x (B, U, D)."""
-        with torch.inference_mode(), self.objective.hooked():
+        with torch.inference_mode(), self.adapted.hooked():
             found = []
             for number, batch in enumerate(self.batches):
                 self.prepare(number)
-                found.append(self.objective.encode(batch)[0])
+                found.append(self.adapted.encode(batch)[0])
         return torch.cat(found)
 
     def time(self) -> float:
         """Time the encoder and greedy search, in seconds."""
         device = self.batches[0].inputs.device
-        with torch.inference_mode(), self.objective.hooked():
+        with torch.inference_mode(), self.adapted.hooked():
             started = now(device)
             for number, batch in enumerate(self.batches):
                 self.prepare(number)
-                self.objective.search(batch)
+                self.adapted.recognise(batch)
             return now(device) - started
 
 
@@ -133,8 +133,8 @@ def make_rows(base: BaseModel, load: Load) -> list[Tensor]:
 
 
 def _our_ways(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[Way]:
-    bare = Objective(base).eval()
-    adapted = Objective(base, adapters).eval()  # freezes the base again
+    bare = AdaptedModel(base).eval()
+    adapted = AdaptedModel(base, adapters).eval()  # freezes the base again
     half = replace(batch, task_ids=tuple(task if task % 2 else -1 for task in batch.task_ids))
     return [
         Way(BASE, bare, [batch]),
@@ -147,11 +147,11 @@ def _our_ways(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[Way
 def _ways_of_peft(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[Way]:
     """Give PEFT's own mixed batch, and the loop over `set_adapter` of those who do without."""
     peft = _Peft(base, adapters)
-    objective = Objective(replace(base, model=peft.model)).eval()
+    adapted = AdaptedModel(replace(base, model=peft.model)).eval()
     rows = [batch.rows([row]) for row in range(len(batch.utt_ids))]
     return [
-        Way(PEFT_MIXED, objective, [batch], peft.mix),
-        Way(PEFT_LOOP, objective, rows, peft.activate),
+        Way(PEFT_MIXED, adapted, [batch], peft.mix),
+        Way(PEFT_LOOP, adapted, rows, peft.activate),
     ]
 
 

@@ -8,29 +8,33 @@ import typer
 from adaptkit.cli.options import (
     AllowPipes,
     Augment,
+    Command,
     ConfigFile,
     Device,
     Overrides,
     Resume,
     Seed,
     choose_device,
+    new_group,
 )
 
-app = typer.Typer(help="Train and inspect base models.", no_args_is_help=True)
+app = new_group("Train and inspect base models.")
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
     augment: Augment = None,
-    exp: Annotated[Path | None, typer.Option(help="Folder to write to; base.dir if not given.")] = None,
+    exp: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder to write to.  [default: base.dir]")
+    ] = None,
     seed: Seed = None,
     device: Device = "auto",
     resume: Resume = False,
     allow_pipes: AllowPipes = False,
 ) -> None:
-    """Train a base model from scratch, as the section `base` of an experiment says.
+    """Train a base model from scratch, as the section 'base' of an experiment says.
 
     Example: adaptkit base train conf/mini.yaml --set base.train.max_epochs=30 --resume
     """
@@ -44,14 +48,12 @@ def train(
     typer.echo(settings.base.dir)
 
 
-@app.command()
+@app.command(cls=Command)
 def info(
-    folder: Annotated[Path, typer.Argument(help="The folder of a base model.")],
-    sites: Annotated[
-        bool, typer.Option("--sites", help="List every site instead of counting kinds.")
-    ] = False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a base model.")],
+    sites: Annotated[bool, typer.Option("--sites", help="List every site instead of counting them.")] = False,
 ) -> None:
-    """Tell blocks, width, sites, parameters and fingerprint of a base model.
+    """Print the architecture, sites, parameters and fingerprint of a base model.
 
     Example: adaptkit base info exp/base
     """

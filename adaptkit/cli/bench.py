@@ -1,53 +1,67 @@
-"""`adaptkit bench`: what things cost on this machine."""
+"""`adaptkit bench`: what training, augmentation and serving cost on this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adaptkit.cli.bench_submodels import NUM_TOKENS, submodels
-from adaptkit.cli.options import Device, choose_device
+from adaptkit.cli.options import (
+    Adapter,
+    AdapterOverrides,
+    BenchBase,
+    BenchModel,
+    Command,
+    Device,
+    choose_device,
+    new_group,
+)
 
-app = typer.Typer(help="Measure what things cost on this machine.", no_args_is_help=True)
-app.command()(submodels)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adaptkit.adapters.api import AdapterConfig
+    from adaptkit.base.checkpoint import BaseModel
+    from adaptkit.bench.serving import Served
+
+app = new_group("Measure what training, augmentation and serving cost on this machine.")
+
+NUM_TOKENS = 500  # of a model with random weights: those of a small BPE vocabulary
+NUM_CLIENTS = 64  # at once
+
+Utterances = Annotated[int, typer.Option(metavar="N", min=1, help="Utterances in the batch.")]
+Seconds = Annotated[float, typer.Option("--sec", metavar="SEC", min=0.5, help="Length of each.")]
 
 
-@app.callback()
-def bench() -> None:
-    """Measure what things cost on this machine."""
-
-
-@app.command()
+@app.command(cls=Command)
 def train(
-    base: Annotated[Path | None, typer.Option(help="Folder of the base model.")] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="ESPnet's training yaml instead: that model, with random weights.")
+    base: BenchBase = None,
+    model: BenchModel = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADAPTER",
+            help="An adapter type, or the name or path of a yaml with one; repeatable.  [default: residual]",
+        ),
     ] = None,
-    adapter: Annotated[list[str] | None, typer.Option(help="A kind; once for each.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Options of them: bottleneck=32.")
-    ] = None,
-    utterances: Annotated[int, typer.Option(min=1, help="Utterances of the batch.")] = 16,
-    seconds: Annotated[float, typer.Option(min=0.5, help="Length of each.")] = 5.0,
-    tasks: Annotated[int, typer.Option(min=1, help="Tasks among them.")] = 8,
-    steps: Annotated[int, typer.Option(min=1, help="Steps timed of each.")] = 10,
+    overrides: AdapterOverrides = None,
+    utterances: Utterances = 16,
+    seconds: Seconds = 5.0,
+    speakers: Annotated[int, typer.Option(metavar="N", min=1, help="Speakers among them.")] = 8,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps timed of each.")] = 10,
     device: Device = "auto",
 ) -> None:
     """Time a training step of adapters against one of full fine-tuning, on the same batch.
 
     Example: adaptkit bench train --base exp/base --adapter residual --adapter hra
     """
-    if (base is None) == (model is None):
-        raise typer.BadParameter("give one of --base and --model")
-    from adaptkit.adapters.catalog import read
-    from adaptkit.base import checkpoint, create
+    from adaptkit.adapters.describe import read
     from adaptkit.bench import steps as library
 
-    kinds = [read(kind, overrides or []) for kind in adapter or ["residual"]]
-    size = library.Size(utterances, seconds, tasks)
-    chosen = choose_device(device)
-    loaded = checkpoint.load(base, chosen) if base else create.untrained(model, NUM_TOKENS).to(chosen)
-    full, *adapted = library.time_steps(loaded, kinds, size, num_steps=steps)
+    _refuse_both(base, model)
+    entries = [read(name, overrides or []) for name in adapter or ["residual"]]
+    size = library.Size(utterances, seconds, speakers)
+    loaded = _load(base, model, choose_device(device))
+    full, *adapted = library.time_steps(loaded, entries, size, num_steps=steps)
     columns = ("trained", "s/step", "ratio", "peak MB", "ratio")
     typer.echo(f"{'':14}" + "".join(f" {column:>12}" for column in columns))
     for cost in (full, *adapted):
@@ -58,36 +72,147 @@ def train(
         )
 
 
-@app.command()
+@app.command(cls=Command)
 def augment(
-    policy: Annotated[str, typer.Option(help="The augmentation, by name or yaml.")] = "libri_full_adapt",
+    policy: Annotated[
+        str, typer.Option(metavar="NAME", help="A policy, by name or yaml.")
+    ] = "libri_full_adapt",
     model: Annotated[
-        Path | None, typer.Option(help="ESPnet's training yaml; also times a step of that model.")
+        str | None,
+        typer.Option(
+            metavar="YAML", help="An ESPnet training yaml, or its name in conf/base; also times a step of it."
+        ),
     ] = None,
-    utterances: Annotated[int, typer.Option(min=1, help="Utterances of the batch.")] = 32,
-    seconds: Annotated[float, typer.Option(min=0.5, help="Length of the shortest.")] = 2.0,
-    longest: Annotated[float, typer.Option(min=0.5, help="Length of the longest.")] = 20.0,
-    steps: Annotated[int, typer.Option(min=1, help="Rounds timed, each with a step of the model.")] = 5,
+    utterances: Utterances = 32,
+    min_sec: Annotated[float, typer.Option(metavar="SEC", min=0.5, help="Shortest utterance.")] = 2.0,
+    max_sec: Annotated[float, typer.Option(metavar="SEC", min=0.5, help="Longest utterance.")] = 20.0,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Rounds timed, each with a step of the model.")
+    ] = 5,
     device: Device = "auto",
 ) -> None:
     """Time SpecAugment against ESPnet's, and against the training step that it comes before.
 
-    Example: adaptkit bench augment --model conf/base/conformer_12x256.yaml --steps 1
+    Example: adaptkit bench augment --model conformer_12x256 --rounds 1
     """
     from adaptkit.augment.policy import read_policy
-    from adaptkit.base import create
     from adaptkit.bench import augment as library
 
     spec = read_policy(policy).spec
     if spec is None:
         raise typer.BadParameter(f"--policy {policy}: has no SpecAugment to time")
     chosen = choose_device(device)
-    base = create.untrained(model, NUM_TOKENS).to(chosen) if model else None
-    spread = library.Spread(utterances, seconds, longest)
-    costs = library.time_augmentation(spec, spread, base, num_rounds=steps, device=chosen)
+    base = _load(None, model, chosen) if model else None
+    spread = library.Spread(utterances, min_sec, max_sec)
+    costs = library.time_augmentation(spec, spread, base, num_rounds=rounds, device=chosen)
     typer.echo(f"{'':14} {'ms/batch':>12} {'ratio':>12} {'of the step':>12} {'peak MB':>12}")
     for cost in costs:
         ratio, part = cost.seconds / costs[0].seconds, cost.seconds / costs[-1].seconds
         share = f"{100 * part:.2f} %" if base else "-"
         figures = f"{1000 * cost.seconds:12.1f} {ratio:12.2f} {share:>12} {cost.peak_mb:12.0f}"
         typer.echo(f"{cost.name:14} {figures}")
+
+
+@app.command(cls=Command)
+def submodels(
+    base: BenchBase = None,
+    model: BenchModel = None,
+    adapter: Adapter = "residual",
+    overrides: AdapterOverrides = None,
+    speakers: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Submodels, and rows of the batch.")
+    ] = 128,
+    seconds: Seconds = 2.0,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often each is timed, in turns.")] = 5,
+    loads: Annotated[int, typer.Option(metavar="N", min=1, help="Submodels loaded from disk.")] = 500,
+    resident: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Submodels held in memory, to measure it.")
+    ] = 0,
+    serve: Annotated[bool, typer.Option("--serve", help="Also send requests to 'adaptkit serve'.")] = False,
+    clients: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=2, help="Simultaneous clients of --serve.  [default: 64]"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Processes of --serve.  [default: 1]")
+    ] = None,
+    peft: Annotated[bool, typer.Option(help="With --adapter lora, also time PEFT.")] = True,
+    device: Device = "auto",
+) -> None:
+    """Time decoding with a Submodel for every row against the base model alone, and loading Submodels.
+
+    Example: adaptkit bench submodels --base exp/base --adapter hra --speakers 64 --resident 10000
+    """
+    from adaptkit.adapters.describe import read
+    from adaptkit.bench import serving
+    from adaptkit.bench import submodels as library
+
+    _refuse_both(base, model)
+    if (clients or workers) and not serve:
+        raise typer.BadParameter("--clients and --workers are those of --serve; give it too")
+    entry = read(adapter, overrides or [])
+    loaded = _load(base, model, choose_device(device))
+    load = library.Load(speakers, seconds)
+    costs = library.time_decoding(
+        loaded, entry, load, num_rounds=rounds, has_peft=peft and entry.kind == "lora"
+    )
+    typer.echo(f"{'decoding':18} {'s/batch':>12} {'ratio':>12} {'rows/s':>12}")
+    for cost in costs:
+        figures = f"{cost.seconds:12.3f} {cost.ratio:12.2f} {speakers / cost.seconds:12.1f}"
+        typer.echo(f"{cost.name:18} {figures}")
+    _time_loading(loaded, entry, speakers=speakers, loads=loads)
+    if resident:
+        _measure_memory(loaded, entry, resident)
+    if serve:
+        found = serving.time_serving(
+            loaded,
+            entry,
+            load,
+            num_clients=clients or NUM_CLIENTS,
+            num_rounds=rounds,
+            num_workers=workers or 1,
+        )
+        _print_served(found)
+
+
+def _refuse_both(base: Path | None, model: str | None) -> None:
+    if (base is None) == (model is None):
+        raise typer.BadParameter("give one of --base and --model")
+
+
+def _load(base: Path | None, model: str | None, device: str) -> "BaseModel":
+    """Load a base model, or build one of random weights."""
+    from adaptkit.base import checkpoint, create
+    from adaptkit.config import find_published
+
+    if base:
+        return checkpoint.load(base, device)
+    return create.untrained(find_published("base", model), NUM_TOKENS).to(device)
+
+
+def _time_loading(base: "BaseModel", entry: "AdapterConfig", *, speakers: int, loads: int) -> None:
+    from adaptkit.bench import loading as library
+
+    cost = library.time_loading(base, entry, num_files=speakers, num_loads=loads)
+    typer.echo(f"{'loading':18} {'bytes':>12} {'median ms':>12} {'p99 ms':>12} {'max ms':>12}")
+    figures = f"{cost.median_ms:12.2f} {cost.p99_ms:12.2f} {cost.max_ms:12.2f}"
+    typer.echo(f"{f'{loads:,} loads':18} {cost.bytes_each:12,} {figures}")
+
+
+def _measure_memory(base: "BaseModel", entry: "AdapterConfig", num_submodels: int) -> None:
+    from adaptkit.bench import loading as library
+
+    found = library.weigh_residents(base, entry, num_submodels)
+    typer.echo(f"{'resident':18} {'bytes each':>12} {'MiB before':>12} {'MiB after':>12} {'MiB more':>12}")
+    figures = f"{found.before_mib:12.0f} {found.after_mib:12.0f} {found.after_mib - found.before_mib:12.0f}"
+    typer.echo(f"{f'{num_submodels:,} in memory':18} {found.bytes_each:12,} {figures}")
+
+
+def _print_served(found: "Sequence[Served]") -> None:
+    columns = ("requests", "requests/s", "ratio", "median ms", "p99 ms", "errors", "wrong")
+    typer.echo(f"{'serving':18}" + "".join(f" {column:>12}" for column in columns))
+    for one in found:
+        typer.echo(
+            f"{f'{one.num_clients} at once':18} {one.num_requests:12,} {one.per_sec:12.1f} {one.ratio:12.2f} "
+            f"{one.median_ms:12.1f} {one.p99_ms:12.1f} {one.num_errors:12} {one.num_wrong:12}"
+        )

@@ -1,4 +1,4 @@
-"""`adaptkit data`: check, repair, divide, unite, lengthen and count data directories."""
+"""`adaptkit data`: validate, fix, divide, combine, join and count data directories."""
 
 import logging
 from collections.abc import Sequence
@@ -7,27 +7,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adaptkit.cli.options import AllowPipes
+from adaptkit.cli.options import AllowPipes, Command, DataDir, OutDir, Rate, new_group
 
 if TYPE_CHECKING:
-    from adaptkit.kaldi.datadir import DataDir
+    from adaptkit.kaldi import datadir
     from adaptkit.kaldi.scan import Checks, Problem
     from adaptkit.kaldi.summary import Summary
 
-app = typer.Typer(help="Check, repair, divide, unite and count data directories.", no_args_is_help=True)
+app = new_group("Validate, fix, divide, combine, join and count data directories.")
 log = logging.getLogger(__name__)
 
-MaxSec = Annotated[float, typer.Option(min=0, help="Longest utterance, in seconds.")]
-MinSec = Annotated[float, typer.Option(min=0, help="Shortest utterance, in seconds.")]
+MaxSec = Annotated[float, typer.Option(metavar="SEC", min=0, help="Longest utterance.")]
+MinSec = Annotated[float, typer.Option(metavar="SEC", min=0, help="Shortest utterance.")]
 CheckAudio = Annotated[
-    bool, typer.Option("--audio/--no-audio", help="Look at every recording, or at the tables alone.")
+    bool, typer.Option("--audio/--no-audio", help="Check every recording, or the tables only.")
 ]
-Tokens = Annotated[Path | None, typer.Option(help="A token list; texts may hold its characters only.")]
+Tokens = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A token list; texts may hold only its characters.")
+]
 
 
-@app.command()
+@app.command(cls=Command)
 def validate(
-    data_dirs: Annotated[list[Path], typer.Argument(help="Data directories.")],
+    data_dirs: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Data directories.")],
     max_sec: MaxSec = 60.0,
     min_sec: MinSec = 0.1,
     check_audio: CheckAudio = True,
@@ -46,16 +48,16 @@ def validate(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 def fix(
-    data_dir: Annotated[Path, typer.Argument(help="A data directory, changed in place.")],
+    data_dir: Annotated[Path, typer.Argument(metavar="DATA", help="A data directory, changed in place.")],
     max_sec: MaxSec = 60.0,
     min_sec: MinSec = 0.1,
     check_audio: CheckAudio = True,
     allow_pipes: AllowPipes = False,
     tokens: Tokens = None,
 ) -> None:
-    """Sort a data directory and drop the unusable, keeping a backup.
+    """Sort a data directory and drop what cannot be used, keeping a backup.
 
     Example: adaptkit data fix data/train
     """
@@ -70,29 +72,35 @@ def fix(
     log.info("%s: rewrote %s", data_dir, ", ".join(done.changed) or "nothing")
 
 
-@app.command()
+@app.command(cls=Command)
 def subset(
-    source: Annotated[Path, typer.Argument(help="A data directory.")],
-    out_dir: Annotated[Path, typer.Argument(help="The data directory to make.")],
-    first: Annotated[int | None, typer.Option(min=1, help="The first N utterances.")] = None,
-    random: Annotated[int | None, typer.Option(min=1, help="N utterances at random.")] = None,
-    per_spk: Annotated[int | None, typer.Option(min=1, help="Up to N utterances of each speaker.")] = None,
-    utt_list: Annotated[Path | None, typer.Option(help="Utterance ids, the first word of each line.")] = None,
-    spk_list: Annotated[Path | None, typer.Option(help="Speakers, the first word of each line.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --random.")] = 0,
+    source: DataDir,
+    out_dir: OutDir,
+    first: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N utterances.")] = None,
+    random: Annotated[int | None, typer.Option(metavar="N", min=1, help="N random utterances.")] = None,
+    per_spk: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Up to N utterances per speaker.")
+    ] = None,
+    utt_list: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Utterance ids, the first word of each line.")
+    ] = None,
+    spk_list: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Speakers, the first word of each line.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of --random.")] = 0,
 ) -> None:
-    """Make a data directory of some utterances of another.
+    """Write some utterances of a data directory as another.
 
     Example: adaptkit data subset data/train data/train_5 --per-spk 5
     """
     from adaptkit.kaldi import datadir
     from adaptkit.kaldi import subset as parts
 
-    ways = {"--first": first, "--random": random, "--per-spk": per_spk, "--utt-list": utt_list,
+    choosers = {"--first": first, "--random": random, "--per-spk": per_spk, "--utt-list": utt_list,
             "--spk-list": spk_list}  # fmt: skip
-    given = [name for name, value in ways.items() if value is not None]
+    given = [name for name, value in choosers.items() if value is not None]
     if len(given) != 1:
-        raise typer.BadParameter(f"give one of {', '.join(ways)}, not {', '.join(given) or 'none'}")
+        raise typer.BadParameter(f"give one of {', '.join(choosers)}, not {', '.join(given) or 'none'}")
     data = datadir.read(source)
     choices = {
         "--first": lambda: parts.choose_first(data, first),
@@ -106,12 +114,12 @@ def subset(
     _say_size(made)
 
 
-@app.command()
+@app.command(cls=Command)
 def combine(
-    out_dir: Annotated[Path, typer.Argument(help="The data directory to make.")],
-    sources: Annotated[list[Path], typer.Argument(help="Data directories.")],
+    out_dir: OutDir,
+    sources: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Data directories.")],
 ) -> None:
-    """Unite data directories, refusing ids that clash.
+    """Combine data directories, refusing ids that clash.
 
     Example: adaptkit data combine data/all data/train data/dev
     """
@@ -124,34 +132,34 @@ def combine(
     _say_size(made)
 
 
-@app.command()
+@app.command(cls=Command)
 def join(
-    source: Annotated[Path, typer.Argument(help="A data directory.")],
-    out_dir: Annotated[Path, typer.Argument(help="The data directory to make.")],
-    seconds: Annotated[float, typer.Option(min=0, help="Longest joined utterance, in seconds.")] = 15.0,
-    rate: Annotated[int, typer.Option(min=1000, help="Rate to bring recordings to, in Hz.")] = 16000,
+    source: DataDir,
+    out_dir: OutDir,
+    max_sec: Annotated[float, typer.Option(metavar="SEC", min=0, help="Longest joined utterance.")] = 15.0,
+    rate: Rate = 16000,
     allow_pipes: AllowPipes = False,
 ) -> None:
     """Join short utterances of a speaker into longer ones.
 
-    Example: adaptkit data join data/test data/test_long --seconds 20
+    Example: adaptkit data join data/test data/test_long --max-sec 20
     """
     from adaptkit.kaldi import datadir
     from adaptkit.kaldi import join as library
     from adaptkit.kaldi import subset as parts
 
     read = datadir.read(source)
-    made = library.join(read, path=out_dir, most_sec=seconds, rate_hz=rate, allow_pipes=allow_pipes)
+    made = library.join(read, path=out_dir, most_sec=max_sec, rate_hz=rate, allow_pipes=allow_pipes)
     parts.save(made, [read])
     _say_size(made)
 
 
-@app.command()
+@app.command(cls=Command)
 def info(
-    data_dir: Annotated[Path, typer.Argument(help="A data directory.")],
+    data_dir: DataDir,
     allow_pipes: AllowPipes = False,
 ) -> None:
-    """Count what a data directory holds.
+    """Print the counts, durations and sampling rates of a data directory.
 
     Example: adaptkit data info data/train
     """
@@ -182,12 +190,12 @@ def _report(path: Path, problems: Sequence["Problem"]) -> bool:
 
 
 def _first_words(path: Path) -> list[str]:
-    from adaptkit.files import read_text
+    from adaptkit.files import read_text, split_lines
 
-    return [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
+    return [line.split()[0] for line in split_lines(read_text(path)) if line.strip()]
 
 
-def _say_size(data: "DataDir") -> None:
+def _say_size(data: "datadir.DataDir") -> None:
     speakers = len({utterance.speaker for utterance in data.utterances})
     typer.echo(f"{data.path}: {len(data.utterances)} utterances of {speakers} speakers")
 

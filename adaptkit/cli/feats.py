@@ -1,28 +1,32 @@
-"""`adaptkit feats`: the log-mel filterbanks of a set."""
+"""`adaptkit feats`: log-mel filterbanks of a data directory."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adaptkit.cli.options import AllowPipes
+from adaptkit.cli.options import AllowPipes, Command, DataDir, Nj, Rate
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(name="feats")(feats)
+    app.command(cls=Command)(feats)
 
 
 def feats(
-    data_dir: Annotated[Path, typer.Argument(help="A data directory.")],
-    out_dir: Annotated[Path, typer.Argument(help="The folder to write it to with its features.")],
-    nj: Annotated[int, typer.Option(min=1, help="Threads.")] = 4,
-    num_bins: Annotated[int, typer.Option(min=4, help="Mel bins F.")] = 80,
-    rate: Annotated[int, typer.Option(min=1000, help="Rate to bring recordings to, in Hz.")] = 16000,
-    cmvn: Annotated[Path | None, typer.Option(help="Write the statistics of global_mvn here.")] = None,
+    data_dir: DataDir,
+    out_dir: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The folder for the data directory with its features.")
+    ],
+    nj: Nj = 4,
+    num_bins: Annotated[int, typer.Option(metavar="F", min=4, help="Mel bins.")] = 80,
+    rate: Rate = 16000,
+    cmvn: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the statistics for global_mvn to this file.")
+    ] = None,
     allow_pipes: AllowPipes = False,
 ) -> None:
-    """Make log-mel filterbanks of a data directory, going on where a killed run stopped.
+    """Extract log-mel filterbanks of a data directory, resuming a killed run.
 
     Example: adaptkit feats data/train dump/train --nj 2 --cmvn dump/train/feats_stats.npz
     """

@@ -1,5 +1,7 @@
 """The `adaptkit` command: every group under one name, and how errors leave it."""
 
+from typing import Annotated
+
 import typer
 
 from adaptkit.cli import (
@@ -7,10 +9,10 @@ from adaptkit.cli import (
     augment,
     base,
     bench,
-    copies,
     data,
     decode,
     feats,
+    init,
     report,
     score,
     serve,
@@ -24,18 +26,34 @@ app = typer.Typer(
     help="Adapt ESPnet Conformer speech recognisers to many speakers and domains with small adapters.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-augment.app.command(name="copy")(copies.copy)
+for module in (init, feats, train, decode, score, report, serve):
+    module.register(app)
 app.add_typer(data.app, name="data")
-app.add_typer(augment.app, name="augment")
 app.add_typer(base.app, name="base")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(augment.app, name="augment")
 app.add_typer(submodels.app, name="submodels")
 app.add_typer(bench.app, name="bench")
-for module in (feats, train, decode, score, report, serve):
-    module.register(app)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        from adaptkit import __version__
+
+        typer.echo(f"adaptkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def adaptkit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Adapt ESPnet Conformer speech recognisers to many speakers and domains with small adapters."""
 
 
 def main() -> None:

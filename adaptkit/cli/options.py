@@ -1,25 +1,116 @@
-"""Options that mean the same in every command."""
+"""Options that mean the same in every command, and how the help of a command ends."""
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-ConfigFile = Annotated[Path, typer.Argument(help="An experiment's yaml.", metavar="CONFIG")]
+
+class Command(TyperCommand):
+    """A command whose help ends with an example on one line, which no terminal's width breaks."""
+
+    def __init__(self, *args: Any, **options: Any):
+        text, _, self.example = options.pop("help", "").partition("\n\nExample: ")
+        super().__init__(*args, help=text, **options)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help, then the example as it can be pasted."""
+        super().format_help(ctx, formatter)
+        typer.echo(f" Example:\n\n   {self.example.strip()}\n")
+
+
+class UnknownSpeaker(str, Enum):
+    """What is done with the utterances of a speaker who has no adapter."""
+
+    error = "error"
+    base = "base"
+
+
+class Start(str, Enum):
+    """Where the weights of a new speaker start."""
+
+    mean = "mean"
+    nearest = "nearest"
+    new = "new"
+
+
+class TableFormat(str, Enum):
+    """How a list is printed."""
+
+    table = "table"
+    json = "json"
+
+
+class ScoreFormat(str, Enum):
+    """How a score is printed."""
+
+    text = "text"
+    json = "json"
+
+
+class ReportFormat(str, Enum):
+    """What a report is written as."""
+
+    table = "table"
+    md = "md"
+    json = "json"
+    html = "html"
+
+
+ConfigFile = Annotated[Path, typer.Argument(help="The yaml of an experiment.", metavar="CONFIG")]
+Exp = Annotated[Path, typer.Argument(help="The folder of trained adapters.", metavar="EXP")]
+DataDir = Annotated[Path, typer.Argument(help="A data directory.", metavar="DATA")]
+OutDir = Annotated[Path, typer.Argument(help="The data directory to write.", metavar="OUT")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, as in train.lr=1e-4.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in train.lr=1e-4; repeatable."),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Replaces the seed of the training.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")]
+AdapterOverrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set an option of it, as in bottleneck=32; repeatable."),
+]
+Adapter = Annotated[
+    str, typer.Option(metavar="ADAPTER", help="An adapter type, or the name or path of a yaml with one.")
+]
+Base = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The folder of the base model, if it has moved.")
+]
+BenchBase = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the base model.")]
+BenchModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="YAML", help="An ESPnet training yaml, or its name in conf/base: that model, random weights."
+    ),
+]
+Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Replace the seed of the training.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in the folder, if there is one.")]
 Augment = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Another augmentation, by name or yaml; it names the experiment."),
+    typer.Option(
+        metavar="NAME",
+        help="Replace the augmentation by a policy, by name or yaml; the experiment is named after it.",
+    ),
 ]
-AllowPipes = Annotated[bool, typer.Option("--allow-pipes", help="Run commands of wav.scp.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes CUDA where there is one.")]
+AllowPipes = Annotated[
+    bool, typer.Option("--allow-pipes", help="Run the shell commands in wav.scp; trust their author.")
+]
+BatchFrames = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Feature frames per batch, padding included.")
+]
+SubmodelMb = Annotated[
+    float | None,
+    typer.Option(metavar="MB", min=0, help="Memory for Submodels in MiB, per process.  [default: 1024]"),
+]
+Nj = Annotated[int, typer.Option(metavar="N", min=1, help="Parallel jobs.")]
+Rate = Annotated[int, typer.Option(metavar="HZ", min=1000, help="Resample recordings to this rate.")]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 ...; auto takes CUDA where there is one.")
+]
 
 
-def choose_device(wanted: str) -> str:
+def choose_device(device: str) -> str:
     """Resolve `auto`, and under torchrun the GPU of this process; a device that is not there is refused."""
     import os
 
@@ -27,12 +118,17 @@ def choose_device(wanted: str) -> str:
 
     from adaptkit.errors import ConfigError
 
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and "LOCAL_RANK" in os.environ:
-        wanted = f"cuda:{os.environ['LOCAL_RANK']}"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
-        torch.empty(0, device=wanted)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {wanted}: not on this machine: {str(error).splitlines()[0]}") from error
-    return wanted
+        raise ConfigError(f"--device {device}: not on this machine: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def new_group(text: str) -> typer.Typer:
+    """Make a group of commands, `adaptkit <noun> <verb>`."""
+    return typer.Typer(help=text, no_args_is_help=True)

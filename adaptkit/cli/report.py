@@ -3,31 +3,37 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-Form = Literal["table", "md", "json", "html"]
+from adaptkit.cli.options import Command, ReportFormat
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(name="report")(report)
+    app.command(cls=Command)(report)
 
 
 def report(
     experiments: Annotated[
-        list[Path], typer.Argument(help="Folders of runs, scored; seeds of one name are one row.")
+        list[Path],
+        typer.Argument(metavar="EXP...", help="Folders of scored runs; seeds of one name are one row."),
     ],
-    sets: Annotated[
+    test_sets: Annotated[
         list[str] | None,
-        typer.Option("--set", help="The decoded set, where there are several; repeated, a column for each."),
+        typer.Option(
+            "--test-set", metavar="NAME", help="The decoded set to report; repeat it for a column of each."
+        ),
     ] = None,
     minus: Annotated[
-        list[str] | None, typer.Option(help="Experiment to compare with, by name; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An experiment to compare with; repeatable.  [default: none]"),
     ] = None,
-    form: Annotated[Form, typer.Option("--format", help="What to make.")] = "table",
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None,
+    form: Annotated[ReportFormat, typer.Option("--format", help="What to write.")] = ReportFormat.table,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write to this file instead of printing.")
+    ] = None,
 ) -> None:
     """Compare experiments by error rates, parameters and cost, against the one without adapters.
 
@@ -38,21 +44,21 @@ def report(
     from adaptkit.report import summary as reporting
 
     library = reporting
-    if sets and len(sets) > 1:
-        if form == "html":
-            raise typer.BadParameter("a page is of one --set", param_hint="--format")
-        library, compared = by_set, by_set.load(experiments, sets, minus=minus or ())
+    if test_sets and len(test_sets) > 1:
+        if form is ReportFormat.html:
+            raise typer.BadParameter("a page is of one --test-set", param_hint="--format")
+        library, compared = by_set, by_set.load(experiments, test_sets, minus=minus or ())
     else:
-        compared = runs.load(experiments, sets[0] if sets else None, minus=minus or ())
-        if form == "table" and output is None and sys.stdout.isatty():
+        compared = runs.load(experiments, test_sets[0] if test_sets else None, minus=minus or ())
+        if form is ReportFormat.table and out is None and sys.stdout.isatty():
             _print_table(reporting.as_cells(compared))
             return
-    if form == "html":
-        from adaptkit.report.html import render
+    if form is ReportFormat.html:
+        from adaptkit.report.html import render_page as render
     else:
-        render = {"table": library.as_table, "md": library.as_markdown, "json": library.as_json}[form]
-    if output:
-        write_text(output, render(compared) + "\n")
+        render = {"table": library.as_table, "md": library.as_markdown, "json": library.as_json}[form.value]
+    if out:
+        write_text(out, render(compared) + "\n")
     else:
         typer.echo(render(compared))
 

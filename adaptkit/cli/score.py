@@ -1,46 +1,52 @@
-"""`adaptkit score`: word and character error rates of a set."""
+"""`adaptkit score`: word and character error rates of hypotheses."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from adaptkit.cli.options import Command, ScoreFormat
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command(name="score")(score)
+    app.command(cls=Command)(score)
 
 
 def score(
-    ref: Annotated[Path, typer.Argument(help="A data directory, or a Kaldi text file.")],
+    ref: Annotated[Path, typer.Argument(metavar="REF", help="A data directory, or a Kaldi text file.")],
     hyp: Annotated[
-        Path, typer.Argument(help="A decode folder, which gets score.json and RESULT, or a text file.")
+        Path,
+        typer.Argument(
+            metavar="HYP", help="A decode folder, which gets score.json and RESULT, or a text file."
+        ),
     ],
     utt2spk: Annotated[
-        Path | None, typer.Option(help="Who speaks; else REF/utt2spk, else one speaker.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The speaker of each utterance.  [default: REF/utt2spk, or one]"),
     ] = None,
     compare: Annotated[
-        Path | None, typer.Option(help="Other hypotheses of the set, to test against.")
+        Path | None, typer.Option(metavar="HYP", help="Other hypotheses of the set, to test against.")
     ] = None,
     alignments: Annotated[
-        bool, typer.Option("--alignments", help="Show each utterance word by word.")
+        bool, typer.Option("--alignments", help="Show how the words of each utterance were aligned.")
     ] = False,
-    output_format: Annotated[
-        Literal["text", "json"], typer.Option("--format", help="What to print.")
-    ] = "text",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write json to this file too.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    form: Annotated[ScoreFormat, typer.Option("--format", help="How to print the score.")] = ScoreFormat.text,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write json to this file.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Count the word and character errors of hypotheses, per speaker, with confidence intervals.
 
     Example: adaptkit score data/test exp/residual/decode_test
     """
-    from adaptkit.scoring import files as score_files
+    from adaptkit.scoring import files as library
 
-    report = score_files.score_files(ref, hyp, utt2spk=utt2spk, other=compare, seed=seed)
+    report = library.score_files(ref, hyp, utt2spk=utt2spk, other=compare, seed=seed)
     if hyp.is_dir():
-        score_files.write(report, hyp, with_alignments=alignments)
+        library.write(report, hyp, with_alignments=alignments)
     if json_file:
-        score_files.write_json(report, json_file, with_alignments=alignments)
-    show = score_files.dump_json if output_format == "json" else score_files.render
+        library.write_json(report, json_file, with_alignments=alignments)
+    show = library.dump_json if form is ScoreFormat.json else library.format_report
     typer.echo(show(report, with_alignments=alignments).rstrip())

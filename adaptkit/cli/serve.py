@@ -6,77 +6,84 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.cli.options import Device, choose_device
+from adaptkit.cli.options import BatchFrames, Command, Device, SubmodelMb, UnknownSpeaker, choose_device
 from adaptkit.cli.script import set_up_messages
 from adaptkit.errors import AdaptkitError
 
 FOREIGN = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")  # another program's counts are not ours
 Workers = Annotated[
-    int, typer.Option(min=1, help="Processes, each with a base model and its share of the cores.")
+    int,
+    typer.Option(metavar="N", min=1, help="Processes, each with a base model and its share of the cores."),
 ]
-SubmodelMb = Annotated[float, typer.Option(min=0, help="Most memory of a process for Submodels, in MiB.")]
-UnknownSpeaker = Annotated[str, typer.Option(help="404, or base: leave unknown speakers to the base.")]
-BatchFrames = Annotated[int, typer.Option(min=1, help="Feature frames of a batch, with padding.")]
-MaxQueue = Annotated[int, typer.Option(min=1, help="Most requests under way at once in a process.")]
-TimeoutSec = Annotated[float, typer.Option(min=0.01, help="Longest time to an answer, or without a request.")]
+MaxQueue = Annotated[int, typer.Option(metavar="N", min=1, help="Requests in progress at once, per process.")]
+TimeoutSec = Annotated[
+    float, typer.Option(metavar="SEC", min=0.01, help="Time limit for an answer, and without a request.")
+]
 Preload = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="Load this speaker's now, and keep it.")
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Load this speaker's Submodel at the start and keep it; repeatable."),
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command()(serve)
+    app.command(cls=Command)(serve)
 
 
 def serve(
-    base: Annotated[Path, typer.Option(help="Folder of the base model.")],
-    submodels: Annotated[Path, typer.Option(help="Folder of Submodels; new files there are picked up.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
+    base: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the base model.")],
+    submodels: Annotated[
+        Path, typer.Option(metavar="DIR", help="A folder of Submodels; new files there are picked up.")
+    ],
+    host: Annotated[
+        str, typer.Option(metavar="HOST", help="The address to listen on; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="The port to listen on; 0 for a free one.")
+    ] = 8000,
     workers: Workers = 1,
-    submodel_mb: SubmodelMb = 1024,
-    unknown_speaker: UnknownSpeaker = "404",
-    max_batch: Annotated[int, typer.Option(min=1, help="Requests of a batch.")] = 64,
+    submodel_mb: SubmodelMb = None,
+    unknown_speaker: Annotated[
+        UnknownSpeaker, typer.Option(help="Answer 404 for unknown speakers, or use the base model.")
+    ] = UnknownSpeaker.error,
+    max_batch: Annotated[int, typer.Option(metavar="N", min=1, help="Requests per batch.")] = 64,
     batch_frames: BatchFrames = 24000,
-    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Longest body, in MB.")] = 10,
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest audio.")] = 60,
+    max_body_mb: Annotated[float, typer.Option(metavar="MB", min=0.001, help="Largest request body.")] = 10,
+    max_sec: Annotated[float, typer.Option(metavar="SEC", min=0.1, help="Longest recording.")] = 60,
     max_queue: MaxQueue = 256,
     timeout_sec: TimeoutSec = 30,
-    refresh_sec: Annotated[float, typer.Option(min=0.01, help="Time between looks at the folder.")] = 2,
+    refresh_sec: Annotated[
+        float, typer.Option(metavar="SEC", min=0.01, help="Time between looks at the folder.")
+    ] = 2,
     preload: Preload = None,
     device: Device = "auto",
 ) -> None:
-    """Answer HTTP requests with the words of their audio, every speaker's by the Submodel of their own.
+    """Transcribe audio sent over HTTP, every request with the Submodel of its speaker.
 
     Example: adaptkit serve --base exp/base --submodels exp/submodels
     """
-    if unknown_speaker not in ("404", "base"):
-        raise typer.BadParameter(
-            f"'{unknown_speaker}' is neither 404 nor base", param_hint="--unknown-speaker"
-        )
     for name in FOREIGN:
         os.environ.pop(name, None)
     try:
         from adaptkit.serve.run import serve as run
-        from adaptkit.serve.settings import Limits, Settings
+        from adaptkit.serve.service import ServerLimits, ServerSettings
     except ModuleNotFoundError as error:
         raise AdaptkitError(f"{error}; the server needs more: pip install 'adaptkit[serve]'") from error
-    limits = Limits(
+    limits = ServerLimits(
         max_batch=max_batch,
         batch_frames=batch_frames,
         max_body_mb=max_body_mb,
-        max_seconds=max_seconds,
+        max_sec=max_sec,
         max_queue=max_queue,
         timeout_sec=timeout_sec,
     )
-    settings = Settings(
+    settings = ServerSettings(
         base=base,
         submodels=submodels,
         host=host,
         port=port,
-        submodel_mb=submodel_mb,
-        unknown_speaker=unknown_speaker,
+        submodel_mb=1024 if submodel_mb is None else submodel_mb,
+        unknown_speaker=unknown_speaker.value,
         limits=limits,
         refresh_sec=refresh_sec,
         num_workers=workers,

@@ -1,83 +1,141 @@
-"""`adaptkit submodels`: what each task owns of trained adapters, in a file of its own."""
+"""`adaptkit submodels`: what each speaker owns of trained adapters, in a file of its own."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from adaptkit.cli import cost, cross, enrol
-
-app = typer.Typer(
-    help="Enrol speakers; export, merge and list Submodels, a small file for each.", no_args_is_help=True
+from adaptkit.cli.options import (
+    AllowPipes,
+    Base,
+    BatchFrames,
+    Command,
+    Device,
+    Exp,
+    Overrides,
+    Start,
+    TableFormat,
+    choose_device,
+    new_group,
 )
-for module in (enrol, cross, cost):
-    module.register(app)
+
+app = new_group("Enroll speakers; export, pack and list Submodels, a small file per speaker.")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of Submodels.")]
 
 
-@app.command()
-def export(
-    exp: Annotated[Path, typer.Argument(help="The folder of trained adapters.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of Submodels, which may hold some.")],
-    task: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Whose, once for each; all if not given.")
+@app.command(cls=Command)
+def enroll(
+    exp: Exp,
+    data: Annotated[Path, typer.Option(metavar="DATA", help="A data directory of the new speakers.")],
+    speaker: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A speaker of it; repeatable.  [default: all]"),
     ] = None,
-    base: Annotated[Path | None, typer.Option(help="The base model, where it has moved.")] = None,
+    valid: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA",
+            help="A data directory that chooses their best weights.  [default: the last are kept]",
+        ),
+    ] = None,
+    start: Annotated[
+        Start, typer.Option(help="The mean of the known speakers, the nearest of them, or new weights.")
+    ] = Start.mean,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder for an adapter file with them.  [default: EXP]"),
+    ] = None,
+    base: Base = None,
+    overrides: Overrides = None,
+    allow_pipes: AllowPipes = False,
+    device: Device = "auto",
 ) -> None:
-    """Write what each task owns of trained adapters into a file of its own.
+    """Enroll new speakers by training their own weights, with everything else frozen.
+
+    Example: adaptkit submodels enroll exp/residual --speaker anna --data dump/anna --start nearest
+    """
+    from adaptkit.training import enroll as library
+
+    options = library.EnrollOptions(
+        exp=exp,
+        data=data,
+        valid=valid,
+        speakers=tuple(speaker or ()),
+        start=start.value,
+        out=out,
+        base=base,
+        overrides=tuple(overrides or ()),
+        allow_pipes=allow_pipes,
+    )
+    typer.echo(library.enroll(options, device=choose_device(device)))
+
+
+@app.command(cls=Command)
+def export(
+    exp: Exp,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder for the Submodels, which may hold others.")
+    ],
+    speaker: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A speaker to export; repeatable.  [default: all]"),
+    ] = None,
+    base: Base = None,
+) -> None:
+    """Write each speaker's own weights of trained adapters into a file of its own.
 
     Example: adaptkit submodels export exp/residual submodels
     """
     import logging
 
-    from adaptkit import experiment
-    from adaptkit.base import checkpoint
-    from adaptkit.submodels import export as folders
+    from adaptkit.folders import RunFolder
+    from adaptkit.model.load import load_base_of
+    from adaptkit.submodels import export as library
 
-    loaded = checkpoint.load(base or experiment.load(exp / "config.yaml").base.dir)
-    written = folders.export(exp / "adapter.safetensors", loaded, folder, tasks=task)
+    loaded = load_base_of(exp, base=base)
+    written = library.export(RunFolder(exp).adapter, loaded, folder, tasks=speaker)
     logging.getLogger(__name__).info("%s: %d Submodels written", folder, len(written))
     typer.echo(folder)
 
 
-@app.command()
-def merge(
+@app.command(cls=Command)
+def pack(
     folder: Folder,
-    out: Annotated[Path, typer.Argument(help="Folder for the experiment that is made.")],
-    base: Annotated[Path, typer.Option(help="The base model they were trained on.")],
+    out: Annotated[Path, typer.Argument(metavar="EXP", help="The folder of the experiment that is made.")],
+    base: Annotated[
+        Path, typer.Option(metavar="DIR", help="The base model that the Submodels were trained on.")
+    ],
     skip_problems: Annotated[
-        bool, typer.Option("--skip-problems", help="Leave out files with a problem, and say which.")
+        bool, typer.Option("--skip-problems", help="Leave out files with a problem, and list them.")
     ] = False,
 ) -> None:
-    """Make one experiment of all Submodels of a folder, to be decoded like any other.
+    """Pack all Submodels of a folder into one experiment, which decodes like any other.
 
-    Example: adaptkit submodels merge submodels exp/merged --base exp/base
+    Example: adaptkit submodels pack submodels exp/packed --base exp/base
     """
     import logging
 
     from adaptkit.base import checkpoint
-    from adaptkit.submodels import export as folders
+    from adaptkit.submodels import export as library
 
-    merged = folders.merge(folder, checkpoint.load(base), out, skip_problems=skip_problems)
+    packed = library.pack(folder, checkpoint.load(base), out, skip_problems=skip_problems)
     log = logging.getLogger(__name__)
-    for entry in merged.left_out:
+    for entry in packed.left_out:
         log.warning("%s: left out: %s", entry.path, entry.problem)
-    log.info("%s: %d Submodels merged, %d left out", out, len(merged.tasks), len(merged.left_out))
+    log.info("%s: %d Submodels packed, %d left out", out, len(packed.tasks), len(packed.left_out))
     typer.echo(out)
 
 
-@app.command(name="list")
+@app.command(name="list", cls=Command)
 def list_files(
     folder: Folder,
     base: Annotated[
-        Path | None, typer.Option(help="A base model, to find those that are not for it.")
+        Path | None, typer.Option(metavar="DIR", help="A base model, to find Submodels that are not for it.")
     ] = None,
-    form: Annotated[
-        Literal["table", "json"], typer.Option("--format", help="How to write the list.")
-    ] = "table",
+    form: Annotated[TableFormat, typer.Option("--format", help="How to print the list.")] = TableFormat.table,
 ) -> None:
-    """Tabulate a folder of Submodels: task, kind, base, parameters, bytes and what is wrong with each.
+    """List the Submodels of a folder: speaker, adapter type, base, parameters, bytes and problems.
 
     Example: adaptkit submodels list submodels --base exp/base
     """
@@ -86,11 +144,67 @@ def list_files(
     from dataclasses import asdict
 
     from adaptkit.base import checkpoint
-    from adaptkit.submodels import export as folders
+    from adaptkit.submodels import export as library
 
-    entries = folders.check(folder, checkpoint.load(base) if base else None)
-    if form == "json":
+    entries = library.check(folder, checkpoint.load(base) if base else None)
+    if form is TableFormat.json:
         typer.echo(json.dumps([asdict(entry) for entry in entries], indent=1, default=str))
     else:
-        typer.echo(folders.render(entries))
-    logging.getLogger(__name__).info("%s: %s", folder, folders.summarise(entries))
+        typer.echo(library.format_entries(entries))
+    logging.getLogger(__name__).info("%s: %s", folder, library.summarise(entries))
+
+
+@app.command(cls=Command)
+def cross(
+    exp: Exp,
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="The set to transcribe, of these speakers or of others.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder to write to.  [default: EXP/cross_<set>]"),
+    ] = None,
+    base: Base = None,
+    per_speaker: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="At most N utterances per speaker.")
+    ] = None,
+    batch_frames: BatchFrames = 12000,
+    allow_pipes: AllowPipes = False,
+    device: Device = "auto",
+) -> None:
+    """Transcribe every speaker with every other's Submodel: a table of errors, a picture and a summary.
+
+    Example: adaptkit submodels cross exp/residual dump/test --per-speaker 2
+    """
+    from adaptkit.submodels import cross as library
+
+    out = out or exp / f"cross_{data.name}"
+    matrix = library.cross(
+        exp,
+        data,
+        out,
+        device=choose_device(device),
+        base=base,
+        per_speaker=per_speaker,
+        batch_frames=batch_frames,
+        allow_pipes=allow_pipes,
+    )
+    for name, rate in matrix.summary().items():
+        typer.echo(f"{name:24} {rate:7.2f} % WER")
+    typer.echo(out)
+
+
+@app.command(cls=Command)
+def cost(
+    one: Annotated[Path, typer.Argument(metavar="EXP", help="The folder of the job for all speakers.")],
+    jobs: Annotated[
+        list[Path], typer.Argument(metavar="JOB...", help="The folders of jobs for one speaker each.")
+    ],
+) -> None:
+    """Compare the time of one job for all speakers with that of a job for each.
+
+    Example: adaptkit submodels cost exp/submodels/one_job exp/submodels/jobs/*
+    """
+    from adaptkit.report import cost as library
+
+    typer.echo(library.format_cost(library.read([one]), library.read(jobs)))

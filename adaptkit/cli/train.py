@@ -8,6 +8,7 @@ import typer
 from adaptkit.cli.options import (
     AllowPipes,
     Augment,
+    Command,
     ConfigFile,
     Device,
     Overrides,
@@ -19,17 +20,24 @@ from adaptkit.cli.options import (
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command()(train)
+    app.command(cls=Command)(train)
 
 
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
     adapter: Annotated[
-        Path | None, typer.Option(help="A yaml with other 'adapters:', which names the experiment.")
+        str | None,
+        typer.Option(
+            metavar="ADAPTER",
+            help="Replace the adapters by an entry of the yaml's 'compare:', a yaml of adapters by name or "
+            "path, or an adapter type; the experiment is named after it.",
+        ),
     ] = None,
     augment: Augment = None,
-    exp: Annotated[Path | None, typer.Option(help="Folder to write to; exp/<name> if not given.")] = None,
+    exp: Annotated[
+        Path | None, typer.Option(metavar="EXP", help="The folder to write to.  [default: exp/<name>]")
+    ] = None,
     seed: Seed = None,
     device: Device = "auto",
     resume: Resume = False,
@@ -37,7 +45,7 @@ def train(
 ) -> None:
     """Train the adapters of an experiment on its frozen base model.
 
-    Example: adaptkit train conf/mini.yaml --adapter ../../conf/adapters/hra.yaml --resume
+    Example: adaptkit train conf/mini.yaml --adapter hra --resume
     """
     from adaptkit import experiment
     from adaptkit.training.run import train_adapters

@@ -144,7 +144,7 @@ def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error")
         described = "; ".join(f"'{task}'{nearest(task, tasks)}" for task in strange[:10])
         raise CheckpointError(
             f"{data.path}: the adapters know {len(tasks)} tasks ({listed(tasks, 8)}) and not {described}; "
-            "'adaptkit decode --unknown-task base' leaves them to the base model"
+            "'adaptkit decode --unknown-speaker base' leaves them to the base model"
         )
     return {task: known.get(task, BASE_TASK) for task in data.tasks}
 

@@ -1,4 +1,4 @@
-"""Decode a folder into a folder: what `adaptkit decode` does."""
+"""Decode a data directory into a folder of hypotheses: `adaptkit decode`."""
 
 import logging
 import time
@@ -6,20 +6,26 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from adaptkit import experiment, records
 from adaptkit.adapters.api import AdapterStack
-from adaptkit.adapters.per_task import numbers_per_task, shared_parameters
+from adaptkit.adapters.per_task import shared_parameters
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, find_frameless, number_tasks, read_examples
+from adaptkit.decoding.batches import recognise_with_submodels
 from adaptkit.errors import ConfigError
+from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.kaldi.tables import write_table
 from adaptkit.model import checkpoint
-from adaptkit.model.adapted import Objective
-from adaptkit.model.recognise import Hypothesis, decode
+from adaptkit.model.adapted import AdaptedModel
+from adaptkit.model.load import find_base
+from adaptkit.model.recognise import Hypothesis, recognise
+from adaptkit.provenance import peak_memory_mb
+from adaptkit.records import DecodeRecord, Recorded, write_record
+from adaptkit.scoring import files as scoring
+from adaptkit.scoring.wer import ScoreReport
 from adaptkit.submodels.cache import SubmodelCache
-from adaptkit.training.run_record import Recorded, write_record
 
 BASE_ALONE = "none"  # the experiment without adapters, which a report compares the others with
 _SUBMODEL_MB = 1024
@@ -27,19 +33,19 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DecodeOptions:
     """What to decode with what, and where the result goes."""
 
     exp: Path  # an experiment's folder; for the base model alone also its folder, or an experiment's yaml
     data: Path
-    out: Path | None
-    base: Path | None  # where the base model is, if not where the experiment says
-    base_only: bool
-    unknown_task: str  # error, or base
-    batch_frames: int
-    allow_pipes: bool
+    out: Path | None = None
+    base: Path | None = None  # where the base model is, if not where the experiment says
+    base_only: bool = False
+    unknown_speaker: Literal["error", "base"] = "error"
+    batch_frames: int = 12000  # feature frames of a batch, padding included
+    allow_pipes: bool = False
     submodels: Path | None = None  # a folder of them, in place of the adapters of `exp`
-    submodel_mb: int | None = None  # MiB that may hold Submodels, if not the usual number
+    submodel_mb: float | None = None  # MiB that may hold Submodels, if not the usual number
 
 
 @dataclass(frozen=True)
@@ -51,67 +57,73 @@ class _Model:
     submodels: SubmodelCache | None = None
 
 
-def decode_folder(wanted: Wanted, *, device: str) -> Path:
-    """Write `text`, `utt2score` and `run.json` of a data directory; give the folder they are in.
+def decode_folder(options: DecodeOptions, *, device: str) -> Path:
+    """Write `text`, `utt2score` and `run.json` for a data directory; return the folder they are in.
 
-    The base alone is an experiment of its own, `none`, beside EXP, and a folder of Submodels is one too,
-    unless `out` says where it goes.
+    The base model alone is an experiment of its own, `none`, beside EXP, and a folder of Submodels is one
+    too, unless `out` names another folder.
     """
-    base_dir, base_only = _find_base(wanted)
-    with _load(wanted, base_dir, base_only, device=device) as (model, examples):
-        examples = _number_tasks(examples, model, unknown=wanted.unknown_task)
+    base_dir, base_only = _find_base(options)
+    with _load(options, base_dir, base_only, device=device) as (model, examples):
+        examples = _number_tasks(examples, model, unknown=options.unknown_speaker)
         short = find_frameless(examples)
-        objective = Objective(model.base, model.adapters).eval()
+        adapted = AdaptedModel(model.base, model.adapters).eval()
         started = time.monotonic()
-        with objective.hooked():
-            kept = examples.without(short)
-            found = decode(objective, kept, wanted.batch_frames, submodels=model.submodels)
+        with adapted.hooked():
+            found = _recognise(adapted, examples.without(short), options.batch_frames, model.submodels)
         seconds = time.monotonic() - started
-    found += map(_nothing, short)
-    out = wanted.out or _default_folder(wanted, base_only)
-    write_table(out / "utt2score", {h.utt_id: f"{h.score:.4f}" for h in found})
-    write_table(out / "text", {h.utt_id: h.text for h in found})
-    made = _describe(out, wanted, model)
-    if made is not None:
-        write_record(out.parent, model.base, made)
-    records.DecodeRecord(
-        set_name=wanted.data.name,
+    found += [Hypothesis(utt_id, "", 0.0) for utt_id in short]
+    out = DecodeFolder(options.out or _default_folder(options, base_only))
+    write_table(out.scores, {h.utt_id: f"{h.score:.4f}" for h in found})
+    write_table(out.text, {h.utt_id: h.text for h in found})
+    _write_record(out.path, options, model, device)
+    DecodeRecord(
+        set_name=options.data.name,
         num_utterances=len(found),
         audio_sec=sum(examples.lengths) * model.base.frame_shift_ms / 1000,
         decode_seconds=seconds,
-        peak_mb=records.peak_memory_mb(),
-        batch_size=max(1, wanted.batch_frames // max(examples.lengths)),
+        peak_mb=peak_memory_mb(),
+        batch_size=max(1, options.batch_frames // max(examples.lengths)),
         base_only=base_only,
-    ).write(out / "run.json")
-    return out
+    ).write(out.record)
+    return out.path
+
+
+def decode_and_score(exp: Path, data: Path, *, batch_frames: int, device: str) -> ScoreReport:
+    """Decode a data directory with an experiment, and score it against the directory's own texts."""
+    options = DecodeOptions(exp=exp, data=data, batch_frames=batch_frames)
+    decoded = decode_folder(options, device=device)
+    report = scoring.score_files(data, decoded)
+    scoring.write(report, decoded)
+    return report
 
 
 @contextmanager
 def _load(
-    wanted: Wanted, base_dir: Path, base_only: bool, *, device: str
+    options: DecodeOptions, base_dir: Path, base_only: bool, *, device: str
 ) -> Iterator[tuple[_Model, Examples]]:
     """Load the base, the set, and what it is decoded with: slots for no more Submodels than it has tasks."""
-    adapter_path = wanted.exp / "adapter.safetensors"
-    is_whole = not base_only and wanted.submodels is None
-    file = checkpoint.load(adapter_path) if is_whole else None
+    adapter_path = RunFolder(options.exp).adapter
+    has_file = not base_only and options.submodels is None
+    file = checkpoint.load(adapter_path) if has_file else None
     base = base_checkpoint.load(base_dir, device)
     adapters = None if file is None else checkpoint.restore(file, base, adapter_path)
-    examples = read_examples(wanted.data, base, allow_pipes=wanted.allow_pipes)
-    if wanted.submodels is None:
+    examples = read_examples(options.data, base, allow_pipes=options.allow_pipes)
+    if options.submodels is None:
         yield _Model(base, adapters), examples
     else:
-        budget_bytes = (wanted.submodel_mb or _SUBMODEL_MB) * 2**20
+        budget_bytes = round((options.submodel_mb or _SUBMODEL_MB) * 2**20)
         most_slots = len(examples.data.tasks)
-        cache = SubmodelCache(wanted.submodels, base, budget_bytes=budget_bytes, most_slots=most_slots)
+        cache = SubmodelCache(options.submodels, base, budget_bytes=budget_bytes, most_slots=most_slots)
         with closing(cache) as submodels:
             yield _Model(base, submodels.stack, submodels), examples
             stats = submodels.stats()
             words = "%s: %d Submodels fit in memory; %d uses found theirs there, %d read it, %d were evicted"
-            _LOG.info(words, wanted.submodels, stats.num_slots, stats.hits, stats.misses, stats.evictions)
+            _LOG.info(words, options.submodels, stats.num_slots, stats.hits, stats.misses, stats.evictions)
 
 
 def _number_tasks(examples: Examples, model: _Model, *, unknown: str) -> Examples:
-    """Give each task of the set its id; an unknown one, and a damaged Submodel of one, is refused."""
+    """Number the tasks of the set; an unknown one, and a damaged Submodel of one, is refused."""
     if model.adapters is None:
         return examples
     if model.submodels is not None:
@@ -120,37 +132,52 @@ def _number_tasks(examples: Examples, model: _Model, *, unknown: str) -> Example
     return replace(examples, task_ids=number_tasks(examples.data, tasks, unknown=unknown))
 
 
-def _find_base(wanted: Wanted) -> tuple[Path, bool]:
+def _recognise(
+    adapted: AdaptedModel, examples: Examples, batch_frames: int, submodels: SubmodelCache | None
+) -> list[Hypothesis]:
+    if submodels is None:
+        return recognise(adapted, examples, batch_frames)
+    return recognise_with_submodels(adapted, examples, batch_frames, submodels)
+
+
+def _find_base(options: DecodeOptions) -> tuple[Path, bool]:
     """Find the base model's folder, and whether it decodes alone, as one does that is EXP itself."""
-    if wanted.base_only and wanted.submodels is not None:
+    if options.base_only and options.submodels is not None:
         raise ConfigError("--base-only leaves adapters out, and --submodels names some; give one of the two")
-    if wanted.submodel_mb is not None and wanted.submodels is None:
+    if options.submodel_mb is not None and options.submodels is None:
         raise ConfigError("--submodel-mb is the memory of --submodels, which is not given; give both")
-    if (wanted.exp / "model.pth").exists():
-        return wanted.base or wanted.exp, wanted.submodels is None
-    settings = wanted.exp if wanted.exp.is_file() else wanted.exp / "config.yaml"
-    return wanted.base or experiment.load(settings).base.dir, wanted.base_only
+    if RunFolder(options.exp).model.exists():
+        return options.base or options.exp, options.submodels is None
+    return options.base or find_base(options.exp), options.base_only
 
 
-def _default_folder(wanted: Wanted, base_only: bool) -> Path:
-    own = wanted.submodels or wanted.exp
-    parent = wanted.exp.parent / BASE_ALONE if base_only else own
-    return parent / f"decode_{wanted.data.name}"
+def _default_folder(options: DecodeOptions, base_only: bool) -> Path:
+    own = options.submodels or options.exp
+    parent = options.exp.parent / BASE_ALONE if base_only else own
+    return RunFolder(parent).decoded(options.data.name)
 
 
-def _nothing(utt_id: str) -> Hypothesis:
-    return Hypothesis(utt_id, "", 0.0)
+def _write_record(out: Path, options: DecodeOptions, model: _Model, device: str) -> None:
+    """Write the record of what no training made: the base model alone, or Submodels."""
+    made = _describe(out, options, model)
+    if made is not None:
+        write_record(
+            out.parent,
+            made,
+            base_fingerprint=model.base.fingerprint,
+            params_base=model.base.num_parameters,
+            device=device,
+        )
 
 
-def _describe(out: Path, wanted: Wanted, model: _Model) -> Recorded | None:
-    """Describe what has no training, whose record is left here: the base alone, or Submodels."""
-    submodels, folder = model.submodels, out.parent
-    is_ours = folder == wanted.submodels or not (folder / "run.json").exists()
+def _describe(out: Path, options: DecodeOptions, model: _Model) -> Recorded | None:
+    submodels, folder = model.submodels, RunFolder(out.parent)
+    is_ours = folder.path == options.submodels or not folder.record.exists()
     if submodels is not None and out.name.startswith("decode_") and is_ours:
-        num_each, tasks = numbers_per_task(submodels.stack), submodels.known()
+        num_each, tasks = submodels.stack.num_per_task, submodels.known()
         num_shared = sum(parameter.numel() for _, parameter in shared_parameters(submodels.stack))
         kind, num_all = submodels.stack.kind, num_shared + len(tasks) * num_each
-        return Recorded(folder.resolve().name, kind, tasks, num_all, num_each)
-    if model.adapters is None and folder.name == BASE_ALONE:
+        return Recorded(folder.path.resolve().name, kind, tasks, num_all, num_each)
+    if model.adapters is None and folder.path.name == BASE_ALONE:
         return Recorded(BASE_ALONE, "none", (), 0, 0)
     return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from adaptkit.errors import DataError
 from adaptkit.kaldi.datadir import DataDir
+from adaptkit.kaldi.durations import measure_all
 from adaptkit.kaldi.recording import is_command, probe
 
 
@@ -52,18 +53,10 @@ def summarise(data: DataDir, *, allow_pipes: bool = False) -> Summary:
 
 
 def _durations(data: DataDir, lengths_sec: Mapping[str, float]) -> list[float]:
-    """Give the seconds of each utterance: by its times, its recording, or utt2dur."""
-    stated = data.duration_sec or {}
-    seconds = []
+    """List the seconds of each utterance; a command that was not run is a DataError."""
+    seconds = measure_all(data, lengths_sec.get)
     for utterance in data.utterances:
-        end_sec = utterance.end_sec
-        if end_sec is None:
-            end_sec = lengths_sec.get(utterance.recording)
-        if end_sec is not None:
-            seconds.append(end_sec - utterance.start_sec)
-        elif utterance.utt_id in stated:
-            seconds.append(stated[utterance.utt_id])
-        else:
+        if seconds[utterance.utt_id] is None:
             location = data.recordings[utterance.recording]
             raise DataError(f"{location}: a command that was not run; --allow-pipes runs it")
-    return seconds
+    return list(seconds.values())

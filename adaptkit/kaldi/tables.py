@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from adaptkit.errors import DataError
-from adaptkit.files import read_text, write_text
+from adaptkit.files import read_text, split_lines, write_text
 
 BLANKS = " \t\r"  # Kaldi separates by ASCII alone; a text may hold other spaces (U+3000, say)
 
@@ -50,12 +50,3 @@ def split_line(line: str) -> tuple[str, str]:
     line = line.strip(BLANKS)
     key = line.replace("\t", " ").split(" ", 1)[0]
     return key, line[len(key) :].strip(BLANKS)
-
-
-def split_lines(text: str) -> list[str]:
-    r"""Split at line feeds alone: str.splitlines would also split inside a text, at U+2028 and others.
-
-    >>> split_lines("a\u2028b\nc\n")
-    ['a\u2028b', 'c']
-    """
-    return text.removesuffix("\n").split("\n") if text else []

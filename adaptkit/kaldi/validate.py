@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adaptkit.errors import listed
-from adaptkit.files import read_text
+from adaptkit.files import read_text, split_lines
 from adaptkit.kaldi.datadir import parse_segment
 from adaptkit.kaldi.scan import Checks, Problem, Table, scan_table
-from adaptkit.kaldi.tables import split_lines
 from adaptkit.kaldi.validate_audio import audio_problems
 
 REQUIRED = ("wav.scp", "text", "utt2spk", "spk2utt")

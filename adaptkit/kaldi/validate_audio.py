@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adaptkit.errors import DataError
-from adaptkit.kaldi.datadir import parse_segment
+from adaptkit.kaldi.datadir import Utterance, parse_segment
+from adaptkit.kaldi.durations import measure
 from adaptkit.kaldi.recording import OVERSHOOT_SEC, Recording, is_command, probe
 from adaptkit.kaldi.scan import Checks, Problem, Table
 
@@ -85,14 +86,15 @@ def _find_spans(tables: dict[str, Table]) -> Iterator[tuple[str, tuple[str, floa
 def _find_durations(audio: _Audio) -> Iterator[tuple[str, float]]:
     """Give the seconds of each utterance by its recording and times, or by utt2dur where those do not say."""
     stated = audio.tables.get("utt2dur", {})
+    lengths_sec = {name: recording.duration_sec for name, recording in audio.recordings.items()}
     for utt_id, (name, start_sec, end_sec) in audio.spans.items():
-        if name in audio.recordings:
-            length_sec = audio.recordings[name].duration_sec
-            yield utt_id, min(length_sec if end_sec is None else end_sec, length_sec) - start_sec
-        elif end_sec is not None:
-            yield utt_id, end_sec - start_sec
-        elif utt_id in stated and _seconds(stated[utt_id].value) > 0:
-            yield utt_id, _seconds(stated[utt_id].value)
+        if name in lengths_sec and end_sec is not None:
+            end_sec = min(end_sec, lengths_sec[name])
+        seconds = _seconds(stated[utt_id].value) if utt_id in stated else 0.0
+        spoken = Utterance(utt_id, "", name, "", start_sec, end_sec)
+        found = measure(spoken, {utt_id: seconds} if seconds > 0 else {}, lengths_sec.get)
+        if found is not None:
+            yield utt_id, found
 
 
 def _overshoots(audio: _Audio) -> Iterator[Problem]:

@@ -1,11 +1,8 @@
-"""What a training step computes: the loss of a base model, with or without adapters, on a batch."""
+"""A base model and its adapters as one thing: loss, encoder output and hypotheses of a batch."""
 
-import math
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,20 +11,19 @@ from adaptkit.augment.specaugment import SpecAugment, augment
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.loss import loss_from_encoded
 from adaptkit.base.padding import ignoring_padding
-from adaptkit.base.search.greedy import Path, greedy
+from adaptkit.base.search.greedy import BestPath, greedy
 from adaptkit.base.sites import attached, refuse_recomputing
 from adaptkit.base.specaug import changing_features
-from adaptkit.base.traces import leaving_no_trace
-from adaptkit.base.weights import changed
+from adaptkit.base.weights import changed, leaving_no_trace
 from adaptkit.data.batches import Batch
 from adaptkit.model import encoder_cache
 
 
-class Objective(nn.Module):
-    """The mean loss over a batch's utterances: the ESPnet model's own CTC, attention or hybrid loss.
+class AdaptedModel(nn.Module):
+    """An ESPnet model with adapters, or without any, in which case the model itself is trained.
 
     With adapters the base stays in eval() and frozen, and each row goes through its own task's weights.
-    Without, the model itself is trained: dropout and batch statistics are on.
+    Without, dropout and batch statistics are on in train().
 
     Adapters that spare the encoder act on what it gave in inference mode (`read_taps`), so that no gradient
     and no activation of it exists.
@@ -39,32 +35,36 @@ class Objective(nn.Module):
         self, base: BaseModel, adapters: AdapterStack | None = None, spec: SpecAugment | None = None
     ):
         super().__init__()
-        self.model, self.adapters, self.sites, self.spec = base.model, adapters, base.sites, spec
+        self.espnet, self.adapters, self.sites, self.spec = base.model, adapters, base.sites, spec
         self.taps = (
             () if adapters is None else encoder_cache.find(base, adapters)
         )  # none: adapters act by hooks
-        self.model.requires_grad_(adapters is None)
+        self.espnet.requires_grad_(adapters is None)
         self.ctc_dropout = base.config["ctc_conf"].get("dropout_rate", 0.0)
 
     @property
     def trained(self) -> nn.Module:
         """The part whose weights change: the adapters, or the whole model."""
-        return self.model if self.adapters is None else self.adapters
+        return self.espnet if self.adapters is None else self.adapters
 
-    def train(self, mode: bool = True) -> "Objective":
+    def train(self, mode: bool = True) -> "AdaptedModel":
         """Switch the trained part; a frozen base stays in eval(), or its batch statistics would move."""
         self.training = mode
         self.trained.train(mode)
         if self.adapters is not None:
-            self.model.eval()
+            self.espnet.eval()
         if self.adapters is not None and mode:
-            refuse_recomputing(self.model.encoder)
-        if self.model.ctc is not None:  # ESPnet's own drops out in eval() too
-            self.model.ctc.dropout_rate = self.ctc_dropout if self.model.training else 0.0
+            refuse_recomputing(self.espnet.encoder)
+        if self.espnet.ctc is not None:  # ESPnet's own drops out in eval() too
+            self.espnet.ctc.dropout_rate = self.ctc_dropout if self.espnet.training else 0.0
         return self
 
     def forward(self, batch: Batch) -> Tensor:
-        """Give the loss, a scalar."""
+        """Return `loss(batch)`; DistributedDataParallel hooks into calls of the module itself."""
+        return self.loss(batch)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean over the utterances of the model's CTC, attention or hybrid loss, a scalar."""
         batch = self.read_taps(batch)
         groups = self._groups(batch)
         parts = [batch.rows(rows) for rows in groups] if len(groups) > 1 else [batch]
@@ -77,11 +77,11 @@ class Objective(nn.Module):
         own = {row: encoded[row] for rows, encoded, _ in passes for row in rows}
         return torch.stack([own[row] for row in range(len(own))]), passes[0][2]
 
-    def search(self, batch: Batch) -> list[Path]:
-        """Find the best path of each row."""
-        paths: dict[int, Path] = {}
+    def recognise(self, batch: Batch) -> list[BestPath]:
+        """Search the best path of each row."""
+        paths: dict[int, BestPath] = {}
         for rows, encoded, frames in self._passes(batch):
-            found = greedy(self.model, encoded, frames)
+            found = greedy(self.espnet, encoded, frames)
             paths.update({row: found[row] for row in rows})
         return [paths[row] for row in range(len(paths))]
 
@@ -90,16 +90,16 @@ class Objective(nn.Module):
         if not self.taps or batch.has_taps:
             return batch
         with self._masking(batch):
-            return encoder_cache.read(self.model, self.taps, batch)
+            return encoder_cache.read(self.espnet, self.taps, batch)
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Attach the adapters, and keep padding out of results and traces out of the model, until the end."""
         with ExitStack() as stack:
             if self.adapters is not None and not self.taps:
-                stack.enter_context(attached(self.model, self.adapters, self.sites))
-            stack.enter_context(ignoring_padding(self.model))
-            stack.enter_context(leaving_no_trace(self.model))
+                stack.enter_context(attached(self.espnet, self.adapters, self.sites))
+            stack.enter_context(ignoring_padding(self.espnet))
+            stack.enter_context(leaving_no_trace(self.espnet))
             yield
 
     def _passes(self, batch: Batch) -> Iterator[tuple[list[int], Tensor, Tensor]]:
@@ -125,7 +125,7 @@ class Objective(nn.Module):
             if self.adapters is not None:
                 differences = self.adapters.differences(batch.task_ids[rows[0]])
                 stack.enter_context(self.adapters.for_tasks(batch.task_ids, batch.inputs.device))
-                stack.enter_context(changed(self.model, differences))
+                stack.enter_context(changed(self.espnet, differences))
             stack.enter_context(self._masking(batch))
             yield
 
@@ -139,7 +139,7 @@ class Objective(nn.Module):
         def mask(feats: Tensor, lengths: Tensor) -> Tensor:
             return augment(self.spec, feats, lengths * batch.is_masked, batch.mask_keys)
 
-        with changing_features(self.model, mask):
+        with changing_features(self.espnet, mask):
             yield
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -149,60 +149,16 @@ class Objective(nn.Module):
                 encoded, frames = self._encode(batch)
                 lengths = batch.token_lengths
                 return loss_from_encoded(
-                    self.model, encoded, frames=frames, tokens=batch.tokens, token_lengths=lengths
+                    self.espnet, encoded, frames=frames, tokens=batch.tokens, token_lengths=lengths
                 )
             inputs, tokens = batch.inputs.clone(), batch.tokens.clone()  # ESPnet changes both in place
-            loss, _, _ = self.model(inputs, batch.lengths, tokens, batch.token_lengths.clone())
+            loss, _, _ = self.espnet(inputs, batch.lengths, tokens, batch.token_lengths.clone())
         return loss.squeeze()  # ESPnet gives it one dimension under DataParallel
 
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if batch.has_taps:
             return encoder_cache.replay(self.adapters, self.taps, batch.inputs), batch.lengths
-        encoded, frames = self.model.encode(batch.inputs.clone(), batch.lengths)
+        encoded, frames = self.espnet.encode(batch.inputs.clone(), batch.lengths)
         if isinstance(encoded, tuple):  # with intermediate CTC
             encoded = encoded[0]
         return encoded, frames
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Compute the forward pass in `precision`; float32 leaves it alone."""
-    return torch.autocast(device.type, dtype=getattr(torch, precision), enabled=precision != "float32")
-
-
-def seed_everything(seed: int, step: int, rank: int = 0) -> None:
-    """Seed every global generator for one step, for dropout.
-
-    Each step starts from its own seed, so a resumed run needs no saved generator states to draw the same
-    numbers.
-    """
-    mixed = random.Random(f"{seed} {step} {rank}").getrandbits(32)
-    torch.manual_seed(mixed)
-    random.seed(mixed)
-    np.random.seed(mixed)
-
-
-def find_not_finite(objective: nn.Module, batches: Sequence[Batch], precision: str) -> list[str]:
-    """Name the utterances whose own loss is not finite, by taking them one at a time."""
-    found = []
-    for batch in batches:
-        for row, utt_id in enumerate(batch.utt_ids):
-            with torch.no_grad(), autocast(batch.inputs.device, precision):
-                if not math.isfinite(float(objective(batch.rows([row])))):
-                    found.append(utt_id)
-    return found
-
-
-def learning_rate(step: int, num_steps: int, *, peak: float, warmup_steps: int, schedule: str) -> float:
-    """Give the learning rate of a step, counted from 0: a linear rise, then the schedule's decay.
-
-    >>> [learning_rate(s, 6, peak=1.0, warmup_steps=2, schedule="linear") for s in range(6)]
-    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
-    """
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    if schedule == "inverse_sqrt":
-        return peak * math.sqrt(max(1, warmup_steps) / (step + 1))
-    if schedule == "constant":
-        return peak
-    left = max(0.0, 1 - (step - warmup_steps) / max(1, num_steps - warmup_steps))
-    return peak * (left if schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left))

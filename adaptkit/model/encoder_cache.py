@@ -18,7 +18,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.loss import has_inner_ctc
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.sites import attached
-from adaptkit.base.traces import leaving_no_trace
+from adaptkit.base.weights import leaving_no_trace
 from adaptkit.data.batches import Batch, load_batches, plan_batches
 from adaptkit.data.dataset import Examples
 from adaptkit.errors import ConfigError, listed

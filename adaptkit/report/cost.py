@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptkit.errors import ConfigError, listed
+from adaptkit.folders import RunFolder
 from adaptkit.records import RunRecord
 from adaptkit.tables import aligned
 
 
 @dataclass(frozen=True)
-class Cost:
+class TrainingCost:
     """Seconds of some trainings together."""
 
     num_jobs: float
@@ -18,19 +19,21 @@ class Cost:
     cpu_seconds: float  # of the processes, start-up and validation included
     train_seconds: float  # of the steps
 
-    def scaled(self, num_tasks: int) -> "Cost":
+    def scaled(self, num_tasks: int) -> "TrainingCost":
         """Give what as many tasks would cost, if all were alike."""
         factor = num_tasks / self.num_tasks
-        return Cost(self.num_jobs * factor, num_tasks, self.cpu_seconds * factor, self.train_seconds * factor)
+        return TrainingCost(
+            self.num_jobs * factor, num_tasks, self.cpu_seconds * factor, self.train_seconds * factor
+        )
 
 
-def read(folders: Sequence[Path]) -> Cost:
+def read(folders: Sequence[Path]) -> TrainingCost:
     """Add up the records of finished trainings."""
-    records = [RunRecord.read(folder / "run.json") for folder in folders]
+    records = [RunRecord.read(RunFolder(folder).record) for folder in folders]
     unknown = [str(folder) for folder, r in zip(folders, records, strict=True) if not r.cpu_seconds]
     if unknown:
         raise ConfigError(f"{listed(unknown)}: has no CPU seconds in run.json; train it again")
-    return Cost(
+    return TrainingCost(
         num_jobs=len(records),
         num_tasks=sum(len(record.tasks) for record in records),
         cpu_seconds=sum(record.cpu_seconds for record in records),
@@ -38,7 +41,7 @@ def read(folders: Sequence[Path]) -> Cost:
     )
 
 
-def render(one: Cost, each: Cost) -> str:
+def format_cost(one: TrainingCost, each: TrainingCost) -> str:
     """Lay out one job against single jobs, those of some tasks standing for all, as ratios to the one."""
     all_of_them = each.scaled(one.num_tasks)
     rows = [["", "jobs", "tasks", "CPU seconds", "ratio", "seconds of steps", "ratio"]]

@@ -3,62 +3,18 @@
 import re
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
+from string import Template
 
 from adaptkit.report import charts
 from adaptkit.report.runs import Comparison, Outcome
 from adaptkit.report.summary import as_cells, as_speaker_rows, describe, describe_versions, summarise
 from adaptkit.scoring.bootstrap import LEVEL
 
-_CSS = """
-:root { color-scheme: light dark;
-  --page: #f5f6f8; --card: #ffffff; --ink: #1b1f24; --muted: #59636e; --line: #dfe3e8; --accent: #2563c9;
-  --series-0: #9aa2ad; --series-1: #2f6bd8; --series-2: #e07a1f; --series-3: #15936a; --series-4: #9350c8;
-  --series-5: #cf3a4c; --series-6: #0c8ea6; --series-7: #8f8410; --series-8: #cf4f96; }
-@media (prefers-color-scheme: dark) { :root {
-  --page: #101317; --card: #181c21; --ink: #e8ebef; --muted: #9ba5b1; --line: #2d343c; --accent: #7fb0ff;
-  --series-0: #7d8794; --series-1: #6fa0ff; --series-2: #f39b4b; --series-3: #3fc496; --series-4: #be86ee;
-  --series-5: #f0707f; --series-6: #3fbdd4; --series-7: #c9bc45; --series-8: #ee86bd; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 64px; }
-h1 { font-size: 28px; line-height: 1.2; letter-spacing: -0.01em; margin: 0 0 8px; }
-h2 { font-size: 17px; margin: 0 0 12px; }
-p { margin: 0; color: var(--muted); max-width: 85ch; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: 22px 24px; margin-top: 20px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 16px;
-  margin-top: 24px; }
-.cards div { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: 16px 20px; }
-.cards b { display: block; font-size: 27px; line-height: 1.25; font-weight: 650;
-  font-variant-numeric: tabular-nums; }
-.cards span { color: var(--muted); font-size: 13px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-th { color: var(--muted); font-weight: 500; border-bottom: 1px solid var(--line); }
-td, th { padding: 7px 10px; text-align: right; vertical-align: top; white-space: nowrap; }
-small { display: block; color: var(--muted); font-size: 12px; line-height: 1.35; font-weight: 400; }
-td.name, th.name { text-align: left; }
-tr + tr td { border-top: 1px solid var(--line); }
-td.best { font-weight: 700; }
-i { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 8px;
-  border: 2px solid; background: currentColor; }
-i.hollow { background: none; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 20px; font-size: 13.5px; margin-bottom: 10px; }
-.note { font-size: 13px; margin-top: 12px; }
-svg { display: block; width: 100%; min-width: 680px; height: auto; }
-svg text { font-family: inherit !important; paint-order: stroke; stroke: var(--card); stroke-width: 2.5px; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 8px 20px; margin: 0 0 14px;
-  font-size: 13.5px; }
-dt { font-weight: 600; }
-dd { margin: 0; color: var(--muted); overflow-wrap: anywhere; }
-code { font: 12.5px ui-monospace, "SF Mono", Menlo, "DejaVu Sans Mono", monospace; color: var(--ink); }
-@media print { body { background: none; } section, .cards div { break-inside: avoid; } }
-"""
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(comparison: Comparison) -> str:
+def render_page(comparison: Comparison) -> str:
     """Give the whole page."""
     title, outcomes = f"Word error rates on {comparison.set_name}", comparison.outcomes
     sections = [
@@ -69,12 +25,13 @@ def render(comparison: Comparison) -> str:
         _section("WER of each speaker, in percent", _speakers(outcomes)),
         _section("How these were made", _provenance(outcomes)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
-        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(title)}</h1>\n<p>{escape(describe(comparison))}</p>\n{_cards(comparison)}\n"
-        f"{''.join(sections)}</main>\n</body>\n</html>\n"
+    template = Template((_TEMPLATES / "report.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escape(title),
+        css=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        text=escape(describe(comparison)),
+        cards=_cards(comparison),
+        sections="".join(sections),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from adaptkit.config import read_yaml
 from adaptkit.errors import AdaptkitError, ScoringError, listed, nearest
+from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.records import DecodeRecord, Progress, RunRecord, read_progress
 from adaptkit.scoring import files as score_files
 from adaptkit.scoring.wer import ScoreReport, pool
@@ -76,7 +77,7 @@ def load(folders: Sequence[Path], set_name: str | None = None, *, minus: Sequenc
     scored = [_find_decoded(Path(folder), set_name) for folder in folders]
     if len({decoded.name for decoded in scored}) > 1:
         seen = listed(str(decoded) for decoded in scored)
-        raise ScoringError(f"experiments decoded different sets: {seen}; choose one with --set")
+        raise ScoringError(f"experiments decoded different sets: {seen}; choose one with --test-set")
     runs = [_load(decoded) for decoded in scored]
     _refuse_unlike(runs)
     _refuse_other_bases(runs)
@@ -97,32 +98,33 @@ def _find_decoded(folder: Path, set_name: str | None) -> Path:
     if not folder.is_dir():
         known = [str(path) for path in folder.parent.glob("*") if path.is_dir()]
         raise AdaptkitError(f"{folder}: no such experiment{nearest(str(folder), known)}")
-    found = sorted(path for path in folder.glob("decode_*") if path.is_dir())
-    names = listed(path.name.removeprefix("decode_") for path in found)
+    run = RunFolder(folder)
+    found = run.decoded_sets()
     if not found:
         raise ScoringError(f"{folder}: holds no decode_<set>; 'adaptkit decode' makes it")
     if set_name is None and len(found) > 1:
-        raise ScoringError(f"{folder}: several sets are decoded; choose one with --set: {names}")
+        raise ScoringError(f"{folder}: several sets are decoded; choose one with --test-set: {listed(found)}")
     if set_name is None:
-        return found[0]
-    if folder / f"decode_{set_name}" not in found:
+        return run.decoded(found[0])
+    if set_name not in found:
         raise ScoringError(
-            f"{folder}: set {set_name} is not decoded, only: {names}; 'adaptkit decode' does it"
+            f"{folder}: set {set_name} is not decoded, only: {listed(found)}; 'adaptkit decode' does it"
         )
-    return folder / f"decode_{set_name}"
+    return run.decoded(set_name)
 
 
 def _load(decoded: Path) -> Run:
-    decode = DecodeRecord.read(decoded / "run.json")
-    if not (decoded / "score.json").exists():
+    folder = DecodeFolder(decoded)
+    decode = DecodeRecord.read(folder.record)
+    if not folder.score.exists():
         remedy = f"'adaptkit score data/{decode.set_name} {decoded}' makes it"
-        raise ScoringError(f"{decoded}/score.json: no such file; {remedy}")
-    log, settings = decoded.parent / "train.jsonl", decoded.parent / "config.yaml"
+        raise ScoringError(f"{folder.score}: no such file; {remedy}")
+    log, settings = folder.run.log, folder.run.config
     return Run(
         decoded=decoded,
-        record=RunRecord.read(decoded.parent / "run.json"),
+        record=RunRecord.read(folder.run.record),
         decode=decode,
-        score=score_files.read(decoded / "score.json"),
+        score=score_files.read(folder.score),
         progress=read_progress(log) if log.exists() else Progress(),  # the base alone has no training
         settings=_without_seed(read_yaml(settings)) if settings.exists() else {},
     )

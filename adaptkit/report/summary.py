@@ -165,7 +165,11 @@ def describe_versions(outcomes: Sequence[Outcome]) -> list[str]:
     names: dict[str, list[str]] = {}
     for outcome in outcomes:
         for run in outcome.runs:
-            versions = {**run.record.versions, "commit": run.record.commit or "unknown"}
+            versions = dict(run.record.versions)
+            versions |= {
+                "adaptkit commit": run.record.toolkit_commit or "unknown",
+                "recipe commit": run.record.recipe_commit or "unknown",
+            }
             written = ", ".join(f"{name} {version}" for name, version in versions.items())
             names.setdefault(written, []).append(outcome.name)
     if len(names) == 1:

@@ -1,11 +1,15 @@
 """Scoring on disk: `text` files in, RESULT (as Kaldi writes it) and score.json out."""
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from adaptkit.errors import ScoringError
+from pydantic import TypeAdapter, ValidationError
+
+from adaptkit.errors import ScoringError, listed
 from adaptkit.files import read_text, write_text
+from adaptkit.folders import DecodeFolder
 from adaptkit.kaldi.tables import read_table
 from adaptkit.scoring.bootstrap import LEVEL, NUM_RESAMPLES
 from adaptkit.scoring.wer import (
@@ -14,10 +18,8 @@ from adaptkit.scoring.wer import (
     ScoreReport,
     UtteranceScore,
     compare,
-    from_json,
     group_by_speaker,
     score,
-    to_json,
 )
 from adaptkit.tables import aligned
 
@@ -46,8 +48,8 @@ def score_files(
 
 def write(report: ScoreReport, folder: Path, *, with_alignments: bool = False) -> None:
     """Write score.json and RESULT into a decode folder."""
-    write_json(report, folder / "score.json", with_alignments=with_alignments)
-    write_text(folder / "RESULT", render(report, with_alignments=with_alignments))
+    write_json(report, DecodeFolder(folder).score, with_alignments=with_alignments)
+    write_text(DecodeFolder(folder).result, format_report(report, with_alignments=with_alignments))
 
 
 def write_json(report: ScoreReport, path: Path, *, with_alignments: bool = False) -> None:
@@ -68,7 +70,31 @@ def read(path: Path) -> ScoreReport:
         raise ScoringError(f"{path}: {error}; 'adaptkit score' writes it again") from None
 
 
-def render(report: ScoreReport, *, with_alignments: bool = False) -> str:
+def to_json(report: ScoreReport, *, with_alignments: bool = False) -> dict[str, object]:
+    """Give the report as json data: the rates first, then the counts they come from."""
+    speakers = {
+        name: {"wer": round(counts.rate, 2), **asdict(report.speaker_intervals[name]), **asdict(counts)}
+        for name, counts in report.by_speaker.items()
+    }
+    fields = asdict(report)
+    if not with_alignments:
+        for utterance in fields["utterances"]:
+            del utterance["alignment"]
+    head = {"wer": round(report.total.rate, 2), "cer": round(report.chars.rate, 2)}
+    totals = {"words": asdict(report.total), "chars": asdict(report.chars), "by_speaker": speakers}
+    return {**head, "interval": fields.pop("interval"), **totals, **fields}
+
+
+def from_json(data: Mapping[str, object]) -> ScoreReport:
+    """Read back what `to_json` gave; ScoringError where a field is missing or of another kind."""
+    try:
+        return TypeAdapter(ScoreReport).validate_python(data)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors()]
+        raise ScoringError(f"not a score report: {listed(wrong)}") from None
+
+
+def format_report(report: ScoreReport, *, with_alignments: bool = False) -> str:
     """Give a report as text, as it stands in RESULT."""
     num_speakers = len(report.by_speaker)
     whom = (
@@ -110,9 +136,10 @@ def speaker_rows(report: ScoreReport) -> list[list[str]]:
 
 
 def _read_hypotheses(path: Path) -> dict[str, str]:
-    if path.is_dir() and not (path / "text").exists():
+    text = DecodeFolder(path).text
+    if path.is_dir() and not text.exists():
         raise ScoringError(f"{path}: holds no hypotheses (text); 'adaptkit decode' writes them")
-    return read_table(path / "text" if path.is_dir() else path)
+    return read_table(text if path.is_dir() else path)
 
 
 def _describe_difference(difference: Difference) -> str:

@@ -2,11 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import jiwer
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from adaptkit.errors import ScoringError, listed
 from adaptkit.scoring import bootstrap
@@ -64,6 +63,15 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class ErrorRate:
+    """A word error rate with its bounds at 95 %, all in percent."""
+
+    wer: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class UtteranceScore:
     """The error counts of one utterance; `alignment` pairs its words, with None where one side has none."""
 
@@ -98,6 +106,11 @@ class ScoreReport:
     def total(self) -> ErrorCounts:
         """The word errors of all utterances."""
         return _sum(u.words for u in self.utterances)
+
+    @property
+    def rate(self) -> ErrorRate:
+        """The word error rate with its interval."""
+        return ErrorRate(round(self.total.rate, 2), self.interval.low, self.interval.high)
 
     @property
     def chars(self) -> ErrorCounts:
@@ -183,30 +196,6 @@ def compare(report: ScoreReport, other: ScoreReport, *, name: str, seed: int = 0
     samples = 100 * (sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3])
     points = report.total.rate - other.total.rate
     return Difference(name, round(points, 2), _bounds(samples), bootstrap.p_value(samples))
-
-
-def to_json(report: ScoreReport, *, with_alignments: bool = False) -> dict[str, object]:
-    """Give the report as json data: the rates first, then the counts they come from."""
-    speakers = {
-        name: {"wer": round(counts.rate, 2), **asdict(report.speaker_intervals[name]), **asdict(counts)}
-        for name, counts in report.by_speaker.items()
-    }
-    fields = asdict(report)
-    if not with_alignments:
-        for utterance in fields["utterances"]:
-            del utterance["alignment"]
-    head = {"wer": round(report.total.rate, 2), "cer": round(report.chars.rate, 2)}
-    totals = {"words": asdict(report.total), "chars": asdict(report.chars), "by_speaker": speakers}
-    return {**head, "interval": fields.pop("interval"), **totals, **fields}
-
-
-def from_json(data: Mapping[str, object]) -> ScoreReport:
-    """Read back what `to_json` gave; ScoringError where a field is missing or of another kind."""
-    try:
-        return TypeAdapter(ScoreReport).validate_python(data)
-    except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors()]
-        raise ScoringError(f"not a score report: {listed(wrong)}") from None
 
 
 def _refuse_unpaired(refs: Mapping[str, str], hyps: Mapping[str, str], where: str) -> None:

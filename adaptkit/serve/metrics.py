@@ -11,7 +11,7 @@ from time import sleep
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from adaptkit.submodels.counts import CacheStats
+from adaptkit.submodels.slots import CacheStats
 
 _SHARED = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 _ATTEMPTS = 5

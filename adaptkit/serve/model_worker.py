@@ -10,12 +10,12 @@ from time import perf_counter
 import torch
 
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.base.search.greedy import Path
+from adaptkit.base.search.greedy import BestPath
 from adaptkit.data.batches import Batch, collate
 from adaptkit.data.dataset import BASE_TASK, Example
 from adaptkit.errors import AdaptkitError
 from adaptkit.kaldi.datadir import Utterance
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 from adaptkit.serve.batching import Found, Queue, Waiting
 from adaptkit.serve.schemas import Refusal, SubmodelUsed
 from adaptkit.submodels.cache import SubmodelCache
@@ -39,7 +39,7 @@ class ModelThread:
         self._cache, self._queue, self._tokens = cache, queue, base.tokens
         self._on_batch = on_batch
         self._device = next(base.model.parameters()).device
-        self._objective = Objective(base, cache.stack).eval()
+        self._adapted = AdaptedModel(base, cache.stack).eval()
         self._num_cores = torch.get_num_threads()  # those that read audio take one each, for short work
         self._thread = Thread(target=self._run, name="model", daemon=True)
 
@@ -50,7 +50,7 @@ class ModelThread:
 
     def start(self, trial: Waiting) -> None:
         """Begin to take requests, after a trial that nobody waits for: what cannot work is told at once."""
-        with torch.inference_mode(), self._objective.hooked():
+        with torch.inference_mode(), self._adapted.hooked():
             self._find([trial])
         self._thread.start()
 
@@ -60,7 +60,7 @@ class ModelThread:
 
     def _run(self) -> None:
         torch.set_num_threads(self._num_cores)
-        with torch.inference_mode(), self._objective.hooked():
+        with torch.inference_mode(), self._adapted.hooked():
             while batch := self._queue.take():
                 self._on_batch(len(batch))
                 self._serve(batch)
@@ -91,7 +91,7 @@ class ModelThread:
         speakers = [item.speaker for item in batch]
         with self._cache.using(speakers) as slots:
             loaded = perf_counter()
-            paths = self._objective.search(replace(collated, task_ids=tuple(slots)).to(self._device))
+            paths = self._adapted.recognise(replace(collated, task_ids=tuple(slots)).to(self._device))
             used = [None if slot == BASE_TASK else _describe(self._cache.describe(slot)) for slot in slots]
         done = perf_counter()
         num_speakers = len({speaker for speaker in speakers if speaker is not None})
@@ -109,7 +109,7 @@ class ModelThread:
             for item, path, submodel in zip(batch, paths, used, strict=True)
         ]
 
-    def _text(self, path: Path) -> str:
+    def _text(self, path: BestPath) -> str:
         return self._tokens.decode(path.tokens)
 
 

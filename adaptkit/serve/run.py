@@ -15,8 +15,7 @@ import uvicorn
 from adaptkit.base import checkpoint
 from adaptkit.errors import AdaptkitError
 from adaptkit.serve.app import create_app
-from adaptkit.serve.service import Service
-from adaptkit.serve.settings import Settings
+from adaptkit.serve.service import ServerSettings, Service
 from adaptkit.serve.timeouts import TimedConnection
 from adaptkit.serve.workers import Started, leave_on_signals, supervise
 
@@ -24,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 _SPARE_SEC = 5.0  # beyond the time of a request, for a process to end
 
 
-def serve(settings: Settings, *, device: str, set_up: Callable[[], None]) -> None:
+def serve(settings: ServerSettings, *, device: str, set_up: Callable[[], None]) -> None:
     """Load the base model and answer requests; SIGTERM lets those under way end, and no more come in.
 
     `set_up` is called in each process that is started for that.
@@ -33,7 +32,7 @@ def serve(settings: Settings, *, device: str, set_up: Callable[[], None]) -> Non
     with _bound(settings.host, settings.port, is_shared=has_several) as bound:
         announce = partial(_announce, *bound.getsockname()[:2], settings.num_workers)
         if has_several:
-            work = partial(_work, bound.family, bound.getsockname(), settings, device, set_up)
+            work = partial(_work, (bound.family, bound.getsockname()), settings, device, set_up)
             most_sec = settings.limits.timeout_sec + _SPARE_SEC
             supervise(work, settings.num_workers, on_start=announce, most_sec=most_sec)
         else:
@@ -41,9 +40,8 @@ def serve(settings: Settings, *, device: str, set_up: Callable[[], None]) -> Non
 
 
 def _work(
-    family: int,
-    address: Any,
-    settings: Settings,
+    address: tuple[int, Any],
+    settings: ServerSettings,
     device: str,
     set_up: Callable[[], None],
     on_start: Callable[[Started], None],
@@ -52,12 +50,12 @@ def _work(
     set_up()
     if "OMP_NUM_THREADS" not in os.environ:  # by which a user says how many a process has
         torch.set_num_threads(max(1, torch.get_num_threads() // settings.num_workers))
-    with _take(family, address, (socket.SO_REUSEADDR, socket.SO_REUSEPORT)) as own:
+    with _take(*address, (socket.SO_REUSEADDR, socket.SO_REUSEPORT)) as own:
         _serve(own, settings, device, on_start)
 
 
 def _serve(
-    bound: socket.socket, settings: Settings, device: str, on_start: Callable[[Started], None]
+    bound: socket.socket, settings: ServerSettings, device: str, on_start: Callable[[Started], None]
 ) -> None:
     with Service(checkpoint.load(settings.base, device), settings) as service:
         config = uvicorn.Config(

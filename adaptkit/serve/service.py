@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -26,12 +27,44 @@ from adaptkit.serve.schemas import (
     Timings,
     UnusableFile,
 )
-from adaptkit.serve.settings import Settings
 from adaptkit.serve.speakers import Speakers, Watch
 from adaptkit.submodels.cache import SubmodelCache
 
 _NUM_READERS = 2  # threads that read audio and make features: 3 ms for 3 s of speech
 _NOTHING = Found("", 0.0, None, 0.0, 0.0, 0.0, batch_size=0, batch_speakers=0)
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """What one request, one batch and all that wait may take."""
+
+    max_batch: int  # rows
+    batch_frames: int  # feature frames of a batch, with padding
+    max_body_mb: float
+    max_sec: float  # of a recording
+    max_queue: int  # requests under way at once, from their arrival to their answer
+    timeout_sec: float  # from the arrival of a request to its answer
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The longest body in bytes."""
+        return round(self.max_body_mb * 1e6)
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where models lie, where the server listens, and how it treats speakers and requests."""
+
+    base: Path
+    submodels: Path
+    host: str
+    port: int  # 0: any that is free
+    submodel_mb: float  # of memory for resident Submodels
+    unknown_speaker: str  # error, or base
+    limits: ServerLimits
+    refresh_sec: float  # between looks at the folder of Submodels
+    num_workers: int = 1  # processes, each with all of this
+    preload: tuple[str, ...] = ()  # speakers whose Submodels are loaded at the start and stay
 
 
 @dataclass(frozen=True)
@@ -46,7 +79,7 @@ class Prepared:
 class Service:
     """A base model, its Submodels and the threads that serve requests with them, from `with` to its end."""
 
-    def __init__(self, base: BaseModel, settings: Settings):
+    def __init__(self, base: BaseModel, settings: ServerSettings):
         self.base, self.limits, self._preload = base, settings.limits, settings.preload
         budget_bytes = round(settings.submodel_mb * 2**20)
         self.cache = SubmodelCache(settings.submodels, base, budget_bytes=budget_bytes)
@@ -158,7 +191,7 @@ class Service:
         started = perf_counter()
         if task is not None and self.num_open <= self.cache.num_slots:  # else they evict each other
             self.cache.prefetch([task])
-        speech = read_speech(body, rate_hz=self.base.rate_hz, most_sec=self.limits.max_seconds)
+        speech = read_speech(body, rate_hz=self.base.rate_hz, most_sec=self.limits.max_sec)
         row = self._read(speech, task)
         return Prepared(row, speech.duration_sec, perf_counter() - started)
 
@@ -175,7 +208,7 @@ class Service:
         return Waiting(inputs, num_frames, task)
 
 
-def _room(base: BaseModel, cache: SubmodelCache, settings: Settings) -> Room:
+def _room(base: BaseModel, cache: SubmodelCache, settings: ServerSettings) -> Room:
     """Say what a batch can hold, given the slots that preloaded Submodels leave."""
     resident = frozenset(settings.preload)
     if len(resident) >= cache.num_slots:

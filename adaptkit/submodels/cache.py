@@ -16,11 +16,9 @@ from threading import Condition, Lock
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError, nearest
-from adaptkit.submodels import bank
-from adaptkit.submodels.counts import CacheStats, Counts
 from adaptkit.submodels.files import Submodel
 from adaptkit.submodels.folder import File, SubmodelFolder
-from adaptkit.submodels.slots import Resident, Slots
+from adaptkit.submodels.slots import CacheStats, Counts, Resident, Slots, build_slots
 
 _MOST_SLOTS = 65536  # a Submodel of a space is a few numbers, and every slot has a name
 
@@ -51,7 +49,7 @@ class SubmodelCache:
                 f"--submodel-mb {self.megabytes(1)} would do"
             )
         self.num_slots = min(budget_bytes // max(1, self.bytes_each), most_slots, _MOST_SLOTS)
-        self.stack = bank.build(self._folder.shared, base, self.num_slots)
+        self.stack = build_slots(self._folder.shared, base, self.num_slots)
         self._tables = {name: table.detach() for name, table in task_parameters(self.stack)}
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="submodels")
         self._refreshing = Lock()

@@ -36,7 +36,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Terms:
+class Compatibility:
     """What each Submodel of a folder must go with: the rest of the weights and, if given, a base model."""
 
     shared: Shared
@@ -61,7 +61,7 @@ class Terms:
         )
 
     def read(self, path: Path) -> Submodel:
-        """Read a Submodel; one that is damaged, or does not go with these terms, is a CheckpointError."""
+        """Read a Submodel; one that is damaged or not compatible is a CheckpointError."""
         submodel = read(path)
         problem = self._find_misfit(path, submodel) or self._find_odd_shapes(submodel)
         if problem:

@@ -15,15 +15,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from adaptkit import experiment
-from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import BASE_TASK, Examples, find_frameless, read_examples
 from adaptkit.errors import ConfigError
 from adaptkit.files import replacing, write_text
 from adaptkit.kaldi import subset
-from adaptkit.model import checkpoint
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
+from adaptkit.model.load import load_experiment
 from adaptkit.model.recognise import plan_decoding, search
 from adaptkit.progress import counting
 from adaptkit.scoring import wer
@@ -35,20 +33,7 @@ DPI = 120
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to recognise what, and where the result goes."""
-
-    exp: Path  # the folder of trained adapters
-    data: Path
-    out: Path
-    base: Path | None  # where the base model is, if not where the experiment says
-    per_speaker: int | None  # most utterances of one; None for all
-    batch_frames: int
-    allow_pipes: bool
-
-
-@dataclass(frozen=True)
-class Matrix:
+class CrossMatrix:
     """Word errors of speakers (rows) under Submodels (columns), the base model last."""
 
     speakers: tuple[str, ...]
@@ -83,31 +68,40 @@ class Matrix:
         return {name: round(float(rate), 2) for name, rate in found.items()}
 
 
-def cross(wanted: Wanted, *, device: str) -> Matrix:
-    """Recognise a set with every task's adapters and the base; write a table, a picture and a summary."""
-    path = wanted.exp / "adapter.safetensors"
-    file = checkpoint.load(path)
-    base_dir = wanted.base or experiment.load(wanted.exp / "config.yaml").base.dir
-    base = base_checkpoint.load(base_dir, device)
-    adapters = checkpoint.restore(file, base, path)
-    examples = read_examples(wanted.data, base, allow_pipes=wanted.allow_pipes)
-    if wanted.per_speaker is not None:
-        kept = set(subset.choose_per_speaker(examples.data, wanted.per_speaker))
+def cross(
+    exp: Path,
+    data: Path,
+    out: Path,
+    *,
+    device: str,
+    base: Path | None = None,
+    per_speaker: int | None = None,
+    batch_frames: int = 12000,
+    allow_pipes: bool = False,
+) -> CrossMatrix:
+    """Recognise a set with every task's adapters and the base; write a table, a picture and a summary.
+
+    `per_speaker` is how many utterances of a speaker are taken at most; all if not given.
+    """
+    loaded = load_experiment(exp, base=base, device=device)
+    examples = read_examples(data, loaded.base, allow_pipes=allow_pipes)
+    if per_speaker is not None:
+        kept = set(subset.choose_per_speaker(examples.data, per_speaker))
         examples = examples.without({u.utt_id for u in examples.data.utterances} - kept)
-    matrix = measure(Objective(base, adapters).eval(), examples, wanted.batch_frames)
-    title = f"WER of {wanted.data.name} by Submodels of {wanted.exp.resolve().name}"
-    _write_tsv(matrix, wanted.out / "matrix.tsv")
-    draw(matrix, wanted.out / "matrix.png", title=title)
-    write_text(wanted.out / "summary.json", json.dumps(matrix.summary(), indent=1) + "\n")
+    matrix = measure(AdaptedModel(loaded.base, loaded.adapters).eval(), examples, batch_frames)
+    title = f"WER of {data.name} by Submodels of {exp.resolve().name}"
+    _write_tsv(matrix, out / "matrix.tsv")
+    draw(matrix, out / "matrix.png", title=title)
+    write_text(out / "summary.json", json.dumps(matrix.summary(), indent=1) + "\n")
     return matrix
 
 
-def measure(objective: Objective, examples: Examples, batch_frames: int) -> Matrix:
+def measure(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> CrossMatrix:
     """Count the word errors of every utterance with every task's weights and none.
 
     Of an utterance that is too short for the encoder all words are deleted.
     """
-    tasks = objective.adapters.tasks
+    tasks = adapted.adapters.tasks
     if not tasks:
         raise ConfigError("the adapters have no tasks")
     columns = [*range(len(tasks)), BASE_TASK]
@@ -123,15 +117,15 @@ def measure(objective: Objective, examples: Examples, batch_frames: int) -> Matr
         errors[rows[utt_id]] += len(refs[utt_id].split())
     heard = examples.without(short)
     with counting("crossing", len(heard) * len(columns)) as advance:
-        for column, texts in _recognise(objective, heard, columns, batch_frames):
+        for column, texts in _recognise(adapted, heard, columns, batch_frames):
             counts = wer.count_words([refs[utt_id] for utt_id in texts], list(texts.values()))
             for utt_id, count in zip(texts, counts, strict=True):
                 errors[rows[utt_id], column] += count.errors
             advance(len(texts), "")
-    return Matrix(speakers, tasks, errors, words)
+    return CrossMatrix(speakers, tasks, errors, words)
 
 
-def draw(matrix: Matrix, path: Path, *, title: str) -> None:
+def draw(matrix: CrossMatrix, path: Path, *, title: str) -> None:
     """Draw a matrix as a PNG, a colour for every WER; what lies above 100 % is drawn as that."""
     with matplotlib.rc_context({"text.parse_math": False, "font.size": 9}):
         columns, rows = max(60, len(matrix.submodels)), max(60, len(matrix.speakers))
@@ -153,19 +147,19 @@ def draw(matrix: Matrix, path: Path, *, title: str) -> None:
 
 
 def _recognise(
-    objective: Objective, examples: Examples, columns: Sequence[int], batch_frames: int
+    adapted: AdaptedModel, examples: Examples, columns: Sequence[int], batch_frames: int
 ) -> Iterator[tuple[int, Mapping[str, str]]]:
     """Give the texts of each batch under each column's task."""
-    device = next(objective.model.parameters()).device
-    with torch.inference_mode(), objective.hooked():
-        for batch in load_batches(examples, plan_decoding(objective, examples, batch_frames)):
-            read = objective.read_taps(batch.to(device))
+    device = next(adapted.espnet.parameters()).device
+    with torch.inference_mode(), adapted.hooked():
+        for batch in load_batches(examples, plan_decoding(adapted, examples, batch_frames)):
+            read = adapted.read_taps(batch.to(device))
             for column, task in enumerate(columns):
-                paths = search(objective, read.of_task(task))
+                paths = search(adapted, read.of_task(task))
                 yield column, {u: examples.base.tokens.decode(path.tokens) for u, path in paths.items()}
 
 
-def _write_tsv(matrix: Matrix, path: Path) -> None:
+def _write_tsv(matrix: CrossMatrix, path: Path) -> None:
     """Write word errors and, last, the words of each speaker's references."""
     lines = ["\t".join(["speaker", *matrix.submodels, BASE, "words"])]
     for speaker, errors, words in zip(matrix.speakers, matrix.errors, matrix.words, strict=True):

@@ -1,4 +1,4 @@
-"""Folders of Submodels: cut an experiment into a file for each task, list them, and make one bank of them.
+"""Folders of Submodels: export an experiment into a file per task, list them, and pack them again.
 
 A folder goes with one configuration, one base model and one set of shared weights, of which
 `files.Shared` tells. A file that does not has a problem, and the others can be used.
@@ -18,21 +18,21 @@ from adaptkit.adapters.per_task import task_parameters
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
 from adaptkit.experiment import Experiment
+from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
 from adaptkit.progress import counting
-from adaptkit.submodels.compatibility import Entry, Terms, find_files, reason
+from adaptkit.records import Effort, Recorded, write_record
+from adaptkit.submodels.compatibility import Compatibility, Entry, find_files, reason
 from adaptkit.submodels.files import SHARED_FILE, Shared, Submodel, read_shared, write, write_shared
 from adaptkit.tables import aligned
-from adaptkit.training.run_record import Recorded, write_record
-from adaptkit.training.state import State
 
 _THREADS = 8  # that read and write files; most of the time is the disk's
 
 
 @dataclass(frozen=True)
-class Merged:
-    """A bank that was made of Submodels: whose, and the files that were left out."""
+class Packed:
+    """An experiment that was made of Submodels: their tasks, and the files that were left out."""
 
     tasks: tuple[str, ...]
     left_out: tuple[Entry, ...]
@@ -63,7 +63,7 @@ def export(
 
 def scan(folder: Path, base: BaseModel | None = None) -> list[Entry]:
     """List the Submodels of a folder by task, of their headers alone: damage to weights is not seen."""
-    return _scan(folder, Terms(read_shared(folder), base))
+    return _scan(folder, Compatibility(read_shared(folder), base))
 
 
 def check(folder: Path, base: BaseModel | None = None) -> list[Entry]:
@@ -71,7 +71,7 @@ def check(folder: Path, base: BaseModel | None = None) -> list[Entry]:
     return [entry for entry, _ in _open_all(folder, read_shared(folder), base)]
 
 
-def merge(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = False) -> Merged:
+def pack(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = False) -> Packed:
     """Make an experiment of all Submodels of a folder, which decodes as the one they were exported from.
 
     A file with a problem is an error, which lists them all, or left out.
@@ -84,20 +84,29 @@ def merge(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = Fal
         raise CheckpointError("\n  ".join([f"{folder}: {len(left_out)} problem(s):", *map(_tell, left_out)]))
     sound = [submodel for _, submodel in opened if submodel is not None]
     if not sound:
-        raise CheckpointError(f"{folder}: has no Submodel to merge; 'adaptkit submodels export' writes them")
+        raise CheckpointError(f"{folder}: has no Submodel to pack; 'adaptkit submodels export' writes them")
     file = _bank(sound, shared)
     stack = checkpoint.restore(file, base, folder)
-    checkpoint.save(out / "adapter.safetensors", stack, file.base_fingerprint, file.step, file.weights)
-    experiment.save(settings, out / "config.yaml")
-    write_record(out, base, Recorded.whole(settings.name, stack), State(step=file.step))
-    return Merged(file.tasks, left_out)
+    folder_out = RunFolder(out)
+    checkpoint.save(folder_out.adapter, stack, file.base_fingerprint, file.step, file.weights)
+    experiment.save(settings, folder_out.config)
+    made = Recorded(settings.name, stack.kind, stack.tasks, stack.num_parameters, stack.num_per_task)
+    write_record(
+        out,
+        made,
+        base_fingerprint=base.fingerprint,
+        params_base=base.num_parameters,
+        device=str(next(base.model.parameters()).device),
+        effort=Effort(steps=file.step, is_ours=False),
+    )
+    return Packed(file.tasks, left_out)
 
 
-def render(entries: Sequence[Entry]) -> str:
+def format_entries(entries: Sequence[Entry]) -> str:
     """Lay a folder's files out as a table."""
-    rows = [["task", "kind", "base", "parameters", "bytes"], *map(_cells, entries)]
+    rows = [["speaker", "adapter", "base", "parameters", "bytes"], *map(_cells, entries)]
     problems = ["problem", *(entry.problem for entry in entries)]
-    lines = aligned(rows, left=3).splitlines()
+    lines = aligned(rows, left=3).split("\n")
     return "\n".join(f"{line}  {problem}".rstrip() for line, problem in zip(lines, problems, strict=True))
 
 
@@ -112,7 +121,7 @@ def _refuse_unknown(tasks: Sequence[str], known: Collection[str], path: Path) ->
     """Give each task once, if an experiment has them all."""
     unknown = [f"{task!r}{nearest(task, known)}" for task in tasks if task not in known]
     if unknown:
-        raise ConfigError(f"{path}: has no task {listed(unknown)}")
+        raise ConfigError(f"{path}: has no speaker {listed(unknown)}")
     return list(dict.fromkeys(tasks))
 
 
@@ -128,8 +137,10 @@ def _start(folder: Path, shared: Shared) -> None:
         )
 
 
-def _scan(folder: Path, terms: Terms) -> list[Entry]:
-    return sorted(map(terms.inspect, find_files(folder)), key=lambda entry: (entry.task, entry.path.name))
+def _scan(folder: Path, compatibility: Compatibility) -> list[Entry]:
+    return sorted(
+        map(compatibility.inspect, find_files(folder)), key=lambda entry: (entry.task, entry.path.name)
+    )
 
 
 def _cut(file: AdapterFile, shared: Shared, number: int) -> Submodel:
@@ -142,20 +153,20 @@ def _cut(file: AdapterFile, shared: Shared, number: int) -> Submodel:
 
 def _open_all(folder: Path, shared: Shared, base: BaseModel | None) -> list[tuple[Entry, Submodel | None]]:
     """Read the Submodels of a folder whole; None stands for one with a problem."""
-    terms = Terms(shared, base)
+    compatibility = Compatibility(shared, base)
     if base is not None and base.fingerprint == shared.base_fingerprint:
         stack = api.build(shared.adapters, base.sites, ("one",), seed=None)
         shapes = {name: weight.shape[1:] for name, weight in task_parameters(stack)}
-        terms = Terms(shared, base, shapes)
+        compatibility = Compatibility(shared, base, shapes)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(partial(_open, terms), _scan(folder, terms)))
+        return list(pool.map(partial(_open, compatibility), _scan(folder, compatibility)))
 
 
-def _open(terms: Terms, entry: Entry) -> tuple[Entry, Submodel | None]:
+def _open(compatibility: Compatibility, entry: Entry) -> tuple[Entry, Submodel | None]:
     if entry.problem:
         return entry, None
     try:
-        return entry, terms.read(entry.path)
+        return entry, compatibility.read(entry.path)
     except CheckpointError as error:
         return replace(entry, problem=reason(entry.path, error)), None
 
@@ -171,9 +182,9 @@ def _settings(shared: Shared, base: BaseModel, *, folder: Path, out: Path) -> Ex
             f"{folder}: Submodels of the base model {shared.base_fingerprint}, {base.path} is "
             f"{base.fingerprint}; give the folder of the right one with --base"
         )
-    taken = next((name for name in ("train.jsonl", SHARED_FILE) if (out / name).exists()), None)
+    taken = next((file.name for file in (RunFolder(out).log, out / SHARED_FILE) if file.exists()), None)
     if taken:
-        raise ConfigError(f"{out}: holds {taken}, which a merge would spoil; choose another folder")
+        raise ConfigError(f"{out}: holds {taken}, which packing would damage; choose another folder")
     adapters = [config.dump(entry) for entry in shared.adapters]
     content = {"name": out.resolve().name, "base": {"dir": str(base.path)}, "adapters": adapters}
     return config.check(Experiment, content, str(out))

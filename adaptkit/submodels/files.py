@@ -5,7 +5,7 @@ application to speech model personalization, Interspeech 2022, arXiv:2203.12559.
 
 A Submodel is index k of every parameter that tasks own, so that no kind of adapter needs code of its own.
 Submodels of a folder share a configuration, a base model and the weights that no task owns; these lie once in
-`+shared.safetensors`. Files are sealed (see adaptkit.checkpoint), so that a flipped bit is told.
+`+shared.safetensors`. Files are sealed (see adaptkit.tensors), so that a flipped bit is told.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from adaptkit import config
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig
 from adaptkit.errors import CheckpointError, listed
-from adaptkit.model import checkpoint
+from adaptkit.tensors import hash_tensors, read_tensors, write_tensors
 
 SHARED_FILE = "+shared.safetensors"  # no task's: their names have + before a digest only
 SUFFIX = ".safetensors"
@@ -69,7 +69,7 @@ class Shared:
     @cached_property
     def fingerprint(self) -> str:
         """Hash the weights; 32 hexadecimal digits."""
-        return _digest(self.weights)
+        return hash_tensors(self.weights)
 
     def difference(self, other: "Shared | Submodel") -> str:
         """Say what keeps `other` from going with this; nothing where it does."""
@@ -115,7 +115,7 @@ def write(folder: Path, submodel: Submodel) -> Path:
         "shared": submodel.shared,
         "step": submodel.step,
     }
-    checkpoint.write_tensors(path, submodel.weights, header)
+    write_tensors(path, submodel.weights, header)
     return path
 
 
@@ -147,7 +147,7 @@ def write_shared(folder: Path, shared: Shared) -> Path:
         "adapters": _dump(shared.adapters),
         "base_fingerprint": shared.base_fingerprint,
     }
-    checkpoint.write_tensors(path, shared.weights, header)
+    write_tensors(path, shared.weights, header)
     return path
 
 
@@ -167,7 +167,7 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read header and weights."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; {_MADE_BY}")
-    weights, header = checkpoint.read_tensors(path)
+    weights, header = read_tensors(path)
     _check_format(path, header, holds)
     return header, weights
 
@@ -201,15 +201,6 @@ def _read_configs(text: str) -> tuple[AdapterConfig, ...]:
 
 def _dump(adapters: Sequence[AdapterConfig]) -> list[dict[str, Any]]:
     return [config.dump(entry) for entry in adapters]
-
-
-def _digest(weights: Mapping[str, Tensor]) -> str:
-    """Hash names, shapes and numbers of weights; 32 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _config_difference(theirs: Sequence[AdapterConfig], ours: Sequence[AdapterConfig]) -> str:

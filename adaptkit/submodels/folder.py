@@ -6,10 +6,11 @@ from pathlib import Path
 
 from adaptkit.adapters import api
 from adaptkit.adapters.per_task import task_parameters
-from adaptkit.base.checkpoint import BaseModel, load_strictly
+from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError
-from adaptkit.submodels.compatibility import Entry, Terms, find_files
+from adaptkit.submodels.compatibility import Compatibility, Entry, find_files
 from adaptkit.submodels.files import SHARED_FILE, Submodel, file_name, read_shared
+from adaptkit.tensors import load_strictly
 
 _Stamp = tuple[int, ...]  # by which a file is told from the one it replaced
 
@@ -65,7 +66,9 @@ class SubmodelFolder:
         own = {name: table.detach() for name, table in task_parameters(stack)}
         load_strictly(stack, {**own, **self.shared.weights}, self.path / SHARED_FILE)
         self.bytes_each = sum(table.nbytes for table in own.values())
-        self._terms = Terms(self.shared, base, {name: table.shape[1:] for name, table in own.items()})
+        self._compatibility = Compatibility(
+            self.shared, base, {name: table.shape[1:] for name, table in own.items()}
+        )
         self._files: Mapping[str, File] = {}  # by file name; replaced, and never changed
         self._sound: dict[str, File] = {}  # by task, sorted
 
@@ -137,11 +140,11 @@ class SubmodelFolder:
     def read(self, file: File) -> Submodel:
         """Read a Submodel; damaged ones, and those that do not go with `shared`, are refused."""
         self._refuse_other_shared()
-        return self._terms.read(file.path)
+        return self._compatibility.read(file.path)
 
     def _inspect(self, path: Path, stamp: _Stamp, before: File | None) -> File:
         """Look at one file, and at its weights where they were spoilt and nothing has changed since."""
-        file = File(self._terms.inspect(path), stamp)
+        file = File(self._compatibility.inspect(path), stamp)
         if before is not None and before.spoilt and before.stamp == stamp and not file.problem:
             return replace(file, spoilt=self._try(file))
         return file

@@ -1,10 +1,19 @@
-"""The slots of a bank of Submodels: which lies where, and which gives way to others."""
+"""The slots of a cache of Submodels: their weights, which Submodel lies where, and which is evicted."""
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adaptkit.adapters import api
+from adaptkit.adapters.api import AdapterStack
+from adaptkit.adapters.per_task import owning_parts
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.submodels.files import Shared
 from adaptkit.submodels.folder import File
 
 
@@ -100,3 +109,59 @@ class Slots:
             if resident.is_done and not resident.num_holders and task not in kept
         )
         return list(islice(idle, max(0, most)))
+
+
+@dataclass
+class Counts:
+    """What a cache has done so far."""
+
+    hits: int = 0
+    misses: int = 0
+    waits: int = 0
+    loads: int = 0
+    failures: int = 0
+    load_seconds: float = 0.0
+    load_seconds_max: float = 0.0
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """What a cache holds now, and what it has done since it was made."""
+
+    num_slots: int
+    num_known: int
+    num_resident: int  # with those on their way
+    num_pinned: int
+    resident_bytes: int
+    hits: int  # asked for and in a slot, or already on its way there
+    misses: int
+    waits: int  # times that somebody waited for slots that others held
+    evictions: int
+    loads: int
+    failures: int  # loads that ended in an error
+    load_seconds: float  # of all loads, from disk into the slot
+    load_seconds_max: float
+
+
+def build_slots(shared: Shared, base: BaseModel, num_slots: int) -> AdapterStack:
+    """Build adapters with empty slots, and with the weights that all Submodels share."""
+    one = api.build(shared.adapters, base.sites, ["one"], seed=None)
+    one = one.to(next(base.model.parameters()).device)
+    for part in owning_parts(one).values():
+        for name, table in list(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(_zeros(num_slots, table.detach()[0])))
+    names = [f"slot {slot}" for slot in range(num_slots)]
+    stack = AdapterStack(list(one), one.configs, names).eval().requires_grad_(False)
+    weights = stack.state_dict()  # they are the stack's own, not copies
+    for name, tensor in shared.weights.items():
+        weights[name].copy_(tensor)
+    return stack
+
+
+def _zeros(num_slots: int, one: Tensor) -> Tensor:
+    """Give zeros like `one` for each slot; on CPU memory is taken where something is written first.
+
+    torch.zeros writes all of it, and numpy has it from calloc.
+    """
+    shape = (num_slots, *one.shape)
+    return one.new_zeros(shape) if one.is_cuda else torch.from_numpy(np.zeros(shape, one.numpy().dtype))

@@ -1,37 +1,21 @@
-"""Sets to train on and to validate with: what is left out of them, and how they are augmented."""
+"""The augmentation of a run: a policy by name, that of an experiment, or the base model's own SpecAugment."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from adaptkit import tokens as text_tokens
+from adaptkit import config, experiment
 from adaptkit.augment import schedule
-from adaptkit.augment.policy import Policy
+from adaptkit.augment.policy import Policy, read_policy
 from adaptkit.augment.specaugment import SpecAugment
-from adaptkit.base import specaug
-from adaptkit.base.checkpoint import BaseModel
-from adaptkit.data.dataset import Examples, read_examples, refuse_other_features, too_short
-from adaptkit.errors import DataError, listed
+from adaptkit.base.specaug import translate
+from adaptkit.data.dataset import Examples, refuse_other_features
+from adaptkit.errors import ConfigError
+from adaptkit.experiment import Experiment
+from adaptkit.folders import RunFolder
 
 _LOG = logging.getLogger(__name__)
-_MOST_SKIPPED = 0.05  # of the utterances
-
-
-def read_set(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
-    """Read a set, every task left to the base so far, without the utterances too short to learn from."""
-    examples = read_examples(path, base, allow_pipes=allow_pipes)
-    data = examples.data
-    text_tokens.refuse_unknown(base.tokens, {u.utt_id: u.text for u in data.utterances}, str(path))
-    reasons = too_short(examples)
-    if not reasons:
-        return examples
-    first = listed([f"{utt_id} ({reason})" for utt_id, reason in reasons.items()], 5)
-    message = f"{path}: {len(reasons)} of {len(examples)} utterances are too short for their text: {first}"
-    if len(reasons) > _MOST_SKIPPED * len(examples):
-        raise DataError(f"{message}; more than {_MOST_SKIPPED:.0%} is an error: check the segments and texts")
-    _LOG.warning("%s; they are left out", message)
-    return examples.without(reasons)
 
 
 def augmented(train: Examples, policy: Policy | Literal["own"] | None, seed: int) -> Examples:
@@ -40,8 +24,8 @@ def augmented(train: Examples, policy: Policy | Literal["own"] | None, seed: int
     Noisy features must differ from the extracted ones in nothing but the noise, so those are looked at.
     """
     if policy == "own":
-        policy = Policy(spec=specaug.translate(train.base.config))
-        described = policy.spec.model_dump(exclude_defaults=True) if policy.spec else "none"
+        policy = _own_policy(train.base.config)
+        described = policy.spec.model_dump(exclude_defaults=True) if policy else "none"
         _LOG.info("SpecAugment of the model's own yaml: %s", described)
     working = schedule.start(policy, seed, train.base.rate_hz) if policy else None
     train = replace(train, augmentation=working)
@@ -57,3 +41,42 @@ def augmented(train: Examples, policy: Policy | Literal["own"] | None, seed: int
 def spec_of(train: Examples) -> SpecAugment | None:
     """Give the masks of a training set."""
     return train.augmentation.policy.spec if train.augmentation else None
+
+
+def resolve_all(words: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Policy]:
+    """Give the policies that some words mean; two of one name have to be the same."""
+    found: dict[str, Policy] = {}
+    for word in words:
+        for name, policy in resolve(word, overrides).items():
+            if found.setdefault(name, policy) != policy:
+                raise ConfigError(f"{word}: another policy is named '{name}' too; rename one of them")
+    return found
+
+
+def resolve(word: str, overrides: Sequence[str] = ()) -> dict[str, Policy]:
+    """Give the policies that a word means: one by its name or yaml, or those of an experiment's yaml.
+
+    The latter are those of its base model, if the experiment trains it, and of its adapters, under their
+    names; there are none where nothing is augmented.
+    """
+    path = config.find_published("augment", word)
+    if "base" not in config.read_yaml(path):
+        return {path.stem: read_policy(path, overrides)}
+    read = experiment.load(path, overrides)
+    given = [(read.base.name, read.base.augment if read.base.model else None), (read.name, read.augment)]
+    found = [(name, _read_own(read) if policy == "own" else policy) for name, policy in given]
+    named = {name: policy for name, policy in found if policy is not None}
+    if len(named) < sum(policy is not None for _, policy in found):
+        raise ConfigError(f"{path}: 'name' and 'base.name' are both '{read.name}'; rename one of them")
+    return named
+
+
+def _read_own(settings: Experiment) -> Policy | None:
+    """Read the SpecAugment of the yaml that the base model is, or will be, built from."""
+    return _own_policy(config.read_yaml(settings.base.model or RunFolder(settings.base.dir).config))
+
+
+def _own_policy(model_config: Mapping[str, Any]) -> Policy | None:
+    """Return the SpecAugment of a base model's own yaml as a policy; None where it has none."""
+    spec = translate(model_config)
+    return Policy(spec=spec) if spec else None

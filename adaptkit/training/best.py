@@ -1,4 +1,4 @@
-"""What a run keeps: the best weights by validation, of each task by itself or of the whole run."""
+"""The best weights of a run by validation: of each task, or of the run where tasks share weights."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,14 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from adaptkit.adapters.per_task import task_parameters
-from adaptkit.model import checkpoint
-from adaptkit.model.recognise import Validation
+from adaptkit.folders import RunFolder
+from adaptkit.tensors import average_tensors, read_tensors, write_tensors
 from adaptkit.training.plan import Plan
 from adaptkit.training.state import WHOLE, Standing, State
+from adaptkit.training.validation import Validation
 
 
-class Keeper:
+class BestWeights:
     """Judges a run by its validations and writes its best weights where decoding finds them.
 
     Tasks that share nothing that is trained are judged one by one: each keeps its own best weights and stops
@@ -44,7 +45,7 @@ class Keeper:
         if not writes:
             return state
         if options.average > 1 and state.step in state.kept_steps:
-            checkpoint.write_tensors(self._path(state.step), self.trained.state_dict(), {"step": state.step})
+            write_tensors(self._path(state.step), self.trained.state_dict(), {"step": state.step})
         self._take([*better, *unjudged])
         if better or unjudged:
             self.plan.write(self.best_by_task or self.trained.state_dict(), state.step)
@@ -60,12 +61,12 @@ class Keeper:
             return
         if WHOLE in averaged:
             steps = [int(step) for _, _, step in averaged[WHOLE].best]
-            self.plan.write(checkpoint.average([self._read(step) for step in steps]), steps[0])
+            self.plan.write(average_tensors([self._read(step) for step in steps]), steps[0])
             return
         kept = {step: self._read(step) for step in sorted(state.kept_steps)}
         for task, standing in averaged.items():
             own = [self._slices(kept[int(step)], task) for _, _, step in standing.best]
-            for name, mean in checkpoint.average(own).items():
+            for name, mean in average_tensors(own).items():
                 self.best_by_task[name][self.ids[task]] = mean
         self.plan.write(self.best_by_task, max(kept))
 
@@ -104,7 +105,7 @@ class Keeper:
         return {name: tensor.detach().clone() for name, tensor in self.trained.state_dict().items()}
 
     def _read(self, step: int) -> dict[str, Tensor]:
-        return checkpoint.read_tensors(self._path(step))[0]
+        return read_tensors(self._path(step))[0]
 
     def _path(self, step: int) -> Path:
-        return self.plan.folder / "checkpoints" / f"step_{step}.safetensors"
+        return RunFolder(self.plan.folder).checkpoints / f"step_{step}.safetensors"

@@ -1,4 +1,4 @@
-"""What a training tells as it goes: `train.jsonl`, log lines, and TensorBoard where installed."""
+"""The log of a training: `train.jsonl`, messages, and TensorBoard where it is installed."""
 
 import importlib.util
 import json
@@ -8,21 +8,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from adaptkit.files import read_text, write_text
-from adaptkit.model.recognise import Validation
+from adaptkit.files import write_text
+from adaptkit.folders import RunFolder
+from adaptkit.records import read_log
 from adaptkit.training.state import WHOLE, State
+from adaptkit.training.validation import Validation
 
 _LOG = logging.getLogger(__name__)
 
 
-class Journal:
-    """Writes a line per optimiser step and validation; an inactive one (another process's) none."""
+class TrainingLog:
+    """Writes a line per optimizer step and validation; an inactive one (another process's) writes nothing."""
 
     def __init__(self, folder: Path, *, is_active: bool):
-        self.path, self.is_active = folder / "train.jsonl", is_active
+        self.path, self.is_active = RunFolder(folder).log, is_active
         self.board: Any = None
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "TrainingLog":
         if self.is_active:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(self.path, "a", encoding="utf-8", buffering=1)  # a line at a time
@@ -39,13 +41,13 @@ class Journal:
             self.board.close()
 
     def step(self, state: State, *, loss: float, grad_norm: float, lr: float) -> None:
-        """Note an optimiser step."""
-        self._note("step", state, loss=loss, grad_norm=grad_norm, lr=lr)
+        """Log an optimizer step."""
+        self._write("step", state, loss=loss, grad_norm=grad_norm, lr=lr)
 
     def valid(self, state: State, validation: Validation, seconds: float) -> None:
-        """Note a validation, which took so many seconds."""
+        """Log a validation, which took so many seconds."""
         figures = {"loss": validation.loss, "wer": validation.wer, "by_task": validation.by_task}
-        self._note("valid", state, **figures, stopped=sorted(state.stopped), valid_seconds=seconds)
+        self._write("valid", state, **figures, stopped=sorted(state.stopped), valid_seconds=seconds)
         if self.is_active:
             mark = self._mark(state)
             _LOG.info(
@@ -55,7 +57,7 @@ class Journal:
             )
 
     def _mark(self, state: State) -> str:
-        """Say what did better than ever before, and how many tasks have stopped."""
+        """Say what improved on its best so far, and how many tasks have stopped."""
         better = [name for name, s in state.standings.items() if s.waited == 0 and not s.is_stopped]
         if WHOLE in state.standings:
             return " (best)" if better else ""
@@ -63,13 +65,13 @@ class Journal:
         return f" (best of {len(better)} of {len(state.standings)} tasks{stopped})"
 
     def rewind(self, step: int) -> None:
-        """Drop the lines past a save: the steps they tell of are done again."""
+        """Drop the lines after a save, whose steps are done again."""
         if not self.is_active or not self.path.exists():
             return
-        kept = [line for line in read_text(self.path).splitlines() if _step_of(line) <= step]
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        kept = [event for event in read_log(self.path) if event["step"] <= step]
+        write_text(self.path, "".join(f"{json.dumps(event)}\n" for event in kept))
 
-    def _note(self, event: str, state: State, **figures: Any) -> None:
+    def _write(self, event: str, state: State, **figures: Any) -> None:
         if not self.is_active:
             return
         place = {"event": event, "step": state.step, "epoch": state.epoch, "seconds": round(state.seconds, 3)}
@@ -80,11 +82,3 @@ class Journal:
             for name, value in figures.items():
                 if isinstance(value, float):
                     self.board.add_scalar(f"{event}/{name}", value, state.step)
-
-
-def _step_of(line: str) -> float:
-    """Give the step of a line; one that was cut short belongs to none that was saved."""
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")

@@ -13,30 +13,32 @@ from torch.nn.parallel import DistributedDataParallel
 from adaptkit.data.batches import Batch, load_batches
 from adaptkit.data.sampler import Batches
 from adaptkit.errors import TrainingError, listed
-from adaptkit.model.adapted import Objective, autocast, find_not_finite, learning_rate, seed_everything
-from adaptkit.model.recognise import Validation, validate
+from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
-from adaptkit.training.best import Keeper
-from adaptkit.training.log import Journal
+from adaptkit.training.best import BestWeights
+from adaptkit.training.log import TrainingLog
 from adaptkit.training.optimizer import Part, PerTask
 from adaptkit.training.plan import Plan
+from adaptkit.training.precision import autocast, find_not_finite, seed_everything
+from adaptkit.training.schedule import learning_rate
 from adaptkit.training.state import WHOLE, Saved, State, refuse_another, remove_leftovers
+from adaptkit.training.validation import Validation, validate
 
 
-def fit(objective: Objective, plan: Plan, *, resume: bool) -> State:
+def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
     """Train until the epochs are over or validation has stopped improving; leave the best weights written."""
     refuse_another(plan.folder, resume=resume)
-    loop = _Loop(objective, plan)
+    loop = _Loop(adapted, plan)
     if resume:
         loop.state = loop.saved.restore(plan.folder)
     if loop.state.is_done:
         return loop.state
     if loop.rank == 0:
         remove_leftovers(plan.folder)
-    if objective.adapters is not None and objective.adapters.is_cached:
-        loop.plan = plan.cached(objective.adapters)
-    loop.journal.rewind(loop.state.step)
-    with objective.hooked(), loop.journal:
+    if adapted.adapters is not None and adapted.adapters.is_cached:
+        loop.plan = plan.cached(adapted.adapters)
+    loop.log.rewind(loop.state.step)
+    with adapted.hooked(), loop.log:
         while not loop.state.is_done:
             loop.run_epoch()
     return loop.state
@@ -48,50 +50,50 @@ _FIRST_SCALE = 2.0**11  # of float16's loss, which is a sum over utterances; tor
 class _Loop:
     """The parts of a run that live as long as it does."""
 
-    def __init__(self, objective: Objective, plan: Plan):
-        self.objective, self.plan, self.options = objective, plan, plan.options
+    def __init__(self, adapted: AdaptedModel, plan: Plan):
+        self.adapted, self.plan, self.options = adapted, plan, plan.options
         self.rank, self.world = (
             (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
         )
-        self.device = next(objective.model.parameters()).device
-        tasks = () if objective.adapters is None else objective.adapters.tasks
+        self.device = next(adapted.espnet.parameters()).device
+        tasks = () if adapted.adapters is None else adapted.adapters.tasks
         self.optimizer = PerTask(
-            objective.trained,
+            adapted.trained,
             len(tasks),
             algorithm=self.options.optimizer,
             weight_decay=self.options.weight_decay,
         )
         is_scaled = self.options.precision == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=_FIRST_SCALE, enabled=is_scaled)
-        self.step_module: nn.Module = objective
+        self.step_module: nn.Module = adapted
         if self.world > 1:
             self.step_module = DistributedDataParallel(
-                objective, broadcast_buffers=objective.adapters is None, find_unused_parameters=False
+                adapted, broadcast_buffers=adapted.adapters is None, find_unused_parameters=False
             )
         self.state = State()
-        self.keeper = Keeper(plan, objective.trained, tasks if self.optimizer.is_by_task else ())
+        self.best = BestWeights(plan, adapted.trained, tasks if self.optimizer.is_by_task else ())
         self.saved = Saved(
-            objective.trained, self.optimizer, self.scaler, plan.identity, self.keeper.best_by_task
+            adapted.trained, self.optimizer, self.scaler, plan.identity, self.best.best_by_task
         )
-        self.num_steps = plan.count_steps(objective.adapters)
-        self.journal = Journal(plan.folder, is_active=self.rank == 0)
+        self.num_steps = plan.count_steps(adapted.adapters)
+        self.log = TrainingLog(plan.folder, is_active=self.rank == 0)
 
     def run_epoch(self) -> None:
         """Train over what is left of the epoch, then validate if it is time to."""
         options, epoch = self.options, self.state.epoch
-        steps = self.plan.steps(epoch, self.objective.adapters, self.state.stopped)
+        steps = self.plan.steps(epoch, self.adapted.adapters, self.state.stopped)
         left = steps[self.state.position :]
         examples = self.plan.train.in_epoch(epoch)
         own = [self._share(indices) for step in left for indices in step]
         batches = load_batches(examples, own, options.num_workers)
-        self.objective.train()
+        self.adapted.train()
         what = f"{self.plan.folder} epoch {epoch + 1}/{options.max_epochs}"
         with counting(what, len(steps), self.state.position) as advance:
             for step in left:
                 started = time.monotonic()
                 loss, norm, rate = self._step([next(batches).to(self.device) for _ in step], step)
                 self._advance(time.monotonic() - started)
-                self.journal.step(self.state, loss=loss, grad_norm=norm, lr=rate)
+                self.log.step(self.state, loss=loss, grad_norm=norm, lr=rate)
                 advance(1, f"loss {loss:.3f}")
                 if self.state.step % options.save_every_steps == 0 and self.state.position < len(steps):
                     self.save()
@@ -158,7 +160,7 @@ class _Loop:
     def _refuse_not_finite(self, value: float, batches: Sequence[Batch], what: str) -> None:
         if math.isfinite(value):
             return
-        found = find_not_finite(self.objective, batches, self.options.precision)
+        found = find_not_finite(self.adapted, batches, self.options.precision)
         found = self._from_all(found)
         named = found or self._from_all([utt_id for batch in batches for utt_id in batch.utt_ids])
         how = "these alone" if found else "these together"
@@ -189,10 +191,10 @@ class _Loop:
         if self.plan.valid is not None and (epoch % options.valid_every == 0 or is_last):
             started = time.monotonic()
             validation = self._validate()
-            self.state = self.keeper.judge(self.state, validation, writes=self.rank == 0)
-            self.journal.valid(self.state, validation, time.monotonic() - started)
+            self.state = self.best.judge(self.state, validation, writes=self.rank == 0)
+            self.log.valid(self.state, validation, time.monotonic() - started)
         if self.state.is_done and self.rank == 0:
-            self.keeper.finish(self.state)
+            self.best.finish(self.state)
             self.plan.finish(self.state)
         self.save()
 
@@ -200,8 +202,8 @@ class _Loop:
         """Validate in the first process and tell the others, so that all take the same decisions."""
         outcome: list[Validation | None] = [None]
         if self.rank == 0:
-            self.objective.eval()
-            outcome = [validate(self.objective, self.plan.valid, self.options.batch_frames)]
+            self.adapted.eval()
+            outcome = [validate(self.adapted, self.plan.valid, self.options.batch_frames)]
         if self.world > 1:
             distributed.broadcast_object_list(outcome)
         return outcome[0]
@@ -210,4 +212,4 @@ class _Loop:
         """Write the state, then remove checkpoints that it does not name; not before, for a killed run."""
         if self.rank == 0:
             self.saved.write(self.plan.folder, self.state)
-            self.keeper.remove_unnamed(self.state)
+            self.best.remove_unnamed(self.state)

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from adaptkit.adapters.api import AdapterStack
-from adaptkit.adapters.per_task import numbers_per_task
 from adaptkit.data.batches import shuffle_batches
 from adaptkit.data.dataset import Examples, Group
 from adaptkit.data.sampler import Batches, Limits, Set, count_visits, own_batches, plan_steps
@@ -35,7 +34,7 @@ class Plan:
     ) -> list[Batches]:
         """Plan the steps of an epoch in which `adapters` are trained, without the tasks that have stopped."""
         options, groups = self.options, self.train.groups(adapters)
-        if adapters is not None and numbers_per_task(adapters):
+        if adapters is not None and adapters.num_per_task:
             own = {task: batches for task, batches in self._own(epoch, groups).items() if task not in stopped}
             return plan_steps(own, self._set(groups), self._limits)
         seed = options.seed
@@ -49,7 +48,7 @@ class Plan:
         counts: Counter[str] = Counter()
         for epoch in range(self.options.max_epochs):
             counts[WHOLE] += len(self.steps(epoch, adapters))
-            if adapters is not None and numbers_per_task(adapters):
+            if adapters is not None and adapters.num_per_task:
                 counts.update({t: len(b) for t, b in self._own(epoch, self.train.groups(adapters)).items()})
         return counts
 

@@ -1,4 +1,4 @@
-"""Training an experiment: read its data, build what is trained, run the loop, leave a record."""
+"""Train an experiment: read its data, build what is trained, run the loop, leave a record."""
 
 import hashlib
 import logging
@@ -9,26 +9,29 @@ from typing import Any
 
 from torch import Tensor, distributed
 
-from adaptkit import config, experiment
+from adaptkit import config, experiment, tokens
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.base import build, create
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.data.dataset import Examples, number_tasks
-from adaptkit.errors import CheckpointError, ConfigError, listed
+from adaptkit.data.dataset import Examples, number_tasks, read_examples, too_short
+from adaptkit.errors import CheckpointError, ConfigError, DataError, listed
 from adaptkit.experiment import Experiment, Sets
+from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
-from adaptkit.model.adapted import Objective, seed_everything
-from adaptkit.training.augmentation import augmented, read_set, spec_of
+from adaptkit.model.adapted import AdaptedModel
+from adaptkit.records import Effort, Recorded, write_record
+from adaptkit.tensors import load_strictly
+from adaptkit.training.augmentation import augmented, spec_of
 from adaptkit.training.distributed import in_processes
 from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
-from adaptkit.training.resuming import describe_contents, digest, identify
-from adaptkit.training.run_record import Recorded, write_record
-from adaptkit.training.state import State, path_in, refuse_another
+from adaptkit.training.precision import seed_everything
+from adaptkit.training.state import State, describe_contents, digest, identify, refuse_another
 
 _LOG = logging.getLogger(__name__)
+_MOST_SKIPPED = 0.05  # of the utterances
 
 
 def train_adapters(
@@ -60,11 +63,13 @@ def train_adapters(
         warn_of_coupled_rows(base, tasks)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
-            experiment.save(settings, folder / "config.yaml")
-            checkpoint.save(folder / "adapter.safetensors", adapters, base.fingerprint, step, weights)
+            experiment.save(settings, RunFolder(folder).config)
+            checkpoint.save(RunFolder(folder).adapter, adapters, base.fingerprint, step, weights)
 
         def finish(state: State) -> None:
-            write_record(folder, base, Recorded.whole(settings.name, adapters), state, settings.train)
+            counts = (adapters.num_parameters, adapters.num_per_task)
+            made = Recorded(settings.name, adapters.kind, adapters.tasks, *counts)
+            _write_record(folder, made, base, effort=effort_of(state, settings.train.seed), device=device)
 
         identity = {
             **identify(settings, "data", "adapters", "augment", "train"),
@@ -74,7 +79,7 @@ def train_adapters(
             **started_from,
         }
         fit(
-            Objective(base, adapters, spec_of(train)),
+            AdaptedModel(base, adapters, spec_of(train)),
             Plan(train, valid, folder, settings.train, identity, write, finish),
             resume=resume,
         )
@@ -99,8 +104,11 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
             base_checkpoint.save(folder, model_config, weights)
 
         def finish(state: State) -> None:
-            made = Recorded(wanted.name, "base", (), base.num_parameters, 0)
-            write_record(folder, base_checkpoint.load(folder), made, state, wanted.train)
+            made, saved = (
+                Recorded(wanted.name, "base", (), base.num_parameters, 0),
+                base_checkpoint.load(folder),
+            )
+            _write_record(folder, made, saved, effort=effort_of(state, wanted.train.seed), device=device)
 
         identity = {
             **identify(settings, "base"),
@@ -108,7 +116,39 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
             "model": digest(config.read_yaml(wanted.model)),
         }
         plan = Plan(train, valid, folder, wanted.train, identity, write, finish)
-        fit(Objective(base, spec=spec_of(train)), plan, resume=resume)
+        fit(AdaptedModel(base, spec=spec_of(train)), plan, resume=resume)
+
+
+def read_set(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
+    """Read a set, every task left to the base so far, without the utterances too short to learn from."""
+    examples = read_examples(path, base, allow_pipes=allow_pipes)
+    data = examples.data
+    tokens.refuse_unknown(base.tokens, {u.utt_id: u.text for u in data.utterances}, str(path))
+    reasons = too_short(examples)
+    if not reasons:
+        return examples
+    first = listed([f"{utt_id} ({reason})" for utt_id, reason in reasons.items()], 5)
+    message = f"{path}: {len(reasons)} of {len(examples)} utterances are too short for their text: {first}"
+    if len(reasons) > _MOST_SKIPPED * len(examples):
+        raise DataError(f"{message}; more than {_MOST_SKIPPED:.0%} is an error: check the segments and texts")
+    _LOG.warning("%s; they are left out", message)
+    return examples.without(reasons)
+
+
+def effort_of(state: State, seed: int) -> Effort:
+    """Say what a run took that this process has finished."""
+    return Effort(state.seconds, state.epoch, state.step, seed)
+
+
+def _write_record(folder: Path, made: Recorded, base: BaseModel, *, effort: Effort, device: str) -> None:
+    write_record(
+        folder,
+        made,
+        base_fingerprint=base.fingerprint,
+        params_base=base.num_parameters,
+        device=device,
+        effort=effort,
+    )
 
 
 def warn_of_coupled_rows(base: BaseModel, tasks: Sequence[str]) -> None:
@@ -128,7 +168,7 @@ def _take_over(path: Path, adapters: AdapterStack, base: BaseModel) -> dict[str,
             f"{listed(adapters.tasks)}; start from adapters of the same tasks"
         )
     weights = checkpoint.restore(file, base, path).state_dict()
-    base_checkpoint.load_strictly(adapters, weights, path)
+    load_strictly(adapters, weights, path)
     return {"start": hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()}
 
 
@@ -137,13 +177,21 @@ def _describe(settings: Experiment) -> dict[str, Any]:
 
     A resumed run leaves tokens and statistics as they are, even where the data have changed since.
     """
-    wanted = settings.base
-    if path_in(wanted.dir).exists():
-        return config.read_yaml(wanted.dir / "config.yaml")
+    wanted, folder = settings.base, RunFolder(settings.base.dir)
+    if folder.state.exists():
+        return config.read_yaml(folder.config)
     described: list[dict[str, Any] | None] = [None]
     if not distributed.is_initialized() or distributed.get_rank() == 0:
-        described = [create.describe(wanted.model, wanted.data.train, wanted.dir, wanted.tokens)]
-        config.write_yaml(wanted.dir / "config.yaml", described[0])
+        described = [
+            create.make_config(
+                wanted.model,
+                wanted.data.train,
+                wanted.dir,
+                token_type=wanted.tokens.type,
+                num_tokens=wanted.tokens.size,
+            )
+        ]
+        config.write_yaml(folder.config, described[0])
     if distributed.is_initialized():
         distributed.broadcast_object_list(described)
     return described[0]

@@ -1,7 +1,9 @@
-"""Where a training run stands, and the file that a stopped run goes on from."""
+"""Where a training run stands, the file that a stopped run resumes from, and what both runs must share."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptkit.base.checkpoint import load_strictly
+from adaptkit import config
+from adaptkit.data.dataset import Examples
 from adaptkit.errors import CheckpointError, listed
-from adaptkit.model import checkpoint
+from adaptkit.experiment import Experiment
+from adaptkit.folders import RunFolder
+from adaptkit.tensors import load_strictly, read_tensors, write_tensors
 from adaptkit.training.optimizer import PerTask
 
 _LOG = logging.getLogger(__name__)
 
 
+_CHANGES_NOTHING = ("num_workers", "save_every_steps")  # in what a run makes, so a resumed one may differ
 WHOLE = ""  # names the whole run among what is judged
 
 
@@ -57,14 +63,9 @@ class State:
         return {int(step) for standing in self.standings.values() for _, _, step in standing.best}
 
 
-def path_in(folder: Path) -> Path:
-    """Name the file of a run's state."""
-    return folder / "state.safetensors"
-
-
 def refuse_another(folder: Path, *, resume: bool) -> None:
     """Refuse to start a run where there is one already, unless it is to go on."""
-    if path_in(folder).exists() and not resume:
+    if RunFolder(folder).state.exists() and not resume:
         raise CheckpointError(
             f"{folder}: holds a run already; --resume goes on with it, removing it starts over"
         )
@@ -95,15 +96,15 @@ class Saved:
         }
         tensors = {f"{part}.{name}": t for part, named in parts.items() for name, t in named.items()}
         header = {"state": asdict(state), "identity": self.identity, "scaler": self.scaler.state_dict()}
-        checkpoint.write_tensors(path_in(folder), tensors, header)
+        write_tensors(RunFolder(folder).state, tensors, header)
 
     def restore(self, folder: Path) -> State:
         """Go on where the last save was, at the start if there is none; other settings are refused."""
-        path = path_in(folder)
+        path = RunFolder(folder).state
         if not path.exists():
             _LOG.info("%s: nothing to resume, starting", folder)
             return State()
-        tensors, header = checkpoint.read_tensors(path)
+        tensors, header = read_tensors(path)
         self._refuse_other(header["identity"], path)
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
         for name, tensor in tensors.items():
@@ -129,3 +130,42 @@ class Saved:
                 f"{path}: saved by a run with another {listed(changed, 5)}; resume with its settings, "
                 "or remove the folder to start over"
             )
+
+
+def identify(settings: Experiment, *sections: str) -> dict[str, Any]:
+    """Give the full keys and values of a configuration that a resumed run must share."""
+    resolved = config.dump(settings)
+    leaves = dict(_leaves({section: resolved[section] for section in sections}))
+    return {key: value for key, value in leaves.items() if key.rpartition(".")[2] not in _CHANGES_NOTHING}
+
+
+def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(content, dict | list):
+        yield key, content
+        return
+    parts = content.items() if isinstance(content, dict) else enumerate(content)
+    for name, part in parts:
+        yield from _leaves(part, f"{key}.{name}" if key else str(name))
+
+
+def describe_contents(train: Examples, valid: Examples | None) -> dict[str, str]:
+    """Give digests of the utterances, since the same folders may hold others by now."""
+    sets = {"training set": train, "validation set": valid}
+    noise = train.augmentation.bank if train.augmentation else None
+    described = {
+        name: [
+            (u.utt_id, u.task, u.text, length) for u, length in zip(e.data.utterances, e.lengths, strict=True)
+        ]
+        for name, e in sets.items()
+        if e is not None
+    }
+    if noise:
+        described["noise recordings"] = noise.describe()
+    return {name: digest(content) for name, content in described.items()}
+
+
+def digest(content: object) -> str:
+    """Give a digest of anything that json can hold or str tells."""
+    return hashlib.blake2b(
+        json.dumps(content, sort_keys=True, default=str).encode(), digest_size=8
+    ).hexdigest()

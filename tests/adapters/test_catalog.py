@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 
 from adaptkit import config
-from adaptkit.adapters import api, catalog
+from adaptkit.adapters import api, describe
+from adaptkit.adapters.catalog import AdapterInfo, available
 from adaptkit.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SITES = tuple(api.Site(f"encoder.encoders.{index}", "block", index, 16, 16) for index in range(2))
 
 
-@pytest.fixture(params=api.available())
+@pytest.fixture(params=available())
 def info(request):
     """What each kind says of itself."""
-    return catalog.describe(request.param)
+    return describe.describe(request.param)
 
 
 def test_a_kind_says_in_one_line_what_it_is(info):
@@ -46,21 +47,21 @@ def test_every_option_has_a_type_and_help(info):
 
 
 def test_the_example_of_a_kind_is_its_defaults(info, tmp_path):
-    entry = catalog.read(info.kind)
-    (tmp_path / "example.yaml").write_text(catalog.as_yaml(entry))
+    entry = describe.read(info.kind)
+    (tmp_path / "example.yaml").write_text(describe.describe(entry.kind).as_yaml(config.dump(entry)))
     (again,) = config.read_yaml(tmp_path / "example.yaml")["adapters"]
     assert api.read_config(again) == entry
 
 
 def test_the_readme_has_a_row_of_each_kind():
-    infos = map(catalog.describe, api.available())
+    infos = map(describe.describe, available())
     rows = [f"| `{i.kind}` | {i.title} | {i.closed_form} | {i.cited} |" for i in infos]
     section = (ROOT / "README.md").read_text().split("\n## Adapters\n")[1].split("\n## ")[0]
     assert [line for line in section.splitlines() if line.startswith("| `")] == rows
 
 
 def test_the_first_of_several_papers_is_cited():
-    assert catalog.describe("residual").cited == "Houlsby et al. 2019, arXiv:1902.00751"
+    assert describe.describe("residual").cited == "Houlsby et al. 2019, arXiv:1902.00751"
 
 
 @pytest.mark.parametrize(
@@ -73,12 +74,12 @@ def test_the_first_of_several_papers_is_cited():
     ],
 )
 def test_a_paper_is_cited_by_author_year_and_number(papers, cited):
-    info = catalog.KindInfo("x", "", papers, "", "", "", ())
+    info = AdapterInfo("x", "", papers, "", "", "", ())
     assert info.cited == cited
 
 
 def test_types_are_said_in_words():
-    types = {option.name: option.type for option in catalog.describe("residual").options}
+    types = {option.name: option.type for option in describe.describe("residual").options}
     assert types["bottleneck"] == "integer > 0"
     assert types["placement"] == "block_sequential | block_parallel"
     assert types["blocks"] == "[integer] | null"
@@ -86,37 +87,39 @@ def test_types_are_said_in_words():
 
 def test_an_unknown_kind_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="no adapter kind 'residul'; did you mean 'residual'"):
-        catalog.describe("residul")
+        describe.describe("residul")
 
 
 def test_a_misspelt_option_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="bottelneck: unknown key; did you mean 'bottleneck'"):
-        catalog.read("residual", ["bottelneck=4"])
+        describe.read("residual", ["bottelneck=4"])
 
 
 def test_cost_of_what_tasks_own_is_the_closed_form():
-    cost = catalog.measure(catalog.read("residual", ["bottleneck=4"]), SITES)
-    assert cost == catalog.Cost({"block": 2}, per_task=2 * (2 * 16 * 4 + 4 + 16), shared=0)
+    cost = describe.measure(describe.read("residual", ["bottleneck=4"]), SITES)
+    assert cost == describe.AdapterSize({"block": 2}, per_task=2 * (2 * 16 * 4 + 4 + 16), shared=0)
 
 
 def test_cost_of_what_tasks_share_is_told_apart():
-    cost = catalog.measure(catalog.read("hra", ["controller_width=8"]), SITES)
+    cost = describe.measure(describe.read("hra", ["controller_width=8"]), SITES)
     assert (cost.per_task, cost.shared) == (8 * 16 + 16, 16 * 8 + 2 * 8)
 
 
 def test_sites_are_those_of_the_chosen_blocks():
-    cost = catalog.measure(catalog.read("residual", ["blocks=[1]"]), SITES)
+    cost = describe.measure(describe.read("residual", ["blocks=[1]"]), SITES)
     assert cost.sites == {"block": 1}
 
 
 def test_the_output_of_the_encoder_is_a_site_whatever_blocks_are_read():
     sites = [*SITES, api.Site("encoder", "encoder_out", -1, 16, 16)]
-    cost = catalog.measure(catalog.read("hff", ["taps=[1]"]), sites)
+    cost = describe.measure(describe.read("hff", ["taps=[1]"]), sites)
     assert cost.sites == {"block": 1, "encoder_out": 1}
 
 
 def test_weights_are_sites_where_they_change():
     shapes = {"ctc.weight": (5, 16), "ctc.bias": (5,)}
     sites = [api.Site(name, "weight", -1, 16, 5, shape=shape) for name, shape in shapes.items()]
-    assert catalog.measure(catalog.read("bitfit"), sites) == catalog.Cost({"weight": 1}, per_task=5, shared=0)
-    assert catalog.measure(catalog.read("full"), sites).sites == {"weight": 2}
+    assert describe.measure(describe.read("bitfit"), sites) == describe.AdapterSize(
+        {"weight": 1}, per_task=5, shared=0
+    )
+    assert describe.measure(describe.read("full"), sites).sites == {"weight": 2}

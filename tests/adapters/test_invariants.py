@@ -11,17 +11,19 @@ import torch
 
 from adaptkit.adapters import api
 from adaptkit.adapters.api import Adapter
+from adaptkit.adapters.catalog import available
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.base.sites import attached
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.model import checkpoint
-from adaptkit.model.adapted import Objective, autocast
+from adaptkit.model.adapted import AdaptedModel
+from adaptkit.training.precision import autocast
 
 pytestmark = pytest.mark.espnet
 ALL_TASKS = (0, 1, 2)  # spk1, spk10, spk2
 
 
-@pytest.fixture(params=api.available())
+@pytest.fixture(params=available())
 def kind(request):
     """Each kind there is."""
     return request.param
@@ -39,15 +41,15 @@ def own_variant(variant):
     return replace(variant, model=copy.deepcopy(variant.model))
 
 
-def take_steps(objective, batch, num_steps, lr=0.1):
+def take_steps(adapted, batch, num_steps, lr=0.1):
     """Train; give the names of the parameters that ever had a gradient other than zero."""
-    optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=lr)
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=lr)
     moved = set()
-    with objective.train().hooked():
+    with adapted.train().hooked():
         for _ in range(num_steps):
             optimizer.zero_grad()
-            objective(batch).backward()
-            moved |= {n for n, p in objective.named_parameters() if p.grad is not None and p.grad.any()}
+            adapted.loss(batch).backward()
+            moved |= {n for n, p in adapted.named_parameters() if p.grad is not None and p.grad.any()}
             optimizer.step()
     return moved
 
@@ -71,13 +73,13 @@ def test_trained_adapter_changes_the_output(variant, kind, new_stack, new_batch,
 
 def test_every_adapter_parameter_learns_within_two_steps_and_no_other(variant, kind, new_stack, new_batch):
     stack = new_stack(variant, kind)
-    moved = take_steps(Objective(variant, stack), new_batch(ALL_TASKS), num_steps=2)
+    moved = take_steps(AdaptedModel(variant, stack), new_batch(ALL_TASKS), num_steps=2)
     assert moved == {f"adapters.{name}" for name, _ in stack.named_parameters()}
 
 
 def test_base_is_bit_equal_after_ten_steps(own_variant, kind, new_stack, new_batch):
     before = copy.deepcopy(own_variant.model.state_dict())
-    take_steps(Objective(own_variant, new_stack(own_variant, kind)), new_batch(ALL_TASKS), num_steps=10)
+    take_steps(AdaptedModel(own_variant, new_stack(own_variant, kind)), new_batch(ALL_TASKS), num_steps=10)
     after = own_variant.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -115,30 +117,30 @@ def test_detached_base_is_as_before(variant, kind, new_stack, new_batch, encode)
 
 def test_an_exception_inside_restores_the_base(variant, kind, new_stack, new_batch):
     before = hooks_of(variant.model)
-    objective = Objective(variant, new_stack(variant, kind))
+    adapted = AdaptedModel(variant, new_stack(variant, kind))
     broken = replace(new_batch(ALL_TASKS), inputs=torch.zeros(3, 60, 7))  # 7 bins, not 20
-    with pytest.raises(RuntimeError), objective.hooked():
-        objective(broken)
+    with pytest.raises(RuntimeError), adapted.hooked():
+        adapted.loss(broken)
     assert hooks_of(variant.model) == before
 
 
 def test_a_failed_forward_leaves_no_task_chosen(base, kind, new_stack, new_batch):
     stack = new_stack(base, kind)
-    objective = Objective(base, stack)
-    with pytest.raises(RuntimeError), objective.hooked():
-        objective(replace(new_batch(ALL_TASKS), inputs=torch.zeros(3, 60, 7)))
+    adapted = AdaptedModel(base, stack)
+    with pytest.raises(RuntimeError), adapted.hooked():
+        adapted.loss(replace(new_batch(ALL_TASKS), inputs=torch.zeros(3, 60, 7)))
     assert all(member.task_ids is None for member in stack)
 
 
 def test_a_deep_copy_is_independent(own_variant, kind, new_stack, new_batch):
-    objective = Objective(own_variant, new_stack(own_variant, kind, is_trained=True)).eval()
+    adapted = AdaptedModel(own_variant, new_stack(own_variant, kind, is_trained=True)).eval()
     batch = new_batch(ALL_TASKS)
-    with torch.no_grad(), objective.hooked():
-        expected = objective(batch)
-        twin = copy.deepcopy(objective)
+    with torch.no_grad(), adapted.hooked():
+        expected = adapted.loss(batch)
+        twin = copy.deepcopy(adapted)
         for parameter in twin.parameters():
             parameter.zero_()
-        assert torch.equal(objective(batch), expected)
+        assert torch.equal(adapted.loss(batch), expected)
         assert not torch.equal(twin(batch), expected)
 
 
@@ -198,9 +200,9 @@ def test_task_ids_outside_the_tasks_are_refused(base, kind, new_stack):
 
 
 def test_no_activation_outlives_the_forward_pass(variant, kind, new_stack, new_batch):
-    objective = Objective(variant, new_stack(variant, kind)).train()
-    with objective.hooked():
-        objective(new_batch(ALL_TASKS)).backward()  # frees what the graph alone keeps
+    adapted = AdaptedModel(variant, new_stack(variant, kind)).train()
+    with adapted.hooked():
+        adapted.loss(new_batch(ALL_TASKS)).backward()  # frees what the graph alone keeps
         gc.collect()
         assert not [t for t in gc.get_objects() if type(t) is torch.Tensor and t.grad_fn is not None]
 

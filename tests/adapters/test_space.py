@@ -7,20 +7,21 @@ import pytest
 import torch
 
 from adaptkit.adapters import api
+from adaptkit.adapters.catalog import available
 from adaptkit.adapters.kinds.residual import Config
-from adaptkit.adapters.per_task import Space, TaskLinear, numbers_per_task, shared_parameters, task_parameters
+from adaptkit.adapters.per_task import Space, TaskLinear, shared_parameters, task_parameters
 from adaptkit.adapters.site import Site
-from adaptkit.base.fold import merge
+from adaptkit.base.fold import fold
 from adaptkit.errors import ConfigError
 from adaptkit.model import checkpoint
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 
 SPACE = {"bank": "space", "space_dim": 2}
 SITE = Site("encoder.encoders.0", "block", 0, 2, 2)
 OWNED = ["0.space.codes.table"]
 ALL_TASKS = (0, 1, 2)
 espnet = pytest.mark.espnet
-every_kind = pytest.mark.parametrize("kind", api.available())
+every_kind = pytest.mark.parametrize("kind", available())
 
 
 def residual(tasks=("a", "b"), seed=0, **options):
@@ -118,7 +119,7 @@ def test_numbers_are_the_closed_form(num_tasks, dim, bottleneck):
     per_task = 2 * 2 * bottleneck + bottleneck + 2  # P = 2DR + R + D
     numbers = sum(parameter.numel() for parameter in stack.parameters())
     assert numbers == num_tasks * dim + dim * per_task + per_task  # K E + E P + P
-    assert numbers_per_task(stack) == dim
+    assert stack.num_per_task == dim
 
 
 def test_a_task_starts_alike_whatever_other_tasks_there_are():
@@ -143,7 +144,7 @@ def test_codes_are_about_one_long():
 @every_kind
 def test_a_task_owns_its_code_alone(base, kind, new_stack):
     plain, stack = new_stack(base, kind), new_stack(base, kind, **SPACE)
-    numbers = numbers_per_task(plain)
+    numbers = plain.num_per_task
     shared = {name: tuple(p.shape) for name, p in shared_parameters(stack)}
     assert [name for name, _ in task_parameters(stack)] == OWNED
     assert (shared.pop("0.space.basis"), shared.pop("0.space.origin")) == ((2, numbers), (numbers,))
@@ -180,28 +181,28 @@ def test_an_untrained_adapter_with_a_space_changes_nothing(variant, kind, new_st
 @espnet
 @every_kind
 def test_basis_and_codes_learn_within_two_steps(base, kind, new_stack, new_batch):
-    objective = Objective(base, new_stack(base, kind, **SPACE)).train()
-    optimizer, moved = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.1), []
-    with objective.hooked():
+    adapted = AdaptedModel(base, new_stack(base, kind, **SPACE)).train()
+    optimizer, moved = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.1), []
+    with adapted.hooked():
         for _ in range(2):
             optimizer.zero_grad()
-            objective(new_batch(ALL_TASKS)).backward()
-            moved.append({n for n, p in objective.adapters.named_parameters() if p.grad.any()})
+            adapted.loss(new_batch(ALL_TASKS)).backward()
+            moved.append({n for n, p in adapted.adapters.named_parameters() if p.grad.any()})
             optimizer.step()
     assert "0.space.codes.table" not in moved[0]  # nothing depends on them while the basis is zero
     assert {"0.space.basis", "0.space.origin"} <= moved[0]
-    assert moved[0] | moved[1] == {name for name, _ in objective.adapters.named_parameters()}
-    assert objective.adapters[0].space.codes.table.grad.any(dim=1).all()
+    assert moved[0] | moved[1] == {name for name, _ in adapted.adapters.named_parameters()}
+    assert adapted.adapters[0].space.codes.table.grad.any(dim=1).all()
 
 
 @espnet
 @pytest.mark.parametrize("kind", ["full", "bitfit", "lora", "tpa"])
-def test_an_adapter_with_a_space_merges_into_the_base(base, kind, new_stack, new_batch, encode):
+def test_an_adapter_with_a_space_folds_into_the_base(base, kind, new_stack, new_batch, encode):
     options = {"tpa": {"input": "normed", "activation": "swish"}}.get(kind, {})
     stack = perturbed(new_stack(base, kind, **SPACE, **options), std=0.1).requires_grad_(False)
-    merged, batch = merge(base, stack, "spk10"), new_batch((1, 1))
+    folded, batch = fold(base, stack, "spk10"), new_batch((1, 1))
     expected = encode(base, stack, batch)
-    torch.testing.assert_close(encode(merged, None, batch), expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(encode(folded, None, batch), expected, atol=2e-5, rtol=1e-4)
     assert (expected - encode(base, None, batch)).abs().max() > 1e-2
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import typer
 from typer.testing import CliRunner
 
-from adaptkit.augment.copies import RECORD, Copies, copy, copy_tests, write_noise_lists
+from adaptkit.augment.copies import RECORD, Copies, copy
 from adaptkit.augment.noise import Noise, active_samples
-from adaptkit.cli import copies as command
+from adaptkit.cli.main import app
 from adaptkit.config import write_yaml
+from adaptkit.corpora.noise_sets import copy_tests, write_noise_lists
 from adaptkit.errors import ConfigError, DataError
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
@@ -268,13 +268,11 @@ def test_test_sets_hear_test_noises_alone_and_no_rooms(data, noises, tmp_path):
 @pytest.fixture
 def run(tmp_path, noises):
     """Run `adaptkit augment copy` with a policy of rooms."""
-    app = typer.Typer()
-    app.command()(command.copy)
     write_yaml(tmp_path / "policy.yaml", {"noise": {"noises": [str(noises)]}})
 
     def call(*words):
         policy = ["--policy", str(tmp_path / "policy.yaml")]
-        return CliRunner().invoke(app, [*map(str, words), *policy], catch_exceptions=False)
+        return CliRunner().invoke(app, ["augment", "copy", *map(str, words), *policy], catch_exceptions=False)
 
     return call
 

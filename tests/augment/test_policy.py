@@ -3,7 +3,7 @@
 import pytest
 
 from adaptkit import config, experiment
-from adaptkit.augment.policy import Mix, Policy, find, name_of, read_policy
+from adaptkit.augment.policy import Mix, Policy, name_of, read_policy
 from adaptkit.errors import ConfigError
 
 SPEC = {"freq_masks": 1, "freq_width": 5}
@@ -36,7 +36,7 @@ def load(folder):
 
 
 def test_a_name_is_found_in_a_folder_above(folder):
-    assert find("bins") == folder / "conf/augment/bins.yaml"
+    assert config.find_published("augment", "bins") == folder / "conf/augment/bins.yaml"
 
 
 def test_what_is_nearer_wins(folder):
@@ -54,10 +54,14 @@ def test_a_path_is_read_as_it_is(folder, word):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_or_all(folder):
-    with pytest.raises(ConfigError, match="no conf/augment/bin.yaml here or above; did you mean 'bins'?"):
-        find("bin")
-    with pytest.raises(ConfigError, match="here or above; known: .*bins.*street"):
-        find("libri")
+    with pytest.raises(
+        ConfigError, match="no conf/augment/bin.yaml here, above or in adaptkit; did you mean 'bins'?"
+    ):
+        config.find_published("augment", "bin")
+    with pytest.raises(
+        ConfigError, match="in adaptkit; did you mean 'libri_|in adaptkit; known: .*bins.*street"
+    ):
+        config.find_published("augment", "libri")
 
 
 def test_overrides_change_a_named_policy(folder):

@@ -8,15 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-import typer
 from typer.testing import CliRunner
 
 from adaptkit import config, experiment
 from adaptkit.adapters import api
 from adaptkit.base import checkpoint as base_checkpoint
-from adaptkit.base.fold import merge, narrow, read_last, unmerge, write
-from adaptkit.cli import merge as command
-from adaptkit.decoding.run import Wanted, decode_folder
+from adaptkit.base.fold import fold, narrow, read_last, unfold, write
+from adaptkit.cli.main import app
+from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.kaldi.tables import read_table
 from adaptkit.model import checkpoint
@@ -61,24 +60,24 @@ def assert_far(one, other):
     assert (one - other).abs().max() > 1e-2
 
 
-def test_a_merged_model_gives_what_its_base_gives_with_the_adapters(variant, entries, new_batch, encode):
+def test_a_folded_model_gives_what_its_base_gives_with_the_adapters(variant, entries, new_batch, encode):
     stack, batch = build(variant, entries), new_batch((1, 1))
     expected = encode(variant, stack, batch)
-    assert_near(encode(merge(variant, stack, "spk10"), None, batch), expected)
+    assert_near(encode(fold(variant, stack, "spk10"), None, batch), expected)
     assert_far(encode(variant, None, batch), expected)
 
 
-def test_merging_leaves_base_and_adapters_as_they_are(base, entries):
+def test_folding_leaves_base_and_adapters_as_they_are(base, entries):
     stack = build(base, entries)
     before = copy.deepcopy((base.config, stack.state_dict()))
-    merge(base, stack, "spk2")
+    fold(base, stack, "spk2")
     assert base_checkpoint.wrap(base.path, base.config, base.model).fingerprint == base.fingerprint
     assert base.config == before[0]
     assert all(torch.equal(tensor, before[1][name]) for name, tensor in stack.state_dict().items())
 
 
-def test_a_merged_model_is_loaded_to_the_same_output(variant, entries, new_batch, encode, tmp_path):
-    merged, batch = merge(variant, build(variant, entries), "spk1"), new_batch((-1, -1))
+def test_a_folded_model_is_loaded_to_the_same_output(variant, entries, new_batch, encode, tmp_path):
+    merged, batch = fold(variant, build(variant, entries), "spk1"), new_batch((-1, -1))
     write(merged, tmp_path / "merged")
     loaded = base_checkpoint.load(tmp_path / "merged")
     assert torch.equal(encode(loaded, None, batch), encode(merged, None, batch))
@@ -90,14 +89,14 @@ def test_a_merged_model_is_loaded_to_the_same_output(variant, entries, new_batch
     [([LORA], 24), ([TPA], 29), ([{**TPA, "blocks": [1]}], 29), ([TPA, {**TPA, "bottleneck": 2}], 31)],
 )
 def test_every_feed_forward_gains_as_many_units_as_the_one_that_gains_most(base, entries, units):
-    merged = merge(base, build(base, entries), "spk1")
+    merged = fold(base, build(base, entries), "spk1")
     inner = {site.dim_out for site in merged.sites if site.kind in ("ffn_in", "ffn_macaron_in")}
     assert merged.config["encoder_conf"]["linear_units"] == units
     assert inner == {units}
 
 
 def test_units_that_a_block_does_not_use_are_zero(base):
-    merged = merge(base, build(base, [{**TPA, "blocks": [1]}]), "spk1")
+    merged = fold(base, build(base, [{**TPA, "blocks": [1]}]), "spk1")
     unused, used = (block.feed_forward for block in merged.model.encoder.encoders)
     assert not unused.w_1.weight[24:].any()
     assert not unused.w_2.weight[:, 24:].any()
@@ -115,14 +114,14 @@ def test_units_that_a_block_does_not_use_are_zero(base):
 )
 def test_what_algebra_does_not_allow_is_refused_with_the_reason(base, entries, reason):
     with pytest.raises(ConfigError, match=reason):
-        merge(base, build(base, entries), "spk1")
+        fold(base, build(base, entries), "spk1")
 
 
 def test_feed_forwards_of_convolutions_are_refused(new_base, model_config):
     conf = {**model_config()["encoder_conf"], "positionwise_layer_type": "conv1d"}
     base = new_base(encoder_conf={**conf, "positionwise_conv_kernel_size": 3})
     with pytest.raises(ConfigError, match="feed_forward_macaron of the base model is not two linear maps"):
-        merge(base, build(base, [TPA]), "spk1")
+        fold(base, build(base, [TPA]), "spk1")
 
 
 @pytest.mark.parametrize(
@@ -130,12 +129,12 @@ def test_feed_forwards_of_convolutions_are_refused(new_base, model_config):
 )
 def test_an_unknown_task_is_refused_with_the_nearest(base, task, tail):
     with pytest.raises(ConfigError, match=f"--task {task}: there are no adapters of that task; {tail}"):
-        merge(base, build(base, [LORA]), task)
+        fold(base, build(base, [LORA]), task)
 
 
 def test_unmerging_gives_the_base_up_to_rounding(variant, entries, new_batch, encode):
     stack, batch = build(variant, entries), new_batch((-1, -1))
-    restored = unmerge(narrow(merge(variant, stack, "spk1")), stack, "spk1")
+    restored = unfold(narrow(fold(variant, stack, "spk1")), stack, "spk1")
     assert_near(encode(restored, None, batch), encode(variant, None, batch))
     assert restored.config == {**variant.config, "encoder_conf": restored.config["encoder_conf"]}
     assert restored.config["encoder_conf"] == variant.config["encoder_conf"]
@@ -145,25 +144,25 @@ def test_unmerging_units_without_an_output_bias_gives_the_base_bit_for_bit(base)
     stack = build(base, [TPA])
     for up in stack[0].up.values():
         up.bias.zero_()
-    assert unmerge(narrow(merge(base, stack, "spk1")), stack, "spk1").fingerprint == base.fingerprint
+    assert unfold(narrow(fold(base, stack, "spk1")), stack, "spk1").fingerprint == base.fingerprint
 
 
 def test_merges_of_two_experiments_are_undone_in_turn(base, new_batch, encode):
     batch, first = new_batch((-1, -1)), build(base, [TPA])
-    once = merge(base, first, "spk1")
+    once = fold(base, first, "spk1")
     second = build(once, [TPA, LORA])
-    twice = merge(once, second, "spk2")
+    twice = fold(once, second, "spk2")
     assert [entry["task"] for entry in twice.config["adaptkit"]["merged"]] == ["spk1", "spk2"]
-    undone = unmerge(narrow(twice), second, "spk2")
+    undone = unfold(narrow(twice), second, "spk2")
     assert_near(encode(undone, None, batch), encode(once, None, batch))
     assert read_last(undone).task == "spk1"
 
 
 def test_a_model_changed_after_the_merge_is_not_unmerged(base):
-    merged = merge(base, build(base, [LORA]), "spk1")
+    merged = fold(base, build(base, [LORA]), "spk1")
     merged.model.ctc.ctc_lo.bias.data[0] += 1.0
     changed = base_checkpoint.wrap(base.path, merged.config, merged.model)
-    with pytest.raises(CheckpointError, match="has changed since 'adaptkit adapters merge' made it"):
+    with pytest.raises(CheckpointError, match="has changed since 'adaptkit adapters fold' made it"):
         narrow(changed)
 
 
@@ -175,22 +174,22 @@ def test_a_model_that_was_not_merged_is_not_unmerged(base):
 @pytest.mark.parametrize("what", ["task", "weights"])
 def test_adapters_other_than_those_of_the_merge_are_not_unmerged(base, what):
     stack = build(base, [LORA])
-    narrowed = narrow(merge(base, stack, "spk1"))
+    narrowed = narrow(fold(base, stack, "spk1"))
     if what == "weights":
         next(stack.parameters())[0] += 1.0  # of spk1
     with pytest.raises(CheckpointError, match="merged with lora of task 'spk1'; .* with other weights"):
-        unmerge(narrowed, stack, "spk2" if what == "task" else "spk1")
+        unfold(narrowed, stack, "spk2" if what == "task" else "spk1")
 
 
-def test_other_tasks_may_have_changed_since_the_merge(base):
+def test_other_tasks_may_have_changed_since_the_fold(base):
     stack = build(base, [LORA])
-    narrowed = narrow(merge(base, stack, "spk1"))
+    narrowed = narrow(fold(base, stack, "spk1"))
     next(stack.parameters())[1] += 1.0  # of spk10
-    assert unmerge(narrowed, stack, "spk1").config["adaptkit"].get("merged") is None
+    assert unfold(narrowed, stack, "spk1").config["adaptkit"].get("merged") is None
 
 
 def test_the_statistics_go_along(base, tmp_path):
-    write(merge(base, build(base, [LORA]), "spk1"), tmp_path / "merged")
+    write(fold(base, build(base, [LORA]), "spk1"), tmp_path / "merged")
     read = config.read_yaml(tmp_path / "merged/config.yaml")["normalize_conf"]["stats_file"]
     assert read == str(tmp_path / "merged/feats_stats.npz")
     assert np.load(read)["count"] == 10.0
@@ -215,7 +214,7 @@ with torch.no_grad():
 
 
 def test_espnet_reads_a_merged_model_to_equal_output(base, tmp_path):
-    merged = merge(base, build(base, [LORA, TPA]), "spk1")
+    merged = fold(base, build(base, [LORA, TPA]), "spk1")
     write(merged, tmp_path)
     given = 10 + 3 * torch.randn(1, 50, 20, generator=torch.Generator().manual_seed(0))
     torch.save(given, tmp_path / "given.pt")
@@ -240,14 +239,14 @@ def exp(base, settings, tmp_path):
 
 def decoded(folder, data, out):
     """The texts and scores of spk10, whom both have adapters of."""
-    wanted = Wanted(folder, data, out, None, False, "error", 500, False)
+    wanted = DecodeOptions(folder, data, out, batch_frames=500)
     decode_folder(wanted, device="cpu")
     tables = (read_table(out / name) for name in ("text", "utt2score"))
     return [{utt: value for utt, value in table.items() if utt.startswith("spk10-")} for table in tables]
 
 
-def test_a_merged_model_decodes_as_its_base_does_with_the_adapters(exp, base, corpus, tmp_path):
-    write(merge(base, build(base, [LORA, TPA]), "spk10"), tmp_path / "merged")
+def test_a_folded_model_decodes_as_its_base_does_with_the_adapters(exp, base, corpus, tmp_path):
+    write(fold(base, build(base, [LORA, TPA]), "spk10"), tmp_path / "merged")
     data = corpus / "dump/train"
     texts, scores = decoded(exp, data, tmp_path / "a")
     own_texts, own_scores = decoded(tmp_path / "merged", data, tmp_path / "b")
@@ -258,16 +257,14 @@ def test_a_merged_model_decodes_as_its_base_does_with_the_adapters(exp, base, co
 
 
 def run(*words):
-    app = typer.Typer()
-    command.register(app)
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def test_the_commands_merge_and_unmerge_folders(exp, base, base_dir, tmp_path, new_batch, encode):
     merged, again, batch = tmp_path / "merged", tmp_path / "again", new_batch((-1, -1))
-    done = run("merge", exp, "--task", "spk10", "--out", merged)
+    done = run("adapters", "fold", exp, "--speaker", "spk10", "--out", merged)
     assert (done.exit_code, done.stdout) == (0, f"{merged}\n")
-    undone = run("unmerge", merged, exp, "--task", "spk10", "--out", again)
+    undone = run("adapters", "unfold", merged, exp, "--speaker", "spk10", "--out", again)
     assert (undone.exit_code, undone.stdout) == (0, f"{again}\n")
     assert_near(encode(base_checkpoint.load(again), None, batch), encode(base, None, batch))
     assert_far(encode(base_checkpoint.load(merged), None, batch), encode(base, None, batch))
@@ -275,12 +272,22 @@ def test_the_commands_merge_and_unmerge_folders(exp, base, base_dir, tmp_path, n
 
 def test_the_base_model_is_looked_for_where_the_option_says(exp, base, base_dir, tmp_path):
     write(base, tmp_path / "moved")
-    done = run("merge", exp, "--task", "spk1", "--out", tmp_path / "merged", "--base", tmp_path / "moved")
+    done = run(
+        "adapters",
+        "fold",
+        exp,
+        "--speaker",
+        "spk1",
+        "--out",
+        tmp_path / "merged",
+        "--base",
+        tmp_path / "moved",
+    )
     assert done.exit_code == 0, done.exception
     assert read_last(base_checkpoint.load(tmp_path / "merged")).base_fingerprint == base.fingerprint
 
 
 def test_the_commands_refuse_an_unknown_task(exp, tmp_path):
-    error = run("merge", exp, "--task", "spk11", "--out", tmp_path / "merged").exception
+    error = run("adapters", "fold", exp, "--speaker", "spk11", "--out", tmp_path / "merged").exception
     assert isinstance(error, ConfigError)
     assert not (tmp_path / "merged").exists()

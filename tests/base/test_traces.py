@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from adaptkit.base.traces import leaving_no_trace
+from adaptkit.base.weights import leaving_no_trace
 
 pytestmark = pytest.mark.espnet
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from adaptkit.base.weights import changed
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 
 DECODERS = {
     "transformer": {"attention_heads": 2, "linear_units": 16, "num_blocks": 1},
@@ -126,8 +126,8 @@ def test_every_parameter_of_a_recogniser_acts_as_if_it_were_its_own(new_base, ne
     differences, batch = noise(base.model), new_batch((-1, -1))
     twin = replace(base, model=added(base.model, differences))
     with torch.no_grad(), changed(base.model, differences):
-        found = Objective(base).eval()(batch)
-    assert torch.equal(found, Objective(twin).eval()(batch))
+        found = AdaptedModel(base).eval()(batch)
+    assert torch.equal(found, AdaptedModel(twin).eval()(batch))
 
 
 @pytest.mark.espnet

@@ -8,7 +8,7 @@ import torch
 from adaptkit.adapters import api
 from adaptkit.bench import submodels as bench
 from adaptkit.errors import AdaptkitError, ConfigError
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 
 LOAD = bench.Load(num_speakers=3, seconds=0.6)
 OURS = [bench.BASE, bench.MIXED, bench.HALF_BASE, bench.LOOP]
@@ -28,7 +28,7 @@ def ways(base):
 
     def make(adapters, loop):
         batch = bench.make_batch(base, bench.make_rows(base, LOAD), range(3))
-        bare, mixed, alone = (Objective(base, stack).eval() for stack in (None, adapters, loop))
+        bare, mixed, alone = (AdaptedModel(base, stack).eval() for stack in (None, adapters, loop))
         half = replace(batch, task_ids=(-1, 1, -1))
         return [
             bench.Way(bench.BASE, bare, [batch]),

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from adaptkit import config
 from adaptkit.adapters import api
+from adaptkit.adapters.catalog import available
 from adaptkit.cli import adapters
 from adaptkit.errors import ConfigError
 
@@ -16,7 +17,7 @@ def run(*words):
 def test_list_has_a_line_of_each_kind():
     done = run("list")
     assert done.exit_code == 0, done.output
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["kind", *api.available()]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["kind", *available()]
 
 
 def test_list_gives_the_closed_form_and_the_paper():
@@ -25,7 +26,7 @@ def test_list_gives_the_closed_form_and_the_paper():
     assert line.rstrip().endswith("Houlsby et al. 2019, arXiv:1902.00751")
 
 
-@pytest.mark.parametrize("kind", api.available())
+@pytest.mark.parametrize("kind", available())
 def test_show_ends_with_an_example_that_is_valid(kind, tmp_path):
     done = run("show", kind)
     assert done.exit_code == 0, done.output

@@ -91,7 +91,7 @@ def test_a_mistake_is_one_message_and_exit_code_1_without_a_traceback(yaml):
         ("train", "tiny.yaml", "--sed", "3"),
         ("train", "tiny.yaml", "--seed", "-1"),
         ("decode", "exp/tiny"),
-        ("decode", "exp/tiny", "dump/test", "--unknown-task", "ignore"),
+        ("decode", "exp/tiny", "dump/test", "--unknown-speaker", "ignore"),
         ("decode", "exp/tiny", "dump/test", "--batch-frames", "0"),
         ("base", "trian"),
     ],

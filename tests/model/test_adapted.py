@@ -8,107 +8,109 @@ import numpy as np
 import pytest
 import torch
 
-from adaptkit.model.adapted import Objective, autocast, find_not_finite, learning_rate, seed_everything
+from adaptkit.model.adapted import AdaptedModel
+from adaptkit.training.precision import autocast, find_not_finite, seed_everything
+from adaptkit.training.schedule import learning_rate
 
 pytestmark = pytest.mark.espnet
 ALL_TASKS = (0, 1, 2)
 
 
 @pytest.fixture
-def objective(base, new_stack):
+def adapted(base, new_stack):
     """The tiny Conformer with trained adapters."""
-    return Objective(base, new_stack(base, is_trained=True))
+    return AdaptedModel(base, new_stack(base, is_trained=True))
 
 
 def rates(num_steps, total=None, **options):
     return [learning_rate(s, total or num_steps, peak=1.0, **options) for s in range(num_steps)]
 
 
-def test_loss_and_search_leave_the_batch_as_it_was(objective, new_batch):
+def test_loss_and_search_leave_the_batch_as_it_was(adapted, new_batch):
     batch = new_batch(ALL_TASKS)
     before = copy.deepcopy(batch)
-    with torch.no_grad(), objective.eval().hooked():
-        first, again = objective(batch), objective(batch)
-        objective.search(batch)
+    with torch.no_grad(), adapted.eval().hooked():
+        first, again = adapted.loss(batch), adapted.loss(batch)
+        adapted.recognise(batch)
     assert torch.equal(first, again)
     for name in ("inputs", "lengths", "tokens", "token_lengths"):
         assert torch.equal(getattr(batch, name), getattr(before, name))
 
 
-def test_loss_of_a_batch_is_the_mean_of_its_rows(objective, new_batch):
+def test_loss_of_a_batch_is_the_mean_of_its_rows(adapted, new_batch):
     batch = new_batch(ALL_TASKS)
-    with torch.no_grad(), objective.eval().hooked():
-        rows = torch.stack([objective(batch.rows([row])) for row in range(3)])
-        torch.testing.assert_close(objective(batch), rows.mean(), atol=1e-4, rtol=0)
+    with torch.no_grad(), adapted.eval().hooked():
+        rows = torch.stack([adapted.loss(batch.rows([row])) for row in range(3)])
+        torch.testing.assert_close(adapted.loss(batch), rows.mean(), atol=1e-4, rtol=0)
 
 
 def test_loss_with_an_attention_decoder_is_the_mean_of_its_rows_too(new_base, new_stack, new_batch):
     conf = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
     base = new_base(decoder="transformer", decoder_conf=conf, model_conf={"ctc_weight": 0.3})
-    objective, batch = Objective(base, new_stack(base)).eval(), new_batch(ALL_TASKS)
-    with torch.no_grad(), objective.hooked():
-        rows = torch.stack([objective(batch.rows([row])) for row in range(3)])
-        torch.testing.assert_close(objective(batch), rows.mean(), atol=1e-4, rtol=0)
+    adapted, batch = AdaptedModel(base, new_stack(base)).eval(), new_batch(ALL_TASKS)
+    with torch.no_grad(), adapted.hooked():
+        rows = torch.stack([adapted.loss(batch.rows([row])) for row in range(3)])
+        torch.testing.assert_close(adapted.loss(batch), rows.mean(), atol=1e-4, rtol=0)
 
 
-def test_adapters_train_while_the_base_stays_in_eval(objective):
-    objective.train()
-    assert objective.adapters.training
-    assert not any(module.training for module in objective.model.modules())
-    assert not any(parameter.requires_grad for parameter in objective.model.parameters())
+def test_adapters_train_while_the_base_stays_in_eval(adapted):
+    adapted.train()
+    assert adapted.adapters.training
+    assert not any(module.training for module in adapted.espnet.modules())
+    assert not any(parameter.requires_grad for parameter in adapted.espnet.parameters())
 
 
 def test_a_base_is_trained_whole(new_base):
-    objective = Objective(new_base()).train()
-    assert all(module.training for module in objective.model.modules())
-    assert all(parameter.requires_grad for parameter in objective.model.parameters())
-    assert not any(module.training for module in objective.eval().model.modules())
+    adapted = AdaptedModel(new_base()).train()
+    assert all(module.training for module in adapted.espnet.modules())
+    assert all(parameter.requires_grad for parameter in adapted.espnet.parameters())
+    assert not any(module.training for module in adapted.eval().espnet.modules())
 
 
 def test_dropout_before_ctc_ends_with_training(new_base, new_batch):
-    objective, batch = Objective(new_base(ctc_conf={"dropout_rate": 0.5})), new_batch((-1, -1))
-    with torch.no_grad(), objective.hooked():
-        losses = [float(objective.eval()(batch)) for _ in range(2)]
-        objective.train().model.encoder.eval()
-        losses += [float(objective(batch)) for _ in range(2)]
+    adapted, batch = AdaptedModel(new_base(ctc_conf={"dropout_rate": 0.5})), new_batch((-1, -1))
+    with torch.no_grad(), adapted.hooked():
+        losses = [float(adapted.eval()(batch)) for _ in range(2)]
+        adapted.train().espnet.encoder.eval()
+        losses += [float(adapted.loss(batch)) for _ in range(2)]
     assert losses[0] == losses[1]
     assert len(set(losses[1:])) == 3
 
 
-def test_without_hooks_adapters_do_nothing(objective, new_batch):
+def test_without_hooks_adapters_do_nothing(adapted, new_batch):
     batch = new_batch(ALL_TASKS)
     with torch.no_grad():
-        plain = objective(batch)
-        with objective.hooked():
-            assert not torch.equal(objective(batch), plain)
-        assert torch.equal(objective(batch), plain)
+        plain = adapted.loss(batch)
+        with adapted.hooked():
+            assert not torch.equal(adapted.loss(batch), plain)
+        assert torch.equal(adapted.loss(batch), plain)
 
 
-def test_search_works_under_inference_mode_and_training_goes_on_after_it(objective, new_batch):
-    objective.adapters.requires_grad_(True)
-    with objective.hooked():
+def test_search_works_under_inference_mode_and_training_goes_on_after_it(adapted, new_batch):
+    adapted.adapters.requires_grad_(True)
+    with adapted.hooked():
         with torch.inference_mode():
-            objective.search(new_batch(ALL_TASKS))
-        objective(new_batch(ALL_TASKS)).backward()
-    assert all(parameter.grad is not None for parameter in objective.adapters.parameters())
+            adapted.recognise(new_batch(ALL_TASKS))
+        adapted.loss(new_batch(ALL_TASKS)).backward()
+    assert all(parameter.grad is not None for parameter in adapted.adapters.parameters())
 
 
-def test_a_pass_in_bfloat16_leaves_the_float32_loss_as_it_was(objective, new_batch):
+def test_a_pass_in_bfloat16_leaves_the_float32_loss_as_it_was(adapted, new_batch):
     batch = new_batch(ALL_TASKS)
-    with torch.no_grad(), objective.eval().hooked():
-        before = objective(batch)
+    with torch.no_grad(), adapted.eval().hooked():
+        before = adapted.loss(batch)
         with autocast(torch.device("cpu"), "bfloat16"):
-            objective(batch)
-        assert torch.equal(objective(batch), before)
+            adapted.loss(batch)
+        assert torch.equal(adapted.loss(batch), before)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_utterances_with_a_loss_that_is_not_finite_are_found(objective, new_batch, value):
+def test_utterances_with_a_loss_that_is_not_finite_are_found(adapted, new_batch, value):
     batch = new_batch(ALL_TASKS)
     inputs = batch.inputs.clone()
     inputs[1, 20, 3] = value
-    with objective.hooked():
-        found = find_not_finite(objective, [replace(batch, inputs=inputs), batch], "float32")
+    with adapted.hooked():
+        found = find_not_finite(adapted, [replace(batch, inputs=inputs), batch], "float32")
     assert found == ["utt1"]
 
 

@@ -7,26 +7,26 @@ import pytest
 import torch
 
 from adaptkit.adapters.api import AdapterStack
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 
 pytestmark = pytest.mark.espnet
 ALL_TASKS = (0, 1, 2)
 
 
-def gradients(objective, batch):
+def gradients(adapted, batch):
     """Give the loss and its gradients by the names of parameters, all it reaches."""
-    objective.train().zero_grad()
-    with objective.hooked():
-        loss = objective(batch)
+    adapted.train().zero_grad()
+    with adapted.hooked():
+        loss = adapted.loss(batch)
         loss.backward()
-    return loss.detach(), {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
+    return loss.detach(), {name: p.grad for name, p in adapted.named_parameters() if p.grad is not None}
 
 
 def by_hooks(base, stack):
-    """The objective of a copy of some adapters, as if they acted inside the encoder."""
+    """The adapted of a copy of some adapters, as if they acted inside the encoder."""
     twin = copy.deepcopy(stack)
     twin[0].spares_encoder = False
-    return Objective(base, twin)
+    return AdaptedModel(base, twin)
 
 
 def graph_of(loss):
@@ -40,11 +40,11 @@ def graph_of(loss):
     return nodes
 
 
-def saved_bytes(objective, batch):
+def saved_bytes(adapted, batch):
     """Count the bytes that a pass keeps for the way back."""
     kept = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(id(t), t), lambda t: t):
-        objective.train()(batch)
+        adapted.train()(batch)
     return sum(tensor.nbytes for tensor in kept.values())
 
 
@@ -60,20 +60,20 @@ def never_run(module):
 
 @pytest.fixture
 def with_blocks(new_base, new_stack):
-    """The objective of some adapters on a tiny Conformer of so many blocks."""
+    """The adapted of some adapters on a tiny Conformer of so many blocks."""
     conf = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "rel_pos_type": "latest"}
 
     def make(num_blocks, kind, **options):
         base = new_base(encoder_conf={**conf, "num_blocks": num_blocks})
-        return Objective(base, new_stack(base, kind, is_trained=True, **options))
+        return AdaptedModel(base, new_stack(base, kind, is_trained=True, **options))
 
     return make
 
 
 def test_sparing_the_encoder_changes_no_output_and_no_gradient(variant, new_stack, new_batch):
     batch, stack = new_batch((0, -1, 2)), new_stack(variant, "hff", is_trained=True)
-    beside, inside = Objective(variant, stack), by_hooks(variant, stack)
-    found, expected = (gradients(objective, batch)[1] for objective in (beside, inside))
+    beside, inside = AdaptedModel(variant, stack), by_hooks(variant, stack)
+    found, expected = (gradients(adapted, batch)[1] for adapted in (beside, inside))
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient)
@@ -88,7 +88,9 @@ def test_sparing_the_encoder_changes_no_loss(new_base, new_stack, new_batch, wei
     conf = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
     base = new_base(decoder="transformer", decoder_conf=conf, model_conf={"ctc_weight": weight})
     stack, batch = new_stack(base, "hff", is_trained=True), new_batch(ALL_TASKS)
-    (found, _), (expected, _) = (gradients(o, batch) for o in (Objective(base, stack), by_hooks(base, stack)))
+    (found, _), (expected, _) = (
+        gradients(o, batch) for o in (AdaptedModel(base, stack), by_hooks(base, stack))
+    )
     torch.testing.assert_close(found, expected)
 
 
@@ -96,26 +98,26 @@ def test_weights_after_the_encoder_change_beside_it_as_they_would_inside(base, n
     ctc = new_stack(base, "full", is_trained=True, parts=["ctc"])
     fused = new_stack(base, "hff", is_trained=True)
     stack = AdapterStack([*ctc, *fused], [*ctc.configs, *fused.configs], ctc.tasks)
-    beside, inside, batch = Objective(base, stack), by_hooks(base, stack), new_batch((0, 2, -1))
+    beside, inside, batch = AdaptedModel(base, stack), by_hooks(base, stack), new_batch((0, 2, -1))
     assert beside.taps
     (loss, found), (expected_loss, expected) = (gradients(o, batch) for o in (beside, inside))
     torch.testing.assert_close(loss, expected_loss)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-3, rtol=1e-4)  # the largest is 73
     with torch.no_grad(), beside.hooked():
-        found = beside.search(batch)
+        found = beside.recognise(batch)
     with torch.no_grad(), inside.hooked():
-        assert found == inside.search(batch)
+        assert found == inside.recognise(batch)
 
 
 def test_nothing_of_the_encoder_is_in_the_graph(base, new_stack, new_batch):
     stack = new_stack(base, "hff", is_trained=True)
-    objective = Objective(base, stack).train()
-    with objective.hooked():
-        nodes = graph_of(objective(new_batch(ALL_TASKS)))
+    adapted = AdaptedModel(base, stack).train()
+    with adapted.hooked():
+        nodes = graph_of(adapted.loss(new_batch(ALL_TASKS)))
     leaves = [node.variable for node in nodes if hasattr(node, "variable")]
     assert {id(leaf) for leaf in leaves} == {id(parameter) for parameter in stack.parameters()}
-    assert objective.read_taps(new_batch(ALL_TASKS)).inputs.grad_fn is None
+    assert adapted.read_taps(new_batch(ALL_TASKS)).inputs.grad_fn is None
 
 
 def test_the_graph_and_what_it_keeps_do_not_grow_with_blocks(with_blocks, new_batch):
@@ -133,18 +135,18 @@ def test_a_kind_inside_the_encoder_keeps_more_with_every_block(with_blocks, new_
 
 
 def test_a_batch_that_was_read_gives_the_same_without_the_encoder(base, new_stack, new_batch):
-    objective, batch = Objective(base, new_stack(base, "hff", is_trained=True)), new_batch((0, -1, 2))
-    expected, _ = gradients(objective, batch)
-    with objective.hooked():
-        read = objective.read_taps(batch)
+    adapted, batch = AdaptedModel(base, new_stack(base, "hff", is_trained=True)), new_batch((0, -1, 2))
+    expected, _ = gradients(adapted, batch)
+    with adapted.hooked():
+        read = adapted.read_taps(batch)
     with never_run(base.model.encoder):
-        found, _ = gradients(objective, read)
+        found, _ = gradients(adapted, read)
     assert torch.equal(found, expected)
-    assert objective.read_taps(read) is read
+    assert adapted.read_taps(read) is read
 
 
 def test_a_base_can_be_trained_whole_after_its_features_were_read(new_base, new_stack, new_batch):
     base = new_base()
-    gradients(Objective(base, new_stack(base, "hff")), new_batch(ALL_TASKS))
-    _, found = gradients(Objective(base), new_batch(ALL_TASKS))
+    gradients(AdaptedModel(base, new_stack(base, "hff")), new_batch(ALL_TASKS))
+    _, found = gradients(AdaptedModel(base), new_batch(ALL_TASKS))
     assert found

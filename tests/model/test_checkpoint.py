@@ -15,6 +15,7 @@ import torch
 
 from adaptkit.errors import CheckpointError
 from adaptkit.model import checkpoint
+from adaptkit.tensors import average_tensors, read_tensors, write_tensors
 
 pytestmark = pytest.mark.espnet
 
@@ -29,9 +30,9 @@ def path(base, new_stack, tmp_path):
 
 def rewrite(path, **changes):
     """Change the header of a file; a key that becomes None is left out."""
-    tensors, header = checkpoint.read_tensors(path)
+    tensors, header = read_tensors(path)
     kept = {key: value for key, value in {**header, **changes}.items() if value is not None}
-    checkpoint.write_tensors(path, tensors, kept)
+    write_tensors(path, tensors, kept)
 
 
 def flip(path, place, bit=0):
@@ -105,24 +106,24 @@ def test_a_flipped_bit_in_a_training_state_is_refused(new_run):
 @pytest.mark.parametrize("bit", range(8))
 def test_any_bit_of_a_file_that_is_flipped_is_refused(tmp_path, bit):
     path = tmp_path / "a.safetensors"
-    checkpoint.write_tensors(path, {"a": torch.arange(3.0), "b": torch.tensor([1, 2])}, {"step": 7})
+    write_tensors(path, {"a": torch.arange(3.0), "b": torch.tensor([1, 2])}, {"step": 7})
     whole = path.read_bytes()
     for place in range(len(whole)):
         flip(path, place, bit)
         with pytest.raises(CheckpointError):
-            checkpoint.read_tensors(path)
+            read_tensors(path)
         path.write_bytes(whole)
 
 
 def test_another_seal_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
-    checkpoint.write_tensors(path, {"a": torch.zeros(1)}, {"step": 7})
+    write_tensors(path, {"a": torch.zeros(1)}, {"step": 7})
     whole = path.read_bytes()
     (seal,) = re.findall(rb'crc32\\": \\"([0-9a-f]{8})', whole)
     for other in (b"00000000", b"ffffffff", seal[::-1], seal.upper(), seal[:-1] + b" "):
         path.write_bytes(whole.replace(seal, other))
         with pytest.raises(CheckpointError, match="damaged: header and weights are not those"):
-            checkpoint.read_tensors(path)
+            read_tensors(path)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_a_file_without_its_seal_is_refused(tmp_path, header):
     path = tmp_path / "a.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata={"adaptkit": json.dumps(header)})
     with pytest.raises(CheckpointError, match="damaged: (it has no seal|header and weights are not those)"):
-        checkpoint.read_tensors(path)
+        read_tensors(path)
 
 
 def test_the_seal_is_the_checksum_of_the_file_with_zeros_in_its_place(path):
@@ -154,7 +155,7 @@ def test_a_seal_that_would_lie_elsewhere_is_told_and_nothing_written(tmp_path, m
     with pytest.raises(
         CheckpointError, match="a.safetensors: not written: safetensors .* puts a header else"
     ):
-        checkpoint.write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)}, {})
+        write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)}, {})
     assert not list(tmp_path.iterdir())
 
 
@@ -162,8 +163,8 @@ def test_the_seal_takes_no_copy_of_the_file(tmp_path):
     path, tensor = tmp_path / "a.safetensors", torch.zeros(2_000_000)
     peaks = []
     for use in (
-        lambda: checkpoint.write_tensors(path, {"a": tensor}, {}),
-        lambda: checkpoint.read_tensors(path),
+        lambda: write_tensors(path, {"a": tensor}, {}),
+        lambda: read_tensors(path),
     ):
         tracemalloc.start()
         try:
@@ -215,7 +216,7 @@ def test_a_file_that_is_replaced_all_the_time_is_read_whole(tmp_path):
     path, is_over = tmp_path / "a.safetensors", threading.Event()
     sides = [tmp_path / "side0.safetensors", tmp_path / "side1.safetensors"]
     for number, side in enumerate(sides):
-        checkpoint.write_tensors(side, {"a": torch.full((4,), float(number))}, {"number": number})
+        write_tensors(side, {"a": torch.full((4,), float(number))}, {"number": number})
 
     def replace():
         for number in itertools.cycle((0, 1)):
@@ -228,7 +229,7 @@ def test_a_file_that_is_replaced_all_the_time_is_read_whole(tmp_path):
     replacing = threading.Thread(target=replace)
     replacing.start()
     try:
-        seen = [checkpoint.read_tensors(path) for _ in range(5000)]
+        seen = [read_tensors(path) for _ in range(5000)]
     finally:
         is_over.set()
         replacing.join()
@@ -254,8 +255,8 @@ def test_tensors_of_any_kind_survive_a_round_trip(tmp_path):
         **{"scalar": torch.tensor(3), "turned": whole.T, "part": whole[:, 1], "half": whole.bfloat16()},
         **{"same": whole, "again": whole, "spread": torch.ones(1).expand(4), "none": torch.zeros(0, 2)},
     }
-    checkpoint.write_tensors(tmp_path / "x.safetensors", tensors, {"a": [1, None, 0.1]})
-    read, header = checkpoint.read_tensors(tmp_path / "x.safetensors")
+    write_tensors(tmp_path / "x.safetensors", tensors, {"a": [1, None, 0.1]})
+    read, header = read_tensors(tmp_path / "x.safetensors")
     assert header == {"a": [1, None, 0.1]}
     assert all(
         torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors
@@ -265,7 +266,7 @@ def test_tensors_of_any_kind_survive_a_round_trip(tmp_path):
 def test_equal_tensors_are_the_same_bytes_however_they_lie_in_memory(tmp_path):
     whole, contents = torch.arange(6.0).reshape(2, 3), []
     for tensors in ({"a": whole, "b": whole[0]}, {"b": whole.T.clone()[:, 0], "a": whole.T.contiguous().T}):
-        checkpoint.write_tensors(tmp_path / "x.safetensors", tensors, {"step": 7})
+        write_tensors(tmp_path / "x.safetensors", tensors, {"step": 7})
         contents.append((tmp_path / "x.safetensors").read_bytes())
     assert contents[0] == contents[1]
 
@@ -275,6 +276,6 @@ def test_an_average_is_the_mean_and_counters_are_the_last_ones():
         {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)},
         {"w": torch.tensor([3.0, 6.0]), "n": torch.tensor(9)},
     ]
-    averaged = checkpoint.average(weights)
+    averaged = average_tensors(weights)
     assert torch.equal(averaged["w"], torch.tensor([2.0, 4.0]))
     assert averaged["n"] == 9

@@ -21,7 +21,7 @@ from adaptkit.errors import ConfigError, DataError
 from adaptkit.features.fbank import load_feats
 from adaptkit.kaldi.tables import read_table
 from adaptkit.model import encoder_cache
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 from adaptkit.training import augmentation
 
 pytestmark = pytest.mark.espnet
@@ -106,7 +106,7 @@ def test_reading_leaves_the_batch_as_it_was(base, new_stack, new_batch):
 def test_a_kind_that_acts_inside_leaves_nothing_to_read_beforehand(base, new_stack):
     stack = together(new_stack(base, "residual"), new_stack(base, "hff"))
     assert encoder_cache.find(base, stack) == ()
-    assert Objective(base, stack).taps == ()
+    assert AdaptedModel(base, stack).taps == ()
 
 
 def test_weights_of_the_ctc_count_as_inside_where_blocks_use_it(base, new_base, new_stack):
@@ -129,11 +129,11 @@ def test_settings_of_hff_with_the_ctc_leave_the_encoder_alone_and_with_the_encod
 
 def test_a_cache_holds_what_would_be_read_of_each_utterance_alone(base, write, cached_hff, own_examples):
     cached = write()
-    objective = Objective(base, cached_hff)
+    adapted = AdaptedModel(base, cached_hff)
     for row, utterance in enumerate(own_examples.data.utterances):
         (batch,) = load_batches(own_examples, [[row]])
-        with objective.hooked():
-            expected = objective.read_taps(batch).inputs[0]
+        with adapted.hooked():
+            expected = adapted.read_taps(batch).inputs[0]
         found = load_feats(cached.taps[utterance.utt_id])
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
@@ -241,7 +241,7 @@ def test_a_table_of_the_cache_names_every_utterance(write, own_examples, tmp_pat
 def test_training_from_a_cache_is_training_without(new_run):
     options = {"kind": "hff", "max_epochs": 2, "is_trained": True}
     plain, cached = new_run("plain", **options), new_run("cached", **options)
-    cached.objective.adapters[0].is_cached = True
+    cached.adapted.adapters[0].is_cached = True
     plain.fit()
     cached.fit()
     for name, tensor in plain.weights.items():
@@ -252,13 +252,13 @@ def test_training_from_a_cache_is_training_without(new_run):
 
 def test_an_encoder_that_fails_does_not_matter_once_the_cache_is_there(new_run):
     first, run = new_run(kind="hff", max_epochs=1), new_run("again", kind="hff", max_epochs=1)
-    cached = first.plan.cached(first.objective.adapters)
+    cached = first.plan.cached(first.adapted.adapters)
 
     def refuse(module, args):
         raise AssertionError("the encoder was run")
 
     with_cache = replace(run, plan=replace(run.plan, train=cached.train, valid=cached.valid))
-    hook = run.objective.model.encoder.register_forward_pre_hook(refuse)
+    hook = run.adapted.espnet.encoder.register_forward_pre_hook(refuse)
     try:
         assert with_cache.fit().is_done
     finally:
@@ -269,7 +269,7 @@ def test_a_resumed_run_takes_its_cache_again(new_run, assert_same):
     options = {"kind": "hff", "save_every_steps": 2}
     whole, stopped, resumed = (new_run("whole", **options), new_run(stop=1, **options), new_run(**options))
     for run in (whole, stopped, resumed):
-        run.objective.adapters[0].is_cached = True
+        run.adapted.adapters[0].is_cached = True
     whole.fit()
     stopped.fit_until_stopped()
     before = made_at(resumed.plan.folder / "taps/train.ark")

@@ -8,14 +8,15 @@ import pytest
 import soundfile
 import torch
 
-from adaptkit.adapters import api
+from adaptkit.adapters.catalog import available
 from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.policy import Policy
 from adaptkit.augment.specaugment import augment
 from adaptkit.data.batches import load_batches
-from adaptkit.model.adapted import Objective
-from adaptkit.model.recognise import decode, validate
+from adaptkit.model.adapted import AdaptedModel
+from adaptkit.model.recognise import recognise
 from adaptkit.training import augmentation
+from adaptkit.training.validation import validate
 
 pytestmark = pytest.mark.espnet
 SPEC = {"time_warp": 5, "freq_masks": 1, "freq_width": 8, "time_masks": 2, "time_width": 12}
@@ -53,20 +54,20 @@ def rows_of(passes):
     return [x[:length] for feats, lengths in passes for x, length in zip(feats, lengths, strict=True)]
 
 
-def fed(objective, examples, plan=ALL, num_workers=0):
+def fed(adapted, examples, plan=ALL, num_workers=0):
     """Give what goes into the encoder in training for each utterance, (T, F)."""
-    objective.train()
+    adapted.train()
     found = {}
-    with objective.hooked(), torch.no_grad():
+    with adapted.hooked(), torch.no_grad():
         for batch in load_batches(examples, plan, num_workers):
-            with recording(objective.model) as passes:
-                objective(batch)
+            with recording(adapted.espnet) as passes:
+                adapted.loss(batch)
             found.update(zip(batch.utt_ids, rows_of(passes), strict=True))
     return found
 
 
 def adapters_on(base, stack, examples):
-    return Objective(base, stack, augmentation.spec_of(examples))
+    return AdaptedModel(base, stack, augmentation.spec_of(examples))
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def feed(new_base):
     """Give what a base model in training is fed of a set."""
 
     def run(examples, **options):
-        return fed(Objective(new_base(), spec=augmentation.spec_of(examples)), examples, **options)
+        return fed(AdaptedModel(new_base(), spec=augmentation.spec_of(examples)), examples, **options)
 
     return run
 
@@ -181,14 +182,14 @@ def test_what_is_masked_without_noise_is_masked_alike_when_mixed(augmented, feed
 @pytest.mark.parametrize("kind", ["residual", "hff"])
 def test_each_epoch_of_a_run_masks_anew_and_validation_is_not_masked(new_run, augmented, base, clean, kind):
     run = new_run(kind=kind, max_epochs=2, batch_frames=10**6, plan={"train": augmented()})
-    run.objective.spec = augmentation.spec_of(augmented())
+    run.adapted.spec = augmentation.spec_of(augmented())
     with recording(base.model) as passes:
         run.fit()
     names, half = [u.utt_id for u in run.plan.train.data.utterances], len(passes) // 2
 
     for epoch in range(2):
-        expected = fed(run.objective, augmented(epoch=epoch))
-        ((order,),) = run.plan.steps(epoch, run.objective.adapters)
+        expected = fed(run.adapted, augmented(epoch=epoch))
+        ((order,),) = run.plan.steps(epoch, run.adapted.adapters)
         trained, *validated = passes[epoch * half :][:half]
         pairs = zip(rows_of([trained]), order, strict=True)
         assert all(torch.equal(x, expected[names[row]]) for x, row in pairs)
@@ -197,21 +198,21 @@ def test_each_epoch_of_a_run_masks_anew_and_validation_is_not_masked(new_run, au
 
 def test_decoding_and_validation_of_an_objective_with_masks_are_those_without(examples, base, augmented):
     with_masks, without = (
-        Objective(base, spec=augmentation.spec_of(augmented())).eval(),
-        Objective(base).eval(),
+        AdaptedModel(base, spec=augmentation.spec_of(augmented())).eval(),
+        AdaptedModel(base).eval(),
     )
     with with_masks.hooked():
-        found = decode(with_masks, examples, 500), validate(with_masks, examples, 500)
+        found = recognise(with_masks, examples, 500), validate(with_masks, examples, 500)
     with without.hooked():
-        assert found == (decode(without, examples, 500), validate(without, examples, 500))
+        assert found == (recognise(without, examples, 500), validate(without, examples, 500))
 
 
-@pytest.mark.parametrize("kind", api.available())
+@pytest.mark.parametrize("kind", available())
 def test_adapters_of_every_kind_learn_under_masks_and_noise(new_run, augmented, kind):
     examples = augmented(noisy=0.5, masks_on="all")
     runs = [new_run(name, kind, max_epochs=1) for name in ("plain", "masked")]
     masked = replace(runs[1], plan=replace(runs[1].plan, train=examples))
-    masked.objective.spec = augmentation.spec_of(examples)
+    masked.adapted.spec = augmentation.spec_of(examples)
     for run in (runs[0], masked):
         run.fit()
 
@@ -227,7 +228,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_with_the_same_masks(new_run, augm
     options = {"save_every_steps": 1, "max_epochs": 3, "plan": {"train": examples}}
     whole, stopped, resumed = new_run("whole", **options), new_run(stop=1, **options), new_run(**options)
     for run in (whole, stopped, resumed):
-        run.objective.spec = augmentation.spec_of(examples)
+        run.adapted.spec = augmentation.spec_of(examples)
     whole.fit()
     stopped.fit_until_stopped()
     resumed.fit(resume=True)

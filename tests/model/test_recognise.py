@@ -9,23 +9,24 @@ import torch
 from adaptkit import experiment
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.data.dataset import read_examples
-from adaptkit.decoding.run import Wanted, decode_folder
+from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import AdaptkitError, CheckpointError
 from adaptkit.features.fbank import load_feats
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
-from adaptkit.model.adapted import Objective
-from adaptkit.model.recognise import decode, validate
+from adaptkit.model.adapted import AdaptedModel
+from adaptkit.model.recognise import recognise
 from adaptkit.records import DecodeRecord, RunRecord
 from adaptkit.scoring.wer import count_words
+from adaptkit.training.validation import validate
 
 pytestmark = pytest.mark.espnet
 
 
 @pytest.fixture
-def objective(base, new_stack):
+def adapted(base, new_stack):
     """The tiny Conformer with adapters that say different things."""
-    return Objective(base, new_stack(base, is_trained=True)).eval()
+    return AdaptedModel(base, new_stack(base, is_trained=True)).eval()
 
 
 @pytest.fixture
@@ -46,24 +47,24 @@ def data(corpus, tmp_path):
 
 @pytest.fixture
 def run(exp, data):
-    """Decode into a folder; keywords replace what is wanted."""
-    wanted = Wanted(exp, data, None, None, False, "error", 12000, False)
-    return lambda **changes: decode_folder(replace(wanted, **changes), device="cpu")
+    """Decode into a folder; keywords replace options."""
+    options = DecodeOptions(exp, data)
+    return lambda **changes: decode_folder(replace(options, **changes), device="cpu")
 
 
-def said(objective, examples, batch_frames=12000):
-    with objective.hooked():
-        return decode(objective, examples, batch_frames)
+def said(adapted, examples, batch_frames=12000):
+    with adapted.hooked():
+        return recognise(adapted, examples, batch_frames)
 
 
-def test_every_utterance_is_decoded_once_in_order(objective, examples):
-    found = [hypothesis.utt_id for hypothesis in said(objective, examples)]
+def test_every_utterance_is_decoded_once_in_order(adapted, examples):
+    found = [hypothesis.utt_id for hypothesis in said(adapted, examples)]
     assert found == sorted(utterance.utt_id for utterance in examples.data.utterances)
 
 
 @pytest.mark.parametrize("batch_frames", [1, 150, 400])
-def test_the_text_does_not_depend_on_the_batches(objective, examples, batch_frames):
-    whole, divided = said(objective, examples), said(objective, examples, batch_frames)
+def test_the_text_does_not_depend_on_the_batches(adapted, examples, batch_frames):
+    whole, divided = said(adapted, examples), said(adapted, examples, batch_frames)
     assert [h.text for h in divided] == [h.text for h in whole]
     assert [h.score for h in divided] == pytest.approx([h.score for h in whole], abs=1e-2)
     assert any(h.text for h in whole)
@@ -76,41 +77,41 @@ def test_the_text_does_not_depend_on_the_batches_with_legacy_positions(
     conf = {"output_size": 16, "attention_heads": 2, "num_blocks": 2, "linear_units": 16}
     base = new_base(encoder_conf=conf)
     examples = read_examples(corpus / "dump/train", base)
-    objective = Objective(base, new_stack(base)).eval()
-    whole, divided = said(objective, examples), said(objective, examples, batch_frames)
+    adapted = AdaptedModel(base, new_stack(base)).eval()
+    whole, divided = said(adapted, examples), said(adapted, examples, batch_frames)
     assert [h.text for h in divided] == [h.text for h in whole]
 
 
-def test_each_utterance_is_decoded_with_its_own_task(objective, examples):
-    mixed = {h.utt_id: h for h in said(objective, examples)}
+def test_each_utterance_is_decoded_with_its_own_task(adapted, examples):
+    mixed = {h.utt_id: h for h in said(adapted, examples)}
     for task, speaker in enumerate(("spk1", "spk10", "spk2")):
-        alone = said(objective, replace(examples, task_ids=dict.fromkeys(("spk1", "spk10", "spk2"), task)))
+        alone = said(adapted, replace(examples, task_ids=dict.fromkeys(("spk1", "spk10", "spk2"), task)))
         own = [h for h in alone if h.utt_id.startswith(f"{speaker}-")]
         assert len(own) == 6
         assert [mixed[h.utt_id].text for h in own] == [h.text for h in own]
 
 
-def test_another_task_gives_another_score(objective, examples):
+def test_another_task_gives_another_score(adapted, examples):
     first, second = (
-        said(objective, replace(examples, task_ids=dict.fromkeys(("spk1", "spk10", "spk2"), task)))
+        said(adapted, replace(examples, task_ids=dict.fromkeys(("spk1", "spk10", "spk2"), task)))
         for task in (0, 1)
     )
     assert all(one.score != other.score for one, other in zip(first, second, strict=True))
 
 
-def test_a_score_is_the_best_path_of_the_utterance_alone(objective, examples):
-    hypothesis, utterance = said(objective, examples)[0], examples.data.utterances[0]
+def test_a_score_is_the_best_path_of_the_utterance_alone(adapted, examples):
+    hypothesis, utterance = said(adapted, examples)[0], examples.data.utterances[0]
     feats = load_feats(examples.data.feats[utterance.utt_id])[None]
-    with torch.no_grad(), objective.hooked(), objective.adapters.for_tasks((0,)):
-        encoded, _ = objective.model.encode(feats, torch.tensor([feats.shape[1]]))
-    best = objective.model.ctc.log_softmax(encoded).max(dim=-1).values.sum()
+    with torch.no_grad(), adapted.hooked(), adapted.adapters.for_tasks((0,)):
+        encoded, _ = adapted.espnet.encode(feats, torch.tensor([feats.shape[1]]))
+    best = adapted.espnet.ctc.log_softmax(encoded).max(dim=-1).values.sum()
     assert hypothesis.score == pytest.approx(float(best), abs=1e-3)
 
 
-def test_validation_rates_are_those_of_the_decoded_text(objective, examples):
-    hyps = {h.utt_id: h.text for h in said(objective, examples)}
-    with objective.hooked():
-        validation = validate(objective, examples, 400)
+def test_validation_rates_are_those_of_the_decoded_text(adapted, examples):
+    hyps = {h.utt_id: h.text for h in said(adapted, examples)}
+    with adapted.hooked():
+        validation = validate(adapted, examples, 400)
     utterances = examples.data.utterances
     counts = count_words([u.text for u in utterances], [hyps[u.utt_id] for u in utterances])
     errors, words = sum(c.errors for c in counts), sum(len(u.text.split()) for u in utterances)
@@ -120,20 +121,20 @@ def test_validation_rates_are_those_of_the_decoded_text(objective, examples):
     assert validation.by_task["spk2"] == round(100 * sum(spk2) / spk2_words, 2)
 
 
-def test_validation_of_a_task_is_bit_for_bit_that_of_a_set_of_its_own(objective, examples):
-    with objective.hooked():
-        validation = validate(objective, examples, 200)
+def test_validation_of_a_task_is_bit_for_bit_that_of_a_set_of_its_own(adapted, examples):
+    with adapted.hooked():
+        validation = validate(adapted, examples, 200)
         for task in ("spk1", "spk10", "spk2"):
             own = examples.without([u.utt_id for u in examples.data.utterances if u.task != task])
-            alone = validate(objective, own, 200)
+            alone = validate(adapted, own, 200)
             assert validation.loss_by_task[task] == alone.loss == alone.loss_by_task[task]
             assert validation.by_task[task] == alone.wer
     assert validation.loss == pytest.approx(sum(validation.loss_by_task.values()) / 3)  # as many of each
 
 
-def test_validation_loss_is_the_mean_over_utterances_whatever_the_batches(objective, examples):
-    with objective.hooked():
-        whole, divided = (validate(objective, examples, frames) for frames in (12000, 1))
+def test_validation_loss_is_the_mean_over_utterances_whatever_the_batches(adapted, examples):
+    with adapted.hooked():
+        whole, divided = (validate(adapted, examples, frames) for frames in (12000, 1))
     assert whole.loss == pytest.approx(divided.loss, rel=1e-4)
 
 
@@ -174,7 +175,7 @@ def test_a_base_folder_is_decoded_as_the_base_alone(run, base_dir, tmp_path):
 
 def test_an_unknown_task_is_refused_before_anything_is_written(run, exp, data):
     write_table(data / "utt2task", {**read_table(data / "utt2spk"), "spk1-00": "spk20"})
-    with pytest.raises(CheckpointError, match=r"not 'spk20'; did you mean 'spk2'\?.*--unknown-task base"):
+    with pytest.raises(CheckpointError, match=r"not 'spk20'; did you mean 'spk2'\?.*--unknown-speaker base"):
         run()
     assert not (exp / "decode_valid").exists()
 
@@ -182,7 +183,7 @@ def test_an_unknown_task_is_refused_before_anything_is_written(run, exp, data):
 def test_an_unknown_task_can_be_left_to_the_base(run, data):
     expected, base = read_table(run() / "text"), read_table(run(base_only=True) / "text")
     write_table(data / "utt2task", {**read_table(data / "utt2spk"), "spk1-00": "spk20"})
-    found = read_table(run(unknown_task="base") / "text")
+    found = read_table(run(unknown_speaker="base") / "text")
     assert found == {**expected, "spk1-00": base["spk1-00"]}
 
 

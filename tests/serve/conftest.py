@@ -24,18 +24,17 @@ import torch
 from adaptkit.adapters import api
 from adaptkit.data.dataset import read_examples
 from adaptkit.model import checkpoint
-from adaptkit.model.adapted import Objective
-from adaptkit.model.recognise import decode
+from adaptkit.model.adapted import AdaptedModel
+from adaptkit.model.recognise import recognise
 from adaptkit.serve.app import create_app
-from adaptkit.serve.service import Service
-from adaptkit.serve.settings import Limits, Settings
+from adaptkit.serve.service import ServerLimits, ServerSettings, Service
 from adaptkit.submodels import export
 
 ADAPTKIT = Path(sys.executable).with_name("adaptkit")
 RATE_HZ = 8000
 SPEAKERS = ("spk1", "spk10", "spk2")
-LIMITS = Limits(
-    max_batch=64, batch_frames=24000, max_body_mb=1, max_seconds=10, max_queue=256, timeout_sec=20
+LIMITS = ServerLimits(
+    max_batch=64, batch_frames=24000, max_body_mb=1, max_sec=10, max_queue=256, timeout_sec=20
 )
 
 
@@ -130,14 +129,14 @@ def serve(base, folder):
     with ExitStack() as stack:
 
         def start(base=base, **changes) -> Server:
-            own = {name: changes.pop(name) for name in list(changes) if name in Limits.__annotations__}
-            settings = Settings(
+            own = {name: changes.pop(name) for name in list(changes) if name in ServerLimits.__annotations__}
+            settings = ServerSettings(
                 base=base.path,
                 submodels=folder,
                 host="127.0.0.1",
                 port=0,
                 submodel_mb=1,
-                unknown_speaker="404",
+                unknown_speaker="error",
                 limits=replace(LIMITS, **own),
                 refresh_sec=0.02,
             )
@@ -163,12 +162,12 @@ def decoded(base, corpus, adapter_path):
     """What `decode` hears in every utterance with every speaker's weights and with the base: text, score."""
     stack = checkpoint.restore(checkpoint.load(adapter_path), base, adapter_path)
     read = read_examples(corpus / "dump/train", base)
-    objective, found = Objective(base, stack).eval(), {}
-    with objective.hooked():
+    adapted, found = AdaptedModel(base, stack).eval(), {}
+    with adapted.hooked():
         for task, speaker in enumerate((*SPEAKERS, None)):
             number = -1 if speaker is None else task
             examples = replace(read, task_ids=dict.fromkeys(SPEAKERS, number))
-            for hyp in decode(objective, examples, 12000):
+            for hyp in recognise(adapted, examples, 12000):
                 found[hyp.utt_id, speaker] = hyp.text, hyp.score
     return found
 

@@ -72,13 +72,13 @@ def test_an_answer_tells_of_the_submodel_that_was_used(serve, folder, audio):
     assert server.post(audio(), "spk1").json()["submodel"]["step"] == 9
 
 
-@pytest.mark.parametrize(("unknown", "status"), [("404", 404), ("base", 200)])
+@pytest.mark.parametrize(("unknown", "status"), [("error", 404), ("base", 200)])
 def test_a_submodel_removed_since_the_last_look_is_unknown(serve, folder, audio, unknown, status):
     server = serve(refresh_sec=1000, unknown_speaker=unknown)
     (folder / files.file_name("spk1")).unlink()
     found = [server.post(audio(), "spk1") for _ in range(2)]
     assert [response.status_code for response in found] == [status, status]
-    assert unknown == "404" or found[0].json()["score"] == server.post(audio()).json()["score"]
+    assert unknown == "error" or found[0].json()["score"] == server.post(audio()).json()["score"]
 
 
 def test_a_deeply_nested_header_ends_neither_the_start_nor_the_watch(serve, add, folder, audio):

@@ -48,11 +48,11 @@ def folder(new_exp, export):
 
 
 @pytest.fixture
-def merge(base, tmp_path):
+def pack(base, tmp_path):
     """Merge a folder into an experiment, and give its adapter file."""
 
     def run(folder, **options):
-        folders.merge(folder, base, tmp_path / "merged", **options)
+        folders.pack(folder, base, tmp_path / "merged", **options)
         return checkpoint.load(tmp_path / "merged/adapter.safetensors")
 
     return run

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from adaptkit.data.dataset import BASE_TASK, read_examples
-from adaptkit.model.adapted import Objective
-from adaptkit.model.recognise import decode
+from adaptkit.model.adapted import AdaptedModel
+from adaptkit.model.recognise import recognise
 from adaptkit.scoring import wer
 from adaptkit.submodels import cross
 
@@ -17,9 +17,9 @@ SPEAKERS = ("spk1", "spk10", "spk2")
 
 
 @pytest.fixture
-def objective(base, new_stack):
+def adapted(base, new_stack):
     """Trained adapters of three speakers on the tiny base."""
-    return Objective(base, new_stack(base, is_trained=True)).eval()
+    return AdaptedModel(base, new_stack(base, is_trained=True)).eval()
 
 
 @pytest.fixture
@@ -28,12 +28,12 @@ def valid(base, corpus):
     return read_examples(corpus / "dump/valid", base)
 
 
-def test_a_cell_has_the_errors_of_that_submodel_alone(objective, valid):
-    matrix = cross.measure(objective, valid, 500)
+def test_a_cell_has_the_errors_of_that_submodel_alone(adapted, valid):
+    matrix = cross.measure(adapted, valid, 500)
     for column, task in enumerate((0, 1, 2, BASE_TASK)):
-        with objective.hooked():
+        with adapted.hooked():
             chosen = replace(valid, task_ids=dict.fromkeys(valid.data.tasks, task))
-            texts = {h.utt_id: h.text for h in decode(objective, chosen, 500)}
+            texts = {h.utt_id: h.text for h in recognise(adapted, chosen, 500)}
         speakers = {u.utt_id: u.speaker for u in valid.data.utterances}
         refs = {u.utt_id: u.text for u in valid.data.utterances}
         report = wer.score(refs, texts, speakers=speakers)
@@ -42,19 +42,19 @@ def test_a_cell_has_the_errors_of_that_submodel_alone(objective, valid):
         )
 
 
-def test_words_of_an_utterance_too_short_for_the_encoder_are_deleted(objective, valid):
+def test_words_of_an_utterance_too_short_for_the_encoder_are_deleted(adapted, valid):
     short = replace(valid, lengths=(1, *valid.lengths[1:]))
     utterance = valid.data.utterances[0]
-    matrix = cross.measure(objective, short, 500)
-    rest = cross.measure(objective, valid.without({utterance.utt_id}), 500)
+    matrix = cross.measure(adapted, short, 500)
+    rest = cross.measure(adapted, valid.without({utterance.utt_id}), 500)
     assert rest.speakers == matrix.speakers == SPEAKERS
     num_words = len(utterance.text.split())
     assert (matrix.errors - rest.errors).tolist() == [[num_words] * 4, [0] * 4, [0] * 4]
     assert (matrix.words - rest.words).tolist() == [num_words, 0, 0]
 
 
-def test_a_set_of_which_all_is_too_short_has_all_words_deleted(objective, valid):
-    matrix = cross.measure(objective, replace(valid, lengths=(1,) * len(valid)), 500)
+def test_a_set_of_which_all_is_too_short_has_all_words_deleted(adapted, valid):
+    matrix = cross.measure(adapted, replace(valid, lengths=(1,) * len(valid)), 500)
     assert (matrix.rates == 100).all()
 
 
@@ -86,8 +86,8 @@ def test_speakers_whom_the_bank_does_not_know_have_no_own():
     assert matrix.summary()["worst Submodel for all"] == 30.0
 
 
-def test_the_table_and_the_picture_are_written(objective, valid, tmp_path):
-    matrix = cross.measure(objective, valid, 500)
+def test_the_table_and_the_picture_are_written(adapted, valid, tmp_path):
+    matrix = cross.measure(adapted, valid, 500)
     cross._write_tsv(matrix, tmp_path / "matrix.tsv")
     cross.draw(matrix, tmp_path / "matrix.png", title="a $title")
     lines = (tmp_path / "matrix.tsv").read_text().splitlines()

@@ -10,17 +10,18 @@ import torch
 from typer.testing import CliRunner
 
 from adaptkit import experiment
-from adaptkit.adapters import api
+from adaptkit.adapters.catalog import available
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.cli.main import app
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import number_tasks, read_examples
-from adaptkit.decoding.run import Wanted, decode_folder
+from adaptkit.decoding.batches import recognise_with_submodels
+from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
-from adaptkit.model.adapted import Objective
-from adaptkit.model.recognise import decode
+from adaptkit.model.adapted import AdaptedModel
+from adaptkit.model.recognise import recognise
 from adaptkit.records import DecodeRecord, RunRecord
 from adaptkit.report import runs
 from adaptkit.scoring import files as score_files
@@ -65,31 +66,33 @@ def open_cache(base, folder, num_slots):
     return closing(SubmodelCache(folder, base, budget_bytes=num_slots * bytes_each))
 
 
-def said(objective, examples, batch_frames, submodels=None):
-    with objective.hooked():
-        return decode(objective, examples, batch_frames, submodels=submodels)
+def said(adapted, examples, batch_frames, submodels=None):
+    with adapted.hooked():
+        if submodels is None:
+            return recognise(adapted, examples, batch_frames)
+        return recognise_with_submodels(adapted, examples, batch_frames, submodels)
 
 
 # the same as with a bank of all
 
 
-@pytest.mark.parametrize("kind", api.available())
+@pytest.mark.parametrize("kind", available())
 def test_decoding_with_a_slot_too_few_equals_decoding_with_the_whole_bank(
     base, new_stack, export, many, kind, bank
 ):
     stack = new_stack(base, kind, tasks=TASKS, is_trained=True, **bank)
-    expected = said(Objective(base, stack).eval(), many, SMALL)
+    expected = said(AdaptedModel(base, stack).eval(), many, SMALL)
     with open_cache(base, export(stack), len(TASKS) - 1) as submodels:
-        found = said(Objective(base, submodels.stack).eval(), many, SMALL, submodels)
+        found = said(AdaptedModel(base, submodels.stack).eval(), many, SMALL, submodels)
         assert submodels.stats().evictions > 0
     assert found == expected
     assert len({h.score for h in found}) == len(found)
-    alone = {h.utt_id: h.score for h in said(Objective(base).eval(), many, SMALL)}
+    alone = {h.utt_id: h.score for h in said(AdaptedModel(base).eval(), many, SMALL)}
     changed = {h.utt_id for h in found if abs(h.score - alone[h.utt_id]) > 1e-3}  # in other batches, maybe
     assert changed == {u.utt_id for u in many.data.utterances if u.task != "spk2 b"}
 
 
-@pytest.mark.parametrize("kind", api.available())
+@pytest.mark.parametrize("kind", available())
 def test_what_leaves_the_encoder_is_the_same_bit_for_bit(
     base, new_stack, new_batch, encode, export, kind, bank
 ):
@@ -112,19 +115,19 @@ def test_batches_mix_submodels_and_rows_of_the_base(base, many):
 def test_a_batch_of_more_speakers_than_slots_is_refused_with_what_would_do(base, new_stack, export, many):
     stack = new_stack(base, tasks=TASKS, is_trained=True)
     with open_cache(base, export(stack), 2) as submodels:
-        objective = Objective(base, submodels.stack).eval()
+        adapted = AdaptedModel(base, submodels.stack).eval()
         with pytest.raises(ConfigError, match=r"holds 5 speakers .*, and 2 may be .*; --submodel-mb 1 would"):
-            said(objective, many, 12000, submodels)
+            said(adapted, many, 12000, submodels)
         assert submodels.stats().misses == 0
 
 
 def test_loading_workers_do_not_change_what_is_found(base, new_stack, export, many):
     stack = new_stack(base, tasks=TASKS, is_trained=True)
-    expected = said(Objective(base, stack).eval(), many, SMALL)
+    expected = said(AdaptedModel(base, stack).eval(), many, SMALL)
     with open_cache(base, export(stack), 4) as submodels:
-        objective = Objective(base, submodels.stack).eval()
-        with objective.hooked():
-            found = decode(objective, many, SMALL, num_workers=2, submodels=submodels)
+        adapted = AdaptedModel(base, submodels.stack).eval()
+        with adapted.hooked():
+            found = recognise_with_submodels(adapted, many, SMALL, submodels, num_workers=2)
     assert found == expected
 
 
@@ -146,9 +149,9 @@ def data(corpus, tmp_path):
 
 @pytest.fixture
 def run(base_dir, folder, data):
-    """Decode a base model's folder with Submodels; keywords replace what is wanted."""
-    wanted = Wanted(base_dir, data, None, None, False, "error", 500, False, folder)
-    return lambda **changes: decode_folder(replace(wanted, **changes), device="cpu")
+    """Decode a base model's folder with Submodels; keywords replace options."""
+    options = DecodeOptions(base_dir, data, batch_frames=500, submodels=folder)
+    return lambda **changes: decode_folder(replace(options, **changes), device="cpu")
 
 
 def test_a_base_and_submodels_are_decoded_as_the_experiment_they_are_from(run, folder, tmp_path):
@@ -168,10 +171,10 @@ def test_an_experiment_tells_the_base_and_its_own_adapters_are_left_out(run, bas
 
 def test_an_unknown_task_is_refused_or_left_to_the_base(run, folder, data):
     (folder / file_name("spk10")).unlink()
-    with pytest.raises(CheckpointError, match=r"not 'spk10'; did you mean 'spk1'\?.*--unknown-task base"):
+    with pytest.raises(CheckpointError, match=r"not 'spk10'; did you mean 'spk1'\?.*--unknown-speaker base"):
         run()
     assert not (folder / "decode_valid").exists()
-    found = read_table(run(unknown_task="base") / "utt2score")
+    found = read_table(run(unknown_speaker="base") / "utt2score")
     alone = read_table(run(submodels=None, out=data.parent / "alone") / "utt2score")
     assert {utt_id for utt_id in found if found[utt_id] == alone[utt_id]} == {"spk10-00", "spk10-01"}
 
@@ -183,7 +186,7 @@ def test_damaged_submodels_of_the_set_are_all_named_before_decoding(run, folder,
     (folder / file_name("spk1")).write_bytes(content)
     (folder / file_name("spk2")).write_bytes(content[:50])
     with pytest.raises(CheckpointError, match=r"spk1\.safetensors: damaged.*\n.*spk2\.safetensors: damaged"):
-        run(unknown_task=unknown)
+        run(unknown_speaker=unknown)
     assert not (folder / "decode_valid").exists()
 
 

@@ -11,9 +11,9 @@ import torch
 
 from adaptkit.adapters.kinds import hra, residual
 from adaptkit.errors import CheckpointError
-from adaptkit.model import checkpoint
 from adaptkit.submodels import files
 from adaptkit.submodels.files import SHARED_FILE, Shared, Submodel, file_name
+from adaptkit.tensors import read_tensors, write_tensors
 
 NAMES = (
     *("spk1", "spk10", "Spk1", "SPK1", "sPk1", "a/b", "a%2Fb", "a%2fb", "a", "b", "a b", " ", "\n", "\0"),
@@ -37,9 +37,9 @@ def path(submodel, tmp_path):
 
 def rewrite(path, **changes):
     """Change the header of a file; a key that becomes None is left out."""
-    tensors, header = checkpoint.read_tensors(path)
+    tensors, header = read_tensors(path)
     kept = {key: value for key, value in {**header, **changes}.items() if value is not None}
-    checkpoint.write_tensors(path, tensors, kept)
+    write_tensors(path, tensors, kept)
 
 
 def flip(path, place):
@@ -159,7 +159,7 @@ def test_a_pickle_is_refused(path):
 
 
 def test_another_file_of_ours_is_refused_with_what_is_needed(path):
-    checkpoint.write_tensors(path, {}, {"format": 1, "tasks": ["spk1"]})
+    write_tensors(path, {}, {"format": 1, "tasks": ["spk1"]})
     for read in (files.read, files.read_head):
         with pytest.raises(CheckpointError, match="not a Submodel; 'adaptkit submodels export' writes it"):
             read(path)

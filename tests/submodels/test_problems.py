@@ -75,16 +75,16 @@ def test_a_problem_is_listed_with_its_file_alone(damaged, base):
     assert re.search(reason, problems["spk10"])
 
 
-def test_a_problem_stops_a_merge_with_its_reason(damaged, merge, tmp_path):
+def test_a_problem_stops_a_merge_with_its_reason(damaged, pack, tmp_path):
     folder, reason = damaged
     with pytest.raises(CheckpointError, match=rf"1 problem\(s\):\n  .*/spk10.safetensors: .*{reason}"):
-        merge(folder)
+        pack(folder)
     assert not (tmp_path / "merged").exists()
 
 
 def test_the_others_are_merged_when_problems_are_skipped(damaged, base, new_exp, tmp_path):
     folder, _ = damaged
-    done = folders.merge(folder, base, tmp_path / "merged", skip_problems=True)
+    done = folders.pack(folder, base, tmp_path / "merged", skip_problems=True)
     whole = checkpoint.load(tmp_path / "exp/adapter.safetensors").weights
     merged = checkpoint.load(tmp_path / "merged/adapter.safetensors")
     assert done.tasks == merged.tasks == ("spk1", "spk2")
@@ -97,11 +97,11 @@ def test_a_scan_reads_heads_alone(folder, base):
     assert not any(entry.problem for entry in folders.scan(folder, base))
 
 
-def test_all_problems_are_told_together(folder, merge):
+def test_all_problems_are_told_together(folder, pack):
     for task in ("spk1", "spk2"):
         (folder / f"{task}.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"2 problem\(s\):\n  .*spk1\.saf.*\n  .*spk2\.saf"):
-        merge(folder)
+        pack(folder)
 
 
 def test_of_another_base_every_file_is_a_problem(folder, new_base):
@@ -112,7 +112,7 @@ def test_of_another_base_every_file_is_a_problem(folder, new_base):
 
 def test_a_merge_for_another_base_is_refused_in_one_line(folder, new_base, tmp_path):
     with pytest.raises(CheckpointError, match="give the folder of the right one with --base") as refused:
-        folders.merge(folder, new_base(seed=1), tmp_path / "merged", skip_problems=True)
+        folders.pack(folder, new_base(seed=1), tmp_path / "merged", skip_problems=True)
     assert "\n" not in str(refused.value)
 
 
@@ -128,11 +128,11 @@ def test_a_folder_without_submodels_is_named_with_what_writes_them(tmp_path, nam
         folders.scan(tmp_path / name)
 
 
-def test_a_folder_with_nothing_sound_is_not_merged(folder, merge):
+def test_a_folder_with_nothing_sound_is_not_merged(folder, pack):
     for path in folder.glob("spk*"):
         path.unlink()
-    with pytest.raises(CheckpointError, match="has no Submodel to merge"):
-        merge(folder)
+    with pytest.raises(CheckpointError, match="has no Submodel to pack"):
+        pack(folder)
 
 
 def test_a_table_ends_with_the_problem(folder):

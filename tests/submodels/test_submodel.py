@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adaptkit.adapters import api
+from adaptkit.adapters.catalog import available
 from adaptkit.adapters.per_task import task_parameters
-from adaptkit.decoding.run import Wanted, decode_folder
+from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.model import checkpoint
 from adaptkit.records import RunRecord
@@ -24,39 +24,39 @@ def content_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def assert_back(folder, exp, merge):
+def assert_back(folder, exp, pack):
     """Assert that a folder is merged into the very adapter file it came from."""
-    merge(folder)
+    pack(folder)
     made = (folder.parent / "merged/adapter.safetensors").read_bytes()
     assert made == (exp / "adapter.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("kind", api.available())
-def test_a_submodel_cut_out_and_put_back_is_the_whole(kind, new_exp, export, merge):
+@pytest.mark.parametrize("kind", available())
+def test_a_submodel_cut_out_and_put_back_is_the_whole(kind, new_exp, export, pack):
     exp = new_exp(kind=kind)
-    assert_back(export(exp), exp, merge)
+    assert_back(export(exp), exp, pack)
 
 
-@pytest.mark.parametrize("kind", api.available())
-def test_so_it_is_with_a_space(kind, new_exp, export, merge):
+@pytest.mark.parametrize("kind", available())
+def test_so_it_is_with_a_space(kind, new_exp, export, pack):
     exp = new_exp(kind=kind, **SPACE)
-    assert_back(export(exp), exp, merge)
+    assert_back(export(exp), exp, pack)
 
 
-def test_so_it_is_with_several_adapters(new_exp, export, merge):
+def test_so_it_is_with_several_adapters(new_exp, export, pack):
     exp = new_exp("exp", {"kind": "residual"}, {"kind": "hra"}, {"kind": "tpa", **SPACE})
-    assert_back(export(exp), exp, merge)
+    assert_back(export(exp), exp, pack)
 
 
-def test_so_it_is_with_weights_that_no_task_owns(new_exp, export, merge):
+def test_so_it_is_with_weights_that_no_task_owns(new_exp, export, pack):
     exp = new_exp(kind="full", per_task=False)
-    assert_back(export(exp), exp, merge)
+    assert_back(export(exp), exp, pack)
 
 
-def test_so_it_is_with_names_of_any_kind(new_exp, export, merge):
+def test_so_it_is_with_names_of_any_kind(new_exp, export, pack):
     names = ("", ".", "..", "+shared", "Spk1", "a/b", "spk1", "spk10", "x y", "x" * 300, "é", "李")
     exp = new_exp(tasks=sorted(names))
-    assert_back(export(exp), exp, merge)
+    assert_back(export(exp), exp, pack)
 
 
 def test_a_submodel_holds_what_its_task_owns(base, new_exp, export):
@@ -104,11 +104,11 @@ def test_exporting_twice_gives_the_same_bytes(new_exp, export):
     assert content_of(export(exp)) == before
 
 
-def test_another_experiment_of_the_same_configuration_adds_its_tasks(new_exp, export, folder, merge):
+def test_another_experiment_of_the_same_configuration_adds_its_tasks(new_exp, export, folder, pack):
     before = content_of(folder)
     export(new_exp("other", bottleneck=4, tasks=["new"]))
     assert content_of(folder).items() > before.items()
-    assert merge(folder).tasks == ("new", "spk1", "spk10", "spk2")
+    assert pack(folder).tasks == ("new", "spk1", "spk10", "spk2")
 
 
 def test_another_configuration_is_refused_with_the_difference(new_exp, export, folder):
@@ -145,55 +145,55 @@ def test_an_export_for_another_base_is_refused(new_exp, new_base, tmp_path):
 
 
 @pytest.mark.parametrize("taken", ["train.jsonl", "+shared.safetensors"])
-def test_a_merge_spoils_no_training_and_no_folder_of_submodels(folder, merge, tmp_path, taken):
+def test_a_merge_spoils_no_training_and_no_folder_of_submodels(folder, pack, tmp_path, taken):
     (tmp_path / "merged").mkdir()
     (tmp_path / "merged" / taken).touch()
     with pytest.raises(ConfigError, match="would spoil; choose another folder"):
-        merge(folder)
+        pack(folder)
 
 
 def test_a_merge_needs_a_folder_whose_name_an_experiment_can_have(folder, base, tmp_path):
     with pytest.raises(ConfigError, match="name: expected letters, digits"):
-        folders.merge(folder, base, tmp_path / "has space")
+        folders.pack(folder, base, tmp_path / "has space")
 
 
-def test_merging_twice_gives_the_same_bytes(folder, merge, tmp_path):
-    merge(folder)
+def test_merging_twice_gives_the_same_bytes(folder, pack, tmp_path):
+    pack(folder)
     before = (tmp_path / "merged/adapter.safetensors").read_bytes()
-    merge(folder)
+    pack(folder)
     assert (tmp_path / "merged/adapter.safetensors").read_bytes() == before
 
 
 def test_what_is_merged_decodes_as_the_experiment_did(base_dir, base, folder, corpus, tmp_path):
-    folders.merge(folder, replace(base, path=base_dir), tmp_path / "merged")
+    folders.pack(folder, replace(base, path=base_dir), tmp_path / "merged")
     scores = []
     for name in ("exp", "merged"):
-        wanted = Wanted(tmp_path / name, corpus / "dump/valid", None, None, False, "error", 500, False)
+        wanted = DecodeOptions(tmp_path / name, corpus / "dump/valid", None, None, False, "error", 500, False)
         scores.append((decode_folder(wanted, device="cpu") / "utt2score").read_bytes())
     assert scores[0] == scores[1]
 
 
-def test_what_is_merged_has_the_record_that_a_report_reads(folder, merge, tmp_path):
-    merge(folder)
+def test_what_is_merged_has_the_record_that_a_report_reads(folder, pack, tmp_path):
+    pack(folder)
     found = RunRecord.read(tmp_path / "merged/run.json")
     per_task = 2 * (2 * 16 * 4 + 4 + 16)
     assert (found.name, found.kind, found.tasks) == ("merged", "residual", ["spk1", "spk10", "spk2"])
     assert (found.params_trainable, found.params_per_task) == (3 * per_task, per_task)
 
 
-def test_three_thousand_submodels_take_seconds(base, new_exp, export, merge):
+def test_three_thousand_submodels_take_seconds(base, new_exp, export, pack):
     exp = new_exp(bottleneck=1, tasks=sorted(f"spk{number}" for number in range(3000)))
     folder = export(exp)
     started = time.monotonic()
     entries = folders.scan(folder, base)
     scanned = time.monotonic()
-    assert_back(folder, exp, merge)
+    assert_back(folder, exp, pack)
     assert not any(entry.problem for entry in entries)
     assert scanned - started < 10
     assert time.monotonic() - scanned < 30
 
 
-def test_an_export_that_was_killed_leaves_whole_files_and_can_be_done_again(base, new_exp, export, merge):
+def test_an_export_that_was_killed_leaves_whole_files_and_can_be_done_again(base, new_exp, export, pack):
     exp = new_exp(bottleneck=1, tasks=[f"spk{number:03}" for number in range(500)])
     arguments = (exp / "adapter.safetensors", base, exp.parent / "submodels")
     process = multiprocessing.get_context("fork").Process(target=folders.export, args=arguments)
@@ -205,4 +205,4 @@ def test_an_export_that_was_killed_leaves_whole_files_and_can_be_done_again(base
     left = folders.check(arguments[2], base)
     assert not any(entry.problem for entry in left)
     assert len(left) < 500
-    assert_back(export(exp), exp, merge)
+    assert_back(export(exp), exp, pack)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptkit.model import checkpoint
+from adaptkit.tensors import read_tensors
 
 
 @pytest.fixture(scope="session")
@@ -41,4 +41,4 @@ def content():
 @pytest.fixture(scope="session")
 def tensors_in():
     """Give the tensors of a run's saved state."""
-    return lambda folder: checkpoint.read_tensors(folder / "state.safetensors")[0]
+    return lambda folder: read_tensors(folder / "state.safetensors")[0]

@@ -14,8 +14,9 @@ from adaptkit.data.dataset import number_tasks, read_examples
 from adaptkit.errors import CheckpointError, ConfigError, DataError
 from adaptkit.kaldi import datadir, subset
 from adaptkit.model import checkpoint
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import RunRecord
+from adaptkit.tensors import write_tensors
 from adaptkit.training import enroll
 
 pytestmark = pytest.mark.espnet
@@ -41,7 +42,7 @@ RUN = RunRecord(
     steps=300,
     seed=0,
     versions={},
-    commit=None,
+    recipe_commit=None,
     command="adaptkit train",
 )
 
@@ -72,9 +73,9 @@ def known(entry, base, base_dir, corpus, new_stack, tmp_path):
 
 
 @pytest.fixture
-def wanted(known, corpus):
+def options(known, corpus):
     """Ask for the third speaker."""
-    return enroll.Wanted(
+    return enroll.EnrollOptions(
         exp=known,
         data=corpus / "dump/train",
         valid=None,
@@ -91,9 +92,9 @@ def read(folder):
     return checkpoint.load(folder / "adapter.safetensors")
 
 
-def test_a_new_speaker_joins_a_bank_that_else_stays_bit_for_bit(wanted, known):
+def test_a_new_speaker_joins_a_bank_that_else_stays_bit_for_bit(options, known):
     before = read(known)
-    enroll.add(wanted, device="cpu")
+    enroll.enroll(options, device="cpu")
     after = read(known)
     assert after.tasks == (*KNOWN, NEW)
     for name, weight in before.weights.items():
@@ -108,13 +109,13 @@ def owned(known):
     return {name for name, _ in task_parameters(checkpoint.restore(read(known), base, path))}
 
 
-def test_a_new_speaker_learns(wanted, known, base, corpus):
+def test_a_new_speaker_learns(options, known, base, corpus):
     examples = read_examples(corpus / "dump/train", base)
     others = {u.utt_id for u in examples.data.utterances if u.task != NEW}
     losses = []
     for overrides in (("train.lr=1e-12",), ("train.max_epochs=8",)):
         out = known.parent / f"out{len(losses)}"
-        enroll.add(replace(wanted, out=out, overrides=overrides), device="cpu")
+        enroll.enroll(replace(options, out=out, overrides=overrides), device="cpu")
         stack = checkpoint.restore(read(out), base, out)
         own = replace(examples.without(others), task_ids={NEW: stack.tasks.index(NEW)})
         losses.append(mean_loss(base, stack, own))
@@ -122,83 +123,83 @@ def test_a_new_speaker_learns(wanted, known, base, corpus):
 
 
 def mean_loss(base, stack, examples):
-    from adaptkit.model.recognise import validate
+    from adaptkit.training.validation import validate
 
-    objective = Objective(base, stack).eval()
-    with objective.hooked():
-        return validate(objective, examples, 10**6).loss
+    adapted = AdaptedModel(base, stack).eval()
+    with adapted.hooked():
+        return validate(adapted, examples, 10**6).loss
 
 
-def test_two_new_speakers_in_one_job_are_as_in_two(base, base_dir, corpus, known, wanted, new_stack):
+def test_two_new_speakers_in_one_job_are_as_in_two(base, base_dir, corpus, known, options, new_stack):
     stack = new_stack(
         base, **experiment.load(known / "config.yaml").adapters[0].model_dump(), tasks=("else",)
     )
     checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
-    both = replace(wanted, speakers=("spk1", NEW), out=known.parent / "both")
-    alone = replace(wanted, out=known.parent / "alone")
+    both = replace(options, speakers=("spk1", NEW), out=known.parent / "both")
+    alone = replace(options, out=known.parent / "alone")
     for each in (both, alone):
-        enroll.add(each, device="cpu")
+        enroll.enroll(each, device="cpu")
     one, other = read(alone.out), read(both.out)
     assert other.tasks == ("else", "spk1", NEW)
     for name in owned(known):
         torch.testing.assert_close(other.weights[name][2], one.weights[name][1], atol=2e-4, rtol=1e-3)
 
 
-def test_out_leaves_the_experiment_alone_and_decodes_as_one(wanted, known):
+def test_out_leaves_the_experiment_alone_and_decodes_as_one(options, known):
     before = (known / "adapter.safetensors").read_bytes()
     out = known.parent / "more"
-    assert enroll.add(replace(wanted, out=out), device="cpu") == out
+    assert enroll.enroll(replace(options, out=out), device="cpu") == out
     assert (known / "adapter.safetensors").read_bytes() == before
     assert read(out).tasks == (*KNOWN, NEW)
     assert experiment.load(out / "config.yaml").name == "more"
     assert json.loads((out / "run.json").read_text())["tasks"] == [*KNOWN, NEW]
 
 
-def test_a_finished_enrolment_can_run_again_and_changes_nothing(wanted, known):
-    again = replace(wanted, out=known.parent / "more")
-    enroll.add(again, device="cpu")
+def test_a_finished_enrolment_can_run_again_and_changes_nothing(options, known):
+    again = replace(options, out=known.parent / "more")
+    enroll.enroll(again, device="cpu")
     before = (again.out / "adapter.safetensors").read_bytes()
-    enroll.add(again, device="cpu")
+    enroll.enroll(again, device="cpu")
     assert (again.out / "adapter.safetensors").read_bytes() == before
 
 
-def test_speakers_added_one_by_one_to_an_out_are_all_in_it(wanted, known, base, new_stack):
+def test_speakers_added_one_by_one_to_an_out_are_all_in_it(options, known, base, new_stack):
     stack = new_stack(
         base, **experiment.load(known / "config.yaml").adapters[0].model_dump(), tasks=("else",)
     )
     checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
     out = known.parent / "more"
     for speaker in (NEW, "spk1", NEW):
-        enroll.add(replace(wanted, speakers=(speaker,), out=out), device="cpu")
+        enroll.enroll(replace(options, speakers=(speaker,), out=out), device="cpu")
     assert read(out).tasks == ("else", NEW, "spk1")
     run = RunRecord.read(out / "run.json")
     assert run.tasks == ["else", NEW, "spk1"]
     assert run.params_trainable == 2 * run.params_per_task
 
 
-def test_a_bank_that_was_lost_is_made_again_of_what_was_trained(wanted, known):
-    more = replace(wanted, out=known.parent / "more")
-    enroll.add(more, device="cpu")
+def test_a_bank_that_was_lost_is_made_again_of_what_was_trained(options, known):
+    more = replace(options, out=known.parent / "more")
+    enroll.enroll(more, device="cpu")
     before = content(more.out)
     for name in ("adapter.safetensors", "config.yaml"):
         (more.out / name).unlink()
-    enroll.add(more, device="cpu")
+    enroll.enroll(more, device="cpu")
     assert content(more.out) == before
 
 
-def test_a_finished_enrolment_in_place_can_run_again_and_changes_nothing(wanted, known):
-    enroll.add(wanted, device="cpu")
+def test_a_finished_enrolment_in_place_can_run_again_and_changes_nothing(options, known):
+    enroll.enroll(options, device="cpu")
     before = content(known)
-    enroll.add(wanted, device="cpu")
+    enroll.enroll(options, device="cpu")
     assert content(known) == before
 
 
-def test_a_speaker_in_place_is_appended_again_where_the_bank_was_written_without(wanted, known):
+def test_a_speaker_in_place_is_appended_again_where_the_bank_was_written_without(options, known):
     without = (known / "adapter.safetensors").read_bytes()
-    enroll.add(wanted, device="cpu")
+    enroll.enroll(options, device="cpu")
     before = content(known)
     (known / "adapter.safetensors").write_bytes(without)
-    enroll.add(wanted, device="cpu")
+    enroll.enroll(options, device="cpu")
     assert content(known) == before
 
 
@@ -210,46 +211,46 @@ def content(folder):
 @pytest.mark.parametrize(
     "names", [("adapter.safetensors",), ("model.pth",), ("state.safetensors", "added/x")]
 )
-def test_an_out_that_holds_something_else_is_refused_and_stays(wanted, known, names):
+def test_an_out_that_holds_something_else_is_refused_and_stays(options, known, names):
     out = known.parent / "other"
     for name in names:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(b"of something else")
     before = content(out)
     with pytest.raises(CheckpointError, match=f"holds {names[0]} of something else"):
-        enroll.add(replace(wanted, out=out), device="cpu")
+        enroll.enroll(replace(options, out=out), device="cpu")
     assert content(out) == before
 
 
 @of_one_bank
-def test_an_out_of_another_experiment_is_refused_and_stays(wanted, known, base, new_stack):
+def test_an_out_of_another_experiment_is_refused_and_stays(options, known, base, new_stack):
     out = known.parent / "more"
-    enroll.add(replace(wanted, out=out), device="cpu")
+    enroll.enroll(replace(options, out=out), device="cpu")
     before = content(out)
     stack = new_stack(base, **BANKS["table"], tasks=KNOWN)  # of the same tasks and sizes
     checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
     with pytest.raises(CheckpointError, match="not a bank of the speakers of"):
-        enroll.add(replace(wanted, out=out), device="cpu")
+        enroll.enroll(replace(options, out=out), device="cpu")
     assert content(out) == before
 
 
 @of_one_bank
 @pytest.mark.parametrize("is_done", [False, True])
-def test_in_place_is_refused_until_the_training_is_over(wanted, known, is_done):
-    checkpoint.write_tensors(known / "state.safetensors", {}, {"state": {"is_done": is_done}})
+def test_in_place_is_refused_until_the_training_is_over(options, known, is_done):
+    write_tensors(known / "state.safetensors", {}, {"state": {"is_done": is_done}})
     if is_done:
-        enroll.add(wanted, device="cpu")
+        enroll.enroll(options, device="cpu")
         assert read(known).tasks == (*KNOWN, NEW)
         return
     with pytest.raises(CheckpointError, match="its training is not over"):
-        enroll.add(wanted, device="cpu")
+        enroll.enroll(options, device="cpu")
     assert not (known / "added").exists()
 
 
 @of_one_bank
-def test_in_place_the_record_counts_the_new_speaker(wanted, known):
+def test_in_place_the_record_counts_the_new_speaker(options, known):
     RUN.write(known / "run.json")
-    enroll.add(wanted, device="cpu")
+    enroll.enroll(options, device="cpu")
     stack = {name: weight[0] for name, weight in read(known).weights.items()}
     num_each = sum(weight.numel() for weight in stack.values())
     changed = {"tasks": [*KNOWN, NEW], "params_trainable": 200 + num_each}
@@ -258,22 +259,22 @@ def test_in_place_the_record_counts_the_new_speaker(wanted, known):
 
 @of_one_bank
 @pytest.mark.parametrize("kind", ["full", "bitfit"])
-def test_adapters_of_which_speakers_own_nothing_are_refused(wanted, known, base, new_stack, kind):
+def test_adapters_of_which_speakers_own_nothing_are_refused(options, known, base, new_stack, kind):
     stack = new_stack(base, kind, per_task=False, tasks=KNOWN)
     checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
     with pytest.raises(ConfigError, match=f"share all of {kind}"):
-        enroll.add(wanted, device="cpu")
+        enroll.enroll(options, device="cpu")
 
 
 @of_one_bank
-def test_an_out_that_is_the_current_folder_gives_its_name(wanted, known, base_dir, monkeypatch):
+def test_an_out_that_is_the_current_folder_gives_its_name(options, known, base_dir, monkeypatch):
     (known.parent / "here").mkdir()
     monkeypatch.chdir(known.parent / "here")
-    enroll.add(replace(wanted, out=Path(), base=base_dir), device="cpu")
+    enroll.enroll(replace(options, out=Path(), base=base_dir), device="cpu")
     assert experiment.load(Path("config.yaml")).name == "here"
 
 
-def test_mean_is_the_mean_of_what_the_known_own(known, wanted, base, corpus):
+def test_mean_is_the_mean_of_what_the_known_own(known, options, base, corpus):
     stack = checkpoint.restore(read(known), base, known)
     examples = only(read_examples(corpus / "dump/train", base), NEW)
     started = enroll.start(stack, examples, "mean", seed=0)
@@ -316,9 +317,9 @@ def test_a_known_speaker_whose_loss_is_no_number_is_not_the_nearest(known, base,
         enroll.find_nearest(stack, examples, NEW)
 
 
-def test_a_validation_set_chooses_the_weights(wanted, known, corpus):
-    chosen = replace(wanted, valid=corpus / "dump/valid", out=known.parent / "chosen")
-    enroll.add(chosen, device="cpu")
+def test_a_validation_set_chooses_the_weights(options, known, corpus):
+    chosen = replace(options, valid=corpus / "dump/valid", out=known.parent / "chosen")
+    enroll.enroll(chosen, device="cpu")
     events = (known.parent / "chosen/added" / NEW / "train.jsonl").read_text()
     assert '"event": "valid"' in events
     assert '"by_task": {"spk2":' in events
@@ -334,18 +335,18 @@ def test_a_validation_set_chooses_the_weights(wanted, known, corpus):
         ({"overrides": ("train.patience=2",)}, ConfigError, "nothing is validated without --valid"),
     ],
 )
-def test_what_cannot_be_enrolled_is_refused(wanted, known, changes, error, match):
+def test_what_cannot_be_enrolled_is_refused(options, known, changes, error, match):
     before = (known / "adapter.safetensors").read_bytes()
     with pytest.raises(error, match=match):
-        enroll.add(replace(wanted, **changes), device="cpu")
+        enroll.enroll(replace(options, **changes), device="cpu")
     assert (known / "adapter.safetensors").read_bytes() == before
 
 
-def test_a_name_that_is_a_path_stays_inside(wanted, known, corpus, tmp_path):
+def test_a_name_that_is_a_path_stays_inside(options, known, corpus, tmp_path):
     data = datadir.read(corpus / "dump/train")
     own = subset.subset(data, subset.choose_speakers(data, [NEW]), path=tmp_path / "odd")
     odd = tuple(replace(u, task="../../x") for u in own.utterances)
     subset.save(replace(own, utterances=odd), [data])
-    enroll.add(replace(wanted, data=tmp_path / "odd", speakers=()), device="cpu")
+    enroll.enroll(replace(options, data=tmp_path / "odd", speakers=()), device="cpu")
     assert read(known).tasks == (*KNOWN, "../../x")
     assert [path.parent for path in known.rglob("state.safetensors")] == [known / "added/%2E%2E%2F%2E%2E%2Fx"]

@@ -11,7 +11,7 @@ import torch
 
 from adaptkit.errors import DataError, TrainingError
 from adaptkit.features.fbank import load_feats
-from adaptkit.model import checkpoint
+from adaptkit.tensors import read_tensors
 from adaptkit.training.state import WHOLE
 
 pytestmark = pytest.mark.espnet
@@ -77,7 +77,7 @@ def test_learning_rates_follow_the_schedule_to_the_last_step(new_run):
 
 def test_the_first_step_of_a_warm_up_moves_weights_by_its_small_rate(new_run):
     run = new_run(max_epochs=1, batch_frames=10**6, lr=0.02, warmup_steps=10, is_trained=True)
-    before = copy.deepcopy(run.objective.adapters.state_dict())
+    before = copy.deepcopy(run.adapted.adapters.state_dict())
     run.fit()
     moved = torch.cat([(run.weights[name] - tensor).abs().flatten() for name, tensor in before.items()])
     assert float(moved.max()) == pytest.approx(0.002, rel=1e-3)  # AdamW's first step is as long as its rate
@@ -87,7 +87,7 @@ def test_every_step_and_validation_is_noted(new_run, examples):
     run = new_run(max_epochs=2)
     state = run.fit()
     steps, valids = run.events("step"), run.events("valid")
-    num_steps = [len(run.plan.steps(epoch, run.objective.adapters)) for epoch in range(2)]
+    num_steps = [len(run.plan.steps(epoch, run.adapted.adapters)) for epoch in range(2)]
     assert [event["step"] for event in steps] == list(range(1, sum(num_steps) + 1))
     assert [event["epoch"] for event in steps] == [0] * num_steps[0] + [1] * num_steps[1]
     assert [(event["step"], event["epoch"]) for event in valids] == [(num_steps[0], 1), (state.step, 2)]
@@ -180,7 +180,7 @@ def averaging(new_run):
     def make(**options):
         def finish(state):
             paths = [folder / f"step_{int(step)}.safetensors" for _, _, step in state.standings[WHOLE].best]
-            kept.extend(checkpoint.read_tensors(path)[0] for path in paths)
+            kept.extend(read_tensors(path)[0] for path in paths)
 
         kept = []
         run = new_run(kind="hra", max_epochs=4, average=3, plan={"finish": finish}, **options)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from adaptkit import experiment
-from adaptkit.adapters import api
+from adaptkit.adapters.catalog import available
 from adaptkit.adapters.per_task import shared_parameters, task_parameters
-from adaptkit.model import checkpoint
+from adaptkit.tensors import read_tensors
 from adaptkit.training import run as training_run
 from adaptkit.training.state import State
 
@@ -34,7 +34,7 @@ def job(new_run):
         run = new_run(name, tasks=tasks, **options)
         data = run.plan.train.without(without)
         run.plan = replace(run.plan, train=data, valid=data if valid else None)
-        for _, parameter in shared_parameters(run.objective.adapters):
+        for _, parameter in shared_parameters(run.adapted.adapters):
             parameter.requires_grad_(False)
         return run
 
@@ -56,27 +56,27 @@ def one_and_each(job):
 
 def slices(run, task, weights=None):
     """The weights of a task, of those last written or of others."""
-    index = run.objective.adapters.tasks.index(task)
+    index = run.adapted.adapters.tasks.index(task)
     weights = run.weights if weights is None else weights
-    return {name: weights[name][index] for name, _ in task_parameters(run.objective.adapters)}
+    return {name: weights[name][index] for name, _ in task_parameters(run.adapted.adapters)}
 
 
 def moments_of(run, task):
-    return run.saved()["optimizer.moments"][:, run.objective.adapters.tasks.index(task)]
+    return run.saved()["optimizer.moments"][:, run.adapted.adapters.tasks.index(task)]
 
 
 def steps_of(run):
-    return dict(zip(run.objective.adapters.tasks, run.saved()["optimizer.steps"].tolist(), strict=True))
+    return dict(zip(run.adapted.adapters.tasks, run.saved()["optimizer.steps"].tolist(), strict=True))
 
 
 def standings_of(folder):
-    return checkpoint.read_tensors(folder / "state.safetensors")[1]["state"]["standings"]
+    return read_tensors(folder / "state.safetensors")[1]["state"]["standings"]
 
 
 # weights
 
 
-@pytest.mark.parametrize("kind", api.available())
+@pytest.mark.parametrize("kind", available())
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_one_job_trains_the_bits_of_many(one_and_each, assert_same, kind, optimizer):
     options = {**ALONE, "max_epochs": 2, "lr": 0.05, "weight_decay": 0.1}
@@ -87,7 +87,7 @@ def test_one_job_trains_the_bits_of_many(one_and_each, assert_same, kind, optimi
         assert optimizer == "sgd" or torch.equal(moments_of(one, task), moments_of(own, task))
 
 
-@pytest.mark.parametrize("kind", api.available())
+@pytest.mark.parametrize("kind", available())
 def test_one_job_of_mixed_batches_trains_the_weights_of_many_to_rounding(one_and_each, kind):
     options = {"batch_frames": 10**6, "task_utterances": 4, "max_epochs": 3, "weight_decay": 0.1}
     one, each = one_and_each(kind=kind, optimizer="sgd", lr=0.05, **options)
@@ -103,12 +103,12 @@ def test_one_job_of_mixed_batches_trains_the_weights_of_many_to_rounding_with_ad
             torch.testing.assert_close(slices(one, task)[name], expected, atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", api.available())
+@pytest.mark.parametrize("kind", available())
 def test_a_speaker_without_utterances_keeps_every_bit_through_a_run(new_run, assert_same, kind):
     run = new_run(kind=kind, batch_frames=10**6, max_epochs=3, weight_decay=0.1)
     others = run.plan.train.without({f"spk10-{number:02}" for number in range(6)})
     run.plan = replace(run.plan, train=others, valid=None)
-    before = copy.deepcopy(run.objective.adapters.state_dict())
+    before = copy.deepcopy(run.adapted.adapters.state_dict())
     run.fit()
     assert_same(slices(run, "spk10"), slices(run, "spk10", before))
     assert not moments_of(run, "spk10").any()

@@ -5,7 +5,7 @@ import pytest
 from adaptkit import config
 from adaptkit.augment.policy import Policy
 from adaptkit.errors import ConfigError
-from adaptkit.training import policies
+from adaptkit.training import augmentation
 
 SPEC = {"freq_masks": 1, "freq_width": 5}
 OWN = {"apply_time_warp": False, "apply_time_mask": False, "freq_mask_width_range": [0, 9]}
@@ -27,22 +27,22 @@ def write_experiment(folder, **parts):
 
 
 def test_a_name_is_a_policy_of_conf_augment(folder):
-    assert policies.resolve("bins") == {"bins": Policy.model_validate({"spec": SPEC})}
+    assert augmentation.resolve("bins") == {"bins": Policy.model_validate({"spec": SPEC})}
 
 
 def test_a_path_is_a_policy_named_after_its_file(folder):
-    found = policies.resolve(str(folder / "conf/augment/bins.yaml"), ["spec.freq_masks=3"])
+    found = augmentation.resolve(str(folder / "conf/augment/bins.yaml"), ["spec.freq_masks=3"])
 
     assert found["bins"].spec.freq_masks == 3
 
 
 def test_policies_of_base_and_adapters_may_not_share_a_name(folder):
     with pytest.raises(ConfigError, match="'name' and 'base.name' are both 'tiny'; rename"):
-        policies.resolve(write_experiment(folder, augment="bins", base={"name": "tiny"}))
+        augmentation.resolve(write_experiment(folder, augment="bins", base={"name": "tiny"}))
 
 
 def test_an_experiment_has_those_of_its_base_model_and_its_adapters(folder):
-    found = policies.resolve(write_experiment(folder, augment="bins"))
+    found = augmentation.resolve(write_experiment(folder, augment="bins"))
 
     assert {name: policy.spec.freq_width for name, policy in found.items()} == {
         "base": (0, 9),
@@ -51,14 +51,14 @@ def test_an_experiment_has_those_of_its_base_model_and_its_adapters(folder):
 
 
 def test_own_is_what_the_models_yaml_says_for_adapters_too(folder):
-    found = policies.resolve(write_experiment(folder, augment="own", base={"augment": None}))
+    found = augmentation.resolve(write_experiment(folder, augment="own", base={"augment": None}))
 
     assert {name: policy.spec.freq_width for name, policy in found.items()} == {"tiny": (0, 9)}
 
 
 def test_own_of_a_model_that_is_given_is_in_its_config(folder):
     config.write_yaml(folder / "exp/base/config.yaml", {"specaug": "specaug", "specaug_conf": OWN})
-    found = policies.resolve(write_experiment(folder, augment="own", base={"model": None}))
+    found = augmentation.resolve(write_experiment(folder, augment="own", base={"model": None}))
 
     assert list(found) == ["tiny"]
 
@@ -66,11 +66,11 @@ def test_own_of_a_model_that_is_given_is_in_its_config(folder):
 def test_a_model_without_specaug_has_no_policy(folder):
     config.write_yaml(folder / "model.yaml", {"specaug": None})
 
-    assert policies.resolve(write_experiment(folder)) == {}
+    assert augmentation.resolve(write_experiment(folder)) == {}
 
 
 def test_an_experiment_takes_overrides(folder):
-    found = policies.resolve(write_experiment(folder), ["augment=bins", "augment.spec.freq_masks=4"])
+    found = augmentation.resolve(write_experiment(folder), ["augment=bins", "augment.spec.freq_masks=4"])
 
     assert found["tiny"].spec.freq_masks == 4
 
@@ -78,11 +78,11 @@ def test_an_experiment_takes_overrides(folder):
 def test_two_policies_of_one_name_are_refused(folder):
     config.write_yaml(folder / "bins.yaml", {"spec": {**SPEC, "freq_masks": 2}})
 
-    assert list(policies.resolve_all(["bins", "bins"])) == ["bins"]
+    assert list(augmentation.resolve_all(["bins", "bins"])) == ["bins"]
     with pytest.raises(ConfigError, match="another policy is named 'bins' too"):
-        policies.resolve_all(["bins", "bins.yaml"])
+        augmentation.resolve_all(["bins", "bins.yaml"])
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(folder):
     with pytest.raises(ConfigError, match="did you mean 'bins'"):
-        policies.resolve("binz")
+        augmentation.resolve("binz")

@@ -15,7 +15,7 @@ import torch
 from adaptkit import experiment
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
-from adaptkit.model.checkpoint import read_tensors
+from adaptkit.tensors import read_tensors
 from adaptkit.training import run as train
 from adaptkit.training.optimizer import PerTask
 
@@ -129,7 +129,7 @@ def steps(folder):
 
 def test_batches_are_uneven_and_one_is_a_single_utterance(new_run):
     run = new_run(**BATCHES)
-    plans = [run.plan.steps(epoch, run.objective.adapters) for epoch in range(5)]
+    plans = [run.plan.steps(epoch, run.adapted.adapters) for epoch in range(5)]
     assert {len(batch) for steps in plans for step in steps for batch in step} >= {1, 2, 3, 5}
     assert {len(step) for steps in plans for step in steps} == {1, 2}
 
@@ -177,7 +177,7 @@ def test_both_processes_name_the_utterance_that_one_of_them_had(runs):
 def shares(new_run):
     """Say of every step which speakers, by their ids, each of two processes has utterances of."""
     run = new_run(**SPARSE)
-    train, adapters = run.plan.train, run.objective.adapters
+    train, adapters = run.plan.train, run.adapted.adapters
     ids = [train.task_ids[utterance.task] for utterance in train.data.utterances]
     plans = (run.plan.steps(epoch, adapters) for epoch in range(SPARSE["max_epochs"]))
     return [[{ids[i] for i in batch[rank::2]} for rank in (0, 1)] for plan in plans for (batch,) in plan]

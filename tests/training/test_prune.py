@@ -5,20 +5,20 @@ from dataclasses import asdict
 
 import pytest
 import torch
-import typer
 from typer.testing import CliRunner
 
 from adaptkit import experiment
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig
 from adaptkit.adapters.kinds import residual, tpa
-from adaptkit.cli import prune as command
-from adaptkit.decoding.run import Wanted as ToDecode
-from adaptkit.decoding.run import decode_folder
+from adaptkit.cli.main import app
+from adaptkit.decoding.run import DecodeOptions, decode_and_score, decode_folder
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.model import checkpoint
 from adaptkit.scoring import files as score_files
-from adaptkit.training.prune import Rate, Row, Wanted, cut, find_kept, prune, render
+from adaptkit.scoring.wer import ErrorRate
+from adaptkit.tensors import read_tensors, write_tensors
+from adaptkit.training.prune import PrunedRow, cut, find_kept, format_rows, prune
 from adaptkit.training.run import train_adapters
 
 pytestmark = pytest.mark.espnet
@@ -51,9 +51,12 @@ def exp(base, base_dir, settings, tmp_path):
 
 @pytest.fixture
 def run(exp):
-    """Prune it from the bottom; keywords replace what is wanted."""
-    wanted = {"exp": exp, "data": None, "out": None, "from_bottom": True, "retrain_epochs": None}
-    return lambda **changes: prune(Wanted(**{**wanted, **changes}), device="cpu")
+    """Prune it from the bottom; keywords replace options."""
+
+    def measure(folder, data, batch_frames):
+        return decode_and_score(folder, data, batch_frames=batch_frames, device="cpu").rate
+
+    return lambda **changes: prune(exp, **{"measure": measure, "device": "cpu", **changes})
 
 
 def weights_in(folder):
@@ -99,9 +102,9 @@ def test_rows_count_what_is_left_by_the_closed_form(run):
 
 def test_without_a_block_dropped_the_result_is_that_of_the_experiment(run, exp, corpus):
     data = corpus / "dump/valid"
-    wanted = ToDecode(exp, data, None, None, False, "error", 12000, False)
-    report = score_files.score_files(data, decode_folder(wanted, device="cpu"))
-    assert run(data=data)[0].pruned == Rate(
+    options = DecodeOptions(exp, data)
+    report = score_files.score_files(data, decode_folder(options, device="cpu"))
+    assert run(data=data)[0].pruned == ErrorRate(
         round(report.total.rate, 2), report.interval.low, report.interval.high
     )
 
@@ -109,11 +112,11 @@ def test_without_a_block_dropped_the_result_is_that_of_the_experiment(run, exp, 
 def test_a_dropped_block_is_decoded_as_one_whose_adapters_add_nothing(run, exp, corpus):
     run(data=corpus / "dump/valid")
     path = exp / "adapter.safetensors"
-    tensors, header = checkpoint.read_tensors(path)
+    tensors, header = read_tensors(path)
     silent = {name: t * ("-encoders-0" not in name) for name, t in tensors.items()}
-    checkpoint.write_tensors(path, silent, header)
-    wanted = ToDecode(exp, corpus / "dump/valid", None, None, False, "error", 500, False)
-    expected = (decode_folder(wanted, device="cpu") / "utt2score").read_text()
+    write_tensors(path, silent, header)
+    options = DecodeOptions(exp, corpus / "dump/valid", batch_frames=500)
+    expected = (decode_folder(options, device="cpu") / "utt2score").read_text()
     assert (exp / "pruned_from_bottom/keep_1-1/decode_valid/utt2score").read_text() == expected
 
 
@@ -152,18 +155,16 @@ def test_a_second_run_trains_nothing_again(run, exp):
 
 def test_retraining_of_other_weights_in_the_same_folder_is_refused(run, exp):
     run(retrain_epochs=1)
-    tensors, header = checkpoint.read_tensors(exp / "adapter.safetensors")
-    checkpoint.write_tensors(
-        exp / "adapter.safetensors", {name: t + 1 for name, t in tensors.items()}, header
-    )
+    tensors, header = read_tensors(exp / "adapter.safetensors")
+    write_tensors(exp / "adapter.safetensors", {name: t + 1 for name, t in tensors.items()}, header)
     with pytest.raises(CheckpointError, match="saved by a run with another start"):
         run(retrain_epochs=1)
 
 
 def test_adapters_of_other_tasks_are_no_start(exp, tmp_path):
     path = exp / "adapter.safetensors"
-    tensors, header = checkpoint.read_tensors(path)
-    checkpoint.write_tensors(path, tensors, {**header, "tasks": ["a", "b", "c"]})
+    tensors, header = read_tensors(path)
+    write_tensors(path, tensors, {**header, "tasks": ["a", "b", "c"]})
     made = experiment.load(exp / "config.yaml")
     with pytest.raises(
         CheckpointError, match="its tasks are a, b, c, and those of the training set are spk1"
@@ -180,10 +181,10 @@ def test_an_experiment_without_data_needs_a_set(run, exp):
 
 def test_table_has_a_line_for_each_number_of_blocks():
     rows = [
-        Row((0, 1), 0, 3000, 1000, Rate(12.0, 10.5, 14.25), Rate(11.5, 9.0, 13.0)),
-        Row((1,), 1, 1500, 500, Rate(20.0, 18.0, 22.0), Rate(12.5, 10.0, 15.0)),
+        PrunedRow((0, 1), 0, 3000, 1000, ErrorRate(12.0, 10.5, 14.25), ErrorRate(11.5, 9.0, 13.0)),
+        PrunedRow((1,), 1, 1500, 500, ErrorRate(20.0, 18.0, 22.0), ErrorRate(12.5, 10.0, 15.0)),
     ]
-    assert render(rows).splitlines() == [
+    assert format_rows(rows).splitlines() == [
         "blocks  dropped  parameters  per task    WER   95 % interval  retrained   95 % interval",
         "0-1           0       3,000     1,000  12.00  10.50 to 14.25      11.50   9.00 to 13.00",
         "1             1       1,500       500  20.00  18.00 to 22.00      12.50  10.00 to 15.00",
@@ -191,8 +192,8 @@ def test_table_has_a_line_for_each_number_of_blocks():
 
 
 def test_command_prints_the_table(exp):
-    app = typer.Typer()
-    command.register(app)
-    done = CliRunner().invoke(app, [str(exp), "--from-bottom", "--device", "cpu"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        app, ["adapters", "prune", str(exp), "--from-bottom", "--device", "cpu"], catch_exceptions=False
+    )
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["blocks", "0-1", "1"]
     assert (exp / "pruned_from_bottom/prune.json").exists()

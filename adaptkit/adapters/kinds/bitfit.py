@@ -38,7 +38,7 @@ class Config(AdapterConfig):
 def build(config: Config, sites: Sequence[Site], num_tasks: int) -> Full:
     """Build b + d[k] in place of each bias b, with k the task; b + d for all tasks without `per_task`.
 
-    Numbers: K P, without `per_task` P, where P counts the biases of the chosen parts.
+    Parameters: K P, without `per_task` P, where P counts the biases of the chosen parts.
     """
     weights = choose_parts(sites, config.parts)
     biases = [site for site in weights if _BIAS.fullmatch(site.name.rpartition(".")[2])]

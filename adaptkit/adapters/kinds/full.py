@@ -40,8 +40,8 @@ class Config(AdapterConfig):
 class Full(Adapter):
     """W + D[k] in place of each parameter W at `sites`, with k the task; W + D for all without `per_task`.
 
-    D is zero at birth, so an untrained adapter changes nothing. Numbers: K P, without `per_task` P, where P
-    counts the chosen parameters.
+    D is zero at birth, so an untrained adapter changes nothing. Parameters: K P, without `per_task` P, where
+    P counts the chosen parameters.
     """
 
     wants = frozenset({"weight"})

@@ -50,7 +50,7 @@ class HierarchicalFusion(Adapter):
     - weighted_sum: relu(P[k] sum_j softmax(s[k])_j z_j + p[k])
     - concat: relu(P[k] [z_1 ; ... ; z_K'] + p[k])
 
-    W_out and b_out are zero at birth, so an untrained adapter changes nothing. Numbers:
+    W_out and b_out are zero at birth, so an untrained adapter changes nothing. Parameters:
     K (K' (D d + d) + (K' - 1) (2 d d + d) + d D + D); with `fusion: weighted_sum` K (K' + D d + d + d D + D);
     with `fusion: concat` K (K' D d + d + d D + D).
     """

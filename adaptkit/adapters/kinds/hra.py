@@ -54,7 +54,7 @@ class Hra(Adapter):
     Xavier-uniform, b = 0 and u uniform in 0 to 1, so that units remember over unlike numbers of blocks; from
     u = 1 they all sum over all blocks, and egs/voices is learned more slowly, as RESULTS.md tells [ours].
 
-    Numbers: D H + 2 H + K (H D + D); with D the width, L the blocks and K the tasks, in detail:
+    Parameters: D H + 2 H + K (H D + D); with D the width, L the blocks and K the tasks, in detail:
 
     - controller: D H + 2 H; with `recurrent: false` there is no u: D H + H
     - controllers with `share_controller: false`: L (D H + 2 H) - H, as the first block has no h before it and

@@ -41,8 +41,8 @@ class Config(AdapterConfig):
 class LoRA(Adapter):
     """y = W x + c + (alpha / R) B[k] A[k] x, with W x + c a linear map of the base and k the task.
 
-    B is zero at birth, so an untrained adapter changes nothing. Numbers: K R (D_in + D_out), summed over the
-    linear maps; with all those of L blocks with two feed-forwards of F units, K L R (12 D + 4 F).
+    B is zero at birth, so an untrained adapter changes nothing. Parameters: K R (D_in + D_out), summed over
+    the linear maps; with all those of L blocks with two feed-forwards of F units, K L R (12 D + 4 F).
     """
 
     def __init__(self, config: Config, sites: Sequence[Site], num_tasks: int):

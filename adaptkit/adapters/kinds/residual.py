@@ -39,7 +39,8 @@ class Residual(Adapter):
     """y = x + W_up[k] relu(W_down[k] norm(z) + b_down[k]) + b_up[k], x a block's output and k the task.
 
     z is x, or the block's input with `placement: block_parallel`. W_up and b_up are zero at birth, so an
-    untrained adapter changes nothing. Numbers: K L (2 D R + R + D); with `blocks` L is how many are chosen.
+    untrained adapter changes nothing. Parameters: K L (2 D R + R + D); with `blocks` L is how many are
+    chosen.
     """
 
     wants = frozenset({"block"})

@@ -45,8 +45,9 @@ class TwoParallel(Adapter):
 
     z is x, or LN(x) with `input: normed`; r is the half step 0.5, or 1 where a block has one feed-forward
     (no macaron). An adapter adds A(z) to what its feed-forward gives, so the base's own r scales both, and x
-    stays on the skip path. W_up and b_up are zero at birth, so an untrained adapter changes nothing. Numbers:
-    K 2 L (2 D R + R + D), half of that without macaron; with `blocks` L is how many are chosen.
+    stays on the skip path. W_up and b_up are zero at birth, so an untrained adapter changes nothing.
+    Parameters: K 2 L (2 D R + R + D), half of that without macaron; with `blocks` L is how many are
+    chosen.
     """
 
     def __init__(self, config: Config, sites: Sequence[Site], num_tasks: int):

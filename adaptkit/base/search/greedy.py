@@ -9,14 +9,14 @@ from adaptkit.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Path:
+class BestPath:
     """The best path of one utterance: its tokens, and the sum of its frames' log probabilities."""
 
     tokens: list[int]
     score: float
 
 
-def greedy(model: nn.Module, encoded: Tensor, frames: Tensor) -> list[Path]:
+def greedy(model: nn.Module, encoded: Tensor, frames: Tensor) -> list[BestPath]:
     """Search each row of what left the encoder, x (B, U, D), with numbers of frames (B,)."""
     if model.ctc is None:
         raise CheckpointError(
@@ -24,7 +24,7 @@ def greedy(model: nn.Module, encoded: Tensor, frames: Tensor) -> list[Path]:
         )
     scores, best = model.ctc.log_softmax(encoded).max(dim=-1)  # (B, U) each
     return [
-        Path(collapse(row[:length]), float(row_scores[:length].sum(dtype=torch.float64)))
+        BestPath(collapse(row[:length]), float(row_scores[:length].sum(dtype=torch.float64)))
         for row, row_scores, length in zip(best, scores, frames.tolist(), strict=True)
     ]
 

@@ -11,7 +11,7 @@ from adaptkit.adapters.kinds.bitfit import Config
 from adaptkit.adapters.site import Site
 from adaptkit.base.weights import changed
 from adaptkit.errors import ConfigError
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 
 pytestmark = pytest.mark.espnet
 TINY = {"output_size": 4, "attention_heads": 1, "linear_units": 3, "num_blocks": 1, "rel_pos_type": "latest"}
@@ -74,14 +74,14 @@ def test_number_of_biases_in_a_conformer_is_the_closed_form(new_base, new_stack,
 
 def test_exactly_the_biases_change(new_base, new_stack, new_batch):
     base = new_base()
-    objective = Objective(base, new_stack(base, "bitfit")).train()
+    adapted = AdaptedModel(base, new_stack(base, "bitfit")).train()
     before = copy.deepcopy(base.model.state_dict())
-    optimizer = torch.optim.SGD(objective.adapters.parameters(), lr=0.1)
-    with objective.hooked():
+    optimizer = torch.optim.SGD(adapted.adapters.parameters(), lr=0.1)
+    with adapted.hooked():
         for _ in range(2):
-            objective(new_batch((1, 1))).backward()
+            adapted.loss(new_batch((1, 1))).backward()
             optimizer.step()
-    with changed(base.model, objective.adapters.differences(1)):
+    with changed(base.model, adapted.adapters.differences(1)):
         after = {name: tensor.detach().clone() for name, tensor in base.model.state_dict().items()}
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     keys = {name for name in before if name.endswith("linear_k.bias")}  # softmax cancels them
@@ -90,9 +90,9 @@ def test_exactly_the_biases_change(new_base, new_stack, new_batch):
 
 def test_other_tasks_keep_the_biases_of_the_base(base, new_stack, new_batch):
     stack = new_stack(base, "bitfit")
-    objective = Objective(base, stack)
-    with objective.hooked():
-        objective(new_batch((1, 1))).backward()
+    adapted = AdaptedModel(base, stack)
+    with adapted.hooked():
+        adapted.loss(new_batch((1, 1))).backward()
     torch.optim.SGD(stack.parameters(), lr=0.1).step()
     assert any(difference.any() for difference in stack.differences(1).values())
     assert not any(difference.any() for task in (0, 2) for difference in stack.differences(task).values())
@@ -104,12 +104,12 @@ def test_gradients_are_those_of_finite_differences_in_float64(new_base, new_stac
     stack = new_stack(base, "bitfit", parts=("encoder",), is_trained=True).double()
     batch = new_batch((1,), length=15)
     batch = replace(batch, inputs=batch.inputs.double())
-    objective = Objective(base, stack)
+    adapted = AdaptedModel(base, stack)
 
     def compute(*parameters):  # perturbed where they are
-        return objective.encode(batch)[0]
+        return adapted.encode(batch)[0]
 
-    with objective.hooked():
+    with adapted.hooked():
         assert torch.autograd.gradcheck(compute, tuple(stack.parameters()))
 
 

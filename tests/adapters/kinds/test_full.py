@@ -12,7 +12,7 @@ from adaptkit.adapters.per_task import task_parameters
 from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError
 from adaptkit.model import checkpoint
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 
 pytestmark = pytest.mark.espnet
 ALL_TASKS = (0, 1, 2)
@@ -33,13 +33,13 @@ def count(stack):
     return sum(parameter.numel() for parameter in stack.parameters())
 
 
-def fine_tune(objective, batches, lr):
+def fine_tune(adapted, batches, lr):
     """Take a step of SGD on each batch."""
-    optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=lr)
-    with objective.hooked():
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=lr)
+    with adapted.hooked():
         for batch in batches:
             optimizer.zero_grad()
-            objective(batch).backward()
+            adapted.loss(batch).backward()
             optimizer.step()
 
 
@@ -85,8 +85,8 @@ def test_it_is_fine_tuning_the_model_itself(new_base, new_stack, new_batch):
     base = new_base(**HYBRID)
     stack, twin = new_stack(base, "full"), replace(base, model=copy.deepcopy(base.model))
     batches = [new_batch((1, 1, 1), seed=seed) for seed in range(4)]
-    fine_tune(Objective(base, stack).train(), batches, lr=0.05)
-    fine_tune(Objective(twin).eval(), batches, lr=0.05)
+    fine_tune(AdaptedModel(base, stack).train(), batches, lr=0.05)
+    fine_tune(AdaptedModel(twin).eval(), batches, lr=0.05)
     differences = stack.differences(1)
     for name, expected in twin.model.named_parameters():
         found = base.model.get_parameter(name) + differences[name]
@@ -99,9 +99,9 @@ def test_it_is_fine_tuning_the_model_itself(new_base, new_stack, new_batch):
 def test_tasks_of_a_mixed_batch_get_the_gradients_of_their_own_rows(base, new_stack, new_batch):
     mixed, alone = (new_stack(base, "full", is_trained=True) for _ in range(2))
     batch = new_batch(ALL_TASKS)
-    with (first := Objective(base, mixed)).hooked():
+    with (first := AdaptedModel(base, mixed)).hooked():
         first(batch).backward()
-    with (second := Objective(base, alone)).hooked():
+    with (second := AdaptedModel(base, alone)).hooked():
         for row in range(3):
             (second(batch.rows([row])) / 3).backward()
     for one, other in zip(mixed.parameters(), alone.parameters(), strict=True):
@@ -110,18 +110,18 @@ def test_tasks_of_a_mixed_batch_get_the_gradients_of_their_own_rows(base, new_st
 
 def test_a_task_absent_from_the_batch_gets_no_gradient(base, new_stack, new_batch):
     stack = new_stack(base, "full", is_trained=True)
-    objective = Objective(base, stack)
-    with objective.hooked():
-        objective(new_batch((2, 0))).backward()
+    adapted = AdaptedModel(base, stack)
+    with adapted.hooked():
+        adapted.loss(new_batch((2, 0))).backward()
     assert not any(parameter.grad[1].any() for parameter in stack.parameters())
     assert all(parameter.grad[0].any() and parameter.grad[2].any() for parameter in stack.parameters())
 
 
 def test_the_search_of_a_mixed_batch_is_that_of_its_rows(base, new_stack, new_batch):
-    objective, batch = Objective(base, new_stack(base, "full", is_trained=True)), new_batch((2, -1, 0))
-    with torch.no_grad(), objective.hooked():
-        found = objective.search(batch)
-        alone = [objective.search(batch.rows([row]))[0] for row in range(3)]
+    adapted, batch = AdaptedModel(base, new_stack(base, "full", is_trained=True)), new_batch((2, -1, 0))
+    with torch.no_grad(), adapted.hooked():
+        found = adapted.recognise(batch)
+        alone = [adapted.recognise(batch.rows([row]))[0] for row in range(3)]
     assert [path.tokens for path in found] == [path.tokens for path in alone]
     assert [path.score for path in found] == pytest.approx([path.score for path in alone], abs=1e-4)
 
@@ -154,15 +154,15 @@ def test_parts_that_are_not_chosen_stay_the_bases(base, new_stack, new_batch, en
     assert stack.differences(0).keys() == {"ctc.ctc_lo.weight", "ctc.ctc_lo.bias"}
     assert torch.equal(encode(base, stack, batch), encode(base, None, batch))
     with torch.no_grad():
-        assert not torch.equal(Objective(base, stack)(batch), Objective(base).eval()(batch))
+        assert not torch.equal(AdaptedModel(base, stack)(batch), AdaptedModel(base).eval()(batch))
 
 
 def test_beside_other_adapters_the_chosen_part_is_trained_too(new_base, new_batch):
     base = new_base()
     entries = [api.read_config(entry) for entry in ({"kind": "residual"}, {"kind": "full", "parts": ["ctc"]})]
     stack = api.build(entries, base.sites, ["spk1", "spk10", "spk2"], seed=0)
-    objective = Objective(base, stack).train()
-    fine_tune(objective, [new_batch(ALL_TASKS)] * 2, lr=0.1)
+    adapted = AdaptedModel(base, stack).train()
+    fine_tune(adapted, [new_batch(ALL_TASKS)] * 2, lr=0.1)
     assert all(table[task].any() for table in stack[1].parameters() for task in ALL_TASKS)
     assert all(up.weight[task].any() for up in stack[0].up.values() for task in ALL_TASKS)
 

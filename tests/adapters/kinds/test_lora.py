@@ -13,7 +13,7 @@ from adaptkit.adapters import api
 from adaptkit.adapters.kinds.lora import Config
 from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 
 ATTENTION = ("query", "key", "value", "out")
 FFN, MACARON = ("ffn_in", "ffn_out"), ("ffn_macaron_in", "ffn_macaron_out")
@@ -139,9 +139,9 @@ def pair(base, new_stack, peft):
 
 
 def loss_of(base, stack, batch):
-    objective = Objective(base, stack).eval()
-    with objective.hooked():
-        return objective(batch)
+    adapted = AdaptedModel(base, stack).eval()
+    with adapted.hooked():
+        return adapted.loss(batch)
 
 
 @pytest.mark.espnet

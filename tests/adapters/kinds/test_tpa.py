@@ -13,7 +13,7 @@ from adaptkit.adapters.kinds.tpa import Config
 from adaptkit.adapters.site import Site
 from adaptkit.base.sites import attached
 from adaptkit.errors import ConfigError
-from adaptkit.model.adapted import Objective
+from adaptkit.model.adapted import AdaptedModel
 
 BRANCHES = {True: ("ffn_macaron", "ffn"), False: ("ffn",)}
 
@@ -194,10 +194,10 @@ def test_gradients_through_a_conformer_are_those_of_finite_differences(base, new
     stack = new_stack(base, "tpa", is_trained=True, tasks=["a"], bottleneck=1, input=given).double()
     batch = new_batch((0,), length=15)
     batch = replace(batch, inputs=batch.inputs.double())
-    objective = Objective(exact, stack).eval()
-    with objective.hooked():
+    adapted = AdaptedModel(exact, stack).eval()
+    with adapted.hooked():
         assert torch.autograd.gradcheck(
-            lambda *weights: objective.encode(batch)[0], tuple(stack.parameters()), fast_mode=True
+            lambda *weights: adapted.encode(batch)[0], tuple(stack.parameters()), fast_mode=True
         )
 
 

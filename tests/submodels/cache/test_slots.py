@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adaptkit.adapters import api
+from adaptkit.adapters.catalog import available
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.submodels.cache import SubmodelCache
@@ -53,7 +53,7 @@ def resident_mib():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
-@pytest.mark.parametrize("kind", api.available())
+@pytest.mark.parametrize("kind", available())
 def test_each_row_gets_the_slot_that_holds_the_weights_of_its_task(
     base, new_stack, export, new_cache, assert_same, kind, bank, in_slot, in_bank
 ):
@@ -67,7 +67,7 @@ def test_each_row_gets_the_slot_that_holds_the_weights_of_its_task(
                     assert_same(in_slot(cache, slot), in_bank(stack, task))
 
 
-@pytest.mark.parametrize("kind", api.available())
+@pytest.mark.parametrize("kind", available())
 def test_what_tasks_share_is_in_the_stack(base, new_stack, export, new_cache, assert_same, kind):
     stack = new_stack(base, kind, tasks=TASKS, is_trained=True, **SPACE)
     cache = new_cache(3, export(stack, kind))

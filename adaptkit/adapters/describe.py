@@ -1,0 +1,130 @@
+"""Read what each adapter type says of itself from its own file, and count what it takes on a base model.
+
+The convention that the docstrings of an adapter type follow, as in `adapters/kinds/residual.py`:
+
+- module: a line of what it is; then its paper, most important first, as authors, title, year, arXiv number,
+  with `;` between papers; then `Provenance:` and what comes from where, marked [abstract], [review], [code]
+  or [ours];
+- its Adapter, or `build` where the Adapter is another type's: the equation; then `Parameters:` and the closed
+  form of the parameter count, up to the first `;` or full stop in a form for tables.
+
+Every option of its Config has a description. `python -m adaptkit.adapters.describe` writes `catalog.json`.
+"""
+
+import inspect
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import ModuleType
+from typing import Any
+
+from adaptkit import config
+from adaptkit.adapters import api
+from adaptkit.adapters.api import Adapter, AdapterConfig, AdapterStack
+from adaptkit.adapters.catalog import CATALOG, AdapterInfo, Option, available, digest_source
+from adaptkit.adapters.site import Site
+from adaptkit.errors import ConfigError
+from adaptkit.files import write_text
+
+_BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}  # JSON schema
+
+
+@dataclass(frozen=True)
+class AdapterSize:
+    """What an adapter takes on a base model: the sites it acts on by kind, and its parameter counts."""
+
+    sites: Mapping[str, int]
+    per_task: int
+    shared: int
+
+
+def describe(kind: str) -> AdapterInfo:
+    """Read what an adapter type says of itself; an unknown one is a ConfigError with the nearest name."""
+    module = api.load_kind(kind)
+    head, _, provenance = _doc(module).partition("Provenance:")
+    title, _, papers = head.partition("\n\n")
+    equation, _, parameters = _doc(_described(module)).partition("Parameters:")
+    texts = (title.removesuffix("."), papers, provenance, equation, parameters)
+    return AdapterInfo(kind, *(text.strip() for text in texts), options=_options(module.Config))
+
+
+def read(word: str, overrides: Sequence[str] = ()) -> AdapterConfig:
+    """Read an adapter by its type, or from a yaml by its name in `conf/adapters` or its path.
+
+    `overrides` are words like `bottleneck=32`.
+    """
+    path = None if word in available() else config.find_optional("adapters", word)
+    entry = {"kind": word} if path is None else _only_adapter(path, config.read_yaml(path))
+    for override in overrides:
+        config.apply(entry, override)
+    return config.check(api.load_kind(entry["kind"]).Config, entry, "--set" if path is None else str(path))
+
+
+def measure(entry: AdapterConfig, sites: Sequence[Site]) -> AdapterSize:
+    """Build an adapter for one and for two tasks; the difference of their counts is what a task adds."""
+    one, two = (api.build([entry], sites, [f"task{k}" for k in range(tasks)], seed=0) for tasks in (1, 2))
+    per_task = two.num_parameters - one.num_parameters
+    return AdapterSize(_count_sites(entry, one, sites), per_task, one.num_parameters - per_task)
+
+
+def write_catalog() -> None:
+    """Write `catalog.json`, for commands that need not load torch."""
+    entries = {kind: {"source": digest_source(kind), "info": asdict(describe(kind))} for kind in available()}
+    write_text(CATALOG, json.dumps(entries, indent=1) + "\n")
+
+
+def _only_adapter(path: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    entries = content.get("adapters")
+    if not isinstance(entries, list) or len(entries) != 1 or "kind" not in entries[0]:
+        raise ConfigError(
+            f"{path}: expected 'adapters' with one entry; name an adapter type, or another yaml"
+        )
+    return dict(entries[0])
+
+
+def _count_sites(entry: AdapterConfig, stack: AdapterStack, sites: Sequence[Site]) -> Counter[str]:
+    options, names = config.dump(entry), stack.differences(0)
+    blocks = options.get("blocks") or options.get("taps") or [site.block for site in sites]
+    acting = [site for site in sites if site.kind in stack[0].wants and site.block in (-1, *blocks)]
+    return Counter(site.kind for site in acting if site.kind != "weight" or site.name in names)
+
+
+def _described(module: ModuleType) -> Any:
+    """Find what has the equation: the module's own Adapter, else `build`."""
+    classes = (member for _, member in inspect.getmembers(module, inspect.isclass))
+    own = (c for c in classes if issubclass(c, Adapter) and c.__module__ == module.__name__)
+    return next(own, module.build)
+
+
+def _options(kind_config: type[AdapterConfig]) -> tuple[Option, ...]:
+    properties = kind_config.model_json_schema()["properties"]
+    defaults = config.dump(kind_config())
+    return tuple(
+        Option(name, _type_in_words(schema), schema.get("description", ""), defaults[name])
+        for name, schema in properties.items()
+        if name != "kind"
+    )
+
+
+def _type_in_words(schema: Mapping[str, Any]) -> str:
+    """Write the type in a JSON schema in words.
+
+    >>> _type_in_words({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "null"}]})
+    'integer > 0 | null'
+    """
+    if "anyOf" in schema:
+        return " | ".join(_type_in_words(choice) for choice in schema["anyOf"])
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if schema["type"] == "array":
+        return f"[{_type_in_words(schema['items'])}]"
+    return " ".join([schema["type"], *(f"{_BOUNDS[k]} {v}" for k, v in schema.items() if k in _BOUNDS)])
+
+
+def _doc(described: Any) -> str:
+    return inspect.cleandoc(described.__doc__ or "")
+
+
+if __name__ == "__main__":
+    write_catalog()

@@ -1,0 +1,58 @@
+"""Decode in batches whose speakers' Submodels are loaded as they are needed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from adaptkit.data.batches import Batch, load_batches
+from adaptkit.data.dataset import BASE_TASK, Examples
+from adaptkit.errors import ConfigError
+from adaptkit.model.adapted import AdaptedModel
+from adaptkit.model.recognise import Hypothesis, plan_decoding, recognise_batches
+from adaptkit.submodels.cache import SubmodelCache
+
+
+def recognise_with_submodels(
+    adapted: AdaptedModel,
+    examples: Examples,
+    batch_frames: int,
+    submodels: SubmodelCache,
+    *,
+    num_workers: int = 0,
+) -> list[Hypothesis]:
+    """Recognise every utterance with the Submodel of its task, sorted by id; the model must be hooked.
+
+    The model's adapters are the stack of `submodels`, and each task of the set that has an id is loaded,
+    under its own name, when a batch needs it. Batches and results are those of an adapter file of all tasks.
+    """
+    plan = plan_decoding(adapted, examples, batch_frames)
+    tasks = [[_find_task(examples, row) for row in rows] for rows in plan]
+    _refuse_crowded(tasks, submodels)
+    batches = _in_slots(load_batches(examples, plan, num_workers), tasks, submodels)
+    return recognise_batches(adapted, examples, batches)
+
+
+def _find_task(examples: Examples, index: int) -> str | None:
+    """Name the task of an utterance; None where the base model takes it alone."""
+    task = examples.data.utterances[index].task
+    return task if examples.task_ids[task] != BASE_TASK else None
+
+
+def _refuse_crowded(tasks: Sequence[Sequence[str | None]], submodels: SubmodelCache) -> None:
+    """Refuse batches of more Submodels than fit in memory at once; dividing them would change bits."""
+    num_needed = max((len(set(own) - {None}) for own in tasks), default=0)
+    remedy = f"--submodel-mb {submodels.megabytes(num_needed)} would do"
+    if num_needed > submodels.num_slots:
+        raise ConfigError(
+            f"a batch holds {num_needed} speakers with Submodels of {submodels.bytes_each:,} bytes, and "
+            f"{submodels.num_slots} may be in memory; {remedy}"
+        )
+
+
+def _in_slots(
+    batches: Iterator[Batch], tasks: Sequence[Sequence[str | None]], submodels: SubmodelCache
+) -> Iterator[Batch]:
+    """Yield batches with slots for task ids; their Submodels stay there until the next batch is asked for."""
+    for batch, own, following in zip(batches, tasks, [*tasks, []][1:], strict=True):
+        with submodels.using(own) as slots:
+            submodels.prefetch(task for task in following if task is not None)
+            yield replace(batch, task_ids=tuple(slots))

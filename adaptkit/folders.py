@@ -1,0 +1,102 @@
+"""The folders that trainings and decodings write, and the names of the files in them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of an experiment or of a base model, and the names of the files in it.
+
+    >>> RunFolder(Path("exp/residual")).decoded("test").name
+    'decode_test'
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved experiment; of a base model ESPnet's own configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def model(self) -> Path:
+        """The weights of a base model."""
+        return self.path / "model.pth"
+
+    @property
+    def adapter(self) -> Path:
+        """The adapters that decoding uses."""
+        return self.path / "adapter.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """Everything that a stopped training needs to resume."""
+        return self.path / "state.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints among which the best are chosen."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """A line of json for each optimizer step and validation."""
+        return self.path / "train.jsonl"
+
+    @property
+    def record(self) -> Path:
+        """The record of the finished run."""
+        return self.path / "run.json"
+
+    @property
+    def enrolled(self) -> Path:
+        """The folder in which new speakers are trained before they join the adapters."""
+        return self.path / "added"
+
+    def decoded(self, set_name: str) -> Path:
+        """Return the folder of the hypotheses for a data set."""
+        return self.path / f"decode_{set_name}"
+
+    def decoded_sets(self) -> list[str]:
+        """Name the data sets for which there are hypotheses, sorted."""
+        return sorted(
+            path.name.removeprefix("decode_") for path in self.path.glob("decode_*") if path.is_dir()
+        )
+
+
+@dataclass(frozen=True)
+class DecodeFolder:
+    """The folder of a data set's hypotheses, and the names of the files in it."""
+
+    path: Path
+
+    @property
+    def text(self) -> Path:
+        """The hypotheses, as a Kaldi table."""
+        return self.path / "text"
+
+    @property
+    def scores(self) -> Path:
+        """The log probability of each hypothesis."""
+        return self.path / "utt2score"
+
+    @property
+    def record(self) -> Path:
+        """The record of the decoding."""
+        return self.path / "run.json"
+
+    @property
+    def score(self) -> Path:
+        """The error counts, once scored."""
+        return self.path / "score.json"
+
+    @property
+    def result(self) -> Path:
+        """The error rates as Kaldi writes them, once scored."""
+        return self.path / "RESULT"
+
+    @property
+    def run(self) -> RunFolder:
+        """The folder of what decoded."""
+        return RunFolder(self.path.parent)

@@ -1,0 +1,56 @@
+"""Open an experiment: its settings, its base model and its trained adapters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from adaptkit import experiment
+from adaptkit.adapters.api import AdapterStack
+from adaptkit.base.checkpoint import BaseModel, load
+from adaptkit.experiment import Experiment
+from adaptkit.folders import RunFolder
+from adaptkit.model import checkpoint
+from adaptkit.model.checkpoint import AdapterFile
+
+
+@dataclass(frozen=True)
+class LoadedExperiment:
+    """An experiment that was opened."""
+
+    folder: RunFolder
+    settings: Experiment
+    base: BaseModel
+    adapters: AdapterStack  # on the device of the base model, frozen
+    file: AdapterFile
+
+
+def load_experiment(
+    exp: Path,
+    *,
+    base: Path | None = None,
+    device: torch.device | str = "cpu",
+    overrides: Sequence[str] = (),
+) -> LoadedExperiment:
+    """Load the base model and the adapters of an experiment's folder.
+
+    `base` is where the base model is, if it has moved since; `overrides` change the experiment's settings. A
+    missing or damaged file, and a base model that the adapters were not trained on, is a CheckpointError.
+    """
+    folder = RunFolder(exp)
+    file = checkpoint.load(folder.adapter)  # before the base model, which takes seconds
+    settings = experiment.load(folder.config, overrides)
+    loaded = load(base or settings.base.dir, device)
+    adapters = checkpoint.restore(file, loaded, folder.adapter)
+    return LoadedExperiment(folder, settings, loaded, adapters, file)
+
+
+def load_base_of(exp: Path, *, base: Path | None = None, device: torch.device | str = "cpu") -> BaseModel:
+    """Load the base model of an experiment's folder or yaml, from `base` where it has moved."""
+    return load(base or find_base(exp), device)
+
+
+def find_base(exp: Path) -> Path:
+    """Return the folder of the base model that an experiment's folder or yaml names."""
+    return experiment.load(exp if exp.is_file() else RunFolder(exp).config).base.dir

@@ -1,0 +1,39 @@
+"""Mixed precision, seeds of single steps, and losses that are not finite."""
+
+import math
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from adaptkit.data.batches import Batch
+from adaptkit.model.adapted import AdaptedModel
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Compute the forward pass in `precision`; float32 leaves it alone."""
+    return torch.autocast(device.type, dtype=getattr(torch, precision), enabled=precision != "float32")
+
+
+def seed_everything(seed: int, step: int, rank: int = 0) -> None:
+    """Seed every global generator for one step, for dropout.
+
+    Each step starts from its own seed, so a resumed run needs no saved generator states to draw the same
+    numbers.
+    """
+    mixed = random.Random(f"{seed} {step} {rank}").getrandbits(32)
+    torch.manual_seed(mixed)
+    random.seed(mixed)
+    np.random.seed(mixed)
+
+
+def find_not_finite(adapted: AdaptedModel, batches: Sequence[Batch], precision: str) -> list[str]:
+    """Name the utterances whose own loss is not finite, by taking them one at a time."""
+    found = []
+    for batch in batches:
+        for row, utt_id in enumerate(batch.utt_ids):
+            with torch.no_grad(), autocast(batch.inputs.device, precision):
+                if not math.isfinite(float(adapted.loss(batch.rows([row])))):
+                    found.append(utt_id)
+    return found

@@ -1,0 +1,19 @@
+"""The learning rate of every optimizer step."""
+
+import math
+
+
+def learning_rate(step: int, num_steps: int, *, peak: float, warmup_steps: int, schedule: str) -> float:
+    """Give the learning rate of a step, counted from 0: a linear rise, then the schedule's decay.
+
+    >>> [learning_rate(s, 6, peak=1.0, warmup_steps=2, schedule="linear") for s in range(6)]
+    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    if schedule == "inverse_sqrt":
+        return peak * math.sqrt(max(1, warmup_steps) / (step + 1))
+    if schedule == "constant":
+        return peak
+    left = max(0.0, 1 - (step - warmup_steps) / max(1, num_steps - warmup_steps))
+    return peak * (left if schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left))

@@ -1,0 +1,77 @@
+"""What neither ruff nor import-linter can hold about the layout; each test lists the offenders."""
+
+import ast
+from pathlib import Path
+
+import adaptkit
+
+ROOT = Path(adaptkit.__file__).parent
+GROUND = {"errors", "files", "config", "progress", "experiment", "folders"}
+GROUND |= {"provenance", "records", "tables", "tensors", "tokens"}
+ROOMS = {
+    *("adapters", "augment", "base", "bench", "cli", "corpora", "data", "decoding", "features", "kaldi"),
+    *("model", "report", "scoring", "serve", "submodels", "training"),
+}
+SHIPPED = {"conf", "egs", "recipes"}  # links to what the wheel takes along
+HEAVY = {
+    *("torch", "torchaudio", "numpy", "scipy", "soundfile", "kaldiio", "sentencepiece", "safetensors"),
+    *("espnet", "espnet2", "matplotlib", "jiwer", "yaml", "pydantic", "rich"),
+}
+FILES = sorted(file for file in ROOT.rglob("*.py") if file.relative_to(ROOT).parts[0] not in SHIPPED)
+TREES = {str(file.relative_to(ROOT)): ast.parse(file.read_text()) for file in FILES}
+
+
+def imports(nodes):
+    """Every module that some nodes import, `from a import b` as a.b."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_module_is_in_a_room_or_on_the_ground():
+    names = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert names - {"__init__", "__main__", "__pycache__"} - GROUND - ROOMS - SHIPPED == set()
+
+
+def test_no_module_imports_by_a_relative_name():
+    names = [(name, i) for name, tree in TREES.items() for i in imports(ast.walk(tree))]
+    assert [f"{name}: {imported}" for name, imported in names if imported.startswith(".")] == []
+
+
+def test_tasks_and_programs_of_espnet_are_named_in_one_file_and_imported_at_the_top_of_none():
+    slow = ("espnet2.tasks", "espnet2.bin")  # 16 s
+    named, imported = [], []
+    for name, tree in TREES.items():
+        texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        if any(str(text).startswith(slow) and " " not in str(text) for text in texts):
+            named.append(name)
+        imported += [i for i in imports(tree.body) if i.startswith(slow)]
+    assert (named, imported) == (["base/build.py"], [])
+
+
+def test_the_command_line_imports_only_light_modules_at_the_top():
+    light = ("adaptkit.cli", "adaptkit.errors")
+    heavy = []
+    for name, tree in TREES.items():
+        for imported in imports(tree.body) if name.startswith("cli/") else ():
+            is_ours = imported.startswith("adaptkit.")
+            if imported.split(".")[0] in HEAVY or is_ours and not imported.startswith(light):
+                heavy.append(f"{name}: {imported}")
+    assert heavy == []
+
+
+def test_files_have_fewer_than_300_lines():
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in FILES}
+    assert {name: length for name, length in lengths.items() if length >= 300} == {}
+
+
+def test_functions_have_at_most_60_lines():
+    long = [
+        f"{name}: {node.name} {node.end_lineno - node.lineno + 1}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60
+    ]
+    assert long == []
