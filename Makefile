@@ -3,46 +3,60 @@ PYTHON ?= python3
 VENV ?= .venv
 UV = $(VENV)/bin/python -m uv
 INSTALLED = $(VENV)/.installed
+INSTALLED_TEST = $(VENV)/.installed-test
+IN_VENV = export PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help install demo compare augment submodels test lint lock clean
+.PHONY: help install install-test demo compare augment submodels test check lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
-	@sed -n 's/^\([a-z]*\):.*##/\1 :/p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z-]*\):.*##/\1 :/p' $(firstword $(MAKEFILE_LIST))
 
-install: $(INSTALLED)  ## install the locked packages and adaptkit into .venv
+install: $(INSTALLED)  ## install adaptkit and the locked packages it needs into .venv
+
+install-test: $(INSTALLED_TEST)  ## install what the tests need besides
 
 demo: install  ## install, then run egs/mini: synthesise, train, adapt, decode, score, report
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" egs/mini/run.sh
+	$(IN_VENV); egs/mini/run.sh
 
-compare: install  ## compare every kind, three seeds each, on egs/voices; with AN4=folder FSDD=folder on real speech too
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" egs/voices/run.sh --adapter all --jobs 2
-	test -z "$(FSDD)" || { export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; egs/an4/run.sh --corpus "$(AN4)" && \
-	  egs/fsdd/run.sh --corpus "$(FSDD)" --config conf/compare.yaml --adapter all --jobs 2; }
+compare: install  ## compare adapters, three seeds each, on egs/voices; with AN4=folder FSDD=folder on real speech too
+	$(IN_VENV); egs/voices/compare.sh --jobs 2 && \
+	{ test -z "$(FSDD)" || { egs/an4/run.sh --corpus "$(AN4)" && egs/fsdd/compare.sh --corpus "$(FSDD)" --jobs 2; }; }
 
 augment: install  ## compare augmentations in noise, with AN4=folder FSDD=folder NOISE=folder; resumes where it stopped
-	export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
-	egs/an4/augment.sh --corpus "$(AN4)" --prepare-options "--noise $(NOISE)" && \
+	$(IN_VENV); egs/an4/augment.sh --corpus "$(AN4)" --prepare-options "--noise $(NOISE)" && \
 	egs/fsdd/augment.sh --corpus "$(FSDD)" --prepare-options "--noise $(NOISE)"
 
-submodels: install  ## one job against many, tables against spaces, new speakers, on 128 voices; with FSDD=folder real ones too
-	export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; egs/voices/submodels.sh --jobs 2 && \
+submodels: install  ## one job against many, speaker embeddings, new speakers, on 128 voices; with FSDD=folder real ones too
+	$(IN_VENV); egs/voices/submodels.sh --jobs 2 && \
 	{ test -z "$(FSDD)" || egs/fsdd/submodels.sh --corpus "$(FSDD)" --jobs 2; }
 
-test: install  ## install, then run every test
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest
+# Each worker runs whole files, with one thread; compiled modules are kept, which halves the start of every process.
+WORKERS ?= 2
+PYTEST = $(IN_VENV); export PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1; \
+	python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-lint: install  ## check the code and its layout with ruff
-	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+test: install-test  ## install, then run every test
+	$(PYTEST)
 
-lock: install  ## resolve the requirements of setup.cfg again into requirements.lock
-	$(UV) pip compile setup.cfg --all-extras --override requirements.overrides --python-version 3.10 \
-	  --universal --no-header --no-annotate --upgrade -o requirements.lock
+check: lint  ## check the code and its layout, then run the tests that start no processes and take no seconds
+	$(PYTEST) -q -m "not slow"
+
+lint: install-test  ## check the code with ruff, and which module may import which with import-linter
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/lint-imports
+
+# The second lock holds what the first has not: what the tests need besides.
+LOCK = $(UV) pip compile setup.cfg --override requirements.overrides --python-version 3.10 --universal \
+	--generate-hashes --no-header --no-annotate --upgrade
+lock: install  ## resolve the requirements of setup.cfg again into requirements.lock and requirements-test.lock
+	$(LOCK) --extra mini --extra serve -o requirements.lock
+	$(LOCK) --all-extras -c requirements.lock -o requirements-test.lock \
+	  $$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package=\1/p' requirements.lock)
 
 clean:  ## remove what the recipes made (not the installed packages)
 	rm -rf egs/*/data egs/*/dump egs/*/exp
 
-# uv installs the lock: pip 26 refuses the metadata of a package that espnet depends on, and pip 23 takes minutes.
+# uv installs the locks: pip 26 refuses the metadata of a package that espnet depends on, and pip 23 takes minutes.
 $(INSTALLED): requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else \
 	  f"adaptkit needs Python 3.10 to 3.12, this is {v[0]}.{v[1]}; choose one with make PYTHON=python3.11")'
@@ -50,4 +64,8 @@ $(INSTALLED): requirements.lock setup.cfg pyproject.toml
 	$(VENV)/bin/python -m uv --version >/dev/null 2>&1 || $(VENV)/bin/python -m pip install -q uv
 	$(UV) pip install -q --no-deps -r requirements.lock
 	$(UV) pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+$(INSTALLED_TEST): $(INSTALLED) requirements-test.lock
+	$(UV) pip install -q --no-deps -r requirements-test.lock
 	touch $@

@@ -1,4 +1,4 @@
-"""Configuration: yaml files into frozen pydantic models, with every problem of a file in one message."""
+"""Load yaml files into frozen pydantic models, and report all problems of a file in one message."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,14 @@ from adaptkit.files import read_text, write_text
 
 
 class Config(BaseModel):
-    """The base of every part of a configuration: frozen, no unknown keys, defaults checked too."""
+    """Base class of every section of a configuration: frozen, no unknown keys, defaults validated too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     @model_validator(mode="wrap")
     @classmethod
     def _name_unknown_keys(cls, content: Any, handler: Callable[[Any], Any]) -> Any:
-        """Add the nearest right word to each unknown key; only the model at hand knows its keys."""
+        """Add the closest valid key to each unknown one; only the model itself knows its keys."""
         try:
             return handler(content)
         except ValidationError as error:
@@ -33,21 +33,22 @@ Model = TypeVar("Model", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe yaml, where no key comes twice and `1e-3` is a number (yaml 1.1 wants `1.0e-3`)."""
+    """Safe yaml loader that refuses duplicate keys and reads `1e-3` as a number (yaml 1.1 wants `1.0e-3`)."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """Refuse a key that is given twice, of which yaml would keep the last without a word."""
+        """Refuse duplicate keys, of which yaml would silently keep the last."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if str(key.value) in seen:
-                raise yaml.MarkedYAMLError(problem=f"'{key.value}' comes twice", problem_mark=key.start_mark)
+                problem = f"duplicate key '{key.value}'"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(str(key.value))
         return node
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe yaml, where the text `1e-3` gets the quotes that keep it text."""
+    """Safe yaml dumper that quotes the string `1e-3`, so that it stays a string."""
 
 
 for _side in (_Loader, _Dumper):
@@ -65,19 +66,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        raise ConfigError(f"{where}: not yaml: {getattr(error, 'problem', error)}") from error
+        raise ConfigError(f"{where}: invalid yaml: {getattr(error, 'problem', error)}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds {type(content).__name__} instead of 'key: value' lines")
+        raise ConfigError(f"{path}: expected 'key: value' lines, found {type(content).__name__}")
     return content
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as yaml, in its own order, atomically."""
+    """Write a mapping as yaml atomically, keeping its order."""
     write_text(path, yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def load(model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model:
-    """Read an experiment's yaml, apply `--set key=value` words and check everything at once."""
+    """Read a yaml file, apply `--set key=value` overrides and validate everything at once."""
     content = read_yaml(path)
     for word in overrides:
         apply(content, word)
@@ -85,7 +86,7 @@ def load(model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model
 
 
 def check(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
-    """Turn a mapping into a checked configuration; `where` opens the message about what is wrong with it."""
+    """Validate a mapping against a configuration model; `where` starts the error message."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -94,10 +95,10 @@ def check(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
 
 
 def find_published(section: str, word: str | Path) -> Path:
-    """Find the yaml that a name or a path means, as in `conf/<section>/<name>.yaml`.
+    """Find the yaml file for a name or a path; a name stands for `conf/<section>/<name>.yaml`.
 
-    A path is taken as it is. A name is looked up in the working folder, in the folders above it, and last
-    among the files that adaptkit ships; the nearest one counts.
+    A path is used as is. A name is looked up in the working folder, then in the folders above it, and finally
+    among the files shipped with adaptkit; the first match is used.
     """
     found = find_optional(section, word)
     if found is None:
@@ -108,7 +109,7 @@ def find_published(section: str, word: str | Path) -> Path:
 
 
 def find_optional(section: str, word: str | Path) -> Path | None:
-    """Find the yaml that a name or a path means, as `find_published` does; None for an unknown name."""
+    """Find the yaml file for a name or a path as `find_published` does; None for an unknown name."""
     if is_path(word):
         return Path(word)
     files = (folder / f"{word}.yaml" for folder in _folders(section))
@@ -116,12 +117,12 @@ def find_optional(section: str, word: str | Path) -> Path | None:
 
 
 def published_names(section: str) -> list[str]:
-    """Name what `find_published` finds in a section, sorted."""
+    """List the names that `find_published` finds in a section, sorted."""
     return sorted({file.stem for folder in _folders(section) for file in folder.glob("*.yaml")})
 
 
 def is_path(word: str | Path) -> bool:
-    """Whether a word is the path of a yaml rather than a name.
+    """Whether a word is the path of a yaml file rather than a name.
 
     >>> is_path("conf/hra.yaml"), is_path("hra")
     (True, False)
@@ -130,19 +131,19 @@ def is_path(word: str | Path) -> bool:
 
 
 def _folders(section: str) -> list[Path]:
-    """List the folders in which a section's files may be, the nearest first."""
+    """List the folders that may hold a section's files, nearest first."""
     here = Path.cwd()
     shipped = Path(__file__).parent / "conf" / section
     return [*(folder / "conf" / section for folder in (here, *here.parents)), shipped]
 
 
 def dump(config: Config) -> dict[str, Any]:
-    """Give a configuration as plain yaml types, every default written out."""
+    """Return a configuration as plain yaml types, with every default written out."""
     return config.model_dump(mode="json")
 
 
 def apply(content: dict[str, Any], word: str) -> None:
-    """Set one `a.0.b=value` in nested mappings and lists; the value is read as yaml."""
+    """Set one `a.0.b=value` in nested mappings and lists; the value is parsed as yaml."""
     key, equals, value = word.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {word}: expected key=value, for example train.lr=1e-3")
@@ -157,7 +158,7 @@ def apply(content: dict[str, Any], word: str) -> None:
     try:
         parsed = yaml.load(value, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {word}: the value is not yaml") from error
+        raise ConfigError(f"--set {word}: the value is not valid yaml") from error
     if isinstance(place, list):
         place[_index(place, last, key)] = parsed
     else:
@@ -171,7 +172,7 @@ def _index(items: list[Any], part: str, key: str) -> int:
 
 
 def _restate(problem: Mapping[str, Any], model: type[BaseModel]) -> InitErrorDetails:
-    """Repeat a problem with the words that a user needs; one stated before keeps its words."""
+    """Rephrase a pydantic problem for users; one that was rephrased before is kept."""
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         known = sorted(model.model_fields)
@@ -186,9 +187,9 @@ def _restate(problem: Mapping[str, Any], model: type[BaseModel]) -> InitErrorDet
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    """Say one problem as `key: what (seen: value)`."""
+    """Format one problem as `key: what (seen: value)`."""
     key = ".".join(str(part) for part in problem["loc"])
     is_plain = isinstance(problem["input"], str | int | float | bool) and problem["msg"] != "missing"
     seen = f" (seen: {problem['input']!r})" if is_plain else ""
-    what = problem["msg"].removeprefix("Value error, ")  # which pydantic adds once more around a whole model
+    what = problem["msg"].removeprefix("Value error, ")  # pydantic adds it again around a whole model
     return f"{key}: {what}{seen}" if key else what

@@ -1,13 +1,13 @@
-"""What adaptkit raises when something outside its own code is wrong.
+"""Exceptions for problems outside adaptkit's own code: data, configuration, model files and runs.
 
     AdaptkitError            shown as one message, exit code 1, never a traceback
     ├── DataError            a corpus or features on disk
-    ├── ConfigError          an experiment's yaml, or --set
+    ├── ConfigError          an experiment's yaml or --set
     ├── CheckpointError      a base model, an adapter file or a training state
-    ├── TrainingError        a run that cannot go on
-    └── ScoringError         references and hypotheses that do not fit together
+    ├── TrainingError        a training run that cannot continue
+    └── ScoringError         references and hypotheses that do not match
 
-A message says where, what, and what would mend it, with the value seen. A list of problems is one message.
+A message says where, what is wrong (with the value seen) and how to fix it. Several problems are one message.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 
 class AdaptkitError(Exception):
-    """A mistake in what adaptkit was given; its text is the whole message for the user."""
+    """An error in what adaptkit was given; its text is the whole message shown to the user."""
 
 
 class DataError(AdaptkitError):
@@ -31,7 +31,7 @@ class CheckpointError(AdaptkitError):
 
 
 class TrainingError(AdaptkitError):
-    """A training run that cannot go on."""
+    """A training run that cannot continue."""
 
 
 class ScoringError(AdaptkitError):
@@ -39,7 +39,7 @@ class ScoringError(AdaptkitError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Say which known word was probably meant, as the tail of a message; empty when none is near.
+    """Return a suggestion of the closest known word, to end a message; empty if none is close.
 
     >>> nearest("bottelneck", ["bottleneck", "kind"])
     "; did you mean 'bottleneck'?"
@@ -49,7 +49,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def listed(items: Iterable[str], most: int = 10) -> str:
-    """Join items for a message, counting what is left out beyond `most`.
+    """Join items for a message; those beyond `most` are only counted.
 
     >>> listed("abc", most=2)
     'a, b and 1 more'

@@ -1,4 +1,4 @@
-"""Write files whole or not at all."""
+"""Read and write files; a file is written completely or not at all."""
 
 import errno
 import os
@@ -11,11 +11,11 @@ from adaptkit.errors import AdaptkitError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, renamed over it when the block ends and removed when it raises.
+    """Yield a temporary path beside `path`, renamed to `path` on success and removed if the block raises.
 
-    The temporary name keeps the suffix, since writers choose a format by it. A full or read-only disk becomes
-    an AdaptkitError that names the file, if the block writes through Python's own files: what torch.save says
-    of a full disk when it is given a path is no OSError.
+    The temporary name keeps the suffix, from which writers infer the format. A full or read-only disk becomes
+    an AdaptkitError that names the file, provided the block writes through Python's own file objects: given a
+    path, torch.save does not raise an OSError on a full disk.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise AdaptkitError(describe(error, path)) from error
+        raise AdaptkitError(explain_os_error(error, path)) from error
     finally:
         with suppress(OSError):  # a folder that cannot be written to has no temporary file either
             temporary.unlink(missing_ok=True)
@@ -39,17 +39,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file; a missing, unreadable or undecodable one is an AdaptkitError that names it."""
+    """Read a text file; if it is missing, unreadable or not UTF-8, an AdaptkitError names it."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise AdaptkitError(describe(error, path)) from error
+        raise AdaptkitError(explain_os_error(error, path)) from error
     except UnicodeDecodeError as error:
         raise AdaptkitError(f"{path}: not UTF-8 text (byte {error.start}); convert it with iconv") from error
 
 
 def split_lines(text: str) -> list[str]:
-    r"""Split at line feeds alone: str.splitlines would also split inside a text, at U+2028 and others.
+    r"""Split text at line feeds only; str.splitlines would also split at U+2028 and other characters.
 
     >>> split_lines("a\u2028b\nc\n")
     ['a\u2028b', 'c']
@@ -58,20 +58,20 @@ def split_lines(text: str) -> list[str]:
 
 
 def stamp(location: str | Path) -> list[int]:
-    """Give the size and the time of change by which a file is told from another; nothing where it is none."""
+    """Return the size and modification time of a file; an empty list if the location is not a file."""
     try:
         status = Path(location).stat()
-    except OSError:  # a command or a place in an archive
+    except OSError:  # a command or an offset in an archive
         return []
     return [status.st_size, status.st_mtime_ns]
 
 
-def describe(error: OSError, path: Path) -> str:
-    """Say what an operating-system error means for `path`, with the remedy where there is one."""
+def explain_os_error(error: OSError, path: Path) -> str:
+    """Explain an operating-system error for `path`, with a remedy where there is one."""
     what = {
         errno.ENOSPC: "the disk is full, nothing was written; free some space and run the same command again",
         errno.EDQUOT: "the disk quota is used up, nothing was written; free some space and run again",
-        errno.EFBIG: "larger than files may be here, nothing was written; raise the limit (ulimit -f)",
+        errno.EFBIG: "file size limit exceeded, nothing was written; raise the limit (ulimit -f)",
         errno.EACCES: "permission denied; choose a folder you own",
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.ENOENT: "no such file or folder",

@@ -1,4 +1,4 @@
-"""The folders that trainings and decodings write, and the names of the files in them."""
+"""The folders written by training and decoding, and the names of the files in them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved experiment; of a base model ESPnet's own configuration."""
+        """The resolved experiment; for a base model, ESPnet's own configuration."""
         return self.path / "config.yaml"
 
     @property
@@ -26,22 +26,22 @@ class RunFolder:
 
     @property
     def adapter(self) -> Path:
-        """The adapters that decoding uses."""
+        """The adapters used for decoding."""
         return self.path / "adapter.safetensors"
 
     @property
     def state(self) -> Path:
-        """Everything that a stopped training needs to resume."""
+        """Everything needed to resume an interrupted training run."""
         return self.path / "state.safetensors"
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints among which the best are chosen."""
+        """The folder of the checkpoints from which the best are selected."""
         return self.path / "checkpoints"
 
     @property
     def log(self) -> Path:
-        """A line of json for each optimizer step and validation."""
+        """The training log: one line of json per optimizer step and validation."""
         return self.path / "train.jsonl"
 
     @property
@@ -51,15 +51,15 @@ class RunFolder:
 
     @property
     def enrolled(self) -> Path:
-        """The folder in which new speakers are trained before they join the adapters."""
+        """The folder in which new speakers are trained before they are added to the adapters."""
         return self.path / "added"
 
     def decoded(self, set_name: str) -> Path:
-        """Return the folder of the hypotheses for a data set."""
+        """Return the folder with the hypotheses for a data set."""
         return self.path / f"decode_{set_name}"
 
     def decoded_sets(self) -> list[str]:
-        """Name the data sets for which there are hypotheses, sorted."""
+        """List the data sets that have hypotheses, sorted."""
         return sorted(
             path.name.removeprefix("decode_") for path in self.path.glob("decode_*") if path.is_dir()
         )
@@ -67,7 +67,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class DecodeFolder:
-    """The folder of a data set's hypotheses, and the names of the files in it."""
+    """The folder with the hypotheses for a data set, and the names of the files in it."""
 
     path: Path
 
@@ -83,7 +83,7 @@ class DecodeFolder:
 
     @property
     def record(self) -> Path:
-        """The record of the decoding."""
+        """The record of the decoding run."""
         return self.path / "run.json"
 
     @property
@@ -93,10 +93,10 @@ class DecodeFolder:
 
     @property
     def result(self) -> Path:
-        """The error rates as Kaldi writes them, once scored."""
+        """The error rates in Kaldi's format, once scored."""
         return self.path / "RESULT"
 
     @property
     def run(self) -> RunFolder:
-        """The folder of what decoded."""
+        """The folder of the experiment or base model used for decoding."""
         return RunFolder(self.path.parent)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 
 def collect_versions() -> dict[str, str]:
-    """Give the versions that a result depends on."""
+    """Return the software versions that a result depends on."""
     names = ("torch", "torchaudio", "espnet", "adaptkit")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
 def find_toolkit_commit() -> str | None:
-    """Return the git commit of adaptkit itself; None where it was installed without its repository."""
+    """Return the git commit of adaptkit itself; None if it was not installed from a checkout."""
     package = Path(__file__).parent
     is_tracked = _git(package, "ls-files", "--error-unmatch", Path(__file__).name)
     return _find_commit(package) if is_tracked else None
@@ -29,12 +29,12 @@ def find_recipe_commit() -> str | None:
 
 
 def describe_device(device: str) -> str:
-    """Name a device: the processor's model and number of cores, or the GPU.
+    """Return the name of a device: the CPU model with its number of cores, or the GPU.
 
     >>> describe_device("cpu").endswith("cores") or describe_device("cpu").endswith("core")
     True
     """
-    import torch  # here: a report reads records and need not wait seconds for torch
+    import torch  # imported here: a report only reads records and should not wait seconds for torch
 
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -43,13 +43,13 @@ def describe_device(device: str) -> str:
 
 
 def command_line() -> str:
-    """Give the command that this process runs, as one would type it."""
+    """Return the command line of this process, as one would type it."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def peak_memory_mb() -> float:
-    """Give the most memory this process has held, in MiB: on the GPU where CUDA is in use, else resident."""
-    import torch  # here: a report reads records and need not wait seconds for torch
+    """Return the peak memory of this process in MiB: on the GPU if CUDA is in use, otherwise resident."""
+    import torch  # imported here: a report only reads records and should not wait seconds for torch
 
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
@@ -57,7 +57,7 @@ def peak_memory_mb() -> float:
 
 
 def _find_commit(folder: Path) -> str | None:
-    """Return the commit of a folder, `+dirty` where tracked files differ from it."""
+    """Return the commit of a folder, with `+dirty` if tracked files differ from it."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit and _git(folder, "status", "--porcelain", "--untracked-files=no"):
         return f"{commit}+dirty"
@@ -65,7 +65,7 @@ def _find_commit(folder: Path) -> str | None:
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """Ask git, without running hooks of the repository; None where there is no git or repository."""
+    """Run git without the repository's hooks; None if git or the repository is missing."""
     safe = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "--no-optional-locks")
     try:
         done = subprocess.run(
@@ -77,7 +77,7 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def _processor() -> str:
-    """Name the processor as Linux does; what `platform` knows elsewhere."""
+    """Return the CPU model as Linux reports it; elsewhere, as `platform` does."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The records of trainings and decodings: run.json and train.jsonl."""
+"""Records of training and decoding runs: run.json and train.jsonl."""
 
 import json
 import logging
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished training, `run.json` in its folder; the base model alone is one of kind `none`."""
+    """A finished training run, `run.json` in its folder; the base model alone has kind `none`."""
 
-    name: str  # of the experiment; its runs with other seeds have the same
-    kind: str  # of its adapters, joined with +
+    name: str  # of the experiment; shared by its runs with other seeds
+    kind: str  # adapter types, joined with +
     tasks: list[str]
     base_fingerprint: str
     params_base: int
@@ -38,12 +38,12 @@ class RunRecord:
     steps: int
     seed: int
     versions: dict[str, str]
-    recipe_commit: Annotated[  # of the working folder; earlier records call it `commit`
+    recipe_commit: Annotated[  # of the working folder; called `commit` in earlier records
         str | None, Field(validation_alias=AliasChoices("recipe_commit", "commit"))
     ]
     command: str
-    cpu_seconds: float = 0.0  # of the training's process, start-up included; 0 where nothing was trained
-    toolkit_commit: str | None = None  # of adaptkit itself, where it is installed from a checkout
+    cpu_seconds: float = 0.0  # of the training process, start-up included; 0 if nothing was trained
+    toolkit_commit: str | None = None  # of adaptkit itself, if installed from a checkout
     device: str = ""
     host: str = ""
     date: str = ""  # ISO 8601, with the offset from UTC
@@ -54,13 +54,13 @@ class RunRecord:
 
     @classmethod
     def read(cls, path: Path) -> "RunRecord":
-        """Read a record; CheckpointError where it is missing, broken or incomplete."""
+        """Read a record; CheckpointError if it is missing, damaged or incomplete."""
         return _read(cls, path, "'adaptkit train' (for the base alone 'adaptkit decode --base-only')")
 
 
 @dataclass(frozen=True)
 class DecodeRecord:
-    """A finished decoding, `run.json` in a `decode_<set>` beside the record of what decoded."""
+    """A finished decoding run, `run.json` in a `decode_<set>` folder of the experiment or base model."""
 
     set_name: str
     num_utterances: int
@@ -72,7 +72,7 @@ class DecodeRecord:
 
     @property
     def rtf(self) -> float:
-        """The real-time factor: seconds of decoding per second of recording."""
+        """The real-time factor: seconds of decoding per second of audio."""
         return self.decode_seconds / self.audio_sec
 
     def write(self, path: Path) -> None:
@@ -81,34 +81,34 @@ class DecodeRecord:
 
     @classmethod
     def read(cls, path: Path) -> "DecodeRecord":
-        """Read a record; CheckpointError where it is missing, broken or incomplete."""
+        """Read a record; CheckpointError if it is missing, damaged or incomplete."""
         return _read(cls, path, "'adaptkit decode'")
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How a training went: training loss and validation WER (percent), each as (step, value) in order."""
+class LearningCurves:
+    """Training loss and validation WER (percent) of a run, each as (step, value) in order of steps."""
 
     loss: tuple[tuple[int, float], ...] = ()
     wer: tuple[tuple[int, float], ...] = ()
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a `train.jsonl`; the line that a kill cut short is left out, with a warning."""
+    """Yield the events of a `train.jsonl`; a line cut short by a kill is skipped with a warning."""
     for number, line in enumerate(split_lines(read_text(path)), start=1):
         try:
             event = json.loads(line)
             event["event"], event["step"]
         except (json.JSONDecodeError, KeyError, TypeError):
-            log.warning("%s:%d: left out, cut short when a run was killed", path, number)
+            log.warning("%s:%d: incomplete line skipped; the run was killed while writing it", path, number)
         else:
             yield event
 
 
-def read_progress(path: Path) -> Progress:
+def read_curves(path: Path) -> LearningCurves:
     """Read loss and WER from a `train.jsonl`.
 
-    Steps that a killed run did past its last save give way to those done again.
+    A step that was logged again after resuming replaces the one logged before the run was killed.
     """
     curves: dict[str, dict[int, float]] = {"loss": {}, "wer": {}}
     shown = {"step": "loss", "valid": "wer"}
@@ -117,12 +117,12 @@ def read_progress(path: Path) -> Progress:
         if name in event:
             curves[name][event["step"]] = event[name]
     loss, wer = (tuple(sorted(curves[name].items())) for name in ("loss", "wer"))
-    return Progress(loss, wer)
+    return LearningCurves(loss, wer)
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What a run made, as its record tells it."""
+class RecordedModel:
+    """The fields of a record that describe the model."""
 
     name: str  # of the experiment
     kind: str
@@ -133,25 +133,25 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Effort:
-    """What a training took."""
+    """The time, epochs and steps that training took."""
 
     seconds: float = 0.0
     epochs: int = 0
     steps: int = 0
     seed: int = 0
-    is_ours: bool = True  # false where another process trained
+    is_ours: bool = True  # false if another process did the training
 
 
 def write_record(
     folder: Path,
-    made: Recorded,
+    made: RecordedModel,
     *,
     base_fingerprint: str,
     params_base: int,
     device: str,
     effort: Effort | None = None,
 ) -> None:
-    """Write `run.json` for the report; without `effort` nothing was trained."""
+    """Write `run.json` into a folder; `effort` is None if nothing was trained."""
     took = effort or Effort(is_ours=False)
     RunRecord(
         name=made.name,
@@ -182,7 +182,7 @@ def _write(record: RunRecord | DecodeRecord, path: Path) -> None:
 
 
 def _read(kind: Callable[..., Record], path: Path, command: str) -> Record:
-    """Read a record of a kind that `command` writes."""
+    """Read a record that `command` writes."""
     if not Path(path).exists():
         raise CheckpointError(f"{path}: no such file; {command} writes it when it is done")
     try:

@@ -1,10 +1,10 @@
-"""Tables of text: aligned columns for a terminal or a log, and Markdown."""
+"""Format tables as text: aligned columns for a terminal or log, and Markdown."""
 
 from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Lay rows out in columns, the first `left` of them flush left and the others flush right.
+    """Format rows as aligned columns, the first `left` flush left and the others flush right.
 
     >>> print(aligned([["speaker", "WER"], ["bob", "7.50"]]))
     speaker   WER
@@ -17,7 +17,7 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Write rows as a Markdown table whose first row is the head.
+    """Format rows as a Markdown table whose first row is the header.
 
     >>> print(markdown([["speaker", "WER"], ["bob", "7.50"]]))
     | speaker | WER |

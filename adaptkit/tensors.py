@@ -1,7 +1,7 @@
-"""Files of named tensors, sealed by a checksum, and what is done with the tensors of a whole model.
+"""Files of named tensors with a checksum, and operations on the tensors of a whole model.
 
-The files are safetensors with a json header, never a pickle. The header begins with the CRC-32 of the whole
-file, the seal itself being zeros in it, so that a flipped bit is noticed.
+The files are safetensors with a json header, never pickles. The header begins with the CRC-32 of the whole
+file, computed with zeros in place of the checksum, so that a flipped bit is detected.
 """
 
 import hashlib
@@ -18,41 +18,41 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from adaptkit.errors import CheckpointError, listed
-from adaptkit.files import describe, replacing
+from adaptkit.files import explain_os_error, replacing
 
-_BEFORE_SEAL = b'{"__metadata__":{"adaptkit":"{\\"crc32\\": \\"'  # after 8 bytes of length
-_UNSEALED = "00000000"
-_SEAL = slice(8 + len(_BEFORE_SEAL), 8 + len(_BEFORE_SEAL) + len(_UNSEALED))
+_HEAD = b'{"__metadata__":{"adaptkit":"{\\"crc32\\": \\"'  # follows 8 bytes of length
+_NO_CHECKSUM = "00000000"
+_CHECKSUM = slice(8 + len(_HEAD), 8 + len(_HEAD) + len(_NO_CHECKSUM))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write named tensors and a json header atomically, under a seal."""
+    """Write named tensors and a json header atomically, with a checksum."""
     own = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    content = safetensors.torch.save(own, {"adaptkit": json.dumps({"crc32": _UNSEALED, **header})})
-    if not content.startswith(_BEFORE_SEAL, 8):
+    content = safetensors.torch.save(own, {"adaptkit": json.dumps({"crc32": _NO_CHECKSUM, **header})})
+    if not content.startswith(_HEAD, 8):
         raise CheckpointError(
-            f"{path}: not written: safetensors {metadata.version('safetensors')} puts a header elsewhere; "
-            "install the version in requirements.lock"
+            f"{path}: not written: safetensors {metadata.version('safetensors')} orders its header "
+            "differently; install the version in requirements.lock"
         )
     whole = memoryview(content)
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.writelines((whole[: _SEAL.start], _checksum(content), whole[_SEAL.stop :]))
+        file.writelines((whole[: _CHECKSUM.start], _checksum(content), whole[_CHECKSUM.stop :]))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read named tensors and their json header, both of one file even where it is replaced meanwhile.
+    """Read named tensors and their json header from one version of a file, even if it is replaced meanwhile.
 
-    A file whose seal does not match is a CheckpointError, as one is that is truncated or of another program.
+    A file that is damaged, truncated or written by another program is a CheckpointError.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; 'adaptkit train' writes it") from error
     except OSError as error:
-        raise CheckpointError(describe(error, path)) from error
+        raise CheckpointError(explain_os_error(error, path)) from error
     try:
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
@@ -61,31 +61,28 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     try:
         length = int.from_bytes(content[:8], "little")
-        fields = json.loads(content[8 : 8 + length])["__metadata__"]  # which `load` does not give
+        fields = json.loads(content[8 : 8 + length])["__metadata__"]  # `load` does not return them
         header = dict(json.loads(fields["adaptkit"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: a safetensors file, but not written by adaptkit") from error
-    if not content.startswith(_BEFORE_SEAL, 8):
+    if not content.startswith(_HEAD, 8):
         raise CheckpointError(
-            f"{path}: of an earlier adaptkit, or damaged: it has no seal; train, export or copy it again"
+            f"{path}: damaged, or of an earlier adaptkit: it has no checksum; train, export or copy it again"
         )
-    if content[_SEAL] != _checksum(content):
-        raise CheckpointError(
-            f"{path}: damaged: header and weights are not those that were written; "
-            "copy, export or train it again"
-        )
+    if content[_CHECKSUM] != _checksum(content):
+        raise CheckpointError(f"{path}: damaged: the checksum does not match; copy, export or train it again")
     header.pop("crc32", None)
     return tensors, header
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights whose names and shapes are all the model's, and no others."""
+    """Load weights into a model; their names and shapes must be exactly the model's."""
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     reshaped = [name for name in own if name in weights and own[name].shape != weights[name].shape]
     problems = [
         f"{what}: {listed(names, 3)}"
-        for what, names in (("missing", missing), ("not in the model", extra), ("of another shape", reshaped))
+        for what, names in (("missing", missing), ("not in the model", extra), ("wrong shape", reshaped))
         if names
     ]
     if problems:
@@ -94,7 +91,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
 
 
 def average_tensors(weights: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Average the weights of several checkpoints; whole numbers, such as counters, are the last one's."""
+    """Average the weights of several checkpoints; integers, such as counters, come from the last one."""
     return {
         name: torch.stack([entry[name] for entry in weights]).mean(dim=0)
         if tensor.is_floating_point()
@@ -113,8 +110,8 @@ def hash_tensors(tensors: Mapping[str, Tensor], *, num_bytes: int = 16, prefix: 
 
 
 def _checksum(content: bytes) -> bytes:
-    """Give the seal that belongs to a file, without a copy of it."""
+    """Compute the checksum of a file's content without copying it."""
     whole, checksum = memoryview(content), 0
-    for part in (whole[: _SEAL.start], _UNSEALED.encode(), whole[_SEAL.stop :]):
+    for part in (whole[: _CHECKSUM.start], _NO_CHECKSUM.encode(), whole[_CHECKSUM.stop :]):
         checksum = zlib.crc32(part, checksum)
     return f"{checksum:08x}".encode()

@@ -1,6 +1,6 @@
-"""Tokens: characters, or BPE pieces by sentencepiece (Kudo and Richardson, 2018, arXiv:1808.06226).
+"""Token lists of characters or of BPE pieces by sentencepiece (Kudo and Richardson, 2018, arXiv:1808.06226).
 
-The list follows ESPnet: `<blank>` is token 0, then `<unk>`, then the pieces, and `<sos/eos>` is the last.
+The order is ESPnet's: `<blank>` is token 0, followed by `<unk>` and the pieces; `<sos/eos>` is last.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ BLANK, UNK, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
 
 @dataclass(frozen=True)
 class TokenList:
-    """What a recogniser's outputs mean; `bpe_model` is a sentencepiece file, None for characters."""
+    """The output tokens of a recogniser; `bpe_model` is a sentencepiece file, None for characters."""
 
     tokens: tuple[str, ...]
     bpe_model: Path | None = None
@@ -28,13 +28,13 @@ class TokenList:
         if not self.tokens:
             raise CheckpointError("the token list is empty")
         if len(set(self.tokens)) != len(self.tokens):
-            raise CheckpointError(f"the token list holds a token twice ({len(self.tokens)} tokens)")
+            raise CheckpointError(f"the token list contains duplicates ({len(self.tokens)} tokens)")
         if self.tokens[0] != BLANK:
             raise CheckpointError(f"the first token is '{self.tokens[0]}'; CTC needs {BLANK} there")
         object.__setattr__(self, "_ids", {token: index for index, token in enumerate(self.tokens)})
 
     def encode(self, text: str) -> list[int]:
-        """Give the token ids of a text; what the list does not hold becomes `<unk>`.
+        """Return the token ids of a text; pieces outside the list become `<unk>`.
 
         >>> TokenList((BLANK, UNK, SPACE, "A", "B", SOS_EOS)).encode("AB A")
         [3, 4, 2, 3]
@@ -43,7 +43,7 @@ class TokenList:
         return [self._ids.get(piece, unknown) for piece in self._split(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Give the text of token ids; blank and sentence marks vanish, `<unk>` stays visible.
+        """Return the text of token ids; blanks and sentence marks are dropped, `<unk>` is kept.
 
         >>> TokenList((BLANK, UNK, SPACE, "A", "B", SOS_EOS)).decode([0, 3, 4, 2, 3, 5])
         'AB A'
@@ -55,7 +55,7 @@ class TokenList:
         )  # \u2581 marks the start of a word in sentencepiece
 
     def unknown_in(self, text: str) -> list[str]:
-        """Give the pieces of a text that the list does not hold."""
+        """Return the pieces of a text that are not in the list, sorted."""
         return sorted({piece for piece in self._split(text) if piece not in self._ids})
 
     def _split(self, text: str) -> list[str]:
@@ -72,7 +72,7 @@ class TokenList:
 
 
 def char_tokens(texts: Iterable[str]) -> TokenList:
-    """Make the list of the characters that occur in some texts.
+    """Make a token list of the characters that occur in the texts.
 
     >>> char_tokens(["AB A"]).tokens
     ('<blank>', '<unk>', '<space>', 'A', 'B', '<sos/eos>')
@@ -82,7 +82,7 @@ def char_tokens(texts: Iterable[str]) -> TokenList:
 
 
 def bpe_tokens(texts: Sequence[str], num_tokens: int, model_path: Path) -> TokenList:
-    """Train BPE on some texts, write the sentencepiece model, and list its `num_tokens` tokens."""
+    """Train BPE on texts, write the sentencepiece model and return its list of `num_tokens` tokens."""
     with replacing(model_path) as temporary, open(temporary, "wb") as file:
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -105,14 +105,14 @@ def bpe_tokens(texts: Sequence[str], num_tokens: int, model_path: Path) -> Token
 
 
 def refuse_unknown(tokens: TokenList, texts: dict[str, str], where: str) -> None:
-    """Refuse texts with pieces outside the token list, naming the utterances and the pieces."""
+    """Refuse texts with pieces outside the token list; the error names utterances and pieces."""
     unknown = {utt_id: tokens.unknown_in(text) for utt_id, text in texts.items()}
     unknown = {utt_id: pieces for utt_id, pieces in unknown.items() if pieces}
     if not unknown:
         return
     pieces = sorted({repr(piece) for found in unknown.values() for piece in found})
     raise DataError(
-        f"{where}/text: {len(unknown)} utterances hold {listed(pieces)}, outside the base model's "
-        f"{len(tokens.tokens)} tokens: {listed(sorted(unknown), 5)}; spell them with the model's tokens "
-        "or leave these utterances out"
+        f"{where}/text: {len(unknown)} utterances contain {listed(pieces)}, not among the base model's "
+        f"{len(tokens.tokens)} tokens: {listed(sorted(unknown), 5)}; respell them with the model's tokens "
+        "or remove these utterances"
     )

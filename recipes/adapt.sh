@@ -1,104 +1,61 @@
 #!/usr/bin/env bash
-# Adapt a base model to the tasks of a corpus, from its recordings to a report. Run it from egs/<corpus>.
+# Adapt a base model to the speakers of a corpus, from its recordings to a report. Run it from egs/<corpus>.
 #
-#   1 prepare data   2 validate   3 features and CMVN   4 SpecAugment   5 base model   6 adapter training
+#   1 prepare data   2 validate   3 features and CMVN   4 augmentation   5 base model   6 adapter training
 #   7 decoding       8 scoring    9 report
 #
-# A finished stage can run again and changes nothing; a stopped one goes on where it was.
-# With --adapter "hra tpa" --seeds "1 2 3" stages 6 to 9 are over each of them: exp/hra/1, exp/hra/2 ...
-# With --augment "plain mixed" they are over adapters trained with each augmentation, or over base models with --adapt false.
+# A finished stage can run again and changes nothing; a stopped one goes on where it was. With --adapt false the
+# experiment is the base model itself. compare.sh runs this for several adapters, augmentations and seeds.
 
 set -euo pipefail
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # options
-config=                          # the experiment's yaml
+config=                          # yaml of the experiment
 corpus=                          # folder of the corpus as distributed, where the recipe does not make it
 sets="train valid test"          # data sets that local/prepare.py makes
-test_sets="test"                 # those to decode and score with the base model and with adapters
-base_test_sets=                  # those to decode and score with the base model alone
-train_base=true                  # train the base model of the yaml; false takes the one that lies there
+test_sets="test"                 # data sets to decode and score with the base model and with adapters
+base_test_sets=                  # data sets to decode and score with the base model alone
+train_base=true                  # train the base model of the yaml; false uses the one in its folder
+decode_base=true                 # decode and score with the base model alone too; false where that is done
 adapt=true                       # train and decode adapters; false stops at the base model
-adapter=                         # yaml files of conf/adapters in place of the config's adapters, or all
-augment=                         # policies of conf/augment in place of the config's augmentation
-seeds=1                          # with --adapter or --augment: seeds to train each of them with, as in "1 2 3"
-exp=exp/residual                 # folder of the experiment, where neither is given
-expdir=exp                       # folder of the experiments otherwise, of the base model alone and of reports
-minus="residual full plain mixed mixed_mild" # of several experiments: those that the others are compared with, where they are there
+adapter=                         # other adapters than the yaml's: a row of its 'compare:', a name in conf/adapters, or a type
+augment=                         # other augmentation than the yaml's: a policy of conf/augment
+seed=                            # other seed than the yaml's
+exp=                             # folder of the experiment; none names it after the adapters, augmentation and seed
+expdir=exp                       # folder of all experiments, of the base model's results and of reports
 prepare_options=                 # further words for local/prepare.py
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
 stage=1                          # first stage to run
 stop_stage=9                     # last stage to run
 nj=2                             # jobs for features
-jobs=1                           # adapter trainings and decodings at a time, which share the cores
 cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
 # end
 
 . "$recipes/lib.sh"
 parse_options "$recipes/adapt.sh" "$@"
 need_adaptkit
-[ -n "$config" ] || die 2 "--config is needed; see --help"
-read -r -a run <<<"${cmd:-$recipes/run.sh}"
+need_config
+need_policies
+$adapt || [ -z "$adapter" ] || die 2 "--adapter has no meaning for a base model, which --adapt false stops at"
+[ -z "$adapter" ] || need_adapter "$adapter"
+run=("$recipes/run_local.sh")
+[ -z "$cmd" ] || read -r -a run <<<"$cmd"
 read -r -a prepare <<<"$prepare_options"
-overrides=()
+overrides=() chosen=()
 for word in $set; do overrides+=(--set "$word"); done
-none=$expdir/none
-experiments=()
-[ "$adapter" != all ] || [ -d conf/adapters ] || die 2 "--adapter all: there is no conf/adapters here; name some"
-[ "$adapter" != all ] || adapter=$(find conf/adapters -name '*.yaml' -exec basename {} .yaml \; | LC_ALL=C sort)
-for name in $adapter; do find_adapter "$name" >/dev/null; done
-[ -z "$adapter" ] || [ -z "$augment" ] || die 2 "give --adapter or --augment, not both"
-[[ " $augment " != *" own "* ]] || die 2 "--augment names policies of conf/augment; 'own' is said in the yaml"
-[ -z "$augment" ] || [[ $set != *augment* ]] || die 2 "--augment and --set both change the augmentation; write a policy"
-varied=$adapter$augment
-for seed in $seeds; do  # one seed of all, then the next, so that a stopped comparison is whole for some seeds
-  for name in $varied; do experiments+=("$expdir/$name/$seed"); done
-done
-[ -n "$varied" ] || experiments=("$exp")
-bases=()  # base models in the place of experiments
-if ! $adapt; then
-  [ -z "$augment" ] || bases=("${experiments[@]}")
-  experiments=()
-fi
-alone="$base_test_sets $test_sets"  # decoded with the one base model alone
-[ "${#bases[@]}" = 0 ] || alone=
-
-choose() {  # folder of an experiment: what --adapter or --augment says of it
-  local name seed
-  name=$(basename "$(dirname "$1")") seed=$(basename "$1") chosen=()
-  [ -z "$adapter" ] || chosen=(--adapter "$(find_adapter "$name")" --seed "$seed")
-  [ -z "$augment" ] || chosen=(--augment "$name" --seed "$seed")
-}
-
-train() {  # folder of an experiment
-  local chosen
-  choose "$1"
-  "${run[@]}" "$1/log/train.log" adaptkit train "$config" "${chosen[@]}" --exp "$1" --resume "${overrides[@]}"
-}
-
-train_one_base() {  # folder of a base model
-  local chosen
-  choose "$1"
-  "${run[@]}" "$1/log/train.log" adaptkit base train "$config" "${chosen[@]}" --exp "$1" --resume "${overrides[@]}"
-}
-
-decode() {  # folder of an experiment or a base model
-  for name in $test_sets; do
-    "${run[@]}" "$1/log/$name.log" adaptkit decode "$1" "dump/$name" --out "$1/decode_$name"
-  done
-}
-
-score() {  # folder of an experiment or a base model
-  local compare=()
-  for name in $test_sets; do
-    [ -z "$alone" ] || compare=(--compare "$none/decode_$name")
-    adaptkit score "data/$name" "$1/decode_$name" "${compare[@]}"
-  done
-}
-
-is_scored() {  # folder of an experiment or a base model: on every test set
-  for name in $test_sets; do [ -f "$1/decode_$name/score.json" ] || return 1; done
-}
+[ -z "$adapter" ] || chosen+=(--adapter "$adapter")
+[ -z "$augment" ] || chosen+=(--augment "$augment")
+[ -z "$seed" ] || chosen+=(--seed "$seed")
+base=$config none=$expdir/none base_log=$expdir/log/base.log base_chosen=()
+is_base=false  # trained as an experiment of its own, rather than in the yaml's base.dir
+$adapt || [ -z "$exp$augment$seed" ] || is_base=true
+name=${adapter:-${augment:-$(name_of "$config")}}
+exp=${exp:-$expdir/$(basename "$name" .yaml)${seed:+/$seed}}
+if $is_base; then base=$exp none=$exp base_log=$exp/log/train.log base_chosen=("${chosen[@]}" --exp "$exp"); fi
+decoded_alone="$base_test_sets $test_sets" adapted="$test_sets" reported=("$none" "$exp" --minus none)
+$decode_base || decoded_alone=""
+if ! $adapt; then adapted="" reported=("$none"); fi
 
 if is_stage 1 "prepare data"; then
   "${run[@]}" data/log/prepare.log python local/prepare.py ${corpus:+"$corpus"} data "${prepare[@]}"
@@ -115,61 +72,37 @@ if is_stage 3 "features and CMVN"; then
   done
 fi
 
-if is_stage 4 "SpecAugment"; then
+if is_stage 4 "augmentation"; then
   shown=("$config" "${overrides[@]}")
-  [ -z "$augment" ] || read -r -a shown <<<"$augment"
+  [ -z "$augment" ] || shown=("$augment")
   adaptkit augment show "${shown[@]}" --data "dump/${sets%% *}" --out "$expdir/augment"
 fi
 
-if is_stage 5 "base model" && $train_base; then
-  if [ "${#bases[@]}" = 0 ]; then
-    "${run[@]}" "$expdir/log/base.log" adaptkit base train "$config" --resume "${overrides[@]}"
-  else
-    for_each train_one_base "${bases[@]}"
-  fi
+if $train_base && is_stage 5 "base model"; then
+  "${run[@]}" "$base_log" adaptkit base train "$config" "${base_chosen[@]}" --resume "${overrides[@]}"
 fi
 
-if is_stage 6 "adapter training"; then
-  for_each train "${experiments[@]}"
+if $adapt && is_stage 6 "adapter training in $exp"; then
+  "${run[@]}" "$exp/log/train.log" adaptkit train "$config" "${chosen[@]}" --exp "$exp" --resume "${overrides[@]}"
 fi
 
 if is_stage 7 "decoding"; then
-  for name in $alone; do
-    "${run[@]}" "$none/log/$name.log" adaptkit decode "$config" "dump/$name" --base-only --out "$none/decode_$name"
+  for name in $decoded_alone; do
+    "${run[@]}" "$none/log/$name.log" adaptkit decode "$base" "dump/$name" --base-only --out "$none/decode_$name"
   done
-  for_each decode "${experiments[@]}" "${bases[@]}"
+  for name in $adapted; do
+    "${run[@]}" "$exp/log/$name.log" adaptkit decode "$exp" "dump/$name" --out "$exp/decode_$name"
+  done
 fi
 
 if is_stage 8 "scoring"; then
-  for name in $alone; do adaptkit score "data/$name" "$none/decode_$name"; done
-  for_each score "${experiments[@]}" "${bases[@]}"
+  for name in $decoded_alone; do adaptkit score "data/$name" "$none/decode_$name"; done
+  for name in $adapted; do
+    adaptkit score "data/$name" "$exp/decode_$name" --compare "$none/decode_$name"
+  done
 fi
 
 if is_stage 9 "report"; then
-  for name in $base_test_sets; do adaptkit report "$none" --set "$name"; done
-  several=()
-  for name in $test_sets; do several+=(--set "$name"); done
-  reported=("${experiments[@]}" "${bases[@]}") compared=()
-  if [ -n "$varied" ]; then  # with those of other calls, or one would be reported by itself
-    reported=()
-    for folder in "$expdir"/*/[0-9]*; do
-      if is_scored "$folder"; then reported+=("$folder"); fi
-    done
-    for other in $minus; do
-      [[ " ${reported[*]}" != *" $expdir/$other/"* ]] || compared+=(--minus "$other")
-    done
-  fi
-  [ -z "$alone" ] || reported=("$none" "${reported[@]}") compared=(--minus none "${compared[@]}")
-  for name in $test_sets; do
-    adaptkit report "${reported[@]}" --set "$name" "${compared[@]}"
-    for form in md html; do
-      output=$expdir/report_$name.$form
-      adaptkit report "${reported[@]}" --set "$name" "${compared[@]}" --format "$form" --output "$output"
-      say "wrote $output"
-    done
-  done
-  if [ "${#several[@]}" -gt 2 ]; then
-    adaptkit report "${reported[@]}" "${several[@]}" "${compared[@]}" --format md --output "$expdir/report.md"
-    say "wrote $expdir/report.md, all sets side by side"
-  fi
+  for name in $base_test_sets; do adaptkit report "$none" --test-set "$name"; done
+  report_sets "${reported[@]}"
 fi

@@ -1,4 +1,4 @@
-# What recipes share: options, messages, and where to run commands. Sourced by bash.
+# What recipes share: options, messages, where commands run, and reports. Sourced by bash.
 
 say() {  # one line of progress, on stderr like every message that is not a result
   printf '%s %s\n' "$(date +%H:%M:%S)" "$*" >&2
@@ -43,7 +43,39 @@ parse_options() {
 
 # Refuse to start without the program that every stage runs.
 need_adaptkit() {
-  command -v adaptkit >/dev/null || die 1 "adaptkit is not on PATH; 'make install' puts it into .venv/bin"
+  command -v adaptkit >/dev/null || die 1 "adaptkit is not on PATH; activate the environment it is installed in"
+}
+
+# Refuse an experiment's yaml that is not given or not there.
+need_config() {
+  [ -n "$config" ] || die 2 "--config is needed; see --help"
+  [ -f "$config" ] || die 2 "no $config here; --config names the yaml of an experiment"
+}
+
+# Refuse augmentations that would not be the ones that stage 4 shows.
+need_policies() {
+  [ -z "$augment" ] || [ -z "$adapter" ] || die 2 "give --adapter or --augment, not both"
+  [[ " $augment " != *" own "* ]] || die 2 "--augment names policies of conf/augment; the yaml says 'own'"
+  [ -z "$augment" ] || [[ $set != *augment* ]] || die 2 "--augment and --set both change the augmentation; write a policy"
+}
+
+# Print the name of an experiment, as its yaml gives it.
+name_of() {
+  sed -n 's/^name: *\([A-Za-z0-9_.+-]*\).*/\1/p' "$1"
+}
+
+# List the rows of the section 'compare:' of an experiment's yaml.
+list_rows() {
+  sed -n '/^compare:/,/^[a-z]/s/^  \([A-Za-z0-9_.+-]*\):.*/\1/p' "$1"
+}
+
+# Refuse adapters that 'adaptkit train --adapter' would not find.
+need_adapter() {
+  local folder
+  [[ $1 != *.yaml ]] || [ ! -f "$1" ] || return 0
+  ! list_rows "$config" | grep -qxF -- "$1" || return 0
+  for folder in . .. ../.. ../../..; do [ ! -f "$folder/conf/adapters/$1.yaml" ] || return 0; done
+  adaptkit adapters show "$1" >/dev/null || die 1 "--adapter $1: no such adapters, and no such row of 'compare:' in $config"
 }
 
 # Find out whether a stage is to be run, and say so.
@@ -52,20 +84,25 @@ is_stage() {
   say "stage $1: $2"
 }
 
+# Report scored runs on each of $test_sets, and on all of them side by side.
+report_sets() {  # words of 'adaptkit report'
+  local name form all=()
+  for name in $test_sets; do
+    all+=(--test-set "$name")
+    adaptkit report "$@" --test-set "$name"
+    for form in md html; do
+      adaptkit report "$@" --test-set "$name" --format "$form" --out "$expdir/report_$name.$form"
+      say "wrote $expdir/report_$name.$form"
+    done
+  done
+  if [ "${#all[@]}" -gt 2 ]; then
+    adaptkit report "$@" "${all[@]}" --format md --out "$expdir/report.md"
+    say "wrote $expdir/report.md, all sets side by side"
+  fi
+}
+
 # Threads that wait by spinning make training several times slower when another program wants a core too.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
-
-# Name the yaml of an adapter: the corpus's own in conf/adapters, else the one that all share.
-find_adapter() {
-  local folder
-  for folder in conf/adapters "$recipes/../conf/adapters"; do
-    if [ -f "$folder/$1.yaml" ]; then
-      echo "$folder/$1.yaml"
-      return
-    fi
-  done
-  die 1 "no conf/adapters/$1.yaml, here or in $(cd "$recipes/.." && pwd)"
-}
 
 # Call a function with each of several words, $jobs of them at a time; fail, at the end, if one of them did.
 for_each() {

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Train Submodels of many speakers and enrol new ones, from recordings to reports. Run it from egs/<corpus>.
+# Train Submodels of many speakers and enroll new ones, from recordings to reports. Run it from egs/<corpus>.
 #
-#   1 data, features and base model   2 one job for all   3 a job each for a few   4 spaces   5 enrolment of new speakers
-#   6 decoding and scoring            7 every Submodel on every speaker            8 reports
+#   1 data, features and base model   2 one job for all speakers   3 one job per speaker, for a few   4 speaker embeddings
+#   5 enrollment of new speakers      6 decoding and scoring       7 every Submodel on every speaker  8 reports
 #
 # A finished stage can run again and changes nothing; a stopped one goes on where it was.
 
@@ -10,28 +10,28 @@ set -euo pipefail
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # options
-config=conf/submodels.yaml       # yaml of the one job; the spaces and the single jobs change it
-base_config=                     # yaml of the base model to train; none takes the one that lies there
+config=conf/submodels.yaml       # yaml of the one job, which those with speaker embeddings and those of one speaker change
+base_config=                     # yaml of the base model to train; none uses the one in its folder
 corpus=                          # folder of the corpus as distributed, where the recipe does not make it
 prepare_options=                 # further words for local/prepare.py
 sets="train valid test"          # data sets that local/prepare.py makes
 known=                           # list of the speakers to train, where sets hold others: makes dump/known_<set>
-new=                             # list of the speakers to enrol, where sets hold others: makes dump/new_<set>
+new=                             # list of the speakers to enroll, where sets hold others: makes dump/new_<set>
 train=train                      # set that the yaml trains on
 valid=valid                      # set that the yaml validates on
 test=test                        # set of the same speakers, to decode and score
-few=                             # list of speakers that get a job each
-enrol=new_train                  # set of new speakers, to enrol them with
+few=                             # list of the speakers that get a job of their own too
+enroll=new_train                 # set of new speakers, to enroll them with
 new_test=new_test                # set of new speakers, to decode and score
 base_test=                       # data directory of the base model's own speakers, with features
-cross=2                          # utterances of a speaker that every Submodel recognises
-spaces="4 16 64"                 # numbers a speaker in the spaces
-counts="1 5 20 100"              # utterances to enrol a new speaker with
-starts="mean nearest"            # where enrolment starts: mean, nearest or new
+cross=2                          # utterances of each speaker that every Submodel transcribes
+embeddings="4 16 64"             # dimensions of the speaker embeddings, a training for each
+counts="1 5 20 100"              # utterances to enroll a new speaker with
+starts="mean nearest"            # where enrollment starts: mean, nearest or new
 expdir=exp/submodels             # folder of the experiments and of reports
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
-space_set=                       # further changes for the spaces
-enrol_set=                       # further changes for enrolment, of train.* alone
+embedding_set=                   # further changes for speaker embeddings
+enroll_set=                      # further changes for enrollment, of train.* alone
 stage=1                          # first stage to run
 stop_stage=8                     # last stage to run
 nj=2                             # jobs for features
@@ -43,23 +43,23 @@ cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its
 parse_options "$recipes/submodels.sh" "$@"
 need_adaptkit
 [ -f "$config" ] || die 2 "no $config here; --config names the yaml"
-[ -f "$few" ] || die 2 "--few: no list '$few'; name one with a speaker a line"
+[ -f "$few" ] || die 2 "--few: no list '$few'; name one with one speaker per line"
 [ -z "$known" ] || [ -n "$new" ] || die 2 "--known needs --new too, for the other speakers"
 [ -z "$new" ] || [ -n "$known" ] || die 2 "--new needs --known too, for the speakers to train"
-read -r -a run <<<"${cmd:-$recipes/run.sh}"
-overrides=()
-space_overrides=() enrol_overrides=()
+run=("$recipes/run_local.sh")
+[ -z "$cmd" ] || read -r -a run <<<"$cmd"
+overrides=() embedding_overrides=() enroll_overrides=()
 for word in $set; do overrides+=(--set "$word"); done
-for word in $space_set; do space_overrides+=(--set "$word"); done
-for word in $enrol_set; do enrol_overrides+=(--set "$word"); done
+for word in $embedding_set; do embedding_overrides+=(--set "$word"); done
+for word in $enroll_set; do enroll_overrides+=(--set "$word"); done
 mapfile -t speakers < <(cut -d' ' -f1 "$few")
-banks=("$expdir/one_job")
-for size in $spaces; do banks+=("$expdir/space_$size"); done
+trained=("$expdir/one_job")
+for size in $embeddings; do trained+=("$expdir/space_$size"); done
 enrolled=()  # as in exp/submodels/space_16_nearest_5
 for count in $counts; do
-  for start in $starts; do enrolled+=("${banks[@]/%/_${start}_$count}"); done
+  for start in $starts; do enrolled+=("${trained[@]/%/_${start}_$count}"); done
 done
-known_decoded=("$expdir/none" "${banks[@]}")
+known_decoded=("$expdir/none" "${trained[@]}")
 few_decoded=("$expdir/none" "$expdir/one_job" "$expdir/each_job")
 new_decoded=("$expdir/none" "${enrolled[@]}")
 decoded=("${known_decoded[@]/%//decode_$test}" "${few_decoded[@]/%//decode_few_$test}" "${new_decoded[@]/%//decode_$new_test}")
@@ -79,16 +79,16 @@ train_alone() {  # a speaker
     --set "name=$1" --set "data.train=$data/train" --set "data.valid=$data/valid"
 }
 
-train_space() {  # numbers a speaker
+train_embedding() {  # dimensions
   local name=space_$1
   "${run[@]}" "$expdir/$name/log/train.log" adaptkit train "$config" --exp "$expdir/$name" --resume "${overrides[@]}" \
-    --set "name=$name" --set adapters.0.bank=space --set "adapters.0.space_dim=$1" "${space_overrides[@]}"
+    --set "name=$name" --set adapters.0.bank=space --set "adapters.0.space_dim=$1" "${embedding_overrides[@]}"
 }
 
-enrol() {  # folder of an enrolment
+enroll() {  # folder of an enrollment
   local count=${1##*_} rest=${1%_*}
-  "${run[@]}" "$1/log/enrol.log" \
-    adaptkit submodels add "${rest%_*}" --data "dump/enrol_$count" --start "${rest##*_}" --out "$1" "${enrol_overrides[@]}"
+  "${run[@]}" "$1/log/enroll.log" adaptkit submodels enroll "${rest%_*}" \
+    --data "dump/enroll_$count" --start "${rest##*_}" --out "$1" "${enroll_overrides[@]}"
 }
 
 decode() {  # folder of hypotheses
@@ -96,16 +96,16 @@ decode() {  # folder of hypotheses
   folder=$(dirname "$1") set=${1##*/decode_}
   case $(basename "$folder") in
     none) how=("$config" --base-only) ;;
-    each_job) how=("$config" --submodels "$folder/bank") ;;
+    each_job) how=("$config" --submodels "$folder/submodels") ;;
     *) how=("$folder") ;;
   esac
   "${run[@]}" "$folder/log/$set.log" adaptkit decode "${how[@]}" "dump/$set" --out "$1"
 }
 
 report() {  # set, experiment to compare with, experiments
-  local words=("${@:3}" --set "$1" --minus none --minus "$2")
+  local words=("${@:3}" --test-set "$1" --minus none --minus "$2")
   adaptkit report "${words[@]}"
-  adaptkit report "${words[@]}" --format md --output "$expdir/report_$1.md"
+  adaptkit report "${words[@]}" --format md --out "$expdir/report_$1.md"
   say "wrote $expdir/report_$1.md"
 }
 
@@ -120,23 +120,24 @@ if is_stage 1 "data, features and base model"; then
   fi
 fi
 
-if is_stage 2 "one job for all"; then
+if is_stage 2 "one job for all speakers"; then
   "${run[@]}" "$expdir/one_job/log/train.log" \
     adaptkit train "$config" --exp "$expdir/one_job" --resume "${overrides[@]}" --set name=one_job
 fi
 
-if is_stage 3 "a job each for a few"; then
+if is_stage 3 "one job per speaker, for a few"; then
   for_each train_alone "${speakers[@]}"
-  for name in "${speakers[@]}"; do adaptkit submodels export "$expdir/jobs/$name" "$expdir/each_job/bank"; done
+  for name in "${speakers[@]}"; do adaptkit submodels export "$expdir/jobs/$name" "$expdir/each_job/submodels"; done
 fi
 
-if is_stage 4 "spaces"; then
-  for_each train_space $spaces
+if is_stage 4 "speaker embeddings"; then
+  read -r -a sizes <<<"$embeddings"
+  for_each train_embedding "${sizes[@]}"
 fi
 
-if is_stage 5 "enrolment of new speakers"; then
-  for count in $counts; do adaptkit data subset "dump/$enrol" "dump/enrol_$count" --per-spk "$count"; done
-  for_each enrol "${enrolled[@]}"
+if is_stage 5 "enrollment of new speakers"; then
+  for count in $counts; do adaptkit data subset "dump/$enroll" "dump/enroll_$count" --per-spk "$count"; done
+  for_each enroll "${enrolled[@]}"
 fi
 
 if is_stage 6 "decoding and scoring"; then

@@ -52,7 +52,7 @@ def test_an_option_of_an_adapter_can_be_set(path):
         ("adapters.1.bottleneck=0", "adapters.1.bottleneck: Input should be greater than 0 (seen: 0)"),
         (
             "adapters.1.kind=residul",
-            "adapters.1: there is no adapter kind 'residul'; did you mean 'residual'?",
+            "adapters.1: there is no adapter type 'residul'; did you mean 'residual'?",
         ),
         ("adapters=[residual]", "adapters.0: expected 'kind: <name>', one of"),
         ("train.schedule=cosin", "train.schedule: Input should be 'constant', 'linear', 'cosine'"),
@@ -81,7 +81,7 @@ def test_other_adapters_name_the_experiment_and_keep_the_rest(path, tmp_path):
     config.write_yaml(
         other, {"adapters": [{"kind": "residual", "bottleneck": 2}], "train": {"max_epochs": 3}}
     )
-    loaded = experiment.load(path, ["train.seed=4"], adapter=other)
+    loaded = experiment.load(path, ["train.seed=4"], adapter=str(other))
     assert (loaded.name, loaded.adapters) == ("small", (residual.Config(bottleneck=2),))
     assert (loaded.train.lr, loaded.train.max_epochs, loaded.train.seed) == (1e-5, 3, 4)
     assert loaded.base == experiment.load(path).base
@@ -89,5 +89,5 @@ def test_other_adapters_name_the_experiment_and_keep_the_rest(path, tmp_path):
 
 def test_a_yaml_of_adapters_holds_nothing_else(path, tmp_path):
     config.write_yaml(tmp_path / "other.yaml", {"adapters": [], "base": {"dir": "exp/other"}})
-    with pytest.raises(ConfigError, match="expected 'adapters' and perhaps 'train', not adapters, base"):
-        experiment.load(path, adapter=tmp_path / "other.yaml")
+    with pytest.raises(ConfigError, match="expected 'adapters' and optionally 'train', found adapters, base"):
+        experiment.load(path, adapter=str(tmp_path / "other.yaml"))

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from adaptkit.errors import AdaptkitError
-from adaptkit.files import describe, read_text, replacing, write_text
+from adaptkit.files import explain_os_error, read_text, replacing, write_text
 
 
 def run(program, **options):
@@ -80,7 +80,7 @@ def test_write_beyond_the_room_there_is_leaves_the_old_file(tmp_path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
     )
     message, _ = writer.communicate()
-    assert message.startswith(f"{path}: larger than files may be here, nothing was written")
+    assert message.startswith(f"{path}: file size limit exceeded, nothing was written")
     assert (read_text(path), os.listdir(tmp_path)) == ("old", ["a"])
 
 
@@ -114,4 +114,4 @@ def test_file_that_is_no_text_is_named(tmp_path):
 
 
 def test_unforeseen_error_is_said_in_the_systems_words():
-    assert describe(OSError(errno.EIO, "Input/output error"), "a") == "a: Input/output error"
+    assert explain_os_error(OSError(errno.EIO, "Input/output error"), "a") == "a: Input/output error"

@@ -75,3 +75,13 @@ def test_functions_have_at_most_60_lines():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60
     ]
     assert long == []
+
+
+def test_files_of_a_run_are_named_in_one_module():
+    names = {"adapter.safetensors", "state.safetensors", "model.pth", "train.jsonl", "run.json", "score.json"}
+    spelt = [
+        name
+        for name, tree in TREES.items()
+        if any(isinstance(n, ast.Constant) and n.value in names for n in ast.walk(tree))
+    ]
+    assert spelt == ["folders.py"]

@@ -2,17 +2,12 @@
 
 import json
 import logging
-import shutil
-import subprocess
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 
-from adaptkit import records
 from adaptkit.errors import CheckpointError
-from adaptkit.provenance import collect_versions, find_recipe_commit, find_toolkit_commit, peak_memory_mb
-from adaptkit.records import DecodeRecord, Progress, RunRecord, read_progress
+from adaptkit.records import DecodeRecord, LearningCurves, RunRecord, read_curves
 
 RUN = RunRecord(
     name="residual64",
@@ -40,11 +35,6 @@ DECODE = DecodeRecord(
     batch_size=1,
     base_only=False,
 )
-
-
-def git(folder, *words):
-    who = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
-    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("record", [RUN, DECODE])
@@ -90,57 +80,20 @@ def test_progress_keeps_losses_and_validations(tmp_path):
         {"event": "valid", "step": 2, "loss": 3.0, "wer": 20.0},
         {"event": "end"},
     )
-    assert read_progress(path) == Progress(loss=((1, 5.0), (2, 4.0)), wer=((2, 20.0),))
+    assert read_curves(path) == LearningCurves(loss=((1, 5.0), (2, 4.0)), wer=((2, 20.0),))
 
 
 def test_steps_done_again_replace_the_first(tmp_path):
     steps = [{"event": "step", "step": step, "loss": loss} for step, loss in ((1, 9.0), (2, 8.0), (2, 7.0))]
-    assert read_progress(write_lines(tmp_path / "train.jsonl", *steps)).loss == ((1, 9.0), (2, 7.0))
+    assert read_curves(write_lines(tmp_path / "train.jsonl", *steps)).loss == ((1, 9.0), (2, 7.0))
 
 
 def test_line_cut_short_is_left_out_with_a_warning(tmp_path, caplog):
     path = write_lines(tmp_path / "train.jsonl", {"event": "step", "step": 1, "loss": 5.0})
     path.write_text(path.read_text() + '{"event": "step", "st')
     with caplog.at_level(logging.WARNING):
-        assert read_progress(path).loss == ((1, 5.0),)
+        assert read_curves(path).loss == ((1, 5.0),)
     assert "train.jsonl:2" in caplog.text
-
-
-def test_versions_name_what_a_result_depends_on():
-    versions = collect_versions()
-    assert list(versions) == ["python", "torch", "torchaudio", "espnet", "adaptkit"]
-    assert versions["espnet"] == "202511"
-
-
-def test_commit_is_none_outside_git(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert find_recipe_commit() is None
-
-
-def test_commit_is_marked_while_tracked_files_differ(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("1")
-    git(tmp_path, "init")
-    git(tmp_path, "add", "file")
-    git(tmp_path, "commit", "-m", "first")
-    clean = find_recipe_commit()
-    (tmp_path / "file").write_text("2")
-    assert len(clean) == 40
-    assert find_recipe_commit() == f"{clean}+dirty"
-
-
-def test_the_commit_of_adaptkit_is_not_that_of_the_repository_it_is_installed_in(tmp_path, monkeypatch):
-    package = tmp_path / "venv/adaptkit"
-    shutil.copytree(
-        Path(records.__file__).parent, package, ignore=shutil.ignore_patterns("conf", "recipes", "egs")
-    )
-    (tmp_path / "file").write_text("1")
-    git(tmp_path, "init")
-    git(tmp_path, "add", "file")
-    git(tmp_path, "commit", "-m", "a stranger's")
-    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
-    assert find_toolkit_commit() is None
 
 
 def test_records_of_before_call_the_recipes_commit_commit(tmp_path):
@@ -154,10 +107,3 @@ def test_records_of_before_call_the_recipes_commit_commit(tmp_path):
     )
     (tmp_path / "run.json").write_text(json.dumps(content))
     assert RunRecord.read(tmp_path / "run.json") == replace(RUN, recipe_commit="abc")
-
-
-def test_peak_memory_is_that_of_this_process():
-    before = peak_memory_mb()
-    block = b"1" * (64 << 20)
-    assert before > 10
-    assert peak_memory_mb() >= len(block) / 2**20

@@ -84,7 +84,7 @@ def test_no_text_gives_no_tokens_and_back():
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ((BLANK, "A", "A"), r"holds a token twice \(3 tokens\)"),
+        ((BLANK, "A", "A"), r"contains duplicates \(3 tokens\)"),
         (("A", BLANK), "the first token is 'A'; CTC needs <blank> there"),
         ((), "the token list is empty"),
     ],
@@ -103,7 +103,7 @@ def test_a_pickled_list_encodes_as_before(bpe):
 
 def test_texts_outside_the_list_are_refused_with_utterances_and_pieces():
     texts = {"utt1": "AB", "utt2": "AX", "utt3": "Y X"}
-    expected = "data/train/text: 2 utterances hold '<space>', 'X', 'Y', .* utt2, utt3; spell"
+    expected = "data/train/text: 2 utterances contain '<space>', 'X', 'Y', .* utt2, utt3; respell"
     with pytest.raises(DataError, match=expected):
         refuse_unknown(TokenList((BLANK, UNK, "A", "B", SOS_EOS)), texts, "data/train")
 

@@ -1,1 +1,1 @@
-"""The adapters: one module a kind; `api` is what they share and `per_task` holds weights with a task axis."""
+"""Adapters: `kinds` has one module per adapter type, `api` the interface, `per_task` per-task weights."""

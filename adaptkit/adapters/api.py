@@ -1,9 +1,9 @@
-"""The seam between adapters and the base model.
+"""The interface between adapters and the base model.
 
-An adapter is asked, at each `Site` of a kind it wants, what should come out: `adapt(site, x_in, x_out)`.
-Forward hooks carry it (`base.sites.attached`); nothing in the base is replaced. A module of this package
+At each `Site` of a kind it wants, an adapter computes the new output: `adapt(site, x_in, x_out)`. It is
+called by forward hooks (`base.sites.attached`); nothing in the base is replaced. A module of `adapters/kinds`
 holds a docstring with the paper, a frozen `Config`, one `Adapter` subclass with its equation, and `build`;
-its file name is the `kind` of the yaml. No list of kinds is kept anywhere else.
+its file name is the `kind` of the yaml. There is no other list of adapter types.
 """
 
 import importlib
@@ -20,54 +20,58 @@ from adaptkit import config
 from adaptkit.adapters import kinds
 from adaptkit.adapters.catalog import available
 from adaptkit.adapters.fold import Fold
-from adaptkit.adapters.per_task import Space, draw, owning_parts, task_parameters
+from adaptkit.adapters.per_task import Hypernetwork, draw, owning_parts, task_parameters
 from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError, listed, nearest
 
 
 class AdapterConfig(config.Config):
-    """What every kind's configuration has: the name of its module, and where tasks' weights come from."""
+    """The options of every adapter type: its name, and where the weights of the tasks come from."""
 
     kind: str
     bank: Literal["table", "space"] = Field(
-        "table", description="a task's weights: its own, or of E numbers by a map that tasks share"
+        "table",
+        description="table: per-speaker weights; space: weights generated from a speaker embedding by a "
+        "hypernetwork that all speakers share",
     )
-    space_dim: PositiveInt | None = Field(None, description="E, the numbers of a task in 'bank: space'")
+    space_dim: PositiveInt | None = Field(
+        None, description="dimension E of the speaker embedding; only with 'bank: space'"
+    )
 
     @model_validator(mode="after")
     def _space_has_its_size(self) -> "AdapterConfig":
         if self.bank == "space" and self.space_dim is None:
-            raise ValueError("'bank: space' needs 'space_dim', the numbers of a task")
+            raise ValueError("'bank: space' needs 'space_dim', the dimension of the speaker embedding")
         if self.bank == "table" and self.space_dim is not None:
-            raise ValueError(f"'space_dim: {self.space_dim}' does nothing with 'bank: table'; drop it")
+            raise ValueError(f"'space_dim: {self.space_dim}' has no effect with 'bank: table'; remove it")
         return self
 
 
-Blocks = Annotated[tuple[int, ...], Field(min_length=1)] | None  # for a kind that can be left out of some
+Blocks = Annotated[tuple[int, ...], Field(min_length=1)] | None  # to restrict an adapter to
 
 
 class Adapter(nn.Module):
-    """What every kind subclasses: the kinds of site it wants, and what should come out of each.
+    """Base class of all adapter types: the kinds of site it wants, and the new output of each.
 
-    `task_ids` (B,) names the task of every row during a forward pass. A row of the base itself has -1;
-    whatever `adapt` returns for it is replaced by `x_out`, so weights may be gathered with any valid index
-    there. Where gradients are off, `adapt` may change `x_out` in place.
+    `task_ids` (B,) holds the task of every row during a forward pass. A row of the base itself has an
+    arbitrary valid index, since whatever `adapt` returns for it is replaced by `x_out`. With gradients
+    disabled, `adapt` may change `x_out` in place.
     """
 
     wants: frozenset[str] = frozenset()
     task_ids: Tensor | None = None
-    spares_encoder: bool = False  # true where nothing before the encoder's output changes
-    taps: tuple[Site, ...] = ()  # blocks whose outputs it reads where it spares the encoder
-    is_cached: bool = False  # true where training reads those, and the encoder's output, from disk
+    spares_encoder: bool = False  # true if nothing before the encoder's output changes
+    taps: tuple[Site, ...] = ()  # blocks whose outputs it reads, if it spares the encoder
+    is_cached: bool = False  # true if training reads these and the encoder's output from disk
 
     def __init__(self) -> None:
         super().__init__()
-        self.space: Space | None = None  # where the weights that tasks own come from, if from no table
+        self.space: Hypernetwork | None = None  # generates the per-task weights; None: a table holds them
 
     def choose_tasks(self, task_ids: Tensor | None) -> None:
-        """Choose the task of every row (B,) of the passes that follow, or of none once they are over."""
+        """Set the task of every row (B,) for the forward passes that follow; None after the last one."""
         self.task_ids = task_ids
-        if self.space is None or self.wants == {"weight"}:  # whose differences are read outside of passes
+        if self.space is None or self.wants == {"weight"}:  # their differences are read outside of passes
             return
         if task_ids is None:
             self.space.forget()
@@ -75,37 +79,37 @@ class Adapter(nn.Module):
             self.space.make(task_ids)
 
     def alone(self, task: int) -> AbstractContextManager[None]:
-        """Choose one task outside of any pass, for what reads its weights by `TaskOwned.of`."""
+        """Select one task outside of a forward pass, for code that reads its weights by `TaskOwned.of`."""
         return nullcontext() if self.space is None else self.space.alone(task)
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
-        """Give what should leave the site, shaped as `x_out` (B, U, dim_out); `x_in` is (B, U, dim_in)."""
+        """Return the new output of a site, shaped as `x_out` (B, U, dim_out); `x_in` is (B, U, dim_in)."""
         raise NotImplementedError
 
     def differences(self, task: int) -> Mapping[str, Tensor]:
-        """Give what a task adds to parameters of the base, by their names; for sites of kind `weight`."""
+        """Return what a task adds to parameters of the base, by their names; for sites of kind `weight`."""
         return {}
 
     def group(self, task: int) -> int:
-        """Give a number that is the same for tasks whose `differences` are."""
+        """Return a number that is equal for tasks with equal `differences`."""
         return 0
 
     def fold(self, task: int) -> Sequence[Fold]:
-        """Say how the base's own weights can take over what a task's adapter does, exactly.
+        """Return the changes to the base's own weights that are equivalent to a task's adapter.
 
-        Where algebra does not allow it this raises ConfigError with the reason.
+        Where there are none, this raises ConfigError with the reason.
         """
-        raise ConfigError("it is no linear map beside a linear map of the base")
+        raise ConfigError("it is not a linear map parallel to a linear map of the base")
 
     def begin(self) -> None:
-        """Start a forward pass of the encoder; a kind with state over depth resets it here."""
+        """Start a forward pass of the encoder; an adapter with state over depth resets it here."""
 
     def end(self) -> None:
-        """End a forward pass of the encoder; let go of every activation here."""
+        """End a forward pass of the encoder; all activations must be released here."""
 
 
 class AdapterStack(nn.ModuleList):
-    """The adapters of one experiment, acting in order at each site, for one list of tasks."""
+    """The adapters of an experiment, applied in order at each site, for a list of tasks."""
 
     def __init__(self, members: Sequence[Adapter], configs: Sequence[AdapterConfig], tasks: Sequence[str]):
         super().__init__(members)
@@ -114,31 +118,31 @@ class AdapterStack(nn.ModuleList):
 
     @property
     def kind(self) -> str:
-        """The kinds joined as they act: `residual`, or `residual+hff`."""
+        """The adapter types in the order of application: `residual`, or `residual+hff`."""
         return "+".join(entry.kind for entry in self.configs)
 
     @property
     def changes_weights(self) -> bool:
-        """Tell whether the base's own weights change, so that a pass serves tasks of one `group` only."""
+        """Whether the base's own weights change, so that a pass serves tasks of one `group` only."""
         return any("weight" in member.wants for member in self)
 
     @property
     def num_parameters(self) -> int:
-        """The parameter count, of all tasks together."""
+        """The parameter count, for all tasks together."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def num_per_task(self) -> int:
-        """The parameter count per task: what one more task would add."""
+        """The parameter count per task: what one more task adds."""
         return sum(parameter[0].numel() for _, parameter in task_parameters(self))
 
     def group(self, task: int) -> tuple[int, ...]:
-        """Give what is the same for tasks that one pass can serve, since they change weights alike."""
+        """Return a value that is equal for tasks that one pass can serve, as they change the same weights."""
         members = self if self.changes_weights else ()
         return tuple(member.group(task) if task >= 0 else -1 for member in members)
 
     def differences(self, task: int) -> dict[str, Tensor]:
-        """Give what a task adds to parameters of the base, by their names; nothing for the base itself."""
+        """Return what a task adds to parameters of the base, by their names; empty for the base itself."""
         total: dict[str, Tensor] = {}
         for member in self if task >= 0 and self.changes_weights else ():
             with member.alone(task):
@@ -148,18 +152,18 @@ class AdapterStack(nn.ModuleList):
 
     @property
     def taps(self) -> tuple[Site, ...]:
-        """Give the blocks whose outputs some adapter reads, in their order."""
+        """The blocks whose outputs some adapter reads, in order."""
         found = {site for member in self for site in member.taps}
         return tuple(sorted(found, key=lambda site: site.block))
 
     @property
     def is_cached(self) -> bool:
-        """Tell whether training reads from disk what the encoder gives."""
+        """Whether training reads the encoder's outputs from disk."""
         return any(member.is_cached for member in self)
 
     @contextmanager
     def for_tasks(self, task_ids: Sequence[int], device: torch.device | str = "cpu") -> Iterator[None]:
-        """Choose the task of every row of the forward passes inside the block; -1 is the base itself."""
+        """Set the task of every row for the forward passes inside the block; -1 is the base itself."""
         outside = [index for index in task_ids if not -1 <= index < len(self.tasks)]
         if outside:
             raise ValueError(f"task ids {sorted(set(outside))} are outside the {len(self.tasks)} tasks")
@@ -175,11 +179,11 @@ class AdapterStack(nn.ModuleList):
                 member.choose_tasks(None)
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
-        """Ask each adapter that wants this kind of site in turn; rows of the base leave as they came."""
+        """Apply each adapter that wants this kind of site in turn; rows of the base are left unchanged."""
         if any(member.task_ids is None for member in self):
             raise ConfigError(
-                f"{site.name} was run outside a forward pass with tasks; activation checkpointing does that, "
-                "in the backward pass: switch it off in the base's config.yaml"
+                f"{site.name} was run outside a forward pass with tasks; activation checkpointing does so in "
+                "the backward pass: disable it in the base's config.yaml"
             )
         kept = None if self.base_rows is None else x_out[self.base_rows]  # a copy
         adapted = x_out
@@ -192,15 +196,15 @@ class AdapterStack(nn.ModuleList):
 
 
 def load_kind(kind: str) -> ModuleType:
-    """Import the module of a kind; an unknown one is a ConfigError with the nearest name."""
+    """Import the module of an adapter type; an unknown one is a ConfigError with the closest name."""
     if kind not in available():
         known = nearest(kind, available()) or f"; known: {', '.join(available())}"
-        raise ConfigError(f"there is no adapter kind '{kind}'{known}")
+        raise ConfigError(f"there is no adapter type '{kind}'{known}")
     return importlib.import_module(f"{kinds.__name__}.{kind}")
 
 
 def read_config(entry: Any) -> AdapterConfig:
-    """Check one entry of an `adapters:` list against the Config of its kind."""
+    """Validate one entry of an `adapters:` list against the Config of its adapter type."""
     if isinstance(entry, AdapterConfig):
         return entry
     if not isinstance(entry, dict) or "kind" not in entry:
@@ -217,7 +221,7 @@ AnyAdapterConfig = Annotated[SerializeAsAny[AdapterConfig], BeforeValidator(read
 def choose(
     sites: Sequence[Site], kinds: frozenset[str], blocks: Blocks, *, option: str = "blocks"
 ) -> tuple[Site, ...]:
-    """Take the sites of some kinds, those of `blocks` where it is given; a block not there is refused."""
+    """Return the sites of some kinds, limited to `blocks` if given; a block out of range is refused."""
     found = tuple(site for site in sites if site.kind in kinds)
     if blocks is None or not found:
         return found
@@ -225,7 +229,8 @@ def choose(
     outside = sorted(set(blocks) - set(known))
     if outside:
         raise ConfigError(
-            f"{option}: {listed(map(str, outside))} is not among this base model's, {known[0]} to {known[-1]}"
+            f"{option}: {listed(map(str, outside))} not among this base model's blocks, "
+            f"{known[0]} to {known[-1]}"
         )
     return tuple(site for site in found if site.block in blocks)
 
@@ -233,10 +238,11 @@ def choose(
 def build(
     configs: Sequence[AdapterConfig], sites: Sequence[Site], tasks: Sequence[str], seed: int | None
 ) -> AdapterStack:
-    """Build an experiment's adapters; one that acts nowhere is refused.
+    """Build an experiment's adapters; one without any site to act on is refused.
 
-    What a task owns is drawn from `seed` and the task's name, the rest from `seed`, so a task starts alike
-    whatever other tasks there are. With seed=None what tasks own stays zero, for weights that follow.
+    Per-task weights are initialised from `seed` and the name of the task, the others from `seed`, so a task
+    starts from the same weights whatever other tasks there are. With seed=None per-task weights stay zero, to
+    be loaded later.
     """
     members = []
     with torch.random.fork_rng(devices=[]):
@@ -264,9 +270,9 @@ def _build_member(entry: AdapterConfig, sites: Sequence[Site], num_tasks: int, *
     parts = list(owning_parts(member).values())
     if not parts:
         raise ConfigError(
-            f"adapter '{entry.kind}': 'bank: space' makes weights that tasks own, and it has none; "
+            f"adapter '{entry.kind}': 'bank: space' generates per-speaker weights, and there are none; "
             "set 'bank: table'"
         )
     draw(parts, 0, f"{seed} g0")
-    member.space = Space(member, num_tasks, entry.space_dim)
+    member.space = Hypernetwork(member, num_tasks, entry.space_dim)
     return member

@@ -1,7 +1,7 @@
 """The paper, equation, parameter count and options of every adapter type, without loading torch.
 
-`catalog.json` holds what `adapters.describe` reads from the files of `adapters/kinds`, each with a digest of
-its file. An adapter type that is new, or has changed since, is read from its file, which loads torch (3 s).
+`catalog.json` stores what `adapters.describe` reads from the files of `adapters/kinds`, with a digest of each
+file. An adapter type that is new, or has changed since, is read from its file, which loads torch (3 s).
 """
 
 import hashlib
@@ -24,7 +24,7 @@ CATALOG = Path(__file__).with_name("catalog.json")
 
 @dataclass(frozen=True)
 class Option:
-    """One option of an adapter type; `type` is in words, like `integer > 0` or `[integer] | null`."""
+    """One option of an adapter type; `type` is in words, such as `integer > 0` or `[integer] | null`."""
 
     name: str
     type: str
@@ -34,7 +34,7 @@ class Option:
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """What the file of an adapter type says; empty where it does not keep to the convention."""
+    """The documentation of an adapter type; fields are empty where its file breaks the convention."""
 
     kind: str
     title: str
@@ -46,12 +46,12 @@ class AdapterInfo:
 
     @property
     def closed_form(self) -> str:
-        """The parameter count in one line, without its special cases."""
+        """The parameter count in one line, without special cases."""
         return re.split(r"[;.](?:\s|$)", _in_one_line(self.parameters))[0]
 
     @property
     def cited(self) -> str:
-        """The first paper as first author, year and arXiv number."""
+        """The first paper, as first author, year and arXiv number."""
         paper = _in_one_line(self.papers.split(";")[0])
         author, _, rest = paper.partition(", ")
         others = " et al." if re.match(r"[\w-]+,", rest) else ""  # another surname, rather than a title
@@ -59,12 +59,12 @@ class AdapterInfo:
         return ", ".join([" ".join([author + others, *year[-1:]]), *number[:1]])
 
     def as_text(self, values: Mapping[str, Any] | None = None) -> str:
-        """Write all of it for a terminal, with an example of a yaml."""
+        """Format the whole documentation for a terminal, with an example of a yaml."""
         parts = (self.title, self.papers, f"Provenance: {self.provenance}", self.equation)
         return "\n\n".join([*parts, f"Parameters: {self.parameters}", self.as_yaml(values)])
 
     def as_yaml(self, values: Mapping[str, Any] | None = None) -> str:
-        """Write an entry of an experiment's yaml, with the meaning and type of every option above it.
+        """Format an entry for an experiment's yaml, with the description and type of each option above it.
 
         `values` replace the defaults.
         """
@@ -78,12 +78,12 @@ class AdapterInfo:
 
 
 def available() -> list[str]:
-    """Name the adapter types: the modules of `adapters/kinds`."""
+    """List the adapter types: the modules of `adapters/kinds`."""
     return sorted(module.name for module in pkgutil.iter_modules(kinds.__path__))
 
 
 def read_catalog() -> dict[str, AdapterInfo]:
-    """Return what is known of every adapter type, by name."""
+    """Return the documentation of every adapter type, by name."""
     stored = json.loads(read_text(CATALOG)) if CATALOG.exists() else {}
     return {kind: _read_entry(kind, stored.get(kind, {})) for kind in available()}
 
@@ -97,9 +97,9 @@ def digest_source(kind: str) -> str:
 def _read_entry(kind: str, entry: Mapping[str, Any]) -> AdapterInfo:
     if entry.get("source") == digest_source(kind):
         return TypeAdapter(AdapterInfo).validate_python(entry["info"])
-    from adaptkit.adapters.describe import describe  # loads torch
+    from adaptkit.adapters.describe import describe_adapter  # loads torch
 
-    return describe(kind)
+    return describe_adapter(kind)
 
 
 def _in_one_line(text: str) -> str:

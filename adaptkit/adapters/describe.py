@@ -1,12 +1,12 @@
-"""Read what each adapter type says of itself from its own file, and count what it takes on a base model.
+"""Read the documentation of each adapter type from its file, and measure its size on a base model.
 
-The convention that the docstrings of an adapter type follow, as in `adapters/kinds/residual.py`:
+The docstrings of an adapter type follow this convention, as in `adapters/kinds/residual.py`:
 
-- module: a line of what it is; then its paper, most important first, as authors, title, year, arXiv number,
-  with `;` between papers; then `Provenance:` and what comes from where, marked [abstract], [review], [code]
-  or [ours];
-- its Adapter, or `build` where the Adapter is another type's: the equation; then `Parameters:` and the closed
-  form of the parameter count, up to the first `;` or full stop in a form for tables.
+- module: one line saying what it is; then its papers, the most important first, as authors, title, year,
+  arXiv number, separated by `;`; then `Provenance:` and the source of each part, marked [abstract], [review],
+  [code] or [ours];
+- its Adapter, or `build` if the Adapter belongs to another type: the equation; then `Parameters:` and the
+  closed form of the parameter count, of which tables show the part before the first `;` or full stop.
 
 Every option of its Config has a description. `python -m adaptkit.adapters.describe` writes `catalog.json`.
 """
@@ -32,15 +32,15 @@ _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "m
 
 @dataclass(frozen=True)
 class AdapterSize:
-    """What an adapter takes on a base model: the sites it acts on by kind, and its parameter counts."""
+    """The size of an adapter on a base model: the number of its sites by kind, and its parameter counts."""
 
     sites: Mapping[str, int]
     per_task: int
     shared: int
 
 
-def describe(kind: str) -> AdapterInfo:
-    """Read what an adapter type says of itself; an unknown one is a ConfigError with the nearest name."""
+def describe_adapter(kind: str) -> AdapterInfo:
+    """Read the documentation of an adapter type; an unknown one is a ConfigError with the closest name."""
     module = api.load_kind(kind)
     head, _, provenance = _doc(module).partition("Provenance:")
     title, _, papers = head.partition("\n\n")
@@ -50,9 +50,9 @@ def describe(kind: str) -> AdapterInfo:
 
 
 def read(word: str, overrides: Sequence[str] = ()) -> AdapterConfig:
-    """Read an adapter by its type, or from a yaml by its name in `conf/adapters` or its path.
+    """Read the options of an adapter: by its type, or from a yaml by name in `conf/adapters` or by path.
 
-    `overrides` are words like `bottleneck=32`.
+    `overrides` are like `bottleneck=32`.
     """
     path = None if word in available() else config.find_optional("adapters", word)
     entry = {"kind": word} if path is None else _only_adapter(path, config.read_yaml(path))
@@ -62,24 +62,23 @@ def read(word: str, overrides: Sequence[str] = ()) -> AdapterConfig:
 
 
 def measure(entry: AdapterConfig, sites: Sequence[Site]) -> AdapterSize:
-    """Build an adapter for one and for two tasks; the difference of their counts is what a task adds."""
+    """Count the sites and parameters of an adapter; a second task adds the parameter count per task."""
     one, two = (api.build([entry], sites, [f"task{k}" for k in range(tasks)], seed=0) for tasks in (1, 2))
     per_task = two.num_parameters - one.num_parameters
     return AdapterSize(_count_sites(entry, one, sites), per_task, one.num_parameters - per_task)
 
 
 def write_catalog() -> None:
-    """Write `catalog.json`, for commands that need not load torch."""
-    entries = {kind: {"source": digest_source(kind), "info": asdict(describe(kind))} for kind in available()}
+    """Write `catalog.json`, for commands that do not need torch."""
+    infos = {kind: asdict(describe_adapter(kind)) for kind in available()}
+    entries = {kind: {"source": digest_source(kind), "info": info} for kind, info in infos.items()}
     write_text(CATALOG, json.dumps(entries, indent=1) + "\n")
 
 
 def _only_adapter(path: Any, content: Mapping[str, Any]) -> dict[str, Any]:
     entries = content.get("adapters")
     if not isinstance(entries, list) or len(entries) != 1 or "kind" not in entries[0]:
-        raise ConfigError(
-            f"{path}: expected 'adapters' with one entry; name an adapter type, or another yaml"
-        )
+        raise ConfigError(f"{path}: expected 'adapters' with one entry; give an adapter type or another yaml")
     return dict(entries[0])
 
 
@@ -91,7 +90,7 @@ def _count_sites(entry: AdapterConfig, stack: AdapterStack, sites: Sequence[Site
 
 
 def _described(module: ModuleType) -> Any:
-    """Find what has the equation: the module's own Adapter, else `build`."""
+    """Return the object whose docstring has the equation: the module's own Adapter, otherwise `build`."""
     classes = (member for _, member in inspect.getmembers(module, inspect.isclass))
     own = (c for c in classes if issubclass(c, Adapter) and c.__module__ == module.__name__)
     return next(own, module.build)
@@ -108,7 +107,7 @@ def _options(kind_config: type[AdapterConfig]) -> tuple[Option, ...]:
 
 
 def _type_in_words(schema: Mapping[str, Any]) -> str:
-    """Write the type in a JSON schema in words.
+    """Describe the type in a JSON schema in words.
 
     >>> _type_in_words({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "null"}]})
     'integer > 0 | null'

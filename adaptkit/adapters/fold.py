@@ -1,4 +1,4 @@
-"""How a task's adapter goes into the base's own weights, where algebra allows it."""
+"""Changes to the base's own weights that are equivalent to a task's adapter."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from adaptkit.adapters.site import Site
 
 @dataclass(frozen=True)
 class Added:
-    """A difference (dim_out, dim_in) to the weight of the linear map at `site`, and one to its bias."""
+    """Terms to add to the weight (dim_out, dim_in) and the bias (dim_out,) of the linear map at `site`."""
 
     site: Site
     weight: Tensor
@@ -18,10 +18,10 @@ class Added:
 
 @dataclass(frozen=True)
 class Widened:
-    """Hidden units that a feed-forward gains: W_in (R, D), b_in (R,), W_out (D, R), and b_out (D,) added."""
+    """Hidden units to append to a feed-forward: W_in (R, D), b_in (R,), W_out (D, R); b_out (D,) is added."""
 
     site: Site  # of kind ffn or ffn_macaron
-    activation: str  # that the feed-forward must have, by the name of its class in lower case
+    activation: str  # required of the feed-forward: the name of its class in lower case
     weight_in: Tensor
     bias_in: Tensor
     weight_out: Tensor

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 SITE_KINDS = (
     "block",
-    *("ffn_macaron", "ffn"),  # a feed-forward, as it reads its input: normalised in a pre-norm block
-    *("ffn_macaron_raw", "ffn_raw"),  # the same, with the branch's input before that norm as x_in
+    *("ffn_macaron", "ffn"),  # a feed-forward; x_in is normalised in a pre-norm block
+    *("ffn_macaron_raw", "ffn_raw"),  # the same, with x_in before that norm
     *("ffn_macaron_in", "ffn_macaron_out", "ffn_in", "ffn_out"),  # the two linear maps of each
     *("query", "key", "value", "out"),
     "encoder_out",
@@ -22,10 +22,10 @@ class Site:
     block: int
     dim_in: int
     dim_out: int
-    input_of: str = ""  # path of the module whose input is x_in, where it is not the site's own
+    input_of: str = ""  # path of the module whose input is x_in, if it is not the site itself
     shape: tuple[int, ...] = ()  # of a weight
 
     @property
     def key(self) -> str:
-        """The name as torch allows it in a ModuleDict."""
+        """The name in a form that torch allows in a ModuleDict."""
         return self.name.replace(".", "-")

@@ -1,1 +1,1 @@
-"""Augmentation of training data: masks and warps of features, noise and rooms on speech, and their mix."""
+"""Data augmentation: SpecAugment on features, noise and reverberation on speech, and mixes of both."""

@@ -1,8 +1,8 @@
-"""Noisy copies of data directories as recordings of their own: training data, and test sets at given ratios.
+"""Noisy copies of data directories, written as recordings: training data, and test sets at given SNRs.
 
-Beside the tables of an ordinary data directory there are `audio/`, `utt2noise` (utterance: ratio of speech to
-noise in dB, recording of the noise, room or `-`) and `copies.jsonl`, which says what each file of audio is
-made of: a second run makes only what is missing or would be another.
+In addition to the tables of a data directory there are `audio/`, `utt2noise` (utterance: SNR in dB, noise
+recording, room or `-`) and `copies.jsonl`, which records what each audio file is made from: a second run
+makes only files that are missing or out of date.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Copies:
-    """Which copies: how many of each utterance, whether the clean one is beside them, and the seed."""
+    """How many copies of each utterance, whether the clean utterances are included, and the seed."""
 
     number: int = 1
     with_clean: bool = True
@@ -42,7 +42,7 @@ class Copies:
 
     @property
     def suffixes(self) -> dict[int, str]:
-        """What each copy's id adds to the utterance's; nothing where one stands for the clean one."""
+        """The suffix of each copy's utterance id; empty if a single copy replaces the clean utterance."""
         if self.number == 1 and not self.with_clean:
             return {1: ""}
         return {number: f"-noisy{number}" for number in range(1, self.number + 1)}
@@ -62,8 +62,8 @@ def copy(
 ) -> DataDir:
     """Write noisy copies of every utterance to `out_dir`, beside the clean utterances or in their place.
 
-    Noise, ratio and room follow from the seed, the copy's number and the utterance alone. A copy beyond full
-    scale is brought down as a whole.
+    Noise, SNR and room depend only on the seed, the number of the copy and the utterance id. A copy that
+    exceeds full scale is scaled down as a whole.
     """
     data, out_dir = datadir.read(data_dir), Path(out_dir)
     folder, bank = audio_folder(out_dir, data), NoiseBank(noise, rate_hz)
@@ -82,7 +82,7 @@ def copy(
 
 @dataclass(frozen=True)
 class _Copy:
-    """A noisy copy to be made: of which utterance, its id, the folder for it, and the key of its noise."""
+    """A noisy copy to be made: its source utterance, id, folder and the random key of its noise."""
 
     source: Utterance
     location: str
@@ -92,16 +92,16 @@ class _Copy:
 
     @property
     def utterance(self) -> Utterance:
-        """The copy as an utterance, which is a recording of its own."""
+        """The copy as an utterance, a recording of its own."""
         return replace(self.source, utt_id=self.utt_id, recording=self.utt_id, start_sec=0.0, end_sec=None)
 
     @property
     def file(self) -> Path:
-        """Where its audio goes."""
+        """The audio file of the copy."""
         return self.folder / f"{self.utt_id}.wav"
 
     def digest(self, noises: str) -> str:
-        """Digest all that the audio depends on."""
+        """Hash everything that the audio depends on."""
         span = [self.source.start_sec, self.source.end_sec]
         made_of = [noises, self.key, self.location, *span, *stamp(self.location)]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
@@ -109,7 +109,7 @@ class _Copy:
 
 @dataclass(frozen=True)
 class _Made:
-    """A line of the record: a copy that was made, of what, and how."""
+    """A line of the record: a copy that was made, from what, and how."""
 
     utt_id: str
     made_of: str
@@ -126,8 +126,8 @@ class _Made:
 
 
 def _make(plan: Sequence[_Copy], bank: NoiseBank, record: Path, allow_pipes: bool) -> dict[str, _Made]:
-    """Make the copies that are not there, or of something else; a killed run goes on where it stopped."""
-    found, noises = _read_record(record), bank.describe()
+    """Make the copies that are missing or out of date; a killed run continues where it stopped."""
+    found, noises = _read_record(record), bank.list_contents()
     digests = {one.utt_id: one.digest(noises) for one in plan}
     made = {
         one.utt_id: found[one.utt_id]
@@ -138,7 +138,7 @@ def _make(plan: Sequence[_Copy], bank: NoiseBank, record: Path, allow_pipes: boo
     if not todo:
         return made
     num_kept = len(made)
-    (record.parent / "wav.scp").unlink(missing_ok=True)  # until all is there it is no data directory
+    (record.parent / "wav.scp").unlink(missing_ok=True)  # not a data directory until it is complete
     write_text(record, "".join(one.line for one in made.values()))
     with counting("noisy copies", len(todo)) as advance, open(record, "a", encoding="utf-8") as file:
         for one in todo:
@@ -147,7 +147,7 @@ def _make(plan: Sequence[_Copy], bank: NoiseBank, record: Path, allow_pipes: boo
             file.flush()
             advance(1, "")
     figures = (record.parent, len(todo), num_kept, sum(one.is_lowered for one in made.values()))
-    log.info("%s: made %d noisy copies, kept %d; %d of all brought down to full scale", *figures)
+    log.info("%s: made %d noisy copies, kept %d; %d of all scaled down to full scale", *figures)
     return made
 
 
@@ -171,7 +171,7 @@ def _make_one(one: _Copy, bank: NoiseBank, made_of: str, allow_pipes: bool) -> _
 
 
 def _read_record(record: Path) -> dict[str, _Made]:
-    """Read what an earlier run made, by utterance; the last line of a killed one may be cut."""
+    """Read what an earlier run made, by utterance id; the last line of a killed run may be incomplete."""
     lines = split_lines(read_text(record)) if record.exists() else []
     made = {}
     for line in lines:
@@ -186,7 +186,7 @@ def _is_there(file: Path, made: _Made, made_of: str) -> bool:
 
 
 def _save(made: DataDir, source: DataDir, copies: dict[str, _Made]) -> None:
-    """Write the tables, unless they are there; wav.scp, which makes it a data directory, after utt2noise."""
+    """Write the tables unless they are up to date; utt2noise first, as wav.scp makes it a data directory."""
     noises = {key: f"{one.snr_db:.2f} {one.noise} {one.room or '-'}" for key, one in copies.items()}
     table = made.path / "utt2noise"
     with suppress(AdaptkitError):

@@ -1,4 +1,4 @@
-"""A corpus as a policy meets it: how long its utterances are, and the features and speech of one of them."""
+"""A corpus to apply a policy to: the lengths of all utterances, and features and speech of single ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Corpus:
     data: DataDir
     num_frames: Tensor  # (B,) in the order of the utterances
     num_bins: int
-    options: FbankOptions | None  # how its features are made; None where Kaldi itself made them
+    options: FbankOptions | None  # of its features; None if Kaldi itself made them
 
     @property
     def path(self) -> Path:
@@ -33,21 +33,21 @@ class Corpus:
 
     @property
     def utt_ids(self) -> list[str]:
-        """The utterances."""
+        """The utterance ids."""
         return [utterance.utt_id for utterance in self.data.utterances]
 
     @property
     def frame_sec(self) -> float:
-        """Seconds from one frame to the next; 10 ms where it is not written, which is Kaldi's default."""
+        """Seconds from one frame to the next; 10 ms, Kaldi's default, if it is not recorded."""
         return (self.options.shift_ms if self.options else FbankOptions.shift_ms) / 1000
 
     def median(self) -> Utterance:
-        """Find the utterance of median length, the first of several."""
+        """Return the utterance of median length, the first if there are several."""
         half = self.num_frames.sort().values[len(self.num_frames) // 2]
         return self.data.utterances[int((self.num_frames == half).nonzero()[0])]
 
     def load_speech(self, utterance: Utterance) -> Tensor:
-        """Read the speech (N,) of an utterance at the rate of the features."""
+        """Read the speech (N,) of an utterance at the sampling rate of the features."""
         return read_audio(
             self.data.recordings[utterance.recording],
             rate_hz=(self.options or FbankOptions()).rate_hz,
@@ -56,16 +56,16 @@ class Corpus:
         )
 
     def load(self, utterance: Utterance) -> Tensor:
-        """Load the features (T, F) of an utterance, or make them where there are none."""
+        """Load the features (T, F) of an utterance, or compute them if there are none."""
         if self.data.feats is None:
             return log_mel(self.load_speech(utterance), self.options)
         return load_feats(self.data.feats[utterance.utt_id])
 
 
 def read_corpus(path: Path) -> Corpus:
-    """Read a data directory with features, or without: then with those that `adaptkit feats` would make.
+    """Read a data directory; if it has no features, assume those that `adaptkit feats` would make.
 
-    Without features the lengths follow from the durations.
+    The lengths then follow from the durations.
     """
     data = datadir.read(path)
     if data.feats is None:
@@ -75,7 +75,7 @@ def read_corpus(path: Path) -> Corpus:
     missing = [u.utt_id for u in data.utterances if u.utt_id not in data.feats]
     if missing:
         remedy = f"'adaptkit feats {data.path} dump/{data.path.name}' makes them"
-        raise DataError(f"{data.path}/feats.scp: misses {listed(missing)}; {remedy}")
+        raise DataError(f"{data.path}/feats.scp: missing {listed(missing)}; {remedy}")
     num_bins = load_feats(data.feats[data.utterances[0].utt_id]).shape[1]
     made = data.path / "feats.json"
     options = read_options(made) if made.exists() else None
@@ -83,7 +83,7 @@ def read_corpus(path: Path) -> Corpus:
 
 
 def count_frames(data: DataDir) -> list[int]:
-    """Count the frames of each utterance's features: by `utt2num_frames`, else in the features themselves."""
+    """Return the number of feature frames of each utterance, from `utt2num_frames` or the features."""
     table = data.path / "utt2num_frames"
     if table.exists():
         counts = read_table(table)
@@ -95,7 +95,7 @@ def count_frames(data: DataDir) -> list[int]:
 
 
 def _durations(data: DataDir) -> Iterator[float]:
-    """Yield the seconds of each utterance; headers are read where neither its times nor utt2dur say."""
+    """Yield the duration of each utterance in seconds, from segments, utt2dur or recording headers."""
     stated = data.duration_sec or {}
     for utterance in data.utterances:
         if utterance.end_sec is None and utterance.utt_id in stated:

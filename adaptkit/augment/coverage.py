@@ -1,4 +1,4 @@
-"""How much of an utterance SpecAugment masks: in expectation by a closed form, and as it is drawn."""
+"""The share of an utterance that SpecAugment masks: expected in closed form, and measured on draws."""
 
 import torch
 from torch import Tensor
@@ -8,15 +8,15 @@ from adaptkit.errors import ConfigError
 
 
 def expected_share(options: SpecAugment, num_frames: int, num_bins: int) -> float:
-    """Give the expected share of an utterance's values under masks of either kind.
+    """Return the expected share of an utterance's values under time or frequency masks.
 
     With P_t and P_f the probabilities that one mask covers frame t or bin f, it is
-    1 - mean_t (1 - P_t)^M mean_f (1 - P_f)^m_F. What a bound (`most_masked`) leaves out depends on how masks
-    overlap, so there is no closed form with one; `measured_share` draws it.
+    1 - mean_t (1 - P_t)^M mean_f (1 - P_f)^m_F. With a bound (`most_masked`) there is no closed form, since
+    the masks left out depend on how masks overlap; `measured_share` draws them.
     """
     if options.most_masked < 1:
         raise ConfigError(
-            f"the expected share has no closed form with most_masked {options.most_masked:g}; draw it instead"
+            f"the expected share has no closed form with most_masked {options.most_masked:g}; measure it"
         )
     check_bins(options, num_bins)
     if num_frames < 1:
@@ -30,9 +30,9 @@ def expected_share(options: SpecAugment, num_frames: int, num_bins: int) -> floa
 
 
 def measured_share(options: SpecAugment, lengths: Tensor, num_bins: int, keys: Tensor) -> Tensor:
-    """Give the share of values under masks, (B,) in float64, of utterances as `augment` masks them.
+    """Return the share of values under the masks that `augment` draws, (B,) in float64.
 
-    Of lengths (B,) in frames and keys (B,); 0 for an utterance of length 0.
+    For utterances of lengths (B,) in frames and with keys (B,); 0 for an utterance of length 0.
     """
     draws = draw(options, lengths, num_bins, keys)
     size = int(lengths.max())
@@ -42,10 +42,11 @@ def measured_share(options: SpecAugment, lengths: Tensor, num_bins: int, keys: T
 
 
 def _chance(size: int, lowest: int, end: int) -> Tensor:
-    """Give the probability that one mask covers each of `size` places, its width drawn from [lowest, end).
+    """Return the probability that one mask, its width drawn from [lowest, end), covers each of `size` places.
 
-    A mask of width w starts at one of size - w places. How many of these cover a place rises by one from the
-    first place on, is level from w on, falls from size - w on and is 0 at size: two sums over those bends.
+    A mask of width w starts at one of size - w places. The number of starts that cover a place rises by one
+    per place from the first, is constant from w, falls from size - w and is 0 at size: a double cumulative
+    sum over these breakpoints.
     """
     bends = torch.zeros(size + 1, dtype=torch.float64)
     widths = torch.arange(lowest, max(lowest, end))

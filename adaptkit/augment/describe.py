@@ -1,4 +1,4 @@
-"""A policy in words: what it does, and to which utterances of a corpus it does too little or too much."""
+"""Describe a policy in words, and warn of utterances of a corpus that it changes too little or too much."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,56 +11,56 @@ from adaptkit.augment.policy import Policy
 from adaptkit.augment.specaugment import SpecAugment
 from adaptkit.errors import listed
 
-LITTLE, MUCH = 0.05, 0.5  # masked share, outside of which a policy is warned of
-_REACHED = 0.05  # share of the utterances that may stay without a warp where another W is proposed
+LITTLE, MUCH = 0.05, 0.5  # masked shares outside this range are warned of
+_REACHED = 0.05  # share of the utterances that a proposed W may leave unwarped
 
 
-def describe(policy: Policy) -> list[str]:
-    """Say what a policy does, a line for each part of it."""
-    lines = [*_say_spec(policy.spec)] if policy.spec else []
+def describe_policy(policy: Policy) -> list[str]:
+    """Describe what a policy does, one line for each part of it."""
+    lines = [*_describe_spec(policy.spec)] if policy.spec else []
     if policy.noise:
-        lines += [_say_noise(policy.noise), _say_mix(policy)]
-    return lines or ["nothing: features stay as they are"]
+        lines += [_describe_noise(policy.noise), _describe_mix(policy)]
+    return lines or ["none: features are unchanged"]
 
 
-def _say_spec(spec: SpecAugment) -> Iterator[str]:
+def _describe_spec(spec: SpecAugment) -> Iterator[str]:
     if spec.time_warp:
-        yield f"warp: one, by up to {spec.time_warp} frames, of utterances longer than {2 * spec.time_warp}"
+        yield f"time warp: up to {spec.time_warp} frames, for utterances longer than {2 * spec.time_warp}"
     if spec.freq_masks:
-        yield f"frequency masks: {spec.freq_masks}, {_say_range(spec.freq_width, 'bins')} wide"
+        yield f"frequency masks: {spec.freq_masks}, {_describe_range(spec.freq_width, 'bins')} wide"
     if spec.has_time_masks:
-        yield f"time masks: {_say_number(spec)}, {_say_width(spec)} wide"
+        yield f"time masks: {_describe_number(spec)}, {_describe_width(spec)} wide"
     bound = f", at most {100 * spec.most_masked:g} % of the values" if spec.most_masked < 1 else ""
     yield f"masked values: {spec.fill}{bound}"
 
 
-def _say_number(spec: SpecAugment) -> str:
+def _describe_number(spec: SpecAugment) -> str:
     if spec.time_masks is not None:
         return str(spec.time_masks)
-    return f"{100 * spec.time_masks_ratio:g} for every 100 frames, at most {spec.most_time_masks}"
+    return f"{100 * spec.time_masks_ratio:g} per 100 frames, at most {spec.most_time_masks}"
 
 
-def _say_width(spec: SpecAugment) -> str:
+def _describe_width(spec: SpecAugment) -> str:
     if spec.time_width_ratio is not None:
         low, high = (100 * ratio for ratio in spec.time_width_ratio)
         return f"{low:g} to below {high:g} % of the utterance"
     bound = f" and at most {100 * spec.time_width_bound:g} % of the utterance"
-    return _say_range(spec.time_width, "frames") + (bound if spec.time_width_bound < 1 else "")
+    return _describe_range(spec.time_width, "frames") + (bound if spec.time_width_bound < 1 else "")
 
 
-def _say_range(widths: tuple[int, int], unit: str) -> str:
+def _describe_range(widths: tuple[int, int], unit: str) -> str:
     low, end = widths
     return f"{low} to {max(low, end - 1)} {unit}"
 
 
-def _say_noise(noise: Noise) -> str:
+def _describe_noise(noise: Noise) -> str:
     low, high = noise.snr_db
-    rooms = listed(map(str, noise.rooms), 3) if noise.rooms else "generated ones"
-    inside = f"; {100 * noise.room_share:g} % of them in rooms, {rooms}" if noise.room_share else ""
-    return f"noise: of {listed(map(str, noise.noises), 3)}, {low:g} to {high:g} dB below the speech{inside}"
+    rooms = listed(map(str, noise.rooms), 3) if noise.rooms else "generated"
+    inside = f"; {100 * noise.room_share:g} % of them in rooms ({rooms})" if noise.room_share else ""
+    return f"noise: {listed(map(str, noise.noises), 3)}, SNR {low:g} to {high:g} dB{inside}"
 
 
-def _say_mix(policy: Policy) -> str:
+def _describe_mix(policy: Policy) -> str:
     noisy, masked = policy.noisy_share, policy.masked_share
     both = noisy if policy.spec and policy.mix.masks_on == "all" else 0.0
     shares = {"noisy": noisy, "masked": masked, "both": both, "neither": round(1 - noisy - masked + both, 6)}
@@ -69,41 +69,41 @@ def _say_mix(policy: Policy) -> str:
 
 @dataclass(frozen=True)
 class Shares:
-    """What is expected to be masked of each utterance."""
+    """The share of each utterance that is expected to be masked."""
 
     values: Tensor  # (B,) share of the values
     frames: Tensor  # (B,) share of the frames, under time masks
 
 
 def find_faults(spec: SpecAugment, corpus: Corpus, shares: Shares) -> Iterator[str]:
-    """Say which utterances a policy hardly masks, mostly hides or does not warp, and what would mend it."""
+    """Describe which utterances a policy hardly masks, mostly masks or does not warp, with a remedy."""
     is_some = corpus.num_frames > 0
     if not is_some.all():
         yield (
-            f"{_count(corpus, ~is_some)} hold no frame; "
+            f"{_count(corpus, ~is_some)} contain no frames; "
             f"'adaptkit data fix {corpus.path} --min-sec 0.1' drops them"
         )
     has_fixed = spec.time_masks is not None
     little = is_some & (shares.values < LITTLE)
     if little.any():
-        remedy = "more or wider masks are needed" if has_fixed else "freq_masks or time_masks reach them"
+        remedy = "use more or wider masks" if has_fixed else "add freq_masks or a fixed number of time_masks"
         yield f"{_count(corpus, little)} are expected to lose less than 5 % of their values; {remedy}"
     short = is_some & (shares.frames < LITTLE) & ~little
     if short.any() and spec.has_time_masks:
-        remedy = "more or wider time masks are needed" if has_fixed else "a fixed time_masks reaches them"
+        remedy = "use more or wider time masks" if has_fixed else "set a fixed number of time_masks"
         yield f"{_count(corpus, short)} are expected to lose less than 5 % of their frames; {remedy}"
     much = is_some & (shares.values > MUCH)
     if much.any():
-        remedy = "most_masked: 0.5 bounds it"
+        remedy = "set most_masked: 0.5 to limit it"
         yield f"{_count(corpus, much)} are expected to lose over 50 % of their values; {remedy}"
     still = is_some & (corpus.num_frames <= 2 * spec.time_warp)
     if still.any() and spec.time_warp:
         remedy = _mend_warp(corpus, is_some)
-        yield f"{_count(corpus, still)} are not warped, being no longer than 2 W; {remedy}"
+        yield f"{_count(corpus, still)} are not warped, as they are no longer than 2 W; {remedy}"
 
 
 def _count(corpus: Corpus, chosen: Tensor) -> str:
-    """Say how many utterances are chosen and how long they are."""
+    """Describe how many utterances are chosen and how long they are."""
     frames = corpus.num_frames[chosen]
     low_sec, high_sec = (float(end) * corpus.frame_sec for end in (frames.min(), frames.max()))
     total = len(corpus.num_frames)
@@ -116,4 +116,4 @@ def _mend_warp(corpus: Corpus, is_some: Tensor) -> str:
     frames = corpus.num_frames[is_some].sort().values
     window = (int(frames[int(_REACHED * len(frames))]) - 1) // 2
     share = 100 * float((frames > 2 * window).double().mean())
-    return f"time_warp: {window} warps {share:.0f} %" if window else "they hold too few frames for any"
+    return f"time_warp: {window} warps {share:.0f} %" if window else "they are too short for any warp"

@@ -1,4 +1,4 @@
-"""What stands in masked places where it is not zero: an utterance's own means, or noise like itself."""
+"""Values for masked places other than zero: the means of an utterance, or noise of its mean and variance."""
 
 import torch
 from torch import Tensor, segment_reduce
@@ -7,10 +7,11 @@ from adaptkit.augment.keyed_random import uniform
 
 
 def moments(feats: Tensor, is_own: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Give mean and deviation of each bin over the own frames of each row, both (B, F).
+    """Return the mean and standard deviation of each bin over the frames of each row, both (B, F).
 
-    From features (B, T, F) and which frames are own (B, T), as many as `lengths` (B,). Frames are summed in
-    order, to the same bits whatever the padding. A row of length 0 has zeros.
+    `feats` is (B, T, F), `is_own` (B, T) marks the frames that are not padding and `lengths` (B,) counts
+    them. Frames are summed in order, so the result is bit-identical whatever the padding. A row of length 0
+    gives zeros.
     """
     own = feats[is_own].to(torch.promote_types(feats.dtype, torch.float32))  # (N, F)
     mean = segment_reduce(own, "mean", lengths=lengths, axis=0, initial=0.0)
@@ -19,5 +20,5 @@ def moments(feats: Tensor, is_own: Tensor, lengths: Tensor) -> tuple[Tensor, Ten
 
 
 def gaussian(keys: Tensor, numbers: Tensor) -> Tensor:
-    """Draw a standard Gaussian value for each key and number, both (P,), by inverting its distribution."""
+    """Draw a standard Gaussian value for each key and number, both (P,), by inverse transform sampling."""
     return torch.special.ndtri(uniform(keys, numbers).clamp(min=2.0**-54))  # 0 would give minus infinity

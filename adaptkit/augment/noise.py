@@ -1,9 +1,9 @@
-"""Noise and rooms on speech, as multistyle training adds them (Kim et al., Interspeech 2017).
+"""Noise and reverberation for multistyle training (Kim et al., Interspeech 2017).
 
 Kim, Misra, Chin, Hughes, Narayanan, Sainath and Bacchiani, Generation of large-scale simulated utterances in
 virtual rooms to train deep-neural networks for far-field speech recognition in Google Home, Interspeech 2017:
-signal-to-noise ratios of 0 to 30 dB. That they are uniform, and the share and times of the rooms, are ours.
-The noise is added as it was recorded, not sent through the room.
+signal-to-noise ratios of 0 to 30 dB. Their uniform distribution, and the share and reverberation times of
+rooms, are ours. The noise is added as recorded, not convolved with the room response.
 """
 
 import functools
@@ -25,12 +25,12 @@ from adaptkit.errors import DataError
 from adaptkit.kaldi.audio import Recording, read_audio
 
 _LOG = logging.getLogger(__name__)
-FRAME_SEC = 0.02  # over which power is taken to find the speech
-MARGIN = 10**1.59  # 15.9 dB, between the mean power of the speech and that of its quietest frame; ITU-T P.56
-TRIES = 10  # places of a recording that may turn out silent
-QUIET = 0.01  # 20 dB; a segment that is this much quieter where the speech is has its sound in the pauses
-STEP = 2.0**-15  # of 16-bit samples; what has no more power is silence
-RESPONSE_SEC = 4.0  # of a recorded room response; later reflections are not used
+FRAME_SEC = 0.02  # for the power by which speech is detected
+MARGIN = 10**1.59  # 15.9 dB, from the mean power of the speech to that of its quietest frame; ITU-T P.56
+TRIES = 10  # random positions in a recording, which may be silent
+QUIET = 0.01  # 20 dB; a noise segment this much quieter under the speech has its sound in the pauses
+STEP = 2.0**-15  # quantisation step of 16 bits; silence has no more power
+RESPONSE_SEC = 4.0  # used of a recorded room response; later reflections are ignored
 RECORDED_RESPONSES = 128  # kept in memory, 32 MB at 16 kHz
 
 
@@ -45,36 +45,36 @@ ReverberationTime = Annotated[float, Field(ge=0.1, le=1.0)]  # s
 
 
 class Noise(Config):
-    """How speech is made noisy; every noisy utterance gets noise, some of them a room before."""
+    """How speech is made noisy: every noisy utterance gets noise, and some of them reverberation first."""
 
     noises: tuple[Path, ...] = Field(
-        min_length=1, description="folders of noise recordings, or Kaldi lists of them (`name location`)"
+        min_length=1, description="folders of noise recordings, or Kaldi lists (`name location`)"
     )
     snr_db: Annotated[tuple[Decibels, Decibels], AfterValidator(_rising)] = Field(
-        (0, 30), description="lowest and highest signal-to-noise ratio, over the speech without its pauses"
+        (0, 30), description="lowest and highest signal-to-noise ratio, over the speech without pauses"
     )
     rooms: tuple[Path, ...] = Field(
-        (), description="folders or lists of recorded room responses; none: rooms are generated"
+        (), description="folders or lists of room impulse responses; if empty, rooms are simulated"
     )
-    room_share: float = Field(0.5, ge=0, le=1, description="probability that a noisy utterance is in a room")
+    room_share: float = Field(0.5, ge=0, le=1, description="probability of a room for a noisy utterance")
     rt60_sec: Annotated[tuple[ReverberationTime, ReverberationTime], AfterValidator(_rising)] = Field(
-        (0.1, 0.6), description="shortest and longest reverberation time of generated rooms"
+        (0.1, 0.6), description="shortest and longest reverberation time of simulated rooms"
     )
-    num_rooms: PositiveInt = Field(100, le=MOST_ROOMS, description="how many rooms are generated")
+    num_rooms: PositiveInt = Field(100, le=MOST_ROOMS, description="number of simulated rooms")
 
 
 @dataclass(frozen=True)
 class Perturbed:
-    """Noisy speech, and where it comes from."""
+    """Noisy speech, and the noise and room it was made with."""
 
-    speech: Tensor  # (N,); may exceed full scale 1, which a 16-bit file would clip
+    speech: Tensor  # (N,); may exceed full scale 1, where a 16-bit file clips
     noise: str  # location of the recording
     snr_db: float
     room: str  # location of the response, or `generated/<number>`; empty for none
 
 
 class NoiseBank:
-    """The recordings that a policy names, ready to make speech noisy; at the start only headers are read."""
+    """The noise and room recordings of a policy; only their headers are read on construction."""
 
     def __init__(self, options: Noise, rate_hz: int):
         self.options, self.rate_hz = options, rate_hz
@@ -82,17 +82,17 @@ class NoiseBank:
         self.rooms = find_recordings(options.rooms, "rooms") if options.room_share else ()
 
     def perturb(self, speech: Tensor, key: int) -> Perturbed:
-        """Make speech (N,) noisy; everything is drawn from `key`, whatever was asked before.
+        """Make speech (N,) noisy; the result depends only on the speech and `key`.
 
-        With probability `room_share` the speech is heard in a room, at the same level. The ratio of speech to
-        noise is the one drawn, over the active part of the speech as it was without the room.
+        With probability `room_share` the speech is convolved with a room response, at the same level. The SNR
+        holds over the active part of the speech, as found before reverberation.
         """
         rng, clean = Random(key % 2**64), speech.double().numpy()  # Random(-1) would be Random(1)
         active = active_samples(speech, self.rate_hz).numpy()
         power = _power(clean, active)
         if not power > 0:
             raise DataError(
-                f"{len(speech)} samples of speech are all zero and have no level; drop the utterance"
+                f"{len(speech)} samples of speech are all zero, so there is no SNR; drop the utterance"
             )
         snr_db = rng.uniform(*self.options.snr_db)
         room, heard = "", clean
@@ -105,8 +105,8 @@ class NoiseBank:
         noisy = torch.from_numpy(heard + gain * noise).to(speech)
         return Perturbed(noisy, recording.location, snr_db, room)
 
-    def describe(self) -> str:
-        """Give the options, and each recording with its rate and samples: another list gives another text."""
+    def list_contents(self) -> str:
+        """Return the options, and each recording with its rate and length, to detect any change of them."""
         recordings = (f"{r.location} {r.rate_hz} {r.num_samples}" for r in self.noises + self.rooms)
         return "\n".join([f"{self.options.model_dump_json()} {self.rate_hz}", *recordings])
 
@@ -118,7 +118,7 @@ class NoiseBank:
         return f"generated/{number}", make_response(number, self.options.rt60_sec, self.rate_hz)
 
     def _draw_noise(self, active: np.ndarray, rng: Random) -> tuple[Recording, np.ndarray]:
-        """Draw a recording that is no silence, and noise (N,) of it for speech (N,)."""
+        """Draw a recording that is not silent, and a segment (N,) of it for speech (N,)."""
         for _ in range(TRIES):
             recording = rng.choice(self.noises)
             noise = self._draw_segment(recording, active, rng)
@@ -128,22 +128,22 @@ class NoiseBank:
         raise DataError(f"{recording.location}: nothing but digital silence; drop it from the noises")
 
     def _draw_segment(self, recording: Recording, active: np.ndarray, rng: Random) -> np.ndarray:
-        """Read noise (N,) for speech (N,), from a place where it can be heard with the active part."""
+        """Read a noise segment (N,) that is audible during the active part of speech (N,)."""
         for _ in range(TRIES):
             noise = _read_somewhere(recording, self.rate_hz, len(active), rng)
             if _power(noise, active) > max(STEP**2, QUIET * _power(noise)):
                 return noise
         whole = _read(recording, self.rate_hz)
-        place = np.abs(whole).argmax() - rng.choice(np.flatnonzero(active))  # the loudest sample into speech
+        place = np.abs(whole).argmax() - rng.choice(np.flatnonzero(active))  # loudest sample into speech
         return _turn(whole, place, len(active))
 
 
 def active_samples(speech: Tensor, rate_hz: int) -> Tensor:
-    """Find the active part (N,) of speech (N,): true in speech, false in the pauses around and within it.
+    """Return the active part (N,) of speech (N,): true in speech, false in the pauses around and within it.
 
-    A simplification of ITU-T P.56 (2011), method B, on frames of 20 ms, without its envelope and hangover: as
-    many of the loudest frames as there can be with their mean power at most 15.9 dB above the quietest of
-    them. Steady noise is active throughout, and so are zeros.
+    A simplification of ITU-T P.56 (2011), method B, on frames of 20 ms, without its envelope and hangover:
+    the largest number of loudest frames whose mean power is at most 15.9 dB above the quietest of them.
+    Steady noise is active throughout, and so are zeros.
     """
     if not len(speech):
         return torch.zeros(0, dtype=torch.bool)
@@ -159,18 +159,18 @@ def active_samples(speech: Tensor, rate_hz: int) -> Tensor:
 
 @functools.cache
 def _warn_of_silence(location: str) -> None:
-    """Say once of a recording that another is drawn in its place."""
-    _LOG.warning("%s: nothing but digital silence; other noises stand in, drop it from the list", location)
+    """Warn once per recording that another one is drawn in its place."""
+    _LOG.warning("%s: nothing but digital silence; other noises are used, drop it from the list", location)
 
 
 def _power(samples: np.ndarray, active: np.ndarray | slice = slice(None)) -> float:
-    """Give the mean square; numpy's sums, unlike torch's, are the same with any number of threads."""
+    """Return the mean square; numpy's sums, unlike torch's, are the same with any number of threads."""
     chosen = samples[active]
     return float(np.square(chosen).mean()) if len(chosen) else 0.0
 
 
 def _reverberate(speech: np.ndarray, response: Response) -> np.ndarray:
-    """Convolve speech (N,) with a response, whose direct path leaves it where it is in time."""
+    """Convolve speech (N,) with a room response, aligned in time by the direct path."""
     size = 1 << (len(speech) + len(response.samples) - 2).bit_length()
     product = np.fft.rfft(speech, size) * np.fft.rfft(response.samples, size)
     return np.fft.irfft(product, size)[response.direct : response.direct + len(speech)]
@@ -178,7 +178,7 @@ def _reverberate(speech: np.ndarray, response: Response) -> np.ndarray:
 
 @functools.lru_cache(maxsize=RECORDED_RESPONSES)
 def _read_response(recording: Recording, rate_hz: int) -> Response:
-    """Read the start of a recorded response; its loudest sample is taken for the direct path."""
+    """Read the start of a recorded response; its loudest sample is taken as the direct path."""
     end = min(recording.num_samples, round(RESPONSE_SEC * recording.rate_hz))
     samples = _read(recording, rate_hz, 0, end)
     if not samples.any():
@@ -187,7 +187,7 @@ def _read_response(recording: Recording, rate_hz: int) -> Response:
 
 
 def _read_somewhere(recording: Recording, rate_hz: int, num_samples: int, rng: Random) -> np.ndarray:
-    """Read noise (N,) from a random place; a recording that is too short goes on from its start."""
+    """Read noise (N,) from a random position; a recording that is too short is repeated."""
     needed = -(-num_samples * recording.rate_hz // rate_hz)  # at its own rate, rounded up
     if recording.num_samples >= needed:
         first = rng.randint(0, recording.num_samples - needed)
@@ -197,12 +197,12 @@ def _read_somewhere(recording: Recording, rate_hz: int, num_samples: int, rng: R
 
 
 def _turn(samples: np.ndarray, first: int, num_samples: int) -> np.ndarray:
-    """Take samples from `first` on, round and round."""
+    """Return samples from `first` on, cyclically."""
     return samples[(first + np.arange(num_samples)) % len(samples)]
 
 
 def _read(recording: Recording, rate_hz: int, first: int = 0, last: int | None = None) -> np.ndarray:
-    """Read samples of a recording, counted at its own rate, as samples at `rate_hz`."""
+    """Read samples `first` to `last` of a recording, counted at its own rate, resampled to `rate_hz`."""
     start_sec = first / recording.rate_hz
     end_sec = None if last is None else last / recording.rate_hz
     samples = read_audio(recording.location, rate_hz=rate_hz, start_sec=start_sec, end_sec=end_sec)

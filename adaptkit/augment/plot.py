@@ -1,4 +1,4 @@
-"""A picture of policies: one utterance before and after each, and how much they mask by length."""
+"""Plot policies: one utterance before and after each, and the masked share by utterance length."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.noise import NoiseBank
 from adaptkit.augment.policy import Policy
 from adaptkit.augment.specaugment import SpecAugment, augment
-from adaptkit.augment.survey import Shown, has_closed_form, measure
+from adaptkit.augment.survey import PolicySurvey, has_closed_form, measure
 from adaptkit.features.fbank import log_mel
 from adaptkit.files import replacing
 
 WIDTH = 11.0  # inches
 COLUMNS = 3  # of spectrograms, at most
-SHORTEST_SEC = 0.5  # where the curves begin
-NUM_DOTS = 12  # lengths at which masks are drawn
+SHORTEST_SEC = 0.5  # start of the curves
+NUM_DOTS = 12  # lengths at which the share is measured
 NUM_POINTS = 200  # of a curve
 SPREAD = 3.0  # standard deviations at the ends of the colour scale
 DPI = 120
 _STYLE = {
-    "text.parse_math": False,  # a name may hold a dollar
+    "text.parse_math": False,  # a name may contain a dollar
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
@@ -40,14 +40,14 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One spectrogram; `feats` (T, F) are in deviations from the mean of the utterance as it was."""
+    """One spectrogram; `feats` (T, F) are normalised by mean and deviation of the original utterance."""
 
     title: str
     feats: Tensor
 
 
-def draw(shown: Sequence[Shown], corpus: Corpus, path: Path) -> None:
-    """Draw policies that were shown on a corpus into a PNG; the same input gives the same bytes."""
+def draw(shown: Sequence[PolicySurvey], corpus: Corpus, path: Path) -> None:
+    """Plot surveys of policies on a corpus to a PNG file; the same input gives the same bytes."""
     panels = make_panels({one.name: one.policy for one in shown}, corpus)
     curves = [one for one in shown if one.policy.spec]
     num_columns = min(COLUMNS, len(panels))
@@ -64,12 +64,12 @@ def draw(shown: Sequence[Shown], corpus: Corpus, path: Path) -> None:
 
 
 def make_panels(policies: dict[str, Policy], corpus: Corpus) -> list[Panel]:
-    """Give the utterance of median length before and after each policy, masked and noisy apart."""
+    """Return spectrograms of the utterance of median length: original, and masked or noisy by each policy."""
     utterance = corpus.median()
     feats = corpus.load(utterance)
     mean, deviation = feats.mean(dim=0), feats.std(dim=0).clamp(min=1e-5)
     before = (feats - mean) / deviation
-    panels = [Panel(f"{utterance.utt_id}, as it is", before)]
+    panels = [Panel(f"{utterance.utt_id}, original", before)]
     for name, policy in policies.items():
         if policy.spec:
             keys = torch.tensor([make_key(0, 0, utterance.utt_id)])
@@ -85,7 +85,7 @@ def make_panels(policies: dict[str, Policy], corpus: Corpus) -> list[Panel]:
 
 
 def _draw_panels(part: Figure, panels: Sequence[Panel], corpus: Corpus, shape: tuple[int, int]) -> None:
-    """Draw spectrograms with one time axis and one scale of colours."""
+    """Draw spectrograms with a common time axis and colour scale."""
     grid = part.subplots(*shape, squeeze=False, sharex=True, sharey=True)
     image = None
     for panel, ax in zip(panels, grid.flat, strict=False):
@@ -98,8 +98,8 @@ def _draw_panels(part: Figure, panels: Sequence[Panel], corpus: Corpus, shape: t
         lowest = (len(panels) - 1 - column) // shape[1]
         grid[lowest, column].set_xlabel("time (s)")
         grid[lowest, column].tick_params(labelbottom=True)
-    part.colorbar(image, ax=grid, label="deviations from the mean", aspect=30, extend="both")
-    part.suptitle(f"The utterance of median length of {corpus.path}, each bin normalised", fontsize=10)
+    part.colorbar(image, ax=grid, label="standard deviations", aspect=30, extend="both")
+    part.suptitle(f"Utterance of median length in {corpus.path}, each bin normalised", fontsize=10)
 
 
 def _draw_feats(ax: Axes, panel: Panel, frame_sec: float) -> AxesImage:
@@ -117,24 +117,24 @@ def _draw_feats(ax: Axes, panel: Panel, frame_sec: float) -> AxesImage:
     )
 
 
-def _draw_shares(ax: Axes, shown: Sequence[Shown], corpus: Corpus) -> None:
-    """Draw masked shares over the length, expected lines and drawn dots, before a histogram of lengths."""
+def _draw_shares(ax: Axes, shown: Sequence[PolicySurvey], corpus: Corpus) -> None:
+    """Plot masked shares by length, lines expected and dots measured, over a histogram of lengths."""
     dots = list(_choose_dots(corpus))
     for index, one in enumerate(shown):
         spec, colour = one.policy.spec, f"C{index % 10}"
-        wider = 3 * (1 - (index + 1) / len(shown))  # those below, so that equal ones show
+        wider = 3 * (1 - (index + 1) / len(shown))  # lower ones are wider, so that equal curves show
         drawn = [(length, measure(spec, corpus, chosen)) for length, chosen in dots]
         curve = list(_expect_curve(spec, corpus)) if has_closed_form(spec) else drawn
         ax.plot(*_scaled(curve, corpus), "-", lw=1.5 + wider, color=colour, label=one.name)
         ax.plot(*_scaled(drawn, corpus), "o", ms=4.5 + 2 * wider, color=colour)
-    ax.set(xlabel="length of the utterance (s)", ylabel="masked values (%)", xlim=(0, None), ylim=(0, None))
-    ax.set_title("Masked share of an utterance: lines expected, dots drawn; grey: the corpus's lengths")
+    ax.set(xlabel="utterance length (s)", ylabel="masked values (%)", xlim=(0, None), ylim=(0, None))
+    ax.set_title("Masked share by utterance length (lines: expected, dots: measured, grey: corpus)")
     ax.legend(loc="center left", bbox_to_anchor=(1.06, 0.5), frameon=False)
     _draw_lengths(ax, corpus)
 
 
 def _draw_lengths(ax: Axes, corpus: Corpus) -> None:
-    """Draw a histogram of the corpus's lengths behind."""
+    """Draw a histogram of the utterance lengths in the background."""
     behind = ax.twinx()
     behind.hist(corpus.num_frames[corpus.num_frames > 0] * corpus.frame_sec, bins=40, color="0.88")
     behind.set_ylabel("utterances", color="0.5")
@@ -144,13 +144,13 @@ def _draw_lengths(ax: Axes, corpus: Corpus) -> None:
 
 
 def _scaled(points: Sequence[tuple[int, float]], corpus: Corpus) -> tuple[Tensor, Tensor]:
-    """Give seconds and percent of frames and shares."""
+    """Convert frames to seconds and shares to percent."""
     frames, shares = torch.tensor(points, dtype=torch.float64).T
     return frames * corpus.frame_sec, 100 * shares
 
 
 def _expect_curve(spec: SpecAugment, corpus: Corpus) -> Iterator[tuple[int, float]]:
-    """Give lengths, from a short one to the longest of the corpus, and the share expected at each."""
+    """Yield lengths, up to the longest in the corpus, and the share expected at each."""
     frames = corpus.num_frames[corpus.num_frames > 0]
     shortest = min(int(frames.min()), round(SHORTEST_SEC / corpus.frame_sec))
     for length in torch.linspace(shortest, int(frames.max()), NUM_POINTS).long().unique().tolist():
@@ -158,7 +158,7 @@ def _expect_curve(spec: SpecAugment, corpus: Corpus) -> Iterator[tuple[int, floa
 
 
 def _choose_dots(corpus: Corpus) -> Iterator[tuple[int, Tensor]]:
-    """Choose lengths that the corpus has, evenly among them, each with an utterance of it."""
+    """Yield evenly spaced lengths that occur in the corpus, each with an utterance of that length."""
     lengths = corpus.num_frames[corpus.num_frames > 0].unique()
     places = torch.linspace(0, len(lengths) - 1, min(NUM_DOTS, len(lengths))).round().long()
     for length in lengths[places]:

@@ -1,7 +1,7 @@
-"""A policy: what masks, which noise, and how the two share the utterances; by the name of a yaml or its path.
+"""Augmentation policies: SpecAugment, noise, and how they are mixed; read by the name or path of a yaml.
 
 Park et al., SpecAugment on large scale datasets, 2020, arXiv:1912.05533, mix rather than stack: an utterance
-is clean and masked with probability 0.8, else noisy and not masked.
+is clean and masked with probability 0.8, otherwise noisy and not masked.
 """
 
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from adaptkit.config import Config
 
 
 class Mix(Config):
-    """Which utterances are noisy, in an epoch, and which are masked."""
+    """Which utterances are noisy in an epoch, and which are masked."""
 
     noisy: Share = Field(0.2, description="probability that an utterance is noisy")
     masks_on: Literal["clean", "all"] = Field(
-        "clean", description="mask the clean utterances alone, or stack masks on the noisy ones too"
+        "clean", description="mask only the clean utterances, or also the noisy ones (stacking)"
     )
 
 
 class Policy(Config):
-    """What happens to the utterances of a training set, anew in every epoch; without noise all are clean."""
+    """How training utterances are augmented, with new random draws in every epoch."""
 
     spec: SpecAugment | None = Field(None, description="SpecAugment; null for none")
-    noise: Noise | None = Field(None, description="noise and rooms; null for none")
-    mix: Mix = Field(Mix(), description="how noise and SpecAugment share the utterances")
+    noise: Noise | None = Field(None, description="noise and reverberation; null for none")
+    mix: Mix = Field(Mix(), description="how noise and SpecAugment are mixed")
 
     @property
     def noisy_share(self) -> float:
@@ -46,7 +46,7 @@ class Policy(Config):
 
 
 def _read_any(content: object) -> object:
-    """Check a policy written in full where one is expected; its problems keep their full keys."""
+    """Validate a policy that is written out in a yaml; its problems keep their full keys."""
     if content is None or content == "own" or isinstance(content, Policy):
         return content
     if not isinstance(content, dict):

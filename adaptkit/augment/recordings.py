@@ -1,4 +1,4 @@
-"""Recordings of noise and of room responses, as folders or Kaldi lists name them."""
+"""Find recordings of noise and room responses in folders or Kaldi lists."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,15 +7,15 @@ from adaptkit.errors import DataError, listed
 from adaptkit.kaldi.audio import Recording, probe
 from adaptkit.kaldi.tables import read_table
 
-SUFFIXES = (".wav", ".flac", ".sph", ".ogg", ".opus", ".mp3")  # looked for in folders; a list names any file
+SUFFIXES = (".wav", ".flac", ".sph", ".ogg", ".opus", ".mp3")  # found in folders; a list may name any file
 
 
 def find_recordings(places: Iterable[Path], key: str) -> tuple[Recording, ...]:
-    """Read the header of every recording of some folders and lists; `key` of the policy names these.
+    """Read the header of every recording in folders and lists; `key` is the policy's option for messages.
 
-    A folder is searched to its depths, in the order of paths, unless it holds a wav.scp; a list has lines
-    `name location` as that has. Relative paths count from the working folder. A recording must be readable
-    and have one channel.
+    A folder is searched recursively, in the order of paths, unless it contains a wav.scp; a list has lines
+    `name location` like wav.scp. Relative paths start at the working folder. A recording must be readable and
+    have one channel.
     """
     locations = [location for place in places for location in _locate(place, key)]
     recordings, problems = [], []
@@ -30,20 +30,20 @@ def find_recordings(places: Iterable[Path], key: str) -> tuple[Recording, ...]:
 
 
 def _locate(place: Path, key: str) -> list[str]:
-    """Give the locations in a folder or a list."""
+    """Return the locations in a folder or a list."""
     found = []
     if (place / "wav.scp").is_file():
         place = place / "wav.scp"
     if not place.exists():
-        problem = f"no such folder or list (seen from {Path.cwd()})"
+        problem = f"no such folder or list (relative to {Path.cwd()})"
     elif place.is_dir():
         found = sorted(str(file) for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
-        problem = f"holds no recording ({' '.join(SUFFIXES)})"
+        problem = f"contains no recordings ({' '.join(SUFFIXES)})"
     elif place.suffix.lower() in SUFFIXES:
-        problem = "a recording where a folder or a list of them is needed"
+        problem = "a recording; expected a folder or a list of recordings"
     else:
         found = list(read_table(place).values())
-        problem = "a list needs lines 'name location'"
+        problem = "expected a list of lines 'name location'"
     if not (found and all(found)):
         raise DataError(f"{key}: {place}: {problem}; correct the list, or '{key}' of the policy")
     return found
@@ -54,6 +54,6 @@ def _probe_mono(location: str) -> Recording:
     if recording.num_channels != 1:
         raise DataError(
             f"{location}: {recording.num_channels} channels where one is needed; "
-            "keep one of them (sox in.wav out.wav remix 1)"
+            "extract one of them (sox in.wav out.wav remix 1)"
         )
     return recording

@@ -1,8 +1,8 @@
-"""Responses of generated rooms: shoeboxes by the image source method, as pyroomacoustics has it.
+"""Simulated room responses: shoebox rooms by the image source method of pyroomacoustics.
 
 Allen and Berkley, Image method for efficiently simulating small-room acoustics, 1979; Scheibler, Bezzam and
 Dokmanic, Pyroomacoustics, 2018, arXiv:1710.04196. The sizes are ours: living rooms and offices, not so flat
-that their decay has two slopes.
+that the decay has two slopes.
 """
 
 import functools
@@ -12,21 +12,18 @@ from math import ceil, dist, exp, hypot, log, prod
 from random import Random
 
 import numpy as np
-import pyroomacoustics
 
-MOST_ROOMS = 1000  # kept in memory, 80 MB of them at 16 kHz and 0.6 s
+MOST_ROOMS = 1000  # kept in memory, 80 MB at 16 kHz and 0.6 s
 SIDES_M = ((3.0, 6.0), (3.0, 5.0), (2.5, 3.5))  # shortest and longest; the last is the height
-WALL_M = 0.5  # of air at least between a wall and the speaker, or the microphone
-SPEED = 343.0  # of sound, metres a second; pyroomacoustics' own
+WALL_M = 0.5  # smallest distance of speaker and microphone from a wall
+SPEED = 343.0  # of sound in m/s; pyroomacoustics' default
 SLOWNESS = 1.15  # these rooms decay more slowly than Eyring's diffuse field; median of 40, from 0.1 to 0.6 s
 REACH = 0.6  # of the reverberation time: reflections are complete down to -36 dB, at a fifth of the cost
-
-pyroomacoustics.constants.set("num_threads", 1)  # the last bits of its sums depend on their number
 
 
 @dataclass(frozen=True)
 class Response:
-    """What a room makes of a click."""
+    """The impulse response of a room."""
 
     samples: np.ndarray  # (L,)
     direct: int  # the sample at which the direct path arrives
@@ -34,11 +31,15 @@ class Response:
 
 @functools.lru_cache(maxsize=MOST_ROOMS)
 def make_response(number: int, rt60_sec: tuple[float, float], rate_hz: int) -> Response:
-    """Make the response of room `number`: its sides, places and reverberation time follow from the number.
+    """Simulate room `number`: its dimensions, positions and reverberation time follow from the number.
 
-    The time is drawn between two limits, and measured on the response it is within some 20 % of that: how
-    fast the sound decays depends on the places too. The longest take 0.1 s to make at 0.6 s, 0.4 s at 1 s.
+    The reverberation time is drawn between two limits; measured on the response it is within about 20 % of
+    that, as the decay also depends on the positions. Simulation takes up to 0.1 s for a time of 0.6 s, 0.4 s
+    for 1 s.
     """
+    import pyroomacoustics  # takes 3 s, which trainings without noise need not wait
+
+    pyroomacoustics.constants.set("num_threads", 1)  # the last bits of its sums depend on it
     rng = Random(number)
     seconds = rng.uniform(*rt60_sec)
     sides = [rng.uniform(*limits) for limits in SIDES_M]
@@ -54,9 +55,9 @@ def make_response(number: int, rt60_sec: tuple[float, float], rate_hz: int) -> R
 
 
 def absorption(sides: list[float], seconds: float) -> float:
-    """Give the share of energy that a shoebox's walls take at a reverberation time, by Eyring's formula.
+    """Return the energy absorption of a shoebox's walls for a reverberation time, by Eyring's formula.
 
-    It stays below 1 however short the time is, where Sabine's, and so pyroomacoustics' own, does not.
+    It stays below 1 however short the time is, unlike Sabine's formula, which pyroomacoustics uses.
     """
     surface = 2 * sum(a * b for a, b in combinations(sides, 2))
     return 1 - exp(-SLOWNESS * 24 * log(10) * prod(sides) / (SPEED * surface * seconds))

@@ -1,7 +1,7 @@
 """SpecAugment: time warps, frequency masks and time masks, fixed or adapted to an utterance's length.
 
 Park et al., SpecAugment, 2019, arXiv:1904.08779; adaptive masks from Park et al., SpecAugment on large scale
-datasets, 2020, arXiv:1912.05533. Each utterance is treated by its own length, whatever shares its batch.
+datasets, 2020, arXiv:1912.05533. Each utterance is augmented by its own length, independent of its batch.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from adaptkit.augment.keyed_random import integers
 from adaptkit.config import Config
 from adaptkit.errors import ConfigError
 
-# The numbers of an utterance's draws; 0 decides whether it is noisy, 1 is free.
-ANCHOR, SHIFT, MASKS = 2, 3, 4  # from MASKS on width and start of each mask, those in frequency first
+# Numbers of an utterance's random draws; 0 decides whether it is noisy, 1 is free.
+ANCHOR, SHIFT, MASKS = 2, 3, 4  # from MASKS on: width and start of each mask, frequency masks first
 ROUNDING = 1e-6  # 0.29 * 100 is below 29 in binary
 
 
@@ -36,60 +36,60 @@ Ratios = Annotated[tuple[Share, Share], BeforeValidator(_from_zero)]
 class SpecAugment(Config):
     """How features are warped and masked; a width N stands for the range [0, N), its end excluded."""
 
-    time_warp: NonNegativeInt = Field(0, description="largest shift W of the warp, in frames; 0 for none")
-    freq_masks: NonNegativeInt = Field(0, description="frequency masks m_F")
-    freq_width: Widths = Field((0, 27), description="their width in bins, F or [lowest, F)")
-    time_masks: NonNegativeInt | None = Field(None, description="time masks m_T, where their number is fixed")
+    time_warp: NonNegativeInt = Field(0, description="largest time warp W, in frames; 0 for none")
+    freq_masks: NonNegativeInt = Field(0, description="number of frequency masks m_F")
+    freq_width: Widths = Field((0, 27), description="width of frequency masks in bins: F or [lowest, F)")
+    time_masks: NonNegativeInt | None = Field(None, description="fixed number of time masks m_T")
     time_masks_ratio: Share | None = Field(
-        None, description="p_M, where their number is floor(p_M tau) for an utterance of tau frames"
+        None, description="p_M, for floor(p_M tau) time masks in an utterance of tau frames"
     )
-    most_time_masks: NonNegativeInt = Field(20, description="bound on floor(p_M tau)")
+    most_time_masks: NonNegativeInt = Field(20, description="upper bound on floor(p_M tau)")
     time_width: Widths | None = Field(
-        None, description="their width in frames, T or [lowest, T), where it is fixed"
+        None, description="fixed width of time masks in frames: T or [lowest, T)"
     )
-    time_width_bound: Share = Field(1.0, description="p, which bounds a fixed T at p tau")
+    time_width_bound: Share = Field(1.0, description="p, for an upper bound p tau on a fixed T")
     time_width_ratio: Ratios | None = Field(
-        None, description="p_S, where T is floor(p_S tau), or [lowest, p_S)"
+        None, description="p_S, for time masks of width T = floor(p_S tau): p_S or [lowest, p_S)"
     )
-    most_masked: Share = Field(1.0, description="bound on the masked share of an utterance's values")
-    fill: Literal["zero", "mean", "noise"] = Field("zero", description="what stands in masked places")
+    most_masked: Share = Field(1.0, description="upper bound on the masked share of an utterance's values")
+    fill: Literal["zero", "mean", "noise"] = Field("zero", description="values in masked places")
 
     @property
     def has_time_masks(self) -> bool:
-        """Whether a long utterance gets time masks."""
+        """Whether sufficiently long utterances get time masks."""
         return bool(self.time_masks or self.time_masks_ratio)
 
     @model_validator(mode="after")
     def _check_together(self) -> "SpecAugment":
         problems = [*self._time_problems(), *self._width_problems()]
         if not (problems or self.time_warp or self.freq_masks or self.has_time_masks):
-            problems = ["does nothing: set time_warp, freq_masks or time_masks, or the whole to null"]
+            problems = ["no effect: set time_warp, freq_masks or time_masks, or set all of it to null"]
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
     def _time_problems(self) -> Iterator[str]:
-        """Say where the number or the width of time masks is given twice or not at all."""
+        """Find a number or width of time masks that is given twice or not at all."""
         has_widths = self.time_width is not None or self.time_width_ratio is not None
         if self.time_masks is not None and self.time_masks_ratio is not None:
             yield (
-                f"time_masks {self.time_masks} and time_masks_ratio {self.time_masks_ratio:g} both give the "
+                f"time_masks {self.time_masks} and time_masks_ratio {self.time_masks_ratio:g} both set the "
                 "number of time masks; set one to null"
             )
         if self.time_masks is None and self.time_masks_ratio is None and has_widths:
-            yield "time masks have a width and no number; set time_masks or time_masks_ratio"
+            yield "time masks have a width but no number; set time_masks or time_masks_ratio"
         if self.time_width is not None and self.time_width_ratio is not None:
             yield (
                 f"time_width {list(self.time_width)} and time_width_ratio {list(self.time_width_ratio)} both "
-                "give the width of time masks; set one to null"
+                "set the width of time masks; set one to null"
             )
         if self.has_time_masks and not has_widths:
-            yield "time masks have a number and no width; set time_width or time_width_ratio"
+            yield "time masks have a number but no width; set time_width or time_width_ratio"
         if self.time_width_bound != 1 and self.time_width is None:
             yield f"time_width_bound {self.time_width_bound:g} bounds time_width, which is not set"
 
     def _width_problems(self) -> Iterator[str]:
-        """Say which ranges of widths hold nothing."""
+        """Find empty ranges of widths."""
         ranges = {
             "freq_width": self.freq_width if self.freq_masks else None,
             "time_width": self.time_width if self.has_time_masks else None,
@@ -97,14 +97,14 @@ class SpecAugment(Config):
         }
         for name, widths in ranges.items():
             if widths is not None and widths[0] >= widths[1]:
-                yield f"{name} {list(widths)} is no range: its end is excluded and has to be above its lowest"
+                yield f"{name} {list(widths)} is empty: the end is excluded and must exceed the lowest width"
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What befalls each utterance of a batch, in frames and bins.
+    """The warp and masks of each utterance in a batch, in frames and bins.
 
-    A shift of 0 is no warp, a width of 0 no mask; M is the largest number of time masks of an utterance.
+    A shift of 0 means no warp, a width of 0 no mask; M is the largest number of time masks of an utterance.
     """
 
     anchors: Tensor  # (B,)
@@ -118,8 +118,8 @@ class Draws:
 def draw(options: SpecAugment, lengths: Tensor, num_bins: int, keys: Tensor) -> Draws:
     """Draw warps and masks for utterances of the given lengths (B,) in frames, each from its own key (B,).
 
-    Where `most_masked` is below 1, masks are laid in order, those in frequency first; from the first one on
-    that would take the masked share of the utterance's values over it, the masks of that kind are left out.
+    If `most_masked` is below 1, masks are placed in order, frequency masks first; from the first mask that
+    would raise the masked share of the utterance's values above it, all masks of its kind are dropped.
     """
     check_bins(options, num_bins)
     keys = keys[:, None]
@@ -132,11 +132,10 @@ def draw(options: SpecAugment, lengths: Tensor, num_bins: int, keys: Tensor) -> 
 
 
 def augment(options: SpecAugment, feats: Tensor, lengths: Tensor, keys: Tensor) -> Tensor:
-    """Warp, then mask, features (B, T, F) of the given lengths (B,), each row as its key (B,) draws it.
+    """Warp, then mask, features (B, T, F) of the given lengths (B,), each row by its key (B,).
 
-    Gives a new tensor; frames from its length on stay what they are in each row. The `fill` of masks is zero,
-    or the utterance's own mean of each bin, or Gaussian noise of its own mean and deviation of each bin, both
-    taken before the warp.
+    Returns a new tensor; padding is unchanged. The `fill` of masks is zero, the utterance's mean of each bin,
+    or Gaussian noise with the utterance's mean and deviation of each bin, both computed before the warp.
     """
     lengths, keys = lengths.to(feats.device), keys.to(feats.device)
     num_rows, num_steps, num_bins = feats.shape
@@ -148,7 +147,7 @@ def augment(options: SpecAugment, feats: Tensor, lengths: Tensor, keys: Tensor) 
     if options.fill != "zero":
         means, deviations = moments(feats.detach(), is_own, lengths)
     out = _warped(feats, draws, lengths)
-    for is_masked in (bins, steps):  # factors and weights of 0 and 1 take a third of the time of a bool mask
+    for is_masked in (bins, steps):  # factors and weights of 0 and 1 are three times as fast as a bool mask
         if options.fill == "zero":
             out.mul_((~is_masked).to(out.dtype))
         else:
@@ -157,11 +156,11 @@ def augment(options: SpecAugment, feats: Tensor, lengths: Tensor, keys: Tensor) 
         is_masked = (bins | steps) & is_own[..., None]
         _add_noise(out, is_masked, deviations, keys, first=_first_of_noise(options))
     in_place = None if feats.requires_grad else out
-    return torch.lerp(feats, out, is_own[..., None].to(out.dtype), out=in_place)  # padding as it was
+    return torch.lerp(feats, out, is_own[..., None].to(out.dtype), out=in_place)  # padding unchanged
 
 
 def check_bins(options: SpecAugment, num_bins: int) -> None:
-    """Refuse frequency masks that do not fit features of so many bins."""
+    """Refuse frequency masks that are wider than the features."""
     if options.freq_masks and options.freq_width[1] > num_bins:
         raise ConfigError(
             f"freq_width {list(options.freq_width)} is wider than features of {num_bins} bins; "
@@ -170,7 +169,7 @@ def check_bins(options: SpecAugment, num_bins: int) -> None:
 
 
 def covered(starts: Tensor, widths: Tensor, size: int) -> Tensor:
-    """Tell which of `size` places lie under any of a row's masks: starts and widths (B, M) give (B, size)."""
+    """Return which of `size` places any mask of a row covers: starts and widths (B, M) give (B, size)."""
     edges = starts.new_zeros(len(starts), size + 1)
     edges.scatter_add_(1, starts, torch.ones_like(starts))
     edges.scatter_add_(1, starts + widths, -torch.ones_like(starts))
@@ -178,10 +177,10 @@ def covered(starts: Tensor, widths: Tensor, size: int) -> Tensor:
 
 
 def sources(draws: Draws, lengths: Tensor, num_steps: int) -> Tensor:
-    """Give the place in an utterance that each frame of its warp is read from, (B, T) in float64.
+    """Return the position in an utterance from which each frame of its warp is read, (B, T) in float64.
 
-    Frame w0 + w reads w0, the first and the last read themselves, and it is linear between them. A shift to
-    the very end squeezes one side out. Frames from the utterance's length on read themselves.
+    Frame w0 + w reads w0, the first and last frame read themselves, with linear interpolation between them. A
+    shift to the very end squeezes one side out. Padding frames read themselves.
     """
     frame = torch.arange(num_steps, device=lengths.device, dtype=torch.float64)
     anchor, last = draws.anchors[:, None].double(), lengths[:, None].double() - 1
@@ -192,7 +191,7 @@ def sources(draws: Draws, lengths: Tensor, num_steps: int) -> Tensor:
 
 
 def _draw_warps(options: SpecAugment, lengths: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw anchors from [W, tau - W) and shifts from [-W, W], both (B,); none where tau is 2 W or less."""
+    """Draw anchors from [W, tau - W) and shifts from [-W, W], both (B,); no warp if tau is at most 2 W."""
     window = options.time_warp
     room = (lengths - 2 * window).clamp(min=0)
     is_warped = (room > 0) & (window > 0)
@@ -210,7 +209,7 @@ def _draw_freq_masks(options: SpecAugment, num_bins: int, keys: Tensor) -> tuple
 
 
 def _draw_time_masks(options: SpecAugment, lengths: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw starts and widths, both (B, M); masks that an utterance has no right to are of width 0."""
+    """Draw starts and widths, both (B, M); masks beyond an utterance's number have width 0."""
     num_masks = count_time_masks(options, lengths)
     most = int(num_masks.max()) if len(num_masks) else 0
     numbers = _numbers(MASKS + 2 * options.freq_masks, most, keys)
@@ -222,19 +221,19 @@ def _draw_time_masks(options: SpecAugment, lengths: Tensor, keys: Tensor) -> tup
 
 
 def _numbers(first: int, num_masks: int, keys: Tensor) -> Tensor:
-    """Number the draws of the widths of masks; a start has the number after its width."""
+    """Return the numbers of the draws of mask widths; each start has the number after its width."""
     return first + 2 * torch.arange(num_masks, device=keys.device)
 
 
 def count_time_masks(options: SpecAugment, lengths: Tensor) -> Tensor:
-    """Give the number of time masks (B,) of utterances of the given lengths (B,)."""
+    """Return the number of time masks (B,) of utterances of the given lengths (B,)."""
     if options.time_masks_ratio is None:
         return torch.full_like(lengths, options.time_masks or 0)
     return _part(options.time_masks_ratio, lengths).clamp(max=options.most_time_masks)
 
 
 def time_widths(options: SpecAugment, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the lowest width of time masks and the end of their range, both (B,); it may be empty."""
+    """Return the lowest width of time masks and the end of their range, both (B,); the range may be empty."""
     if options.time_width_ratio is not None:
         lowest, end = (_part(ratio, lengths) for ratio in options.time_width_ratio)
         return lowest, end
@@ -244,12 +243,12 @@ def time_widths(options: SpecAugment, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _part(ratio: float, lengths: Tensor) -> Tensor:
-    """Give the whole frames of a part of each utterance."""
+    """Return the given share of each length, in whole frames."""
     return (ratio * lengths.double() + ROUNDING).long()
 
 
 def _bounded(options: SpecAugment, draws: Draws, lengths: Tensor, num_bins: int) -> Draws:
-    """Leave out the masks from the first on that masks more than `most_masked` together with those before."""
+    """Drop masks from the first one that, together with those before, masks more than `most_masked`."""
     most = options.most_masked * lengths[:, None].double() * num_bins + ROUNDING  # values, (B, 1)
     bins = _covered_by_first(draws.freq_starts, draws.freq_widths, num_bins)  # (B, m_F)
     freq_widths = draws.freq_widths * (bins * lengths[:, None] <= most)
@@ -260,14 +259,14 @@ def _bounded(options: SpecAugment, draws: Draws, lengths: Tensor, num_bins: int)
 
 
 def _covered_by_first(starts: Tensor, widths: Tensor, size: int) -> Tensor:
-    """Count the places that the first 1, 2, ... of a row's masks cover together, (B, M)."""
+    """Count the places that the first 1, 2, ... masks of a row cover together, (B, M)."""
     place = torch.arange(size, device=starts.device)
     is_inside = (starts[..., None] <= place) & (place < (starts + widths)[..., None])  # (B, M, size)
     return (is_inside.cumsum(dim=1) > 0).sum(dim=2)
 
 
 def _warped(feats: Tensor, draws: Draws, lengths: Tensor) -> Tensor:
-    """Read each frame between two neighbours: a bag of two weighted rows, which is one pass over memory."""
+    """Interpolate each frame between two neighbours, as a bag of two weighted rows: one pass over memory."""
     if not draws.shifts.any():
         return feats.clone(memory_format=torch.contiguous_format)
     num_rows, num_steps, num_bins = feats.shape
@@ -284,7 +283,7 @@ def _warped(feats: Tensor, draws: Draws, lengths: Tensor) -> Tensor:
 
 
 def _add_noise(out: Tensor, is_masked: Tensor, deviations: Tensor, keys: Tensor, *, first: int) -> None:
-    """Add noise of the given deviations (B, F) in masked places; step and bin number the draws."""
+    """Add noise with the given deviations (B, F) in masked places; step and bin number the draws."""
     _, num_steps, num_bins = out.shape
     place = is_masked.flatten().nonzero().squeeze(1)  # among all B T F values
     row, within = place // (num_steps * num_bins), place % (num_steps * num_bins)
@@ -293,6 +292,6 @@ def _add_noise(out: Tensor, is_masked: Tensor, deviations: Tensor, keys: Tensor,
 
 
 def _first_of_noise(options: SpecAugment) -> int:
-    """Give the first number that no mask of any utterance draws."""
+    """Return the first number that no mask of any utterance uses."""
     most = options.most_time_masks if options.time_masks is None else options.time_masks
     return MASKS + 2 * (options.freq_masks + most)

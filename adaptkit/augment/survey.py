@@ -1,7 +1,7 @@
-"""What a policy does to a corpus: how much of its utterances is masked and warped, by their length.
+"""Survey the effect of a policy on a corpus: the masked and warped share of its utterances, by length.
 
-Adaptive policies mask little of short utterances (Park et al., 2020, arXiv:1912.05533), and fixed ones much;
-which of the two a corpus meets depends on its lengths.
+Adaptive policies mask little of short utterances (Park et al., 2020, arXiv:1912.05533), fixed ones much; the
+effect on a corpus depends on the lengths of its utterances.
 """
 
 import logging
@@ -17,7 +17,7 @@ from torch import Tensor
 from adaptkit import config
 from adaptkit.augment.corpus import Corpus
 from adaptkit.augment.coverage import expected_share, measured_share
-from adaptkit.augment.describe import Shares, describe, find_faults
+from adaptkit.augment.describe import Shares, describe_policy, find_faults
 from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.policy import Policy
 from adaptkit.augment.specaugment import SpecAugment, check_bins, count_time_masks, time_widths
@@ -25,34 +25,32 @@ from adaptkit.errors import ConfigError
 from adaptkit.files import write_text
 from adaptkit.tables import aligned, markdown
 
-NUM_DRAWS = (
-    2500  # for a mean; a share deviates by 1/2 at most, so the error is below 1 % = 1 / (2 sqrt(2500))
-)
-NUM_ROWS = 8  # at most, and one of all utterances
+NUM_DRAWS = 2500  # per mean; a share deviates by at most 1/2, so the error is below 1 % = 1 / (2 sqrt(2500))
+NUM_ROWS = 8  # at most, plus one for all utterances
 _STEPS_SEC = tuple(digit * 10.0**power for power in (-1, 0, 1) for digit in (1, 2, 5))  # between edges
 _CHUNK = 256  # utterances that are drawn at a time
-_MOST_LENGTHS, _DRAWS_EACH = 64, 256  # where there is no closed form
+_MOST_LENGTHS, _DRAWS_EACH = 64, 256  # if there is no closed form
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Row:
-    """Utterances of like length and what a policy does to those of them that it masks; means over them."""
+    """Means over utterances of similar length, and the effect of a policy on those that it masks."""
 
-    name: str  # their lengths
+    name: str  # range of lengths
     num_utterances: int
     num_frames: float
     num_time_masks: float = 0.0
-    frames_masked: float = 0.0  # share of the frames, expected of time masks
+    frames_masked: float = 0.0  # expected share of the frames, under time masks
     expected: float = 0.0  # share of the values, in closed form
-    measured: float = 0.0  # share of the values, drawn
+    measured: float = 0.0  # share of the values, in random draws
     warped: float = 0.0  # share of the utterances
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A policy on a corpus; the last row is of all utterances."""
+class PolicySurvey:
+    """The effect of a policy on a corpus; the last row is for all utterances."""
 
     name: str
     policy: Policy
@@ -61,35 +59,35 @@ class Shown:
     warnings: tuple[str, ...]
 
 
-def show(name: str, policy: Policy, corpus: Corpus) -> Shown:
-    """Work out what a policy does to a corpus, and warn of utterances that it changes too little or much."""
+def survey_policy(name: str, policy: Policy, corpus: Corpus) -> PolicySurvey:
+    """Survey the effect of a policy on a corpus, and warn of utterances changed too little or too much."""
     groups = [*_divide(corpus), ("all", torch.arange(len(corpus.num_frames)))]
     spec = policy.spec
     if spec is None:
         rows = [Row(label, len(chosen), _mean(corpus.num_frames[chosen])) for label, chosen in groups]
-        return Shown(name, policy, corpus.path, tuple(rows), ())
+        return PolicySurvey(name, policy, corpus.path, tuple(rows), ())
     _refuse_wide(name, spec, corpus)
     shares = expect(spec, corpus)
     rows = [_survey(label, spec, corpus, shares, chosen) for label, chosen in groups]
     warnings = tuple(find_faults(spec, corpus, shares))
     for warning in warnings:
         log.warning("%s: %s", name, warning)
-    return Shown(name, policy, corpus.path, tuple(rows), warnings)
+    return PolicySurvey(name, policy, corpus.path, tuple(rows), warnings)
 
 
-def render(shown: Shown) -> str:
-    """Give what was found as text for a terminal; its warnings go to the log."""
-    lines = [f"{shown.name} on {shown.corpus}", *(f"  {line}" for line in describe(shown.policy))]
+def format_survey(shown: PolicySurvey) -> str:
+    """Format a survey for a terminal; its warnings went to the log."""
+    lines = [f"{shown.name} on {shown.corpus}", *(f"  {line}" for line in describe_policy(shown.policy))]
     return "\n".join([*lines, "", aligned(_cells(shown)), "", *_explain(shown)])
 
 
-def write(shown: Shown, folder: Path) -> None:
-    """Write policy.yaml, with every default, and table.md."""
+def write(shown: PolicySurvey, folder: Path) -> None:
+    """Write a survey's policy.yaml, with every default, and table.md."""
     config.write_yaml(folder / "policy.yaml", config.dump(shown.policy))
     warnings = [f"- warning: {warning}" for warning in shown.warnings]
     paragraphs = [
         f"## `{shown.name}` on `{shown.corpus}`",
-        "\n".join(f"- {line}" for line in describe(shown.policy)),
+        "\n".join(f"- {line}" for line in describe_policy(shown.policy)),
         markdown(_cells(shown)),
         " ".join(_explain(shown)),
         "\n".join(warnings),
@@ -98,7 +96,7 @@ def write(shown: Shown, folder: Path) -> None:
 
 
 def expect(spec: SpecAugment, corpus: Corpus) -> Shares:
-    """Work out what is expected to be masked of each utterance, or draw it where there is no closed form."""
+    """Compute the expected masked share of each utterance, by random draws if there is no closed form."""
     lengths, places = corpus.num_frames.unique(return_inverse=True)
     by_time = spec.model_copy(update={"freq_masks": 0, "most_masked": 1.0})
     frames = _expect_closed(by_time, lengths, corpus)
@@ -108,14 +106,14 @@ def expect(spec: SpecAugment, corpus: Corpus) -> Shares:
 
 
 def has_closed_form(spec: SpecAugment) -> bool:
-    """Say whether there is a closed form of the expected share."""
+    """Whether the expected share has a closed form."""
     return spec.most_masked == 1
 
 
 def measure(spec: SpecAugment, corpus: Corpus, chosen: Tensor) -> float:
-    """Draw masks of the chosen utterances and give the mean share of masked values, its error below 1 %.
+    """Draw masks for the chosen utterances and return the mean masked share, with an error below 1 %.
 
-    Few utterances are drawn in several epochs; of many, as many as are needed, evenly over the lengths.
+    Few utterances are drawn in several epochs; many are sampled evenly over their lengths.
     """
     chosen = chosen[corpus.num_frames[chosen].argsort(stable=True)]
     if len(chosen) > NUM_DRAWS:
@@ -134,7 +132,7 @@ def _expect_closed(spec: SpecAugment, lengths: Tensor, corpus: Corpus) -> Tensor
 
 
 def _expect_drawn(spec: SpecAugment, lengths: Tensor, corpus: Corpus) -> Tensor:
-    """Draw the shares of rising lengths (L,); of many, those of some, for all up to the next."""
+    """Draw the shares of increasing lengths (L,); of many, only some are drawn, for all up to the next."""
     drawn = lengths[torch.linspace(0, len(lengths) - 1, min(_MOST_LENGTHS, len(lengths))).long()]
     keys = torch.tensor([make_key(0, epoch, "") for epoch in range(_DRAWS_EACH)])
     shares = [measured_share(spec, x.expand(_DRAWS_EACH), corpus.num_bins, keys).mean() for x in drawn]
@@ -144,7 +142,7 @@ def _expect_drawn(spec: SpecAugment, lengths: Tensor, corpus: Corpus) -> Tensor:
 def _survey(label: str, spec: SpecAugment, corpus: Corpus, shares: Shares, chosen: Tensor) -> Row:
     frames = corpus.num_frames[chosen]
     lowest, end = time_widths(spec, frames)
-    is_seen = (end > lowest) & (end > 1)  # else every one of them is 0 wide
+    is_seen = (end > lowest) & (end > 1)  # otherwise all masks have width 0
     return Row(
         name=label,
         num_utterances=len(chosen),
@@ -158,7 +156,7 @@ def _survey(label: str, spec: SpecAugment, corpus: Corpus, shares: Shares, chose
 
 
 def _divide(corpus: Corpus) -> Iterator[tuple[str, Tensor]]:
-    """Divide the utterances by their lengths into groups of about one size, between round edges."""
+    """Divide the utterances by length into groups of about equal size, with round edges."""
     seconds = corpus.num_frames.double() * corpus.frame_sec
     low, high = float(seconds.min()), float(seconds.max())
     step = next((step for step in _STEPS_SEC if step >= (high - low) / 20), _STEPS_SEC[-1])
@@ -171,8 +169,8 @@ def _divide(corpus: Corpus) -> Iterator[tuple[str, Tensor]]:
             yield f"{start:.4g} to {min(end, high):.4g}", chosen
 
 
-def _cells(shown: Shown) -> list[list[str]]:
-    """Give the table, its head first; without masks there is nothing to say but how long utterances are."""
+def _cells(shown: PolicySurvey) -> list[list[str]]:
+    """Return the table, its header first; without masks it has only the lengths of utterances."""
     head = ["length (s)", "utterances", "frames"]
     more = ["time masks", "frames masked (%)", "values masked (%)", "measured (%)", "warped (%)"]
     plain = [[row.name, str(row.num_utterances), f"{row.num_frames:.1f}"] for row in shown.rows]
@@ -186,19 +184,19 @@ def _cells(shown: Shown) -> list[list[str]]:
     return [[*head, *more], *(cells + found for cells, found in zip(plain, masks, strict=True))]
 
 
-def _explain(shown: Shown) -> list[str]:
-    """Say how to read the table."""
+def _explain(shown: PolicySurvey) -> list[str]:
+    """Explain the columns of the table."""
     if shown.policy.spec is None:
         return []
-    how = "expected by a closed form, then" if has_closed_form(shown.policy.spec) else "expected and"
+    how = "in closed form" if has_closed_form(shown.policy.spec) else "by random draws"
     return [
-        "Means over utterances of a length, where they are masked. Frames masked: expected of time masks.",
-        f"Values masked: {how} measured in {NUM_DRAWS} draws or more.",
+        "Means over the masked utterances of each length. Frames masked: expected share under time masks.",
+        f"Values masked: expected share of all values, {how}; measured: in at least {NUM_DRAWS} draws.",
     ]
 
 
 def _refuse_wide(name: str, spec: SpecAugment, corpus: Corpus) -> None:
-    """Refuse masks that could hide every bin."""
+    """Refuse frequency masks that are wider than the features."""
     try:
         check_bins(spec, corpus.num_bins)
     except ConfigError as error:

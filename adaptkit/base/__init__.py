@@ -1,1 +1,1 @@
-"""The base model: building, loading, sites, padding and search; the only package that imports ESPnet."""
+"""Base models: building, loading, adapter sites, padding and search; only this package imports ESPnet."""

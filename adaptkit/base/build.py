@@ -1,8 +1,8 @@
 """Build an ESPnet recogniser from its own configuration without importing `espnet2.tasks`.
 
 The constructors are called in the order of `espnet2.tasks.asr.ASRTask.build_model`, from the table below:
-importing the task itself takes 16 s and tries to download. A class outside the table falls back to the task,
-and says so.
+importing the task itself takes 16 s and attempts downloads. For a class outside the table the task is used,
+with a log message.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ _CLASSES = {
         "rnn": "espnet2.asr.decoder.rnn_decoder.RNNDecoder",
     },
 }
-_DEFAULTS = {  # what a training yaml of ESPnet may leave out, as espnet2/bin/asr_train.py fills it
+_DEFAULTS = {  # of options that an ESPnet training yaml may omit, as in espnet2/bin/asr_train.py
     "frontend": "default",
     "specaug": None,
     "normalize": "utterance_mvn",
@@ -61,18 +61,18 @@ MODEL_KEYS = frozenset((*_DEFAULTS, *_CONFS, "token_list", "token_type", "bpemod
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill what ESPnet's own file may leave out, so that `ASRTask.build_model_from_file` reads the result."""
+    """Fill in what ESPnet's yaml may omit, so that `ASRTask.build_model_from_file` reads the result."""
     filled = {**_DEFAULTS, **{name: {} for name in _CONFS}, **config}
     if filled["input_size"] is not None:
-        filled.update(frontend=None, frontend_conf={})  # the features come from the data, as ESPnet does
+        filled.update(frontend=None, frontend_conf={})  # features come from the data, as in ESPnet
     return {name: {} if value is None and name in _CONFS else value for name, value in filled.items()}
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
-    """Build an `ESPnetASRModel` with fresh weights from a completed configuration with its `token_list`.
+    """Build an `ESPnetASRModel` with new weights from a completed configuration with its `token_list`.
 
-    ESPnet's own error rates during training are switched off: it would decode every batch of a frozen base.
-    Its SpecAugment is left out, which has no weights: `specaug.translate` turns the settings into ours.
+    ESPnet's error rates during training are disabled: they would decode every batch of a frozen base. Its
+    SpecAugment, which has no weights, is left out: `specaug.translate` converts its settings to ours.
     """
     config = complete(config)
     unknown = [name for name in _CLASSES if config[name] is not None and config[name] not in _CLASSES[name]]
@@ -101,36 +101,36 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     built = _call(
         model, "model_conf", model_conf, encoder=encoder, decoder=decoder, ctc=ctc, **parts, **outer
     )
-    return built.float()  # GlobalMVN keeps float64 statistics until its first forward pass changes them
+    return built.float()  # GlobalMVN has float64 statistics until its first forward pass converts them
 
 
 def build_specaug(options: Mapping[str, Any]) -> nn.Module:
-    """Build ESPnet's own SpecAugment, which ours is compared with."""
+    """Build ESPnet's own SpecAugment, for comparison with ours."""
     return _make({"specaug": "specaug", "specaug_conf": options}, "specaug")
 
 
 def _make(config: Mapping[str, Any], section: str, **given: Any) -> nn.Module | None:
-    """Build what a section names, or None where it names nothing."""
+    """Build the module that a section names; None if it names none."""
     if config[section] is None:
         return None
     return _call(_import(_CLASSES[section][config[section]]), f"{section}_conf", config, **given)
 
 
 def _call(kind: type[nn.Module], conf_name: str, config: Mapping[str, Any], **given: Any) -> nn.Module:
-    """Construct a class of ESPnet with its section's options, refusing options that it does not have."""
+    """Construct an ESPnet class with its section's options, refusing options that it does not have."""
     options = config[conf_name]
     known = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
     for option in options:
         if option not in known:
             remedy = nearest(option, known) or f"; known: {', '.join(known)}"
             raise ConfigError(f"{conf_name}.{option}: {kind.__name__} has no such option{remedy}")
-    with _refusing(f"{conf_name}: {kind.__name__} refuses {dict(options)}"):
+    with _refusing(f"{conf_name}: {kind.__name__} rejects {dict(options)}"):
         return kind(**given, **options)
 
 
 @contextlib.contextmanager
 def _refusing(what: str) -> Iterator[None]:
-    """Turn what ESPnet raises over its options into a ConfigError that begins with `what`."""
+    """Convert ESPnet's exceptions about its options to a ConfigError that begins with `what`."""
     try:
         yield
     except (TypeError, ValueError, AssertionError, NotImplementedError, RuntimeError) as error:
@@ -143,7 +143,7 @@ def _refusing(what: str) -> Iterator[None]:
 
 def _import(path: str) -> type[nn.Module]:
     module, _, name = path.rpartition(".")
-    with contextlib.redirect_stdout(io.StringIO()) as printed:  # ESPnet tells of flash_attn
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # ESPnet reports on flash_attn
         found = importlib.import_module(module)
     _LOG.debug("%s", printed.getvalue())
     return getattr(found, name)
@@ -151,9 +151,9 @@ def _import(path: str) -> type[nn.Module]:
 
 def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:
     names = ", ".join(f"{name}: {config[name]}" for name in unknown) or "postencoder or model"
-    _LOG.info("%s is not in adaptkit's table; asking espnet2.tasks.asr, which takes 16 s to import", names)
+    _LOG.info("%s: unknown to adaptkit; using espnet2.tasks.asr, which takes 16 s to import", names)
     task = _import("espnet2.tasks.asr.ASRTask")
-    with tempfile.TemporaryDirectory() as folder, _refusing("espnet2.tasks.asr refuses the configuration"):
+    with tempfile.TemporaryDirectory() as folder, _refusing("espnet2.tasks.asr rejects the configuration"):
         configuration.write_yaml(Path(folder, "config.yaml"), config)
         model, _ = task.build_model_from_file(Path(folder, "config.yaml"))
     model.error_calculator = model.specaug = None

@@ -1,4 +1,4 @@
-"""Describe a base model that is to be trained: ESPnet's yaml with tokens, features and statistics."""
+"""Configure a new base model: ESPnet's yaml, completed with tokens, features and statistics."""
 
 import logging
 import shutil
@@ -27,14 +27,14 @@ def make_config(
     token_type: Literal["char", "bpe"],
     num_tokens: int,
 ) -> dict[str, Any]:
-    """Complete ESPnet's training yaml into a model's `config.yaml`, and put the files it names in `folder`.
+    """Complete ESPnet's training yaml to a model's `config.yaml`; files that it names go to `folder`.
 
-    Its training options are not used, and said to be not: adaptkit's own `base.train` takes their place.
+    Its training options are not used, as a log message says: `base.train` of the experiment replaces them.
     """
     given = config.read_yaml(model_yaml)
     unused = sorted(set(given) - build.MODEL_KEYS)
     if unused:
-        _LOG.info("%s: not used, base.train takes its place: %s", model_yaml, listed(unused))
+        _LOG.info("%s: not used, base.train replaces them: %s", model_yaml, listed(unused))
     completed = build.complete(given)
     tokens = _make_tokens(train_set, folder, token_type=token_type, num_tokens=num_tokens)
     completed |= {
@@ -51,7 +51,7 @@ def make_config(
 
 
 def untrained(model_yaml: Path, num_tokens: int) -> BaseModel:
-    """Build a model of ESPnet's training yaml with random weights and nameless tokens, to be timed."""
+    """Build a model from ESPnet's training yaml with random weights and numbered tokens, for benchmarks."""
     given = config.read_yaml(model_yaml)
     completed = build.complete({**given, "normalize": None, "normalize_conf": {}})
     words = [f"token{index}" for index in range(num_tokens - 3)]
@@ -71,7 +71,7 @@ def _make_tokens(train_set: Path, folder: Path, *, token_type: str, num_tokens: 
 
 
 def _copy_statistics(train_set: Path, folder: Path) -> Path:
-    """Keep the statistics that normalise the features beside the model."""
+    """Copy the normalisation statistics of the features into the folder of the model."""
     source, target = train_set / "feats_stats.npz", folder / "feats_stats.npz"
     if not source.exists():
         raise DataError(f"{source}: no such file; 'adaptkit feats' writes it with --cmvn {source}")

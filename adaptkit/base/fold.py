@@ -1,8 +1,8 @@
 """Fold the adapters of one task into the weights of their base model, and unfold them again.
 
-A difference to a linear map is added to its weight. Hidden units beside a feed-forward become units of it.
-ESPnet knows one number of units for all feed-forwards of an encoder, so each gains as many as the one that
-gains most; those without a use have zero weights on both sides and add nothing.
+A difference to a linear map is added to its weight. Hidden units parallel to a feed-forward are appended to
+it. In ESPnet all feed-forwards of an encoder have the same number of units, so each gains as many as the one
+that gains most; unused units have zero weights on both sides and add nothing.
 """
 
 import copy
@@ -21,7 +21,7 @@ from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.fold import Added, Fold, Widened
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.adapters.site import Site
-from adaptkit.base.checkpoint import BaseModel, save, wrap
+from adaptkit.base.checkpoint import BaseModel, find_beside, save, wrap
 from adaptkit.config import Config
 from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
 from adaptkit.files import replacing
@@ -32,19 +32,19 @@ _FEED_FORWARDS = ("ffn_macaron", "ffn")
 
 
 class Folded(Config):
-    """What the `config.yaml` of a folded model says under `adaptkit: merged:`, an entry for each fold."""
+    """An entry of `adaptkit: merged:` in the `config.yaml` of a folded model, one for each fold."""
 
-    kind: str = Field(description="kinds of the adapters, joined with +")
-    task: str = Field(description="whose adapters they were")
-    base_fingerprint: str = Field(description="of the base model before")
-    fingerprint: str = Field(description="of the base model after")
-    adapter_digest: str = Field(description="of the task's own and the shared weights of the adapters")
-    num_units: NonNegativeInt = Field(description="hidden units that every feed-forward gained")
+    kind: str = Field(description="adapter types, joined with +")
+    task: str = Field(description="speaker of the folded adapters")
+    base_fingerprint: str = Field(description="fingerprint of the base model before folding")
+    fingerprint: str = Field(description="fingerprint of the folded model")
+    adapter_digest: str = Field(description="hash of the speaker's and the shared adapter weights")
+    num_units: NonNegativeInt = Field(description="hidden units added to every feed-forward")
 
 
 @dataclass(frozen=True)
 class _Changes:
-    """What a fold does: differences by the names of parameters, and units by those of feed-forwards."""
+    """The changes of a fold: differences by parameter name, and hidden units by feed-forward name."""
 
     differences: dict[str, Tensor] = field(default_factory=dict)
     units: dict[str, list[Widened]] = field(default_factory=dict)
@@ -55,13 +55,13 @@ class _Changes:
 
     @property
     def num_units(self) -> int:
-        """Count the units of the feed-forward that gains most."""
+        """The number of units added to the feed-forward that gains most."""
         return max((sum(len(part.bias_in) for part in own) for own in self.units.values()), default=0)
 
 
 @dataclass(frozen=True)
 class _FeedForward:
-    """A feed-forward of a model: what is linear in it, and its activation in lower case."""
+    """A feed-forward of a model: its two linear maps, and its activation in lower case."""
 
     site: Site
     first: nn.Linear
@@ -72,7 +72,7 @@ class _FeedForward:
 
 @torch.no_grad()
 def fold(base: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
-    """Make a base model that does alone what `base` does with a task's adapters, if algebra allows it."""
+    """Return a base model equivalent to `base` with a task's adapters, if algebra allows it."""
     changes = _collect(base, stack, _index(stack, task))
     model = copy.deepcopy(base.model)
     config = dict(base.config)
@@ -97,15 +97,15 @@ def fold(base: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
 
 @torch.no_grad()
 def narrow(folded: BaseModel) -> BaseModel:
-    """Cut the units that the last fold added; what is left has the sites and fingerprint of its base model.
+    """Remove the units that the last fold added; the result has its base model's sites and fingerprint.
 
-    `unfold` makes its weights those of that base model too.
+    `unfold` then restores the weights of that base model.
     """
     entry = read_last(folded)
     if entry.fingerprint != folded.fingerprint:
         raise CheckpointError(
-            f"{folded.path}: has changed since 'adaptkit adapters fold' made it, as its fingerprint "
-            f"{folded.fingerprint} shows; fold again for the model to unfold"
+            f"{folded.path}: has changed since 'adaptkit adapters fold' made it (fingerprint "
+            f"{folded.fingerprint}, expected {entry.fingerprint}); fold again to get a model to unfold"
         )
     model, config = copy.deepcopy(folded.model), dict(folded.config)
     if entry.num_units:
@@ -118,17 +118,17 @@ def narrow(folded: BaseModel) -> BaseModel:
 
 @torch.no_grad()
 def unfold(narrowed: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
-    """Subtract from a narrowed model what the fold of a task's adapters added.
+    """Subtract from a narrowed model the differences that folding a task's adapters added.
 
-    The adapters must be those of the fold, bit for bit. Cut units leave no trace; where differences were
-    added the weights are the base model's up to rounding, which its fingerprint tells.
+    The adapters must be bit-identical to those that were folded. Removed units leave no trace; where
+    differences were added, the weights equal the base model's up to rounding, and the fingerprint differs.
     """
     entry, index = read_last(narrowed), _index(stack, task)
     made = (entry.kind, entry.task, entry.adapter_digest)
     if made != (stack.kind, task, _digest(stack, task)):
         raise CheckpointError(
-            f"{narrowed.path}: folded with {entry.kind} of speaker '{entry.task}'; what is to be unfolded is "
-            f"{stack.kind} of speaker '{task}', with other weights; give the experiment and speaker folded"
+            f"{narrowed.path}: folded with {entry.kind} of speaker '{entry.task}'; {stack.kind} of speaker "
+            f"'{task}' has other weights; give the experiment and speaker that were folded"
         )
     model = copy.deepcopy(narrowed.model)
     _add(model, _collect(narrowed, stack, index).differences, sign=-1)
@@ -136,36 +136,36 @@ def unfold(narrowed: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
 
 
 def read_last(base: BaseModel) -> Folded:
-    """Read what a model says of the last fold; CheckpointError where there was none."""
+    """Return the last fold recorded in a model's configuration; CheckpointError if there is none."""
     entries = _entries(base)
     if not entries:
         raise CheckpointError(
-            f"{base.path}/config.yaml: no 'adaptkit: merged:'; 'adaptkit adapters fold' did not make it"
+            f"{base.path}/config.yaml: no 'adaptkit: merged:'; use a model made by 'adaptkit adapters fold'"
         )
     return configuration.check(Folded, entries[-1], f"{base.path}/config.yaml: adaptkit.merged")
 
 
 def write(base: BaseModel, folder: Path) -> None:
-    """Write a model with the files that it needs into a folder that holds none yet."""
+    """Write a model and the files that it needs to a folder without a model."""
     if RunFolder(folder).model.exists():
-        raise ConfigError(f"{folder}: holds a base model already; choose another folder with --out")
+        raise ConfigError(f"{folder}: already contains a base model; choose another folder with --out")
     config, normalize = dict(base.config), dict(base.config["normalize_conf"])
     if normalize.get("stats_file"):
-        normalize["stats_file"] = _take_along(base.path, normalize["stats_file"], folder)
+        normalize["stats_file"] = _copy_file(base.path, normalize["stats_file"], folder)
         config["normalize_conf"] = normalize
     if config.get("bpemodel"):
-        config["bpemodel"] = _take_along(base.path, config["bpemodel"], folder)
+        config["bpemodel"] = _copy_file(base.path, config["bpemodel"], folder)
     save(folder, config, base.model.state_dict())
 
 
-def _take_along(source: Path, name: str, folder: Path) -> str:
-    """Copy a file from where a model's configuration has it, or beside the model; one lost stays lost."""
-    found = [path for path in (Path(name), source / Path(name).name) if path.exists()]
-    if not found:
+def _copy_file(source: Path, name: str, folder: Path) -> str:
+    """Copy a file that the configuration of the model in `source` names; skip a lost one."""
+    found = find_beside(source, name)
+    if found is None:
         return name
-    with replacing(folder / found[0].name) as temporary:
-        shutil.copyfile(found[0], temporary)
-    return str(folder / found[0].name)
+    with replacing(folder / found.name) as temporary:
+        shutil.copyfile(found, temporary)
+    return str(folder / found.name)
 
 
 def _index(stack: AdapterStack, task: str) -> int:
@@ -176,7 +176,7 @@ def _index(stack: AdapterStack, task: str) -> int:
 
 
 def _collect(base: BaseModel, stack: AdapterStack, task: int) -> _Changes:
-    """Gather what all members change; one that cannot be folded is refused with the reason."""
+    """Collect the changes of all adapters; one that cannot be folded is refused with the reason."""
     changes = _Changes()
     feed_forwards = {part.site.name: part for part in _feed_forwards(base.model, base.sites)}
     for member, entry in zip(stack, stack.configs, strict=True):
@@ -225,7 +225,7 @@ def _feed_forwards(model: nn.Module, sites: Sequence[Site]) -> Iterator[_FeedFor
 
 
 def _widen(base: _FeedForward, parts: Sequence[Widened], num_units: int) -> None:
-    """Append the units of `parts`, and units of zeros up to `num_units`."""
+    """Append the units of `parts`, then zero units up to `num_units`."""
     first, second = base.first, base.second
     weight_in, bias_in = first.weight.new_zeros(num_units, first.in_features), first.bias.new_zeros(num_units)
     weight_out = second.weight.new_zeros(second.out_features, num_units)
@@ -239,7 +239,7 @@ def _widen(base: _FeedForward, parts: Sequence[Widened], num_units: int) -> None
 
 
 def _cut(base: _FeedForward, num_units: int) -> None:
-    """Drop the last units."""
+    """Remove the last units."""
     first, second = base.first, base.second
     _replace(first, first.weight[:-num_units].clone(), first.bias[:-num_units].clone())
     _replace(second, second.weight[:, :-num_units].clone(), second.bias)
@@ -251,7 +251,7 @@ def _replace(linear: nn.Linear, weight: Tensor, bias: Tensor) -> None:
 
 
 def _add(model: nn.Module, differences: Mapping[str, Tensor], sign: int) -> None:
-    """Add differences to parameters, or take them away; of a widened weight the first units are meant."""
+    """Add differences to parameters, or subtract them; in a widened weight, to the first units."""
     for name, difference in differences.items():
         parameter = model.get_parameter(name)
         old = parameter.data[tuple(slice(size) for size in difference.shape)]
@@ -267,7 +267,7 @@ def _entries(base: BaseModel) -> list[Mapping[str, Any]]:
 
 
 def _with_entries(config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Replace what a configuration says of folds; without any it says nothing."""
+    """Replace the entries of folds in a configuration; without any, remove the section."""
     own = {name: value for name, value in (config.get("adaptkit") or {}).items() if name != "merged"}
     if entries:
         own["merged"] = list(entries)
@@ -275,7 +275,7 @@ def _with_entries(config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]
 
 
 def _digest(stack: AdapterStack, task: str) -> str:
-    """Hash all weights that act for a task; 16 hexadecimal digits."""
+    """Hash all weights that are used for a task; 16 hexadecimal digits."""
     owned = {name for name, _ in task_parameters(stack)}
     acting = {
         name: tensor[stack.tasks.index(task)] if name in owned else tensor

@@ -1,9 +1,10 @@
-"""Make a batch equal to its utterances one by one.
+"""Make the results of a batch independent of its padding.
 
 ESPnet's encoders are not padding-invariant: padding leaks through the convolutions over time, and the mask
-after subsampling counts a frame more for an utterance beside a longer one than alone. Both are mended by
-hooks: the convolutions see zeros where an utterance has ended, and every utterance keeps its own number of
-frames. A frontend reflects the end of the padded batch instead of each utterance's; it takes one at a time.
+after subsampling counts one more frame for an utterance beside a longer one than for the same utterance
+alone. Hooks correct both: the convolutions see zeros beyond the end of an utterance, and every utterance
+keeps its own number of frames. A frontend, which reflects the end of the padded batch instead of each
+utterance's, processes utterances one at a time.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 def encoder_frames(encoder: nn.Module, num_frames: int) -> int:
-    """Count the frames that an encoder makes of an utterance's own feature frames.
+    """Return the number of encoder frames of an utterance with `num_frames` feature frames.
 
     Every convolution of ESPnet's subsampling is unpadded: (T - kernel) // stride + 1 frames leave it.
     """
@@ -27,7 +28,7 @@ def encoder_frames(encoder: nn.Module, num_frames: int) -> int:
 
 
 def subsampling(encoder: nn.Module) -> int:
-    """Give the feature frames per encoder frame."""
+    """Return the number of feature frames per encoder frame."""
     factor = 1
     for _, stride in _subsampling(encoder):
         factor *= stride
@@ -35,11 +36,11 @@ def subsampling(encoder: nn.Module) -> int:
 
 
 def mixes_lengths(model: nn.Module) -> bool:
-    """Tell whether utterances of unequal lengths may share a batch without changing each other.
+    """Whether utterances of different lengths may share a batch without affecting each other.
 
-    Legacy relative positions (rel_pos_type: legacy) are counted from the end of the padded batch,
-    convolutional ones (pos_enc_layer_type: conv) reach into the padding, and a variance per utterance
-    (utterance_mvn with norm_vars) is taken over it, so there they may not.
+    They may not with legacy relative positions (rel_pos_type: legacy), which count from the end of the padded
+    batch, convolutional ones (pos_enc_layer_type: conv), which extend into the padding, and a variance per
+    utterance (utterance_mvn with norm_vars), which includes the padding.
     """
     names = {type(module).__name__ for module in model.encoder.modules()}
     if any("LegacyRelPosition" in name or "ConvolutionalPosition" in name for name in names):
@@ -49,7 +50,7 @@ def mixes_lengths(model: nn.Module) -> bool:
 
 @contextmanager
 def ignoring_padding(model: nn.Module) -> Iterator[None]:
-    """Keep padding out of a model's results until the block ends; hooks only, nothing is replaced."""
+    """Make a model's results independent of padding inside the block; by hooks, nothing is replaced."""
     padding, encoder = _Padding(), model.encoder
     with ExitStack() as stack:
         if model.frontend is not None:
@@ -65,14 +66,14 @@ def ignoring_padding(model: nn.Module) -> Iterator[None]:
 
 
 def _subsampling(encoder: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Give (kernel, stride) over time of each convolution of `embed.conv`; none for other input layers."""
+    """Return (kernel, stride) over time of each convolution of `embed.conv`; none for other input layers."""
     layers = getattr(encoder.embed, "conv", ())
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv1d | nn.Conv2d)]
     return tuple((layer.kernel_size[0], layer.stride[0]) for layer in convolutions)
 
 
 def _one_at_a_time(frontend: nn.Module, args: tuple[Tensor, Tensor], output: Any) -> Any:
-    """Do again what a frontend did to a padded batch, utterance by utterance."""
+    """Repeat a frontend's computation on a padded batch, utterance by utterance."""
     inputs, lengths = args
     if bool((lengths == lengths[0]).all()):
         return output
@@ -82,14 +83,14 @@ def _one_at_a_time(frontend: nn.Module, args: tuple[Tensor, Tensor], output: Any
 
 
 class _Padding:
-    """The mask (B, 1, U) of the forward pass under way, true where an utterance has frames."""
+    """The mask (B, 1, U) of the current forward pass, true where an utterance has frames."""
 
     mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class _OwnLengths:
-    """After the subsampling: rebuild the mask from each utterance's own length."""
+    """After subsampling: rebuild the mask from each utterance's own length."""
 
     convolutions: tuple[tuple[int, int], ...]
 
@@ -106,7 +107,7 @@ class _OwnLengths:
 
 @dataclass(frozen=True)
 class _Remember:
-    """Before each block: keep its mask for the convolutions inside."""
+    """Before each block: store its mask for the convolutions inside."""
 
     padding: _Padding
 
@@ -116,7 +117,7 @@ class _Remember:
 
 @dataclass(frozen=True)
 class _ZeroPadding:
-    """Before each convolution over time: zero its input (B, D, U) where utterances have ended."""
+    """Before each convolution over time: zero its input (B, D, U) beyond the end of utterances."""
 
     padding: _Padding
 

@@ -1,4 +1,4 @@
-"""Find where adapters can act in an encoder, and attach them there with forward hooks.
+"""Find the sites where adapters can act in an encoder, and attach adapters with forward hooks.
 
 Modules are recognised by their attributes, not their classes, since ESPnet moves and renames them: a block is
 a member of `encoder.encoders` with an attention and a feed-forward.
@@ -51,7 +51,7 @@ def _block_sites(index: int, block: nn.Module, width: int) -> Iterator[Site]:
 
 
 def _feed_forward_sites(index: int, block: nn.Module, attribute: str, width: int) -> Iterator[Site]:
-    """List a feed-forward's linear maps (not those of convolutional ones), then itself, twice."""
+    """Yield a feed-forward's linear maps (convolutions are skipped), then the feed-forward itself, twice."""
     feed_forward = getattr(block, attribute, None)
     if feed_forward is None:
         return
@@ -63,7 +63,7 @@ def _feed_forward_sites(index: int, block: nn.Module, attribute: str, width: int
             name = f"{path}.{attribute}.{half}"
             yield Site(name, f"{kind}_{end}", index, linear.in_features, linear.out_features)
     norm = next(name for name in norms if hasattr(block, name))
-    is_post_norm = getattr(block, "normalize_before", True) is False  # the norm follows, and the input is raw
+    is_post_norm = getattr(block, "normalize_before", True) is False  # the norm follows, the input is raw
     yield Site(f"{path}.{attribute}", kind, index, width, width)
     raw_input = f"{path}.{attribute if is_post_norm else norm}"
     yield Site(f"{path}.{attribute}", f"{kind}_raw", index, width, width, input_of=raw_input)
@@ -77,27 +77,27 @@ def _weight_sites(model: nn.Module) -> Iterator[Site]:
 
 
 def _attention(block: nn.Module) -> str | None:
-    """Name the attribute that holds a block's attention: `self_attn`, or `attn` in an E-Branchformer."""
+    """Return the attribute with a block's attention: `self_attn`, or `attn` in an E-Branchformer."""
     found = [name for name in ("self_attn", "attn") if hasattr(getattr(block, name, None), "linear_q")]
     return found[0] if found else None
 
 
 def refuse_recomputing(encoder: nn.Module) -> None:
-    """Refuse to train adapters of an encoder that runs blocks again in the backward pass."""
-    layers = getattr(encoder, "gradient_checkpoint_layers", None)  # an E-Branchformer's; others have no such
+    """Refuse to train adapters in an encoder that runs blocks again in the backward pass."""
+    layers = getattr(encoder, "gradient_checkpoint_layers", None)  # only in an E-Branchformer
     if layers:
         raise ConfigError(
             f"the base model's encoder_conf.gradient_checkpoint_layers is {layers}: activation checkpointing "
-            "runs blocks again after the forward pass, where no task is chosen; set it to [] in config.yaml"
+            "runs blocks again after the forward pass, when no speaker is set; set it to [] in config.yaml"
         )
 
 
 @contextmanager
 def attached(model: nn.Module, adapters: AdapterStack, sites: tuple[Site, ...]) -> Iterator[None]:
-    """Let adapters act in a model's forward passes until the block ends; leaving it restores the model.
+    """Apply adapters in a model's forward passes inside the block; the model is restored afterwards.
 
-    The hooks are callable objects, not closures: a deep copy of a hooked model would otherwise still call the
-    adapter of the original.
+    The hooks are callable objects rather than closures: a deep copy of a hooked model would otherwise still
+    call the adapters of the original.
     """
     wanted = frozenset().union(*(member.wants for member in adapters))
     with ExitStack() as stack:
@@ -134,20 +134,20 @@ class _End:
 
 @dataclass
 class _Adapt:
-    """Ask the adapters what should leave a site.
+    """Replace the output of a site by that of the adapters.
 
-    A block takes and gives `(x, pos_emb), mask` or `x, mask`; any other site x itself.
+    A block takes and returns `(x, pos_emb), mask` or `x, mask`; any other site x itself.
 
-    The encoder gives `x, lengths, None`, with intermediate CTC `(x, more), lengths, None`; it has no x_in.
-    Its last norm would not do: intermediate CTC calls that too.
+    The encoder returns `x, lengths, None`, with intermediate CTC `(x, more), lengths, None`; it has no x_in.
+    Its last norm cannot be hooked instead, as intermediate CTC calls it too.
     """
 
     adapters: AdapterStack
     site: Site
-    raw: Tensor | None = None  # what went into `site.input_of`, from there to here
+    raw: Tensor | None = None  # the input of `site.input_of`, until the site is reached
 
     def remember(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Keep the input of a module on the way to the site."""
+        """Store the input of a module that runs before the site."""
         self.raw = _features(args)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -159,7 +159,7 @@ class _Adapt:
 
 
 def _features(nested: Tensor | tuple[Any, ...]) -> Tensor:
-    """Find x (B, U, D), the first tensor of nested tuples."""
+    """Return x (B, U, D), the first tensor in nested tuples."""
     while not isinstance(nested, Tensor):
         nested = nested[0]
     return nested

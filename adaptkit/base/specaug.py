@@ -1,9 +1,9 @@
-"""Where features are masked in an ESPnet model, and the model's own SpecAugment settings as ours.
+"""Mask features inside an ESPnet model, and convert the model's own SpecAugment settings to ours.
 
-ESPnet masks within the model, only in train(), before features are normalised, and by the padded length of
-the batch. Here they are masked after that, in any mode and by each utterance's own length, so that an adapter
-on a frozen base is trained with the same masks as the base itself, and zero is the mean that features lose
-in the normalisation: of the training set with ESPnet's global_mvn, of the utterance with utterance_mvn.
+ESPnet masks within the model, only in train() mode, before features are normalised, and by the padded length
+of the batch. Here features are masked after normalisation, in any mode and by each utterance's own length, so
+that an adapter on a frozen base is trained with the same masks as the base itself, and zero is the mean that
+normalisation subtracts: of the training set with ESPnet's global_mvn, of the utterance with utterance_mvn.
 """
 
 import logging
@@ -23,7 +23,7 @@ Change = Callable[[Tensor, Tensor], Tensor]
 
 @contextmanager
 def changing_features(model: nn.Module, change: Change) -> Iterator[None]:
-    """Let `change` give the normalised features (B, T, F), with frames (B,), that go into the encoder."""
+    """Replace the encoder's input by `change` of the normalised features (B, T, F) and frames (B,)."""
     first = model.encoder if model.preencoder is None else model.preencoder
 
     def replace_first(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -38,11 +38,11 @@ def changing_features(model: nn.Module, change: Change) -> Iterator[None]:
 
 
 def translate(model_config: Mapping[str, Any]) -> SpecAugment | None:
-    """Give the SpecAugment of a model's yaml (`espnet2.asr.specaug.specaug.SpecAug`) as ours; None if none.
+    """Convert a model's SpecAugment (`espnet2.asr.specaug.specaug.SpecAug`) to ours; None if it has none.
 
-    Numbers and widths mean the same. Three things differ: a ratio is of the utterance's own length, masks
-    hold the mean where ESPnet's zeros come before the normalisation, and the warp is linear and of each
-    utterance.
+    Numbers and widths mean the same. There are three differences: a ratio refers to the utterance's own
+    length, masks contain the mean, since ESPnet sets zeros before the normalisation, and the warp is linear
+    and drawn for each utterance.
     """
     if model_config.get("specaug") is None:
         return None

@@ -1,4 +1,4 @@
-"""Let a base model compute with other weights for a while, and leave nothing of a pass in its modules."""
+"""Change the weights of a base model temporarily, and remove what a forward pass leaves in its modules."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def changed(model: nn.Module, differences: Mapping[str, Tensor]) -> Iterator[None]:
-    """Add a difference to each named parameter until the block ends; gradients reach the differences.
+    """Add a difference to each named parameter inside the block; gradients flow to the differences.
 
-    The parameters themselves are put back, never written to. One that several modules share is changed in
-    all of them.
+    The parameters are replaced and restored, never written to. A parameter shared by several modules is
+    changed in all of them.
     """
     by_name = {name: model.get_parameter(name) for name in differences}
     sums = {id(parameter): parameter + differences[name] for name, parameter in by_name.items()}
@@ -26,18 +26,19 @@ def changed(model: nn.Module, differences: Mapping[str, Tensor]) -> Iterator[Non
 
 
 def _put(owner: nn.Module, leaf: str, weight: Tensor) -> None:
-    """Let a module compute with a weight, as torch.func.functional_call does."""
+    """Replace a weight of a module, as torch.func.functional_call does."""
     owner._parameters[leaf] = weight
-    if isinstance(owner, nn.RNNBase):  # it computes with a list of its own, which functional_call forgets
+    if isinstance(owner, nn.RNNBase):  # it uses a separate list of weights, which functional_call ignores
         owner._flat_weights[owner._flat_weights_names.index(leaf)] = weight
 
 
 @contextmanager
 def leaving_no_trace(model: nn.Module) -> Iterator[None]:
-    """Let go of attention weights, and keep tables of positions precise, until the block ends.
+    """Release attention weights and keep positional encodings precise inside the block.
 
-    An attention keeps its last weights (B, H, U, U) with their graph: memory, and no deep copy. A table of
-    positions takes over the precision of what it is added to, and stays rounded after a pass in bfloat16.
+    An attention module keeps its last weights (B, H, U, U) with their graph, which takes memory and prevents
+    deep copies. A positional encoding adopts the dtype of its input, and stays rounded after a pass in
+    bfloat16.
     """
     with ExitStack() as stack:
         for module in model.modules():
@@ -55,16 +56,16 @@ def _forget_weights(attention: nn.Module, args: tuple[Any, ...], output: Tensor)
 
 
 class _Positions:
-    """The table of a positional encoding as it was before a forward pass."""
+    """The table of a positional encoding, as before a forward pass."""
 
     table: Tensor | None = None
 
     def remember(self, encoding: nn.Module, args: tuple[Any, ...]) -> None:
-        """Keep the table while it is used."""
+        """Store the table before it is used."""
         self.table = encoding.pe
 
     def restore(self, encoding: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Put the table back if it was rounded."""
+        """Restore the table if it was rounded."""
         if encoding.pe.dtype != self.table.dtype:
             encoding.pe = self.table.to(encoding.pe.device)
         self.table = None

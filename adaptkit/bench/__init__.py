@@ -1,1 +1,1 @@
-"""What things cost on this machine."""
+"""Benchmarks of training, augmentation, decoding and serving on this machine."""

@@ -1,4 +1,4 @@
-"""Time SpecAugment: ours, ESPnet's, and the training step that it comes before, on the same batch."""
+"""Time SpecAugment: ours, ESPnet's, and for comparison a training step, on the same batch."""
 
 import copy
 import statistics
@@ -13,50 +13,50 @@ from adaptkit.augment.specaugment import SpecAugment, augment, count_time_masks
 from adaptkit.base.build import build_specaug
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.bench.batch import draw_batch
-from adaptkit.bench.steps import Contestant, Meter, now
+from adaptkit.bench.steps import Meter, TimedModel, now
 from adaptkit.data.batches import Batch, plan_batches
 from adaptkit.errors import ConfigError
 from adaptkit.features.fbank import FbankOptions
 from adaptkit.model.adapted import AdaptedModel
 
 OURS = "adaptkit"
-CALLS = 10  # of an augmentation in a round
-STEP_FRAMES = 12000  # of a pass, with padding, as by default in training: all at once take over 20 GB
-TOKENS_PER_SEC = 3  # of speech, of about 500 in all
+CALLS = 10  # augmentations per round
+STEP_FRAMES = 12000  # per pass, with padding, the training default; all at once would take over 20 GB
+TOKENS_PER_SEC = 3  # of speech, with a vocabulary of about 500
 
-Augment = Callable[[Tensor, int], object]  # of features (B, T, F), changed in place or not, in a call
+Augment = Callable[[Tensor, int], object]  # (features (B, T, F), call number); may modify the features
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The batch that is timed: utterances of evenly spread lengths."""
+    """The batch to time: utterances of evenly spaced lengths."""
 
     num_utterances: int
     shortest_sec: float
     longest_sec: float
 
     def lengths(self) -> Tensor:
-        """Give the frames of 10 ms of each utterance, (B,)."""
+        """Return the length of each utterance in frames of 10 ms (B,)."""
         seconds = torch.linspace(self.longest_sec, self.shortest_sec, self.num_utterances)
         return (seconds * 1000 / FbankOptions.shift_ms).round().long()
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a batch costs."""
+class BatchCost:
+    """Time and memory per batch."""
 
     name: str
     seconds: float  # median
-    peak_mb: float  # above what was held before
+    peak_mb: float  # above the memory in use before
 
 
 def time_augmentation(
     spec: SpecAugment, spread: Spread, base: BaseModel | None = None, *, num_rounds: int, device: str
-) -> list[Cost]:
-    """Time ours, ESPnet's and, with a model, its training step in turns, so that other load hits all alike.
+) -> list[BatchCost]:
+    """Time ours, ESPnet's and, with a model, its training step, interleaved so that other load affects all.
 
-    Ours draws for every utterance by its own length; ESPnet's comes as near as it can, see `nearest_conf`.
-    The step is over all utterances, STEP_FRAMES at a time, whose gradients add up.
+    Ours draws masks by each utterance's own length; ESPnet's is configured as similarly as possible, see
+    `nearest_conf`. A step accumulates gradients over all utterances, STEP_FRAMES at a time.
     """
     lengths = spread.lengths().to(device)
     batch = _draw_batch(lengths, base)
@@ -72,28 +72,28 @@ def time_augmentation(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     parts = plan_batches(lengths.tolist(), STEP_FRAMES)
     steps = (
-        [Contestant("training step", AdaptedModel(copy.deepcopy(base)).train(), batch, parts)] if base else []
+        [TimedModel("training step", AdaptedModel(copy.deepcopy(base)).train(), batch, parts)] if base else []
     )
     for _ in range(num_rounds + 1):  # the first warms up
         for name, run in sides.items():
-            with meters[name].running():  # memory alone: looking at it makes the call slower
+            with meters[name].running():  # for memory only, since measuring it slows the call down
                 run(feats.clone(), 0)
-            # ESPnet's changes what it is given, so it gets a copy, made before the clock is looked at
+            # ESPnet's modifies its input, so it gets a copy, made outside the measured time
             given = (feats if name == OURS else feats.clone() for _ in range(CALLS))
             seconds[name] += [_time(run, own, call) for call, own in enumerate(given)]
-        for contestant in steps:
-            contestant.step()
+        for one in steps:
+            one.step()
     ours = [
-        Cost(name, statistics.median(seconds[name][CALLS:]), meter.medians()[1])
+        BatchCost(name, statistics.median(seconds[name][CALLS:]), meter.medians()[1])
         for name, meter in meters.items()
     ]
-    return ours + [Cost(cost.name, cost.seconds, cost.peak_mb) for cost in (one.cost() for one in steps)]
+    return ours + [BatchCost(cost.name, cost.seconds, cost.peak_mb) for cost in (one.cost() for one in steps)]
 
 
 def nearest_conf(spec: SpecAugment, lengths: Tensor) -> dict[str, object]:
-    """Give the options of ESPnet's SpecAug that come nearest to ours on utterances of some lengths (B,).
+    """Return the options of ESPnet's SpecAug that are closest to ours for utterances of some lengths (B,).
 
-    Its number of time masks is fixed and therefore our mean one, and it widens them with the padded length.
+    Its number of time masks is fixed, so ours is averaged, and their width scales with the padded length.
     """
     num_masks = round(float(count_time_masks(spec, lengths).double().mean()))
     conf: dict[str, object] = {
@@ -120,8 +120,8 @@ def _time(run: Augment, feats: Tensor, call: int) -> float:
 
 
 def _draw_batch(lengths: Tensor, base: BaseModel | None) -> Batch:
-    """Draw a batch of features, with as many tokens as speech of such lengths (B,) has."""
+    """Draw a batch of random features with a realistic number of tokens for their lengths (B,)."""
     if base and base.features is None:
-        raise ConfigError(f"{base.path}: reads speech; time a model that reads features (input_size)")
+        raise ConfigError(f"{base.path}: reads speech; use a model that reads features (input_size)")
     token_lengths = (TOKENS_PER_SEC * lengths * FbankOptions.shift_ms / 1000).long().clamp(min=1)
     return draw_batch(base, lengths, token_lengths, [-1] * len(lengths))

@@ -1,4 +1,4 @@
-"""Time how Submodels come from disk into memory, and weigh what many of them take there."""
+"""Time the loading of Submodels from disk, and measure the memory that many of them take."""
 
 import os
 import statistics
@@ -21,7 +21,7 @@ from adaptkit.submodels.files import Shared, Submodel, file_name, write, write_s
 
 @dataclass(frozen=True)
 class Loading:
-    """What it takes to bring a Submodel from disk into a slot."""
+    """Times for loading a Submodel from disk into a slot."""
 
     num_loads: int
     bytes_each: int  # in memory
@@ -32,19 +32,19 @@ class Loading:
 
 @dataclass(frozen=True)
 class Residents:
-    """What Submodels take in memory."""
+    """The memory taken by Submodels."""
 
     num_submodels: int
-    before_mib: float  # held by this process, base model included
+    before_mib: float  # memory of this process, including the base model
     after_mib: float
-    bytes_each: int  # of the weights alone
+    bytes_each: int  # size of the weights
 
 
 def time_loading(base: BaseModel, entry: AdapterConfig, *, num_files: int, num_loads: int) -> Loading:
-    """Load Submodels in turn into a cache that holds half of them, so that none is in memory any more.
+    """Load Submodels in turn into a cache that holds half of them, so that every load is a miss.
 
-    Each file is dropped from the system's cache before, where the file system does that, and what has arrived
-    is compared with what was written. The first load warms up.
+    Each file is dropped from the page cache first, if the file system supports that, and the loaded weights
+    are compared with the written ones. The first load is a warm-up.
     """
     names = [f"spk{k}" for k in range(max(2, num_files))]
     adapters = random_submodels(base, entry, names)
@@ -63,8 +63,8 @@ def time_loading(base: BaseModel, entry: AdapterConfig, *, num_files: int, num_l
     return Loading(num_loads, bytes_each, statistics.median(taken), percentile_99(taken), taken[-1])
 
 
-def weigh_residents(base: BaseModel, entry: AdapterConfig, num_submodels: int) -> Residents:
-    """Keep Submodels in memory as the slots of a cache do, filled, since untouched pages take nothing."""
+def measure_residents(base: BaseModel, entry: AdapterConfig, num_submodels: int) -> Residents:
+    """Measure the memory of filled cache slots; untouched pages would take none."""
     device = next(base.model.parameters()).device
     before = _held_mib(device)
     adapters = random_submodels(base, entry, [f"spk{k}" for k in range(num_submodels)])
@@ -72,7 +72,7 @@ def weigh_residents(base: BaseModel, entry: AdapterConfig, num_submodels: int) -
 
 
 def write_submodels(folder: Path, base: BaseModel, adapters: AdapterStack) -> None:
-    """Write a Submodel for each task, and what they share."""
+    """Write a Submodel for each task, and their shared weights."""
     shared = Shared(adapters.configs, base.fingerprint, dict(shared_parameters(adapters)))
     write_shared(folder, shared)
     for index, task in enumerate(adapters.tasks):
@@ -81,7 +81,7 @@ def write_submodels(folder: Path, base: BaseModel, adapters: AdapterStack) -> No
 
 
 def time_load(cache: SubmodelCache, folder: Path, adapters: AdapterStack, task: int) -> float:
-    """Time the load of a task's Submodel, in seconds; what has arrived must be what `adapters` have."""
+    """Time the load of a task's Submodel, in seconds, and check the loaded weights against `adapters`."""
     name = adapters.tasks[task]
     _forget(folder / file_name(name))
     device = next(adapters.parameters()).device
@@ -90,17 +90,17 @@ def time_load(cache: SubmodelCache, folder: Path, adapters: AdapterStack, task: 
         seconds = now(device) - started
         pairs = zip(task_parameters(cache.stack), task_parameters(adapters), strict=True)
         if not all(torch.equal(there[slot], own[task]) for (_, there), (_, own) in pairs):
-            raise AdaptkitError(f"the Submodel of {name} has not arrived as it was written; report this")
+            raise AdaptkitError(f"the loaded Submodel of {name} differs from the written one; report this")
     return seconds
 
 
 def percentile_99(ordered: Sequence[float]) -> float:
-    """Give the smallest of rising numbers that at least 99 % of them do not exceed."""
+    """Return the 99th percentile of sorted numbers: the smallest that at least 99 % do not exceed."""
     return ordered[-(-99 * len(ordered) // 100) - 1]
 
 
 def _forget(path: Path) -> None:
-    """Ask the system to drop a file from its cache."""
+    """Ask the system to drop a file from its page cache."""
     with open(path, "rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -110,7 +110,7 @@ def _bytes_each(adapters: AdapterStack) -> int:
 
 
 def _held_mib(device: torch.device) -> float:
-    """Tell what is held in memory now: on a GPU by tensors, else by the whole process (man proc)."""
+    """Return the memory in use: by tensors on a GPU, else by the whole process (man proc)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 2**20
     pages = int(Path("/proc/self/statm").read_text().split()[1])

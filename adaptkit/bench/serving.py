@@ -1,4 +1,4 @@
-"""Time a server under one client and under many at once, every request for another speaker."""
+"""Time a server with one client and with many at once, every request for a different speaker."""
 
 import http.client
 import io
@@ -33,47 +33,47 @@ from adaptkit.kaldi.audio import read_audio
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.recognise import Hypothesis
 
-REQUESTS = 4  # of each client in a round, where there are many
-START_SEC = 300  # until a server must be ready
-TURN_SEC = 0.15  # of noise or of a tone
-TOLERANCE = 1e-4  # of the score of a path
+REQUESTS = 4  # per client and round, with many clients
+START_SEC = 300  # time limit for a server to become ready
+TURN_SEC = 0.15  # duration of a segment of noise or tone
+TOLERANCE = 1e-4  # relative, of path scores
 _HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a number of clients got from a server."""
+    """Throughput, latency and errors of a server with some number of clients."""
 
     num_clients: int
     num_requests: int
     per_sec: float  # requests; median over rounds
-    ratio: float  # to one client; median of the rounds' own
+    ratio: float  # to one client; median of the ratios of the rounds
     median_ms: float  # of a request
     p99_ms: float
-    num_errors: int  # requests without an answer
-    num_wrong: int  # answers that are not what the Submodel of the speaker asked for finds
+    num_errors: int  # requests without a result
+    num_wrong: int  # results that differ from decoding with the requested speaker's Submodel
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request brought."""
+    """The response to a request."""
 
     speaker: str
     seconds: float
-    status: int  # of HTTP; 0 where the connection broke
+    status: int  # of HTTP; 0 if the connection failed
     found: Hypothesis
 
 
 @dataclass(frozen=True)
 class Round:
-    """The answers that some clients got together."""
+    """The responses to some clients that ran at the same time."""
 
     seconds: float
     answers: Sequence[Answer]
 
     @property
     def per_sec(self) -> float:
-        """Requests in a second."""
+        """Requests per second."""
         return len(self.answers) / self.seconds
 
 
@@ -86,10 +86,10 @@ def time_serving(
     num_rounds: int,
     num_workers: int = 1,
 ) -> list[Served]:
-    """Ask `adaptkit serve` for the same audio in the name of every speaker: one client, then many, in turns.
+    """Send the same audio to `adaptkit serve` for every speaker: rounds of one client and of many alternate.
 
-    Every answer is compared with what decoding that audio alone with that speaker's Submodel gives. The
-    clients are threads of this process; all of a round's requests together cost it a few per cent of a core.
+    Every response is compared with decoding the audio by itself with that speaker's Submodel. The clients are
+    threads of this process and take a few per cent of a core.
     """
     speakers = [f"spk{k}" for k in range(load.num_speakers)]
     adapters = random_submodels(base, entry, speakers)
@@ -102,7 +102,7 @@ def time_serving(
         with _serving(base, folder, num_clients, num_workers) as port:
             ask(
                 port, body, [[name] for name in speakers[:num_clients] for _ in range(num_workers)]
-            )  # warms up
+            )  # warm-up
             one = [[speakers[k % len(speakers)] for k in range(num_clients)]]
             many = [[name] * REQUESTS for name in one[0]]
             rounds = [[ask(port, body, plan) for plan in (one, many)] for _ in range(num_rounds)]
@@ -111,7 +111,7 @@ def time_serving(
 
 
 def expect(base: BaseModel, adapters: AdapterStack, path: Path) -> dict[str, Hypothesis]:
-    """Decode a recording with each speaker's Submodel alone; what does not differ is refused."""
+    """Decode a recording with each speaker's Submodel; refuse Submodels with the same result."""
     speech = read_audio(str(path), rate_hz=base.rate_hz)
     inputs = speech if base.features is None else log_mel(speech, FbankOptions.from_dict(base.features))
     adapted = AdaptedModel(base, adapters).eval()
@@ -123,14 +123,14 @@ def expect(base: BaseModel, adapters: AdapterStack, path: Path) -> dict[str, Hyp
     for one, other in combinations(found.values(), 2):
         if _agree(one, other):
             raise AdaptkitError(
-                f"the random Submodels of {one.utt_id} and {other.utt_id} find the same, so that a wrong one "
-                "would not be seen; take longer audio with --seconds, or larger sizes with --set"
+                f"the random Submodels of {one.utt_id} and {other.utt_id} give the same result, so a mix-up "
+                "would go unnoticed; use longer audio with --sec, or larger sizes with --set"
             )
     return found
 
 
 def ask(port: int, body: bytes, plan: Sequence[Sequence[str]]) -> Round:
-    """Send a body in the names of speakers: one client for each list, which sends them one by one."""
+    """Send a body for each speaker of `plan`: one client per list, which sends its requests in sequence."""
     with ThreadPoolExecutor(len(plan)) as pool:
         started = time.perf_counter()
         answers = [
@@ -142,7 +142,7 @@ def ask(port: int, body: bytes, plan: Sequence[Sequence[str]]) -> Round:
 def summarise(
     num_clients: int, rounds: Sequence[Round], alone: Sequence[Round], expected: Mapping[str, Hypothesis]
 ) -> Served:
-    """Put rounds together and count what went wrong."""
+    """Summarise rounds, and count errors and wrong results."""
     answers = [answer for one in rounds for answer in one.answers]
     in_ms = sorted(1000 * answer.seconds for answer in answers)
     good = [answer for answer in answers if answer.status == http.client.OK]
@@ -174,7 +174,7 @@ def _ask(port: int, body: bytes, names: Sequence[str]) -> list[Answer]:
             OSError,
             http.client.HTTPException,
             ValueError,
-        ):  # counted as an error; the next connects anew
+        ):  # counted as an error; the next request reconnects
             connection.close()
         found = Hypothesis(name, content.get("text", ""), content.get("score", 0.0))
         answers.append(Answer(name, time.perf_counter() - started, status, found))
@@ -183,12 +183,12 @@ def _ask(port: int, body: bytes, names: Sequence[str]) -> list[Answer]:
 
 
 def _agree(one: Hypothesis, other: Hypothesis) -> bool:
-    """Tell whether two decodings found the same, but for the rounding of other batches."""
+    """Return whether two decodings agree, up to rounding that depends on the batch."""
     return one.text == other.text and abs(one.score - other.score) < TOLERANCE * abs(other.score)
 
 
 def make_audio(base: BaseModel, seconds: float) -> bytes:
-    """Make a WAV file of noise and tones in turns, of any loudness, so that there is much to tell apart."""
+    """Make a WAV file of noise and tones of random loudness, so that results of Submodels differ."""
     generator = torch.Generator().manual_seed(0)
     times = torch.arange(round(seconds * base.rate_hz)) / base.rate_hz
     turn = (times / TURN_SEC).long()
@@ -203,9 +203,9 @@ def make_audio(base: BaseModel, seconds: float) -> bytes:
 
 @contextmanager
 def _serving(base: BaseModel, folder: Path, num_clients: int, num_workers: int) -> Iterator[int]:
-    """Run `adaptkit serve` as a process of its own until the block ends; give its port."""
+    """Run `adaptkit serve` in a separate process until the block ends; yield its port."""
     base_dir = base.path
-    if not RunFolder(base_dir).model.exists():  # of random weights
+    if not RunFolder(base_dir).model.exists():  # a model with random weights
         base_dir = folder / "base"
         checkpoint.save(base_dir, base.config, base.model.state_dict())
     port, device = _free_port(), str(next(base.model.parameters()).device)
@@ -232,7 +232,7 @@ def _wait_until_ready(server: subprocess.Popen, port: int, log: Path) -> None:
         if " serves " in log.read_text(errors="replace") and _is_ready(port):  # all of its processes
             return
         time.sleep(0.1)
-    raise DataError(f"'adaptkit serve' was not ready after {START_SEC} s; is the machine very busy?")
+    raise DataError(f"'adaptkit serve' was not ready after {START_SEC} s; check the load of the machine")
 
 
 def _is_ready(port: int) -> bool:
@@ -240,7 +240,7 @@ def _is_ready(port: int) -> bool:
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == http.client.OK
-    except OSError:  # nobody listens yet
+    except OSError:  # not listening yet
         return False
     finally:
         connection.close()

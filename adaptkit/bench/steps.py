@@ -1,4 +1,4 @@
-"""Time training steps: adapters against full fine-tuning, on the same batch in one run."""
+"""Time training steps of adapters and of full fine-tuning, on the same batch in one run."""
 
 import copy
 import ctypes
@@ -22,12 +22,12 @@ from adaptkit.data.batches import Batch
 from adaptkit.errors import DataError
 from adaptkit.model.adapted import AdaptedModel
 
-_CLEAR_PEAK = "5"  # written to clear_refs, it sets the peak resident size back to the present one (man proc)
+_CLEAR_PEAK = "5"  # written to clear_refs, resets the peak resident size to the current one (man proc)
 
 
 @dataclass(frozen=True)
 class Size:
-    """The batch that is timed."""
+    """The size of the batch to time."""
 
     num_utterances: int
     seconds: float  # of each utterance
@@ -37,56 +37,56 @@ class Size:
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one optimiser step costs: forward, backward, clipping and AdamW."""
+    """Time and memory of one optimizer step: forward, backward, clipping and AdamW."""
 
     name: str
     params_trainable: int
     seconds: float  # median
-    peak_mb: float  # above what was held before the step, optimiser state included
+    peak_mb: float  # above the memory in use before the step, including optimizer state
 
 
 def time_steps(
     base: BaseModel, kinds: Sequence[AdapterConfig], size: Size, *, num_steps: int
 ) -> list[StepCost]:
-    """Time full fine-tuning and kinds of adapter in turns, so that what else the machine does hits all alike.
+    """Time full fine-tuning and adapter types, interleaved so that other load affects all alike.
 
-    Full fine-tuning has dropout and batch statistics on, as in training; a frozen base is in eval(). A kind
-    that only reads the base is timed twice, with the base's features computed and with them cached.
+    Full fine-tuning uses dropout and batch statistics, as in training; a frozen base is in eval(). An adapter
+    type that only reads encoder outputs is timed twice, with these computed and with these cached.
     """
     batch = _draw_batch(base, size)
-    contestants = [Contestant("fine-tuning", AdaptedModel(copy.deepcopy(base)).train(), batch)]
+    timed = [TimedModel("fine-tuning", AdaptedModel(copy.deepcopy(base)).train(), batch)]
     for entry in kinds:
-        contestants += _adapted(base, entry, batch, size.num_tasks)
-    for contestant in contestants:
-        contestant.step()  # warms up, and makes the optimiser's state
+        timed += _adapted(base, entry, batch, size.num_tasks)
+    for one in timed:
+        one.step()  # warm-up, which also creates the optimizer state
     for _ in range(num_steps):
-        for contestant in contestants:
-            contestant.step()
-    return [contestant.cost() for contestant in contestants]
+        for one in timed:
+            one.step()
+    return [one.cost() for one in timed]
 
 
-def _adapted(base: BaseModel, entry: AdapterConfig, batch: Batch, num_tasks: int) -> list["Contestant"]:
+def _adapted(base: BaseModel, entry: AdapterConfig, batch: Batch, num_tasks: int) -> list["TimedModel"]:
     tasks = [f"task{index}" for index in range(num_tasks)]
     adapters = api.build([entry], base.sites, tasks, seed=0).to(batch.inputs.device)
     adapted = AdaptedModel(base, adapters).train()
-    contestants = [Contestant(entry.kind, adapted, batch)]
+    timed = [TimedModel(entry.kind, adapted, batch)]
     if adapted.taps:
         with adapted.hooked():
-            contestants.append(Contestant(f"{entry.kind}, cached", adapted, adapted.read_taps(batch)))
-    return contestants
+            timed.append(TimedModel(f"{entry.kind}, cached", adapted, adapted.read_taps(batch)))
+    return timed
 
 
 class Meter:
-    """What something cost on a device so far, each time that it was done."""
+    """Time and peak memory of repeated runs of something on a device."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.seconds: list[float] = []
-        self.peaks_mb: list[float] = []  # of memory, above what was held before
+        self.peaks_mb: list[float] = []  # above the memory in use before
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Measure what the block does."""
+        """Measure the block."""
         gc.collect()
         before = _reset_peak_mb(self.device)
         started = now(self.device)
@@ -95,15 +95,15 @@ class Meter:
         self.peaks_mb.append(_peak_mb(self.device) - before)
 
     def medians(self) -> tuple[float, float]:
-        """Give the median seconds and megabytes, without the first time, which warms up."""
+        """Return the median seconds and MiB, without the first run, which is a warm-up."""
         return statistics.median(self.seconds[1:]), statistics.median(self.peaks_mb[1:])
 
 
-class Contestant:
-    """An adapted with its optimiser, and what its steps cost so far."""
+class TimedModel:
+    """A model with its optimizer, and the cost of its steps so far."""
 
     def __init__(self, name: str, adapted: AdaptedModel, batch: Batch, parts: Sequence[Sequence[int]] = ()):
-        """Take rows of the batch in parts, whose gradients add up, or the whole at once."""
+        """Set up steps over the whole batch or, with accumulated gradients, over `parts` of its rows."""
         self.name, self.adapted = name, adapted
         self.parts = [batch.rows(rows) for rows in parts] or [batch]
         self.num_rows = len(batch.utt_ids)
@@ -122,7 +122,7 @@ class Contestant:
             self.optimizer.zero_grad(set_to_none=True)
 
     def cost(self) -> StepCost:
-        """Give what a step costs."""
+        """Return the cost of a step."""
         slots = sum(t.numel() * t.element_size() for s in self.optimizer.state.values() for t in s.values())
         count = sum(parameter.numel() for parameter in self.parameters)
         seconds, peak_mb = self.meter.medians()
@@ -130,7 +130,7 @@ class Contestant:
 
 
 def _draw_batch(base: BaseModel, size: Size) -> Batch:
-    """Draw utterances of one length, which go round the tasks."""
+    """Draw utterances of equal length, assigned to the tasks in turn."""
     device = next(base.model.parameters()).device
     lengths = torch.full((size.num_utterances,), count_inputs(base, size.seconds), device=device)
     task_ids = [row % size.num_tasks for row in range(size.num_utterances)]
@@ -138,20 +138,20 @@ def _draw_batch(base: BaseModel, size: Size) -> Batch:
 
 
 def now(device: torch.device) -> float:
-    """Read the clock once the device has done everything asked of it."""
+    """Return the time, after the device has finished all pending work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def _reset_peak_mb(device: torch.device) -> float:
-    """Forget the peak of memory so far and give what is held now."""
+    """Reset the peak memory, and return the memory in use."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
     if not sys.platform.startswith("linux"):
-        raise DataError("peak memory of a step on the CPU is read from Linux's /proc, which is not here")
-    ctypes.CDLL(None).malloc_trim(0)  # else memory that was freed counts as held
+        raise DataError("peak memory on the CPU is read from Linux's /proc, which is missing here; use a GPU")
+    ctypes.CDLL(None).malloc_trim(0)  # else freed memory counts as in use
     Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
     return _status_mb("VmRSS")
 

@@ -1,4 +1,4 @@
-"""Time decoding with a Submodel of its own for every row: in one mixed batch, and one after the other."""
+"""Time decoding with a different Submodel for every row: in one mixed batch, and row by row."""
 
 import copy
 import statistics
@@ -24,30 +24,30 @@ LOOP = "one by one"
 PEFT_MIXED = "PEFT, mixed"
 PEFT_LOOP = "PEFT, one by one"
 
-STD = 0.05  # of the weights of random Submodels: what is decoded changes, and nothing overflows
-TOLERANCE = 1e-3  # of the largest number that leaves the encoder; ways differ by about 1e-5 of it in float32
+STD = 0.05  # of the weights of random Submodels: large enough to change results, without overflow
+TOLERANCE = 1e-3  # relative to the largest encoder output; methods differ by about 1e-5 in float32
 
 
 @dataclass(frozen=True)
 class Load:
-    """The batch that is decoded: a row for every speaker, all of one length."""
+    """The batch to decode: a row for every speaker, all of equal length."""
 
     num_speakers: int
     seconds: float
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What decoding the batch takes in one way."""
+class DecodingCost:
+    """The time of decoding the batch with one method."""
 
     name: str
     seconds: float  # median
-    ratio: float  # to the base alone; median of the rounds' own
+    ratio: float  # to the base model alone; median of the ratios of the rounds
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to decode rows: batches of them, and what is done before each, by its number."""
+class DecodingMethod:
+    """A method of decoding rows: the batches, and a function to call before each with its number."""
 
     name: str
     adapted: AdaptedModel
@@ -55,7 +55,7 @@ class Way:
     prepare: Callable[[int], None] = lambda number: None
 
     def encode(self) -> Tensor:
-        """Give what leaves the encoder for all rows, x (B, U, D)."""
+        """Return the encoder output of all rows (B, U, D)."""
         with torch.inference_mode(), self.adapted.hooked():
             found = []
             for number, batch in enumerate(self.batches):
@@ -76,29 +76,29 @@ class Way:
 
 def time_decoding(
     base: BaseModel, entry: AdapterConfig, load: Load, *, num_rounds: int, has_peft: bool = False
-) -> list[Cost]:
-    """Time the ways to decode a batch, in turns, so that what else the machine does hits all alike.
+) -> list[DecodingCost]:
+    """Time the methods of decoding a batch, interleaved so that other load affects all alike.
 
-    What they give is held to be the same first, which warms up too. `has_peft` adds PEFT with the same
-    weights of LoRA.
+    First their outputs are checked to be the same, which is also the warm-up. `has_peft` adds PEFT with the
+    same LoRA weights.
     """
     adapters = random_submodels(base, entry, [f"spk{k}" for k in range(load.num_speakers)])
     batch = make_batch(base, make_rows(base, load), range(load.num_speakers))
-    ways = _our_ways(base, adapters, batch)
+    methods = _our_methods(base, adapters, batch)
     if has_peft:
-        ways += _ways_of_peft(base, adapters, batch)
-    check_same(ways)
-    seconds: dict[str, list[float]] = {way.name: [] for way in ways}
+        methods += _peft_methods(base, adapters, batch)
+    check_same(methods)
+    seconds: dict[str, list[float]] = {method.name: [] for method in methods}
     for _ in range(num_rounds):
-        for way in ways:
-            seconds[way.name].append(way.time())
+        for method in methods:
+            seconds[method.name].append(method.time())
     return [_cost(name, taken, seconds[BASE]) for name, taken in seconds.items()]
 
 
-def check_same(ways: Sequence[Way]) -> None:
-    """Refuse to time ways that do not give the same, or Submodels that change nothing."""
-    half = next(way for way in ways if way.name == HALF_BASE).batches[0].task_ids
-    encoded = {way.name: way.encode() for way in ways}
+def check_same(methods: Sequence[DecodingMethod]) -> None:
+    """Refuse methods whose outputs differ, and Submodels that change nothing."""
+    half = next(method for method in methods if method.name == HALF_BASE).batches[0].task_ids
+    encoded = {method.name: method.encode() for method in methods}
     bare, own = encoded.pop(BASE), encoded.pop(MIXED)
     is_base = torch.tensor(half, device=own.device)[:, None, None] < 0
     for name, x in encoded.items():
@@ -106,19 +106,20 @@ def check_same(ways: Sequence[Way]) -> None:
         wrong = _distances(x, expected) > TOLERANCE
         if bool(wrong.any()):
             raise AdaptkitError(
-                f"'{name}' gives rows {listed(map(str, wrong.nonzero().flatten().tolist()))} otherwise than "
-                f"'{MIXED}', so their times cannot be compared; look for nan in the base model, else report"
+                f"'{name}' and '{MIXED}' differ in rows "
+                f"{listed(map(str, wrong.nonzero().flatten().tolist()))}, so their times cannot be compared; "
+                "check the base model for nan, else report this"
             )
     unchanged = _distances(own, bare) <= TOLERANCE
     if bool(unchanged.any()):
         raise AdaptkitError(
-            f"{int(unchanged.sum())} of {len(own)} random Submodels change nothing, so that a wrong one "
-            "would not be seen; take larger sizes with --set"
+            f"{int(unchanged.sum())} of {len(own)} random Submodels change nothing, so a mix-up would go "
+            "unnoticed; use larger sizes with --set"
         )
 
 
 def random_submodels(base: BaseModel, entry: AdapterConfig, tasks: Sequence[str]) -> AdapterStack:
-    """Build adapters for a list of tasks with random weights everywhere, none at zero as at birth."""
+    """Build adapters for a list of tasks with random weights in place of the zero initialisation."""
     adapters = api.build([entry], base.sites, tasks, seed=None)
     generator = torch.Generator().manual_seed(0)
     for parameter in adapters.parameters():
@@ -127,48 +128,46 @@ def random_submodels(base: BaseModel, entry: AdapterConfig, tasks: Sequence[str]
 
 
 def make_rows(base: BaseModel, load: Load) -> list[Tensor]:
-    """Draw noise for each speaker: features (T, F), or speech (N,)."""
+    """Draw noise as input for each speaker: features (T, F) or speech (N,)."""
     generator = torch.Generator().manual_seed(0)
     return list(draw_inputs(base, load.num_speakers, count_inputs(base, load.seconds), generator))
 
 
-def _our_ways(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[Way]:
+def _our_methods(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[DecodingMethod]:
     bare = AdaptedModel(base).eval()
     adapted = AdaptedModel(base, adapters).eval()  # freezes the base again
     half = replace(batch, task_ids=tuple(task if task % 2 else -1 for task in batch.task_ids))
     return [
-        Way(BASE, bare, [batch]),
-        Way(MIXED, adapted, [batch]),
-        Way(HALF_BASE, adapted, [half]),
-        Way(LOOP, adapted, [batch.rows([row]) for row in range(len(batch.utt_ids))]),
+        DecodingMethod(BASE, bare, [batch]),
+        DecodingMethod(MIXED, adapted, [batch]),
+        DecodingMethod(HALF_BASE, adapted, [half]),
+        DecodingMethod(LOOP, adapted, [batch.rows([row]) for row in range(len(batch.utt_ids))]),
     ]
 
 
-def _ways_of_peft(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[Way]:
-    """Give PEFT's own mixed batch, and the loop over `set_adapter` of those who do without."""
+def _peft_methods(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[DecodingMethod]:
+    """Return PEFT's mixed batches, and a loop over rows with `set_adapter`."""
     peft = _Peft(base, adapters)
     adapted = AdaptedModel(replace(base, model=peft.model)).eval()
     rows = [batch.rows([row]) for row in range(len(batch.utt_ids))]
     return [
-        Way(PEFT_MIXED, adapted, [batch], peft.mix),
-        Way(PEFT_LOOP, adapted, rows, peft.activate),
+        DecodingMethod(PEFT_MIXED, adapted, [batch], peft.mix),
+        DecodingMethod(PEFT_LOOP, adapted, rows, peft.activate),
     ]
 
 
 class _Peft:
-    """A copy of a base whose encoder is PEFT's, with the same matrices for each task."""
+    """A copy of a base model with PEFT's LoRA in the encoder and the same matrices for each task."""
 
     def __init__(self, base: BaseModel, adapters: AdapterStack):
         if adapters.kind != "lora":
             raise ConfigError(
-                f"PEFT has no adapter of kind {adapters.kind} as it is here; only LoRA is timed"
+                f"adapter type {adapters.kind}: has no equivalent in PEFT; only lora can be timed"
             )
         try:
             from peft import LoraConfig, get_peft_model  # takes ten seconds
         except ImportError as error:
-            raise ConfigError(
-                "LoRA is timed beside PEFT, which is not installed; 'pip install peft', or give --no-peft"
-            ) from error
+            raise ConfigError("PEFT is not installed; run 'pip install peft', or use --no-peft") from error
         self.tasks, self.names = list(adapters.tasks), None
         (config,), (lora,) = adapters.configs, adapters
         places = {site: site.name.removeprefix("encoder.") for site in lora.sites}
@@ -185,11 +184,11 @@ class _Peft:
         self.encoder.register_forward_pre_hook(self._name_rows, with_kwargs=True)
 
     def mix(self, number: int) -> None:
-        """Let the rows of the next batch be those of all tasks."""
+        """Use a different task for each row of the next batch."""
         self.names = self.tasks
 
     def activate(self, number: int) -> None:
-        """Let the next batch be of one task."""
+        """Use a single task for the next batch."""
         self.names = None
         self.encoder.set_adapter(self.tasks[number])
 
@@ -198,17 +197,17 @@ class _Peft:
 
 
 def _copy_matrices(theirs: nn.ModuleDict, table: Tensor, tasks: Sequence[str]) -> None:
-    """Put each task's matrix of our table (K, D_in, D_out) where PEFT holds it, transposed."""
+    """Copy each task's matrix of our parameter (K, D_in, D_out) to PEFT's, transposed."""
     for task, matrix in zip(tasks, table, strict=True):
         theirs[task].weight.data = matrix.T.contiguous()
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """Give the largest difference of each row, in units of the largest number; a nan is far from anything."""
+    """Return the largest difference of each row, relative to the largest value; infinite for nan."""
     distance = (x - y).abs().flatten(1).amax(dim=1) / y.abs().amax()
     return distance.nan_to_num(nan=torch.inf)
 
 
-def _cost(name: str, seconds: Sequence[float], bare: Sequence[float]) -> Cost:
+def _cost(name: str, seconds: Sequence[float], bare: Sequence[float]) -> DecodingCost:
     ratios = [own / other for own, other in zip(seconds, bare, strict=True)]
-    return Cost(name, statistics.median(seconds), statistics.median(ratios))
+    return DecodingCost(name, statistics.median(seconds), statistics.median(ratios))

@@ -1,4 +1,4 @@
-"""`adaptkit adapters`: the adapter types, and what can be done with trained adapters."""
+"""`adaptkit adapters`: list the adapter types, and prune or fold trained adapters."""
 
 import sys
 from pathlib import Path
@@ -18,8 +18,8 @@ from adaptkit.cli.options import (
 
 app = new_group("List the adapter types; prune trained adapters, or fold them into the base model.")
 
-Speaker = Annotated[str, typer.Option(metavar="NAME", help="The speaker whose adapters are meant.")]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="The folder for the base model that is made.")]
+Speaker = Annotated[str, typer.Option(metavar="NAME", help="The speaker whose adapters to use.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="The folder for the resulting base model.")]
 
 
 @app.command(name="list", cls=Command)
@@ -47,7 +47,7 @@ def show(
         typer.Argument(metavar="ADAPTER", help="An adapter type, or the name or path of a yaml with one."),
     ],
     base: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder of a base model, to count parameters for.")
+        Path | None, typer.Option(metavar="DIR", help="Count parameters for the base model in this folder.")
     ] = None,
     overrides: AdapterOverrides = None,
 ) -> None:
@@ -65,7 +65,7 @@ def show(
     from adaptkit.adapters import describe
 
     entry = describe.read(adapter, overrides or [])
-    typer.echo(describe.describe(entry.kind).as_text(config.dump(entry)))
+    typer.echo(describe.describe_adapter(entry.kind).as_text(config.dump(entry)))
     if base is None:
         return
     from adaptkit.base import checkpoint
@@ -84,25 +84,27 @@ def show(
 @app.command(cls=Command)
 def prune(
     exp: Annotated[
-        Path, typer.Argument(metavar="EXP", help="The folder of trained adapters with an option 'blocks'.")
+        Path,
+        typer.Argument(metavar="EXP", help="The folder of trained adapters that have an option 'blocks'."),
     ],
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DATA", help="The set to measure on.  [default: the validation set]"),
+        typer.Option(metavar="DATA", help="The set to measure on.", show_default="the validation set"),
     ] = None,
     from_bottom: Annotated[
-        bool, typer.Option("--from-bottom/--from-top", help="Which block loses its adapters first.")
+        bool, typer.Option("--from-bottom/--from-top", help="Which blocks to prune first.")
     ] = True,
     retrain_epochs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Also train what is left for N epochs.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Also train the remaining adapters for N more epochs."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The folder to write to.  [default: EXP/pruned_from_bottom]"),
+        typer.Option(metavar="DIR", help="The folder to write to.", show_default="EXP/pruned_from_bottom"),
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Tabulate WER against parameters as one block after another loses its adapters.
+    """Remove adapters block by block, and tabulate WER against parameters.
 
     Example: adaptkit adapters prune exp/tpa --data dump/test --retrain-epochs 2
     """
@@ -126,7 +128,7 @@ def prune(
 
 @app.command(cls=Command)
 def fold(exp: Exp, speaker: Speaker, out: Out, base: Base = None) -> None:
-    """Fold a speaker's adapters into the weights of the base model, for ESPnet without adapters.
+    """Fold a speaker's adapters into the weights of the base model, for use in plain ESPnet.
 
     Example: adaptkit adapters fold exp/lora --speaker spk1 --out exp/base_spk1
     """
@@ -140,12 +142,12 @@ def fold(exp: Exp, speaker: Speaker, out: Out, base: Base = None) -> None:
 
 @app.command(cls=Command)
 def unfold(
-    folded: Annotated[Path, typer.Argument(metavar="DIR", help="A base model that 'fold' made.")],
+    folded: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a model made by 'fold'.")],
     exp: Exp,
     speaker: Speaker,
     out: Out,
 ) -> None:
-    """Take a speaker's adapters out of a base model again.
+    """Remove a speaker's folded adapters from a base model.
 
     Example: adaptkit adapters unfold exp/base_spk1 exp/lora --speaker spk1 --out exp/base_again
     """
@@ -163,7 +165,9 @@ def unfold(
     library.write(restored, out)
     is_same = restored.fingerprint == narrowed.fingerprint
     how = (
-        "bit-identical" if is_same else "up to rounding, so that adapters of the base model itself refuse it"
+        "bit-identical"
+        if is_same
+        else "restored up to rounding; adapters trained on the original do not load on it"
     )
-    logging.getLogger(__name__).info("%s: the base model %s, %s", out, narrowed.fingerprint, how)
+    logging.getLogger(__name__).info("%s: base model %s, %s", out, narrowed.fingerprint, how)
     typer.echo(out)

@@ -27,14 +27,14 @@ def train(
     overrides: Overrides = None,
     augment: Augment = None,
     exp: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder to write to.  [default: base.dir]")
+        Path | None, typer.Option(metavar="DIR", help="The folder to write to.", show_default="base.dir")
     ] = None,
     seed: Seed = None,
     device: Device = "auto",
     resume: Resume = False,
     allow_pipes: AllowPipes = False,
 ) -> None:
-    """Train a base model from scratch, as the section 'base' of an experiment says.
+    """Train a base model from scratch with the settings in the section 'base' of an experiment.
 
     Example: adaptkit base train conf/mini.yaml --set base.train.max_epochs=30 --resume
     """
@@ -69,11 +69,11 @@ def info(
     kinds = Counter(site.kind for site in base.sites)
     rows = {
         "encoder": type(base.model.encoder).__name__,
-        "decoder": type(base.model.decoder).__name__ if base.model.decoder else "none, CTC alone",
+        "decoder": type(base.model.decoder).__name__ if base.model.decoder else "none, CTC only",
         "blocks": base.num_blocks,
         "width": base.width,
         "subsampling": base.subsampling,
-        "reads": "speech" if base.features is None else f"{base.features['num_bins']} bins of features",
+        "input": "speech" if base.features is None else f"features of {base.features['num_bins']} bins",
         "frame shift": f"{base.frame_shift_ms:g} ms",
         "rate": f"{base.rate_hz} Hz",
         "tokens": len(base.tokens.tokens),

@@ -1,4 +1,4 @@
-"""`adaptkit bench`: what training, augmentation and serving cost on this machine."""
+"""`adaptkit bench`: measure the cost of training, augmentation and serving on this machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from adaptkit.base.checkpoint import BaseModel
     from adaptkit.bench.serving import Served
 
-app = new_group("Measure what training, augmentation and serving cost on this machine.")
+app = new_group("Measure the cost of training, augmentation and serving on this machine.")
 
-NUM_TOKENS = 500  # of a model with random weights: those of a small BPE vocabulary
-NUM_CLIENTS = 64  # at once
+NUM_TOKENS = 500  # of a model with random weights: a small BPE vocabulary
+NUM_CLIENTS = 64  # simultaneous
 
 Utterances = Annotated[int, typer.Option(metavar="N", min=1, help="Utterances in the batch.")]
-Seconds = Annotated[float, typer.Option("--sec", metavar="SEC", min=0.5, help="Length of each.")]
+Seconds = Annotated[float, typer.Option("--sec", metavar="SEC", min=0.5, help="Length of each utterance.")]
 
 
 @app.command(cls=Command)
@@ -40,17 +40,18 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="ADAPTER",
-            help="An adapter type, or the name or path of a yaml with one; repeatable.  [default: residual]",
+            help="An adapter type, or the name or path of a yaml with one; repeatable.",
+            show_default="residual",
         ),
     ] = None,
     overrides: AdapterOverrides = None,
     utterances: Utterances = 16,
     seconds: Seconds = 5.0,
-    speakers: Annotated[int, typer.Option(metavar="N", min=1, help="Speakers among them.")] = 8,
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps timed of each.")] = 10,
+    speakers: Annotated[int, typer.Option(metavar="N", min=1, help="Speakers in the batch.")] = 8,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps to time per model.")] = 10,
     device: Device = "auto",
 ) -> None:
-    """Time a training step of adapters against one of full fine-tuning, on the same batch.
+    """Compare the time and memory of a training step between adapters and full fine-tuning.
 
     Example: adaptkit bench train --base exp/base --adapter residual --adapter hra
     """
@@ -75,23 +76,23 @@ def train(
 @app.command(cls=Command)
 def augment(
     policy: Annotated[
-        str, typer.Option(metavar="NAME", help="A policy, by name or yaml.")
+        str, typer.Option(metavar="POLICY", help="A policy (name or yaml).")
     ] = "libri_full_adapt",
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="YAML", help="An ESPnet training yaml, or its name in conf/base; also times a step of it."
+            metavar="YAML", help="Also time a step of this ESPnet training yaml, or its name in conf/base."
         ),
     ] = None,
     utterances: Utterances = 32,
     min_sec: Annotated[float, typer.Option(metavar="SEC", min=0.5, help="Shortest utterance.")] = 2.0,
     max_sec: Annotated[float, typer.Option(metavar="SEC", min=0.5, help="Longest utterance.")] = 20.0,
     rounds: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Rounds timed, each with a step of the model.")
+        int, typer.Option(metavar="N", min=1, help="Rounds to time, each with a step of the model.")
     ] = 5,
     device: Device = "auto",
 ) -> None:
-    """Time SpecAugment against ESPnet's, and against the training step that it comes before.
+    """Compare the time of SpecAugment with ESPnet's, and with that of a training step.
 
     Example: adaptkit bench augment --model conformer_12x256 --rounds 1
     """
@@ -105,7 +106,7 @@ def augment(
     base = _load(None, model, chosen) if model else None
     spread = library.Spread(utterances, min_sec, max_sec)
     costs = library.time_augmentation(spec, spread, base, num_rounds=rounds, device=chosen)
-    typer.echo(f"{'':14} {'ms/batch':>12} {'ratio':>12} {'of the step':>12} {'peak MB':>12}")
+    typer.echo(f"{'':14} {'ms/batch':>12} {'ratio':>12} {'of step':>12} {'peak MB':>12}")
     for cost in costs:
         ratio, part = cost.seconds / costs[0].seconds, cost.seconds / costs[-1].seconds
         share = f"{100 * part:.2f} %" if base else "-"
@@ -120,26 +121,26 @@ def submodels(
     adapter: Adapter = "residual",
     overrides: AdapterOverrides = None,
     speakers: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Submodels, and rows of the batch.")
+        int, typer.Option(metavar="N", min=1, help="Submodels, and rows in the batch.")
     ] = 128,
     seconds: Seconds = 2.0,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often each is timed, in turns.")] = 5,
-    loads: Annotated[int, typer.Option(metavar="N", min=1, help="Submodels loaded from disk.")] = 500,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds to time.")] = 5,
+    loads: Annotated[int, typer.Option(metavar="N", min=1, help="Loads from disk to time.")] = 500,
     resident: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Submodels held in memory, to measure it.")
+        int, typer.Option(metavar="N", min=0, help="Also measure the memory of this many Submodels.")
     ] = 0,
     serve: Annotated[bool, typer.Option("--serve", help="Also send requests to 'adaptkit serve'.")] = False,
     clients: Annotated[
         int | None,
-        typer.Option(metavar="N", min=2, help="Simultaneous clients of --serve.  [default: 64]"),
+        typer.Option(metavar="N", min=2, help="Simultaneous clients of --serve.", show_default="64"),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Processes of --serve.  [default: 1]")
+        int | None, typer.Option(metavar="N", min=1, help="Processes of --serve.", show_default="1")
     ] = None,
     peft: Annotated[bool, typer.Option(help="With --adapter lora, also time PEFT.")] = True,
     device: Device = "auto",
 ) -> None:
-    """Time decoding with a Submodel for every row against the base model alone, and loading Submodels.
+    """Compare decoding with a Submodel per row to the base model alone, and time loading and serving.
 
     Example: adaptkit bench submodels --base exp/base --adapter hra --speakers 64 --resident 10000
     """
@@ -149,7 +150,7 @@ def submodels(
 
     _refuse_both(base, model)
     if (clients or workers) and not serve:
-        raise typer.BadParameter("--clients and --workers are those of --serve; give it too")
+        raise typer.BadParameter("--clients and --workers need --serve")
     entry = read(adapter, overrides or [])
     loaded = _load(base, model, choose_device(device))
     load = library.Load(speakers, seconds)
@@ -177,11 +178,11 @@ def submodels(
 
 def _refuse_both(base: Path | None, model: str | None) -> None:
     if (base is None) == (model is None):
-        raise typer.BadParameter("give one of --base and --model")
+        raise typer.BadParameter("use either --base or --model")
 
 
 def _load(base: Path | None, model: str | None, device: str) -> "BaseModel":
-    """Load a base model, or build one of random weights."""
+    """Load a base model, or build one with random weights."""
     from adaptkit.base import checkpoint, create
     from adaptkit.config import find_published
 
@@ -202,8 +203,8 @@ def _time_loading(base: "BaseModel", entry: "AdapterConfig", *, speakers: int, l
 def _measure_memory(base: "BaseModel", entry: "AdapterConfig", num_submodels: int) -> None:
     from adaptkit.bench import loading as library
 
-    found = library.weigh_residents(base, entry, num_submodels)
-    typer.echo(f"{'resident':18} {'bytes each':>12} {'MiB before':>12} {'MiB after':>12} {'MiB more':>12}")
+    found = library.measure_residents(base, entry, num_submodels)
+    typer.echo(f"{'resident':18} {'bytes each':>12} {'MiB before':>12} {'MiB after':>12} {'MiB added':>12}")
     figures = f"{found.before_mib:12.0f} {found.after_mib:12.0f} {found.after_mib - found.before_mib:12.0f}"
     typer.echo(f"{f'{num_submodels:,} in memory':18} {found.bytes_each:12,} {figures}")
 

@@ -1,4 +1,4 @@
-"""`adaptkit data`: validate, fix, divide, combine, join and count data directories."""
+"""`adaptkit data`: validate, fix, subset, combine, join and summarise data directories."""
 
 import logging
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from adaptkit.kaldi.scan import Checks, Problem
     from adaptkit.kaldi.summary import Summary
 
-app = new_group("Validate, fix, divide, combine, join and count data directories.")
+app = new_group("Validate, fix, subset, combine, join and summarise data directories.")
 log = logging.getLogger(__name__)
 
 MaxSec = Annotated[float, typer.Option(metavar="SEC", min=0, help="Longest utterance.")]
 MinSec = Annotated[float, typer.Option(metavar="SEC", min=0, help="Shortest utterance.")]
 CheckAudio = Annotated[
-    bool, typer.Option("--audio/--no-audio", help="Check every recording, or the tables only.")
+    bool, typer.Option("--audio/--no-audio", help="Check the recordings too, or only the tables.")
 ]
 Tokens = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A token list; texts may hold only its characters.")
+    Path | None, typer.Option(metavar="FILE", help="Check that texts use only characters of this token list.")
 ]
 
 
@@ -36,7 +36,7 @@ def validate(
     allow_pipes: AllowPipes = False,
     tokens: Tokens = None,
 ) -> None:
-    """List every problem of data directories; fail if there is one.
+    """List all problems of data directories, and exit with 1 if there is any.
 
     Example: adaptkit data validate data/train data/test --max-sec 30
     """
@@ -57,7 +57,7 @@ def fix(
     allow_pipes: AllowPipes = False,
     tokens: Tokens = None,
 ) -> None:
-    """Sort a data directory and drop what cannot be used, keeping a backup.
+    """Sort a data directory and drop unusable utterances, with a backup.
 
     Example: adaptkit data fix data/train
     """
@@ -89,7 +89,7 @@ def subset(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of --random.")] = 0,
 ) -> None:
-    """Write some utterances of a data directory as another.
+    """Write a subset of a data directory as a new one.
 
     Example: adaptkit data subset data/train data/train_5 --per-spk 5
     """
@@ -100,7 +100,7 @@ def subset(
             "--spk-list": spk_list}  # fmt: skip
     given = [name for name, value in choosers.items() if value is not None]
     if len(given) != 1:
-        raise typer.BadParameter(f"give one of {', '.join(choosers)}, not {', '.join(given) or 'none'}")
+        raise typer.BadParameter(f"use one of {', '.join(choosers)}, not {', '.join(given) or 'none'}")
     data = datadir.read(source)
     choices = {
         "--first": lambda: parts.choose_first(data, first),
@@ -119,7 +119,7 @@ def combine(
     out_dir: OutDir,
     sources: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Data directories.")],
 ) -> None:
-    """Combine data directories, refusing ids that clash.
+    """Combine data directories with distinct ids.
 
     Example: adaptkit data combine data/all data/train data/dev
     """
@@ -181,7 +181,7 @@ def _checks(
 
 
 def _report(path: Path, problems: Sequence["Problem"]) -> bool:
-    """Print the problems of a directory and say whether it is valid."""
+    """Print the problems of a directory, and return whether it is valid."""
     for problem in problems:
         typer.echo(problem)
     num_warnings = sum(problem.is_warning for problem in problems)
@@ -209,6 +209,6 @@ def _rows(summary: "Summary") -> list[tuple[str, object]]:
         ("words", summary.num_words),
         ("hours", f"{summary.total_sec / 3600:.2f}"),
         ("seconds", f"{summary.mean_sec:.2f} mean, {summary.min_sec:.2f} to {summary.max_sec:.2f}"),
-        ("recordings", ", ".join(rates) or "commands, not run"),
+        ("recordings", ", ".join(rates) or "pipes, not run"),
         ("feats", "yes" if summary.has_feats else "no"),
     ]

@@ -1,4 +1,4 @@
-"""`adaptkit decode`: hypotheses for a data directory."""
+"""`adaptkit decode`: transcribe a data directory."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,13 +34,13 @@ def decode(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The folder to write to.  [default: EXP/decode_<set>]"),
+        typer.Option(metavar="DIR", help="The folder to write to.", show_default="EXP/decode_<set>"),
     ] = None,
     base: Base = None,
-    base_only: Annotated[bool, typer.Option("--base-only", help="Leave the adapters out.")] = False,
+    base_only: Annotated[bool, typer.Option("--base-only", help="Decode without adapters.")] = False,
     submodels: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="A folder of Submodels, loaded as the speakers need them."),
+        typer.Option(metavar="DIR", help="A folder of Submodels to use in place of EXP's adapters."),
     ] = None,
     submodel_mb: SubmodelMb = None,
     unknown_speaker: Annotated[
@@ -50,7 +50,7 @@ def decode(
     allow_pipes: AllowPipes = False,
     device: Device = "auto",
 ) -> None:
-    """Transcribe a data directory, every utterance with the adapter of its own speaker.
+    """Transcribe a data directory, each utterance with the adapters of its speaker.
 
     Example: adaptkit decode exp/residual dump/test
     """

@@ -1,4 +1,4 @@
-"""`adaptkit feats`: log-mel filterbanks of a data directory."""
+"""`adaptkit feats`: extract log-mel filterbank features."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,17 +16,18 @@ def register(app: typer.Typer) -> None:
 def feats(
     data_dir: DataDir,
     out_dir: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The folder for the data directory with its features.")
+        Path, typer.Argument(metavar="OUT", help="The data directory with features to write.")
     ],
     nj: Nj = 4,
     num_bins: Annotated[int, typer.Option(metavar="F", min=4, help="Mel bins.")] = 80,
     rate: Rate = 16000,
     cmvn: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the statistics for global_mvn to this file.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the statistics for global_mvn to this file."),
     ] = None,
     allow_pipes: AllowPipes = False,
 ) -> None:
-    """Extract log-mel filterbanks of a data directory, resuming a killed run.
+    """Extract log-mel filterbank features of a data directory; an interrupted run resumes.
 
     Example: adaptkit feats data/train dump/train --nj 2 --cmvn dump/train/feats_stats.npz
     """

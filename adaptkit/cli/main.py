@@ -1,4 +1,4 @@
-"""The `adaptkit` command: every group under one name, and how errors leave it."""
+"""The `adaptkit` command with all its groups."""
 
 from typing import Annotated
 
@@ -57,6 +57,6 @@ def adaptkit(
 
 
 def main() -> None:
-    """Run a command with its messages on stderr."""
+    """Run a command, with messages on stderr."""
     set_up_messages()
     run(app, "adaptkit")

@@ -1,4 +1,4 @@
-"""Options that mean the same in every command, and how the help of a command ends."""
+"""Options shared by commands, and the format of their help."""
 
 from enum import Enum
 from pathlib import Path
@@ -9,27 +9,27 @@ from typer.core import TyperCommand
 
 
 class Command(TyperCommand):
-    """A command whose help ends with an example on one line, which no terminal's width breaks."""
+    """A command whose help ends with an example on one unwrapped line."""
 
     def __init__(self, *args: Any, **options: Any):
         text, _, self.example = options.pop("help", "").partition("\n\nExample: ")
         super().__init__(*args, help=text, **options)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help, then the example as it can be pasted."""
+        """Print the help, then the example, ready to paste."""
         super().format_help(ctx, formatter)
         typer.echo(f" Example:\n\n   {self.example.strip()}\n")
 
 
 class UnknownSpeaker(str, Enum):
-    """What is done with the utterances of a speaker who has no adapter."""
+    """How to treat the utterances of a speaker without an adapter."""
 
     error = "error"
     base = "base"
 
 
 class Start(str, Enum):
-    """Where the weights of a new speaker start."""
+    """How to initialise the weights of a new speaker."""
 
     mean = "mean"
     nearest = "nearest"
@@ -37,21 +37,21 @@ class Start(str, Enum):
 
 
 class TableFormat(str, Enum):
-    """How a list is printed."""
+    """The output format of a list."""
 
     table = "table"
     json = "json"
 
 
 class ScoreFormat(str, Enum):
-    """How a score is printed."""
+    """The output format of a score."""
 
     text = "text"
     json = "json"
 
 
 class ReportFormat(str, Enum):
-    """What a report is written as."""
+    """The output format of a report."""
 
     table = "table"
     md = "md"
@@ -59,17 +59,19 @@ class ReportFormat(str, Enum):
     html = "html"
 
 
-ConfigFile = Annotated[Path, typer.Argument(help="The yaml of an experiment.", metavar="CONFIG")]
+ConfigFile = Annotated[Path, typer.Argument(help="The yaml of the experiment.", metavar="CONFIG")]
 Exp = Annotated[Path, typer.Argument(help="The folder of trained adapters.", metavar="EXP")]
 DataDir = Annotated[Path, typer.Argument(help="A data directory.", metavar="DATA")]
 OutDir = Annotated[Path, typer.Argument(help="The data directory to write.", metavar="OUT")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in train.lr=1e-4; repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as train.lr=1e-4; repeatable."),
 ]
 AdapterOverrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set an option of it, as in bottleneck=32; repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set an option of the adapter, such as bottleneck=32; repeatable."
+    ),
 ]
 Adapter = Annotated[
     str, typer.Option(metavar="ADAPTER", help="An adapter type, or the name or path of a yaml with one.")
@@ -81,37 +83,37 @@ BenchBase = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder 
 BenchModel = Annotated[
     str | None,
     typer.Option(
-        metavar="YAML", help="An ESPnet training yaml, or its name in conf/base: that model, random weights."
+        metavar="YAML", help="Use random weights for this ESPnet training yaml, or its name in conf/base."
     ),
 ]
-Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Replace the seed of the training.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Replace the training seed.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in the folder, if there is one.")]
 Augment = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME",
-        help="Replace the augmentation by a policy, by name or yaml; the experiment is named after it.",
+        metavar="POLICY",
+        help="Replace the augmentation by this policy (name or yaml), and name the experiment after it.",
     ),
 ]
 AllowPipes = Annotated[
-    bool, typer.Option("--allow-pipes", help="Run the shell commands in wav.scp; trust their author.")
+    bool, typer.Option("--allow-pipes", help="Run the shell commands in wav.scp; only for trusted data.")
 ]
 BatchFrames = Annotated[
     int, typer.Option(metavar="N", min=1, help="Feature frames per batch, padding included.")
 ]
 SubmodelMb = Annotated[
     float | None,
-    typer.Option(metavar="MB", min=0, help="Memory for Submodels in MiB, per process.  [default: 1024]"),
+    typer.Option(metavar="MB", min=0, help="Memory for Submodels in MiB, per process.", show_default="1024"),
 ]
 Nj = Annotated[int, typer.Option(metavar="N", min=1, help="Parallel jobs.")]
 Rate = Annotated[int, typer.Option(metavar="HZ", min=1000, help="Resample recordings to this rate.")]
 Device = Annotated[
-    str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 ...; auto takes CUDA where there is one.")
+    str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N; auto uses CUDA if available.")
 ]
 
 
 def choose_device(device: str) -> str:
-    """Resolve `auto`, and under torchrun the GPU of this process; a device that is not there is refused."""
+    """Resolve `auto` and, under torchrun, the GPU of this process; refuse a device that is not available."""
     import os
 
     import torch
@@ -125,7 +127,7 @@ def choose_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device}: not on this machine: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"--device {device}: not available: {str(error).splitlines()[0]}") from error
     return device
 
 

@@ -1,4 +1,4 @@
-"""`adaptkit report`: compare experiments in one table or page."""
+"""`adaptkit report`: compare experiments in a table or page."""
 
 import sys
 from collections.abc import Sequence
@@ -18,24 +18,24 @@ def register(app: typer.Typer) -> None:
 def report(
     experiments: Annotated[
         list[Path],
-        typer.Argument(metavar="EXP...", help="Folders of scored runs; seeds of one name are one row."),
+        typer.Argument(metavar="EXP...", help="Folders of scored runs; runs of one name form a row."),
     ],
     test_sets: Annotated[
         list[str] | None,
         typer.Option(
-            "--test-set", metavar="NAME", help="The decoded set to report; repeat it for a column of each."
+            "--test-set", metavar="NAME", help="A decoded set to report; repeat for a column per set."
         ),
     ] = None,
     minus: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="An experiment to compare with; repeatable.  [default: none]"),
+        typer.Option(metavar="NAME", help="An experiment to compare with; repeatable.", show_default="none"),
     ] = None,
-    form: Annotated[ReportFormat, typer.Option("--format", help="What to write.")] = ReportFormat.table,
+    form: Annotated[ReportFormat, typer.Option("--format", help="The output format.")] = ReportFormat.table,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write to this file instead of printing.")
     ] = None,
 ) -> None:
-    """Compare experiments by error rates, parameters and cost, against the one without adapters.
+    """Compare the error rates, parameters and cost of experiments with a baseline.
 
     Example: adaptkit report exp/none exp/residual/1 exp/residual/2 --minus none --format md
     """
@@ -46,7 +46,7 @@ def report(
     library = reporting
     if test_sets and len(test_sets) > 1:
         if form is ReportFormat.html:
-            raise typer.BadParameter("a page is of one --test-set", param_hint="--format")
+            raise typer.BadParameter("html needs a single --test-set", param_hint="--format")
         library, compared = by_set, by_set.load(experiments, test_sets, minus=minus or ())
     else:
         compared = runs.load(experiments, test_sets[0] if test_sets else None, minus=minus or ())
@@ -64,7 +64,7 @@ def report(
 
 
 def _print_table(rows: Sequence[Sequence[tuple[str, str]]]) -> None:
-    """Print cells on a terminal, the small print of each below its figure."""
+    """Print cells on a terminal, with small print below each figure."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

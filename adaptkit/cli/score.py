@@ -1,4 +1,4 @@
-"""`adaptkit score`: word and character error rates of hypotheses."""
+"""`adaptkit score`: compute word and character error rates."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,26 +18,28 @@ def score(
     hyp: Annotated[
         Path,
         typer.Argument(
-            metavar="HYP", help="A decode folder, which gets score.json and RESULT, or a text file."
+            metavar="HYP", help="A decode folder, to which score.json and RESULT are written, or a text file."
         ),
     ],
     utt2spk: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The speaker of each utterance.  [default: REF/utt2spk, or one]"),
+        typer.Option(
+            metavar="FILE", help="The speaker of each utterance.", show_default="REF/utt2spk, or one"
+        ),
     ] = None,
     compare: Annotated[
-        Path | None, typer.Option(metavar="HYP", help="Other hypotheses of the set, to test against.")
+        Path | None, typer.Option(metavar="HYP", help="Test the difference to these hypotheses.")
     ] = None,
     alignments: Annotated[
-        bool, typer.Option("--alignments", help="Show how the words of each utterance were aligned.")
+        bool, typer.Option("--alignments", help="Include the word alignment of each utterance.")
     ] = False,
-    form: Annotated[ScoreFormat, typer.Option("--format", help="How to print the score.")] = ScoreFormat.text,
+    form: Annotated[ScoreFormat, typer.Option("--format", help="The output format.")] = ScoreFormat.text,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write json to this file.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the score as json to this file.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the bootstrap.")] = 0,
 ) -> None:
-    """Count the word and character errors of hypotheses, per speaker, with confidence intervals.
+    """Compute word and character error rates, overall and per speaker, with confidence intervals.
 
     Example: adaptkit score data/test exp/residual/decode_test
     """

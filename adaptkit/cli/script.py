@@ -1,4 +1,4 @@
-"""How commands and corpora's own scripts leave: 0 done, 1 cannot, with one message; 2 misuse is typer's."""
+"""Run commands and corpus scripts with exit codes: 0 done, 1 failed with one message, 2 misuse (by typer)."""
 
 import functools
 import logging
@@ -15,36 +15,36 @@ from adaptkit.errors import AdaptkitError
 
 
 def run_script(command: Callable[..., Any]) -> None:
-    """Run the function of a script, `local/prepare.py` say, with the words of the command line."""
+    """Run the function of a script such as `local/prepare.py` with the arguments of the command line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run(functools.partial(typer.run, command), Path(sys.argv[0]).name)
 
 
 def set_up_messages() -> None:
-    """Let messages of a command go to stderr, with the time and without other libraries' chat."""
+    """Send log messages to stderr, with the time, and suppress the messages of other libraries."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger().handlers[0].addFilter(_is_named)
-    warnings.filterwarnings("ignore", module=r"espnet2?\.")  # its own use of torch, no matter of users
+    warnings.filterwarnings("ignore", module=r"espnet2?\.")  # its use of torch does not concern users
 
 
 def run(command: Callable[[], Any], name: str) -> None:
-    """Run a command; an AdaptkitError is one message and exit code 1, any other is our bug and shows."""
+    """Run a command; an AdaptkitError becomes one message and exit code 1, any other error is shown."""
     try:
         command()
     except AdaptkitError as error:
         typer.echo(f"{name}: {error}", err=True)
         sys.exit(1)
-    except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         typer.echo(
-            f"{name}: interrupted; a training goes on with --resume, other commands with the same words",
+            f"{name}: interrupted; continue a training with --resume, or repeat the command",
             err=True,
         )
         sys.exit(130)
 
 
 def _is_named(record: logging.LogRecord) -> bool:
-    """Keep what modules log under their own names; ESPnet chats about its defaults through the root."""
+    """Drop messages of the root logger, through which ESPnet reports its defaults, except errors."""
     return record.name != "root" or record.levelno >= logging.ERROR

@@ -1,4 +1,4 @@
-"""`adaptkit serve`: recognition over HTTP."""
+"""`adaptkit serve`: speech recognition over HTTP."""
 
 import os
 from pathlib import Path
@@ -10,18 +10,19 @@ from adaptkit.cli.options import BatchFrames, Command, Device, SubmodelMb, Unkno
 from adaptkit.cli.script import set_up_messages
 from adaptkit.errors import AdaptkitError
 
-FOREIGN = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")  # another program's counts are not ours
+FOREIGN = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")  # another program's metrics
 Workers = Annotated[
     int,
     typer.Option(metavar="N", min=1, help="Processes, each with a base model and its share of the cores."),
 ]
 MaxQueue = Annotated[int, typer.Option(metavar="N", min=1, help="Requests in progress at once, per process.")]
 TimeoutSec = Annotated[
-    float, typer.Option(metavar="SEC", min=0.01, help="Time limit for an answer, and without a request.")
+    float,
+    typer.Option(metavar="SEC", min=0.01, help="Time limit for a response, and for an idle connection."),
 ]
 Preload = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Load this speaker's Submodel at the start and keep it; repeatable."),
+    typer.Option(metavar="NAME", help="Load this speaker's Submodel at startup and keep it; repeatable."),
 ]
 
 
@@ -53,12 +54,12 @@ def serve(
     max_queue: MaxQueue = 256,
     timeout_sec: TimeoutSec = 30,
     refresh_sec: Annotated[
-        float, typer.Option(metavar="SEC", min=0.01, help="Time between looks at the folder.")
+        float, typer.Option(metavar="SEC", min=0.01, help="Interval between scans of the folder.")
     ] = 2,
     preload: Preload = None,
     device: Device = "auto",
 ) -> None:
-    """Transcribe audio sent over HTTP, every request with the Submodel of its speaker.
+    """Transcribe audio sent over HTTP, each request with the Submodel of its speaker.
 
     Example: adaptkit serve --base exp/base --submodels exp/submodels
     """
@@ -68,7 +69,7 @@ def serve(
         from adaptkit.serve.run import serve as run
         from adaptkit.serve.service import ServerLimits, ServerSettings
     except ModuleNotFoundError as error:
-        raise AdaptkitError(f"{error}; the server needs more: pip install 'adaptkit[serve]'") from error
+        raise AdaptkitError(f"{error}; for the server, run: pip install 'adaptkit[serve]'") from error
     limits = ServerLimits(
         max_batch=max_batch,
         batch_frames=batch_frames,

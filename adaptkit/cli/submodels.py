@@ -1,4 +1,4 @@
-"""`adaptkit submodels`: what each speaker owns of trained adapters, in a file of its own."""
+"""`adaptkit submodels`: per-speaker weights of trained adapters, one file per speaker."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ from adaptkit.cli.options import (
     new_group,
 )
 
-app = new_group("Enroll speakers; export, pack and list Submodels, a small file per speaker.")
+app = new_group("Enroll speakers; export, pack, list and compare Submodels, one small file per speaker.")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of Submodels.")]
 
@@ -30,28 +30,29 @@ def enroll(
     data: Annotated[Path, typer.Option(metavar="DATA", help="A data directory of the new speakers.")],
     speaker: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A speaker of it; repeatable.  [default: all]"),
+        typer.Option(metavar="NAME", help="A speaker to enroll; repeatable.", show_default="all"),
     ] = None,
     valid: Annotated[
         Path | None,
         typer.Option(
             metavar="DATA",
-            help="A data directory that chooses their best weights.  [default: the last are kept]",
+            help="A validation set to select the best weights.",
+            show_default="keep the last weights",
         ),
     ] = None,
     start: Annotated[
-        Start, typer.Option(help="The mean of the known speakers, the nearest of them, or new weights.")
+        Start, typer.Option(help="Start from the mean or the nearest of the known speakers, or from scratch.")
     ] = Start.mean,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The folder for an adapter file with them.  [default: EXP]"),
+        typer.Option(metavar="DIR", help="The folder for the extended adapter file.", show_default="EXP"),
     ] = None,
     base: Base = None,
     overrides: Overrides = None,
     allow_pipes: AllowPipes = False,
     device: Device = "auto",
 ) -> None:
-    """Enroll new speakers by training their own weights, with everything else frozen.
+    """Enroll new speakers: train their per-speaker weights, with everything else frozen.
 
     Example: adaptkit submodels enroll exp/residual --speaker anna --data dump/anna --start nearest
     """
@@ -75,15 +76,15 @@ def enroll(
 def export(
     exp: Exp,
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The folder for the Submodels, which may hold others.")
+        Path, typer.Argument(metavar="DIR", help="The folder for the Submodels; others in it are kept.")
     ],
     speaker: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A speaker to export; repeatable.  [default: all]"),
+        typer.Option(metavar="NAME", help="A speaker to export; repeatable.", show_default="all"),
     ] = None,
     base: Base = None,
 ) -> None:
-    """Write each speaker's own weights of trained adapters into a file of its own.
+    """Write the weights of each speaker in trained adapters to a separate file.
 
     Example: adaptkit submodels export exp/residual submodels
     """
@@ -102,15 +103,16 @@ def export(
 @app.command(cls=Command)
 def pack(
     folder: Folder,
-    out: Annotated[Path, typer.Argument(metavar="EXP", help="The folder of the experiment that is made.")],
+    out: Annotated[Path, typer.Argument(metavar="EXP", help="The folder for the resulting experiment.")],
     base: Annotated[
-        Path, typer.Option(metavar="DIR", help="The base model that the Submodels were trained on.")
+        Path,
+        typer.Option(metavar="DIR", help="The folder of the base model the Submodels were trained on."),
     ],
     skip_problems: Annotated[
-        bool, typer.Option("--skip-problems", help="Leave out files with a problem, and list them.")
+        bool, typer.Option("--skip-problems", help="Leave out files with problems, and list them.")
     ] = False,
 ) -> None:
-    """Pack all Submodels of a folder into one experiment, which decodes like any other.
+    """Pack all Submodels of a folder into one experiment.
 
     Example: adaptkit submodels pack submodels exp/packed --base exp/base
     """
@@ -131,11 +133,12 @@ def pack(
 def list_files(
     folder: Folder,
     base: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A base model, to find Submodels that are not for it.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Report Submodels that do not match the base model in this folder."),
     ] = None,
-    form: Annotated[TableFormat, typer.Option("--format", help="How to print the list.")] = TableFormat.table,
+    form: Annotated[TableFormat, typer.Option("--format", help="The output format.")] = TableFormat.table,
 ) -> None:
-    """List the Submodels of a folder: speaker, adapter type, base, parameters, bytes and problems.
+    """List the Submodels of a folder with their base model, size and problems.
 
     Example: adaptkit submodels list submodels --base exp/base
     """
@@ -158,11 +161,11 @@ def list_files(
 def cross(
     exp: Exp,
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="The set to transcribe, of these speakers or of others.")
+        Path, typer.Argument(metavar="DATA", help="The set to transcribe, of known or other speakers.")
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The folder to write to.  [default: EXP/cross_<set>]"),
+        typer.Option(metavar="DIR", help="The folder to write to.", show_default="EXP/cross_<set>"),
     ] = None,
     base: Base = None,
     per_speaker: Annotated[
@@ -172,7 +175,7 @@ def cross(
     allow_pipes: AllowPipes = False,
     device: Device = "auto",
 ) -> None:
-    """Transcribe every speaker with every other's Submodel: a table of errors, a picture and a summary.
+    """Transcribe every speaker with every Submodel, and write the errors as a table and a plot.
 
     Example: adaptkit submodels cross exp/residual dump/test --per-speaker 2
     """
@@ -198,10 +201,10 @@ def cross(
 def cost(
     one: Annotated[Path, typer.Argument(metavar="EXP", help="The folder of the job for all speakers.")],
     jobs: Annotated[
-        list[Path], typer.Argument(metavar="JOB...", help="The folders of jobs for one speaker each.")
+        list[Path], typer.Argument(metavar="EXP...", help="The folders of jobs for one speaker each.")
     ],
 ) -> None:
-    """Compare the time of one job for all speakers with that of a job for each.
+    """Compare the training time of one job for all speakers with one job per speaker.
 
     Example: adaptkit submodels cost exp/submodels/one_job exp/submodels/jobs/*
     """

@@ -1,4 +1,4 @@
-"""`adaptkit train`: the adapters of an experiment."""
+"""`adaptkit train`: train the adapters of an experiment."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,13 +30,13 @@ def train(
         str | None,
         typer.Option(
             metavar="ADAPTER",
-            help="Replace the adapters by an entry of the yaml's 'compare:', a yaml of adapters by name or "
-            "path, or an adapter type; the experiment is named after it.",
+            help="Replace the adapters by an adapter type, the name or path of a yaml with one, or an entry "
+            "of the section 'compare'; the experiment is named after it.",
         ),
     ] = None,
     augment: Augment = None,
     exp: Annotated[
-        Path | None, typer.Option(metavar="EXP", help="The folder to write to.  [default: exp/<name>]")
+        Path | None, typer.Option(metavar="DIR", help="The folder to write to.", show_default="exp/<name>")
     ] = None,
     seed: Seed = None,
     device: Device = "auto",

@@ -1,1 +1,1 @@
-"""What only the corpora's own `local/prepare.py` use: synthetic voices and sets of noises."""
+"""Tools for the corpora's `local/prepare.py` only: synthetic voices and sets of noises."""

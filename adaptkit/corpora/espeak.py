@@ -1,8 +1,8 @@
-"""Speak corpora of commands and digit strings with the voices of eSpeak NG, which need nothing from outside.
+"""Synthesise corpora of commands and digit strings with the voices of eSpeak NG, without downloads.
 
-The voices are those of the wheel espeakng-loader (https://github.com/espeak-ng/espeak-ng). No sentence is
-spoken twice in a corpus, so no two sets share one. An utterance is the same bytes on every run: what varies
-from one to the next follows from its id.
+The voices are those of the wheel espeakng-loader (https://github.com/espeak-ng/espeak-ng). No sentence occurs
+twice in a corpus, so sets share none. Utterances are bit-identical in every run: their random variation
+depends only on their ids.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
 
 RATE_HZ = 16000  # of the recordings
-ESPEAK_HZ = 22050  # what eSpeak NG synthesises at
+ESPEAK_HZ = 22050  # sampling rate of eSpeak NG
 
 VERBS = ("OPEN", "CLOSE", "CLEAN", "PAINT", "MOVE", "FIND", "BRING", "CHECK")
 COLOURS = ("RED", "GREEN", "BLUE", "WHITE", "BLACK", "YELLOW", "BROWN", "GREY")
@@ -41,17 +41,17 @@ DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT"
 
 @dataclass(frozen=True)
 class Voice:
-    """How one speaker sounds."""
+    """The voice of one synthetic speaker."""
 
     speaker: str
     espeak: str  # language+variant of eSpeak NG
     wpm: int = 130  # words per minute, at least 80
     pitch: int = 50  # 0 to 99
-    played_hz: int = ESPEAK_HZ  # below 22050 a bigger, deeper and slower speaker; above, a smaller one
+    played_hz: int = ESPEAK_HZ  # below 22050 for a larger, deeper and slower speaker, above for a smaller one
     is_whispered: bool = False
 
 
-# No variant that sets `breath` (f2, f3, f5, whisper): its noise is different bytes in every process.
+# No variants that set `breath` (f2, f3, f5, whisper): their noise differs between processes.
 ORDINARY = (
     Voice("alan", "en-us"),
     Voice("beth", "en-us+f1"),
@@ -68,7 +68,7 @@ ORDINARY = (
     Voice("mark", "en-gb-x-gbclan+m6"),
     Voice("nora", "en-gb-scotland+f1"),
 )
-BASE_SETS: Mapping[str, tuple[Sequence[Voice], int]] = {  # the voices and the utterances of each
+BASE_SETS: Mapping[str, tuple[Sequence[Voice], int]] = {  # voices, and number of utterances of each
     "base_train": (ORDINARY, 72),
     "base_valid": (ORDINARY, 6),
     "base_test": (ORDINARY, 10),
@@ -77,7 +77,7 @@ BASE_SETS: Mapping[str, tuple[Sequence[Voice], int]] = {  # the voices and the u
 
 @dataclass(frozen=True)
 class Line:
-    """One utterance of the script: who says what, in which set and as which of the voice's own."""
+    """One utterance of the script: its voice, set, number among the voice's utterances, and text."""
 
     voice: Voice
     part: str  # train, valid or test
@@ -86,15 +86,15 @@ class Line:
 
     @property
     def utt_id(self) -> str:
-        """The speaker first, so that utterances sort by speaker."""
+        """The utterance id, which begins with the speaker so that utterances sort by speaker."""
         return f"{self.voice.speaker}-{self.part}{self.number:03}"
 
 
 def write_script(sets: Mapping[str, tuple[Sequence[Voice], int]], per_speaker: int) -> dict[str, list[Line]]:
-    """Hand out the sentences, each once, and keep the first lines of each voice in each set.
+    """Assign each sentence once, and keep the first `per_speaker` lines of each voice in each set.
 
-    A set is `<kind>_<part>`, with its voices and the utterances of each; where a voice is in two sets of one
-    part, they share its lines. The ids and sentences of a shorter script are those of the whole one.
+    A set is `<kind>_<part>`, with its voices and the number of utterances of each; two sets of the same part
+    share the lines of a common voice. Ids and sentences of a shorter script are those of the full one.
     """
     texts = iter(sentences())
     said: defaultdict[tuple[str, str, int], str] = defaultdict(lambda: next(texts))
@@ -112,7 +112,7 @@ def write_script(sets: Mapping[str, tuple[Sequence[Voice], int]], per_speaker: i
 
 
 def sentences() -> list[str]:
-    """Give every command and as many digit strings, all different, in an order that is always the same."""
+    """Return every command and as many digit strings, all different, in a fixed random order."""
     places = ["", *(f" {near} {room}" for near in ("IN", "NEAR") for room in ROOMS)]
     commands = [f"{' '.join(words)}{place}" for *words, place in product(VERBS, COLOURS, OBJECTS, places)]
     numbers = [" ".join(words) for words in product(["CALL", "DIAL"], *[DIGITS] * 4)]
@@ -120,45 +120,49 @@ def sentences() -> list[str]:
     return rng.permutation(commands + rng.choice(numbers, len(commands), replace=False).tolist()).tolist()
 
 
-def speak_corpus(data: Path, script: Mapping[str, Sequence[Line]], num_jobs: int) -> None:
-    """Make the data directory of every set of a script, and under `wav` its recordings.
+def synthesise_corpus(data: Path, script: Mapping[str, Sequence[Line]], num_jobs: int) -> None:
+    """Write the data directory of every set of a script, with its recordings under `wav`.
 
-    Recordings that exist are kept; after a change of voices, remove the folder.
+    Existing recordings are kept; after a change of voices, remove the folder.
     """
     if find_spec("espeakng_loader") is None:
-        raise AdaptkitError("eSpeak NG is not installed; pip install 'adaptkit[mini]' brings espeakng-loader")
-    speak_all({locate(data, line): line for lines in script.values() for line in lines}, num_jobs)
+        raise AdaptkitError("eSpeak NG is not installed; pip install 'adaptkit[mini]' adds espeakng-loader")
+    synthesise_all({locate(data, line): line for lines in script.values() for line in lines}, num_jobs)
     for name, lines in script.items():
-        describe(data / name, lines)
+        write_data_dir(data / name, lines)
 
 
 def locate(data: Path, line: Line) -> Path:
-    """Say where the recording of a line is."""
+    """Return the path of a line's recording."""
     return data / "wav" / line.voice.speaker / f"{line.utt_id}.wav"
 
 
-def speak_all(lines: Mapping[Path, Line], num_jobs: int) -> None:
-    """Record what is not recorded yet, in processes of one thread each."""
+def synthesise_all(lines: Mapping[Path, Line], num_jobs: int) -> None:
+    """Synthesise the missing recordings; several jobs are processes with one thread each."""
     missing = {path: line for path, line in lines.items() if not path.exists()}
     if not missing:
         return
-    logging.info("speaking %d utterances of %d in %d jobs", len(missing), len(lines), num_jobs)
-    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads half alive
+    logging.info("synthesising %d of %d utterances in %d jobs", len(missing), len(lines), num_jobs)
+    if num_jobs == 1:
+        for path, line in missing.items():
+            write_recording(path, line)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in a broken state
     with ProcessPoolExecutor(num_jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(record, missing, missing.values(), chunksize=16))
+        list(pool.map(write_recording, missing, missing.values(), chunksize=16))
 
 
-def record(path: Path, line: Line) -> None:
-    """Speak one line into a 16 kHz, 16-bit file."""
+def write_recording(path: Path, line: Line) -> None:
+    """Synthesise one line to a 16 kHz, 16-bit file."""
     with replacing(path) as temporary:
-        soundfile.write(temporary, speak(line), RATE_HZ, subtype="PCM_16")
+        soundfile.write(temporary, synthesise(line), RATE_HZ, subtype="PCM_16")
 
 
-def speak(line: Line) -> np.ndarray:
-    """Give int16 samples (N) at 16 kHz; rate, pitch, level and noise vary from line to line."""
+def synthesise(line: Line) -> np.ndarray:
+    """Return int16 samples (N) at 16 kHz; speaking rate, pitch, level and noise vary from line to line."""
     rng = np.random.default_rng(zlib.crc32(line.utt_id.encode()))
     voice = line.voice
-    speech = synthesise(
+    speech = run_espeak(
         line.text,
         voice.espeak,
         wpm=round(voice.wpm * rng.uniform(0.93, 1.07)),
@@ -167,15 +171,15 @@ def speak(line: Line) -> np.ndarray:
     )
     speech = resample(torch.from_numpy(speech), voice.played_hz, RATE_HZ)
     speech = (whisper(speech, rng) if voice.is_whispered else speech).double().numpy()
-    level_db, noise_db = rng.uniform(-32, -22), -rng.uniform(20, 35)  # of full scale; of the speech
+    level_db, noise_db = rng.uniform(-32, -22), -rng.uniform(20, 35)  # relative to full scale; to the speech
     noise = rng.standard_normal(len(speech)) * 10 ** (noise_db / 20)
     mixed = (speech / np.sqrt(np.mean(speech**2)) + noise) * 10 ** (level_db / 20)
-    loudest = max(1.0, np.abs(mixed).max())  # what would be clipped is made quieter as a whole
+    loudest = max(1.0, np.abs(mixed).max())  # scaled down as a whole instead of clipped
     return np.rint(mixed / loudest * 32767).astype(np.int16)
 
 
 def whisper(speech: Tensor, rng: np.random.Generator) -> Tensor:
-    """Give stretches of 8 ms random phases, which leaves no pitch, and little below 1 kHz."""
+    """Convert voiced to whispered speech: random phases in frames of 8 ms, and little energy below 1 kHz."""
     window = torch.hann_window(128)  # shorter than a pitch period, so that no harmonic is resolved
     spectrum = torch.stft(speech, 128, 32, window=window, return_complex=True)
     phase = torch.from_numpy(rng.uniform(0, 2 * np.pi, spectrum.shape)).float()
@@ -183,8 +187,8 @@ def whisper(speech: Tensor, rng: np.random.Generator) -> Tensor:
     return noise[1:] - 0.97 * noise[:-1]
 
 
-def describe(path: Path, lines: Sequence[Line]) -> None:
-    """Write the data directory of a set, unless it says the same already."""
+def write_data_dir(path: Path, lines: Sequence[Line]) -> None:
+    """Write the data directory of a set, unless it is up to date."""
     recordings = {line.utt_id: str(locate(path.parent, line)) for line in lines}
     data = DataDir(
         path,
@@ -200,10 +204,10 @@ def describe(path: Path, lines: Sequence[Line]) -> None:
 
 
 def is_written(data: DataDir) -> bool:
-    """Tell whether the folder holds just these utterances and recordings; utt2dur is written last."""
+    """Whether the folder contains exactly these utterances and recordings; utt2dur is written last."""
     try:
         old = datadir.read(data.path)
-    except DataError:  # none yet, or half of one
+    except DataError:  # missing or incomplete
         return False
     same = set(old.utterances) == set(data.utterances) and old.recordings == data.recordings
     return same and old.duration_sec is not None
@@ -212,7 +216,7 @@ def is_written(data: DataDir) -> bool:
 TAKE_SAMPLES = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 SYNCHRONOUS, NO_EXIT, UTF8 = 2, 0x8000, 1  # from speak_lib.h: output mode, option and flag
 WPM, PITCH, PITCH_RANGE = 1, 3, 4
-FUNCTIONS = {  # and arguments; espeak_Initialize returns the sampling rate, the others 0 if all is well
+FUNCTIONS = {  # with argument types; espeak_Initialize returns the sampling rate, the others 0 on success
     "espeak_Initialize": [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int],
     "espeak_SetSynthCallback": [TAKE_SAMPLES],
     "espeak_SetVoiceByName": [ctypes.c_char_p],
@@ -226,34 +230,34 @@ FUNCTIONS = {  # and arguments; espeak_Initialize returns the sampling rate, the
 }
 
 
-def synthesise(text: str, voice: str, *, wpm: int, pitch: int, pitch_range: int) -> np.ndarray:
-    """Give what eSpeak NG says, float32 samples (N) at 22.05 kHz in the range of int16."""
+def run_espeak(text: str, voice: str, *, wpm: int, pitch: int, pitch_range: int) -> np.ndarray:
+    """Return the output of eSpeak NG, float32 samples (N) at 22.05 kHz in the range of int16."""
     chunks: list[np.ndarray] = []
 
     @TAKE_SAMPLES
     def take(samples: object, count: int, _events: object) -> int:
         if count > 0:
             chunks.append(np.ctypeslib.as_array(samples, (count,)).astype(np.float32))
-        return 0  # go on
+        return 0  # continue
 
     with fresh_espeak() as library:
         library.espeak_SetSynthCallback(take)
         if library.espeak_SetVoiceByName(voice.encode()):
-            raise AdaptkitError(f"eSpeak NG has no voice '{voice}'; en-us+f1 is one")
+            raise AdaptkitError(f"eSpeak NG has no voice '{voice}'; use one such as en-us+f1")
         for parameter, value in ((WPM, wpm), (PITCH, pitch), (PITCH_RANGE, pitch_range)):
             library.espeak_SetParameter(parameter, value, 0)
         spoken = text.lower().encode()  # capitals might be spelt
         if library.espeak_Synth(spoken, len(spoken) + 1, 0, 0, 0, UTF8, None, None) or not chunks:
-            raise AdaptkitError(f"eSpeak NG could not say '{text}' as '{voice}'")
+            raise AdaptkitError(f"eSpeak NG cannot synthesise '{text}' as '{voice}'; use another voice")
     return np.concatenate(chunks)
 
 
 @contextmanager
 def fresh_espeak() -> Iterator[ctypes.CDLL]:
-    """Load eSpeak NG anew and unload it.
+    """Load a new instance of eSpeak NG, and unload it afterwards.
 
-    It carries the states of filters, flutter and random numbers from one utterance to the next, and no
-    function of its own resets them all: an utterance would depend on those before it.
+    It keeps the states of filters, flutter and random numbers from one utterance to the next, and has no
+    function to reset them all: an utterance would depend on those before it.
     """
     import espeakng_loader
 

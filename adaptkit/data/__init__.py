@@ -1,1 +1,1 @@
-"""What a model reads: utterances with features or speech, tokens and tasks, in batches."""
+"""Model inputs: utterances with features or speech, tokens and tasks, in batches."""

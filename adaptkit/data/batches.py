@@ -1,4 +1,4 @@
-"""Batches: which utterances go together, and their features or speech, tokens and tasks as tensors."""
+"""Group utterances into batches, and load their features or speech, tokens and tasks as tensors."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -15,24 +15,24 @@ from adaptkit.errors import AdaptkitError
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances of any tasks together; what pads a row lies beyond its length."""
+    """Padded utterances of one or several tasks."""
 
     utt_ids: tuple[str, ...]
     task_ids: tuple[int, ...]  # B of them; -1 is the base itself
-    inputs: Tensor  # features (B, T, F), speech (B, N), or what the encoder gave: see `taps`
+    inputs: Tensor  # features (B, T, F), speech (B, N) or encoder outputs, see `has_taps`
     lengths: Tensor  # (B,) frames or samples
     tokens: Tensor  # (B, L), padded with -1 as ESPnet expects
     token_lengths: Tensor  # (B,)
     has_taps: bool = False  # inputs are blocks' outputs and the encoder's, side by side (B, U, (K' + 1) D)
-    mask_keys: Tensor | None = None  # (B,) of each row's draws; None where features stay as they are
+    mask_keys: Tensor | None = None  # (B,) random key of each row; None without augmentation
     is_masked: Tensor | None = None  # (B,) which rows are masked
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Move the tensors."""
+        """Return the batch with its tensors on a device."""
         return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
 
     def rows(self, chosen: Sequence[int]) -> "Batch":
-        """Take some rows, trimmed to the longest among them."""
+        """Return some rows, trimmed to the longest of them."""
         taken = {name: tensor[chosen] for name, tensor in self._tensors().items()}
         taken["inputs"] = taken["inputs"][:, : int(taken["lengths"].max())]
         taken["tokens"] = taken["tokens"][:, : int(taken["token_lengths"].max())]
@@ -44,7 +44,7 @@ class Batch:
         )
 
     def of_task(self, task_id: int) -> "Batch":
-        """Give all rows to one task."""
+        """Return the batch with all rows assigned to one task."""
         return replace(self, task_ids=(task_id,) * len(self.utt_ids))
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -70,7 +70,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 def load_batches(examples: Examples, plan: Sequence[Sequence[int]], num_workers: int = 0) -> Iterator[Batch]:
     """Load the planned batches in order, in this process or ahead of time in `num_workers` others."""
-    generator = torch.Generator().manual_seed(0)  # else the loader would draw from the global state
+    generator = torch.Generator().manual_seed(0)  # otherwise the loader draws from the global state
     loader = DataLoader(
         _Planned(examples, plan), batch_size=None, num_workers=num_workers, generator=generator
     )
@@ -82,7 +82,7 @@ def load_batches(examples: Examples, plan: Sequence[Sequence[int]], num_workers:
 
 @dataclass(frozen=True)
 class _Planned(Dataset):
-    """The batches of a plan; one that cannot be loaded is its error.
+    """The batches of a plan; if one cannot be loaded, the error is returned in its place.
 
     An error raised in another process would reach this one with a traceback in its message.
     """
@@ -104,9 +104,9 @@ class _Planned(Dataset):
 def plan_batches(
     lengths: Sequence[int], batch_frames: int, *, groups: Sequence[Group] | None = None
 ) -> list[list[int]]:
-    """Group utterances of similar length, longest first, at most `batch_frames` frames a batch with padding.
+    """Batch utterances of similar length, longest first, at most `batch_frames` per batch with padding.
 
-    An utterance longer than that is a batch of its own. Utterances of unequal `groups` never share a batch.
+    An utterance longer than that gets its own batch. Utterances of different `groups` never share a batch.
 
     >>> plan_batches([10, 30, 11, 29], 60)
     [[1, 3], [2, 0]]
@@ -127,13 +127,13 @@ def shuffle_batches(
     epoch: int,
     groups: Sequence[Group] | None = None,
 ) -> list[list[int]]:
-    """Plan an epoch of training: other neighbours of similar length and another order in each."""
+    """Plan the batches of a training epoch: similar lengths, shuffled differently in every epoch."""
     generator = random.Random(f"{seed} {epoch}")
     groups = groups or [()] * len(lengths)
     order = list(range(len(lengths)))
     generator.shuffle(order)
     longest = max(lengths)
-    # lengths within a twentieth of the longest count as equal, so that neighbours change
+    # lengths within a twentieth of the longest count as equal, so that batches vary
     order.sort(key=lambda index: (groups[index], -(20 * lengths[index] // longest)))
     plan = _fill(order, lengths, batch_frames, groups)
     generator.shuffle(plan)
@@ -143,7 +143,7 @@ def shuffle_batches(
 def _fill(
     order: Sequence[int], lengths: Sequence[int], most_frames: int, groups: Sequence[Group]
 ) -> list[list[int]]:
-    """Put utterances into batches in their order, a new one where the last is full or of another group."""
+    """Fill batches with utterances in order, starting a new one if the last is full or of another group."""
     plan: list[list[int]] = []
     longest = 0
     for index in order:

@@ -1,4 +1,4 @@
-"""Examples: the utterances of a data directory as a base model reads them, with tokens and tasks."""
+"""The utterances of a data directory as input of a base model, with tokens and tasks."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.augment import corpus
-from adaptkit.augment.schedule import Augmentation, Chosen
+from adaptkit.augment.schedule import Augmentation, UtteranceAugmentation
 from adaptkit.base import padding
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, DataError, listed, nearest
@@ -21,32 +21,32 @@ from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
 
 _LOG = logging.getLogger(__name__)
-BASE_TASK = -1  # the task id of a row that the base model takes alone
+BASE_TASK = -1  # the task id of a row for the base model alone
 Group = tuple[int, ...]
 _SAME_FEATURES = 0.05  # of log-mel values; archives may be compressed
 
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance as a base model reads it."""
+    """One utterance as input of a base model."""
 
     utterance: Utterance
     task_id: int
-    inputs: Tensor  # features (T, F), speech (N,), or what the encoder gave
+    inputs: Tensor  # features (T, F), speech (N,) or encoder outputs
     tokens: Tensor  # (L,)
-    chosen: Chosen | None = None  # what its augmentation does to it in this epoch
+    chosen: UtteranceAugmentation | None = None  # its augmentation in this epoch
 
 
 @dataclass(frozen=True)
 class Examples(Dataset):
-    """The utterances of a data directory as a base model reads them, each with its task id."""
+    """The utterances of a data directory as input of a base model, each with its task id."""
 
     data: DataDir
     base: BaseModel
     lengths: tuple[int, ...]  # feature frames of each utterance
     task_ids: Mapping[str, int]  # task name: id
     allow_pipes: bool = False
-    taps: Mapping[str, str] | None = None  # where what the encoder gave lies, instead of its input
+    taps: Mapping[str, str] | None = None  # locations of cached encoder outputs, used instead of the input
     augmentation: Augmentation | None = None
 
     def __len__(self) -> int:
@@ -61,16 +61,16 @@ class Examples(Dataset):
         return Example(utterance, self.task_ids[utterance.task], inputs, tokens, chosen)
 
     def in_epoch(self, epoch: int) -> "Examples":
-        """Augment them as an epoch does."""
+        """Return the examples with the augmentation of an epoch."""
         if self.augmentation is None:
             return self
         return replace(self, augmentation=self.augmentation.in_epoch(epoch))
 
     def groups(self, adapters: AdapterStack | None) -> list[Group]:
-        """Tell apart the utterances that may not share a batch, by unequal values.
+        """Return a value per utterance; utterances with different values may not share a batch.
 
-        Tasks that change weights of the base differently may not, since each then costs a pass of its own,
-        nor may other lengths where the model's positions depend on the padded length.
+        They differ between tasks that change base weights differently, since each of these needs its own
+        forward pass, and between lengths if the model's positions depend on the padded length.
         """
         mixes = padding.mixes_lengths(self.base.model)
         tasks = {name: adapters.group(task) if adapters else () for name, task in self.task_ids.items()}
@@ -80,7 +80,7 @@ class Examples(Dataset):
         ]
 
     def without(self, utt_ids: Collection[str]) -> "Examples":
-        """Leave some utterances out."""
+        """Return the examples without some utterances."""
         kept = [index for index, u in enumerate(self.data.utterances) if u.utt_id not in utt_ids]
         data = replace(self.data, utterances=tuple(self.data.utterances[index] for index in kept))
         return replace(self, data=data, lengths=tuple(self.lengths[index] for index in kept))
@@ -113,7 +113,7 @@ class Examples(Dataset):
 
 
 def read_examples(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
-    """Read a data directory for a base model, every task left to the base itself so far."""
+    """Read a data directory for a base model, with every task assigned to the base itself."""
     data = datadir.read(path)
     refuse_misfit(data, base)
     task_ids = dict.fromkeys(data.tasks, BASE_TASK)
@@ -121,59 +121,59 @@ def read_examples(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> 
 
 
 def count_frames(data: DataDir, base: BaseModel) -> list[int]:
-    """Count the feature frames of each utterance, by `utt2dur` where the model reads speech."""
+    """Return the number of feature frames of each utterance, from `utt2dur` if the model reads speech."""
     if base.features is not None:
         return corpus.count_frames(data)
     seconds = data.duration_sec or {}
     missing = [utterance.utt_id for utterance in data.utterances if utterance.utt_id not in seconds]
     if missing:
         raise DataError(
-            f"{data.path}/utt2dur: misses {listed(missing)}; 'adaptkit data fix {data.path}' writes it"
+            f"{data.path}/utt2dur: missing {listed(missing)}; 'adaptkit data fix {data.path}' writes it"
         )
     return [round(1000 * seconds[u.utt_id] / base.frame_shift_ms) for u in data.utterances]
 
 
 def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error") -> dict[str, int]:
-    """Give the id of every task of a data directory; one that the adapters do not know is refused.
+    """Return the id of every task of a data directory; a task without adapters is refused.
 
-    With unknown="base" such a task is left to the base model instead.
+    With unknown="base" such a task is assigned to the base model instead.
     """
     known = {task: index for index, task in enumerate(tasks)}
     strange = [task for task in data.tasks if task not in known]
     if strange and unknown != "base":
         described = "; ".join(f"'{task}'{nearest(task, tasks)}" for task in strange[:10])
         raise CheckpointError(
-            f"{data.path}: the adapters know {len(tasks)} tasks ({listed(tasks, 8)}) and not {described}; "
-            "'adaptkit decode --unknown-speaker base' leaves them to the base model"
+            f"{data.path}: the adapters have {len(tasks)} speakers ({listed(tasks, 8)}), not {described}; "
+            "'adaptkit decode --unknown-speaker base' decodes them with the base model"
         )
     return {task: known.get(task, BASE_TASK) for task in data.tasks}
 
 
 def refuse_misfit(data: DataDir, base: BaseModel) -> None:
-    """Refuse a data directory without features, or with others than the base model reads."""
+    """Refuse a data directory without features, or with features other than the base model's."""
     if base.features is None:
         return
     remedy = f"'adaptkit feats {data.path} dump/{data.path.name}' makes them"
     if data.feats is None:
-        raise DataError(f"{data.path}: has no feats.scp, which the base model {base.path} reads; {remedy}")
+        raise DataError(f"{data.path}: no feats.scp, which the base model {base.path} reads; {remedy}")
     missing = [u.utt_id for u in data.utterances if u.utt_id not in data.feats]
     if missing:
-        raise DataError(f"{data.path}/feats.scp: misses {listed(missing)}; {remedy}")
-    made = data.path / "feats.json"  # absent where Kaldi itself made the features
+        raise DataError(f"{data.path}/feats.scp: missing {listed(missing)}; {remedy}")
+    made = data.path / "feats.json"  # absent if Kaldi itself made the features
     options = read_options(made).to_dict() if made.exists() else {}
     wrong = [name for name, value in options.items() if base.features[name] != value]
     if wrong:
         described = ", ".join(f"{name} {options[name]} (the model: {base.features[name]})" for name in wrong)
-        raise DataError(f"{made}: other features than {base.path} was trained on: {described}; {remedy}")
+        raise DataError(f"{made}: not the features {base.path} was trained on: {described}; {remedy}")
     num_bins = load_feats(data.feats[data.utterances[0].utt_id]).shape[1]
     if num_bins != base.features["num_bins"]:
         raise DataError(
-            f"{data.path}/feats.scp: {num_bins} bins, {base.path} reads {base.features['num_bins']}"
+            f"{data.path}/feats.scp: {num_bins} bins, {base.path} reads {base.features['num_bins']}; {remedy}"
         )
 
 
 def refuse_other_features(examples: Examples) -> None:
-    """Refuse features that adaptkit would not make of the recordings, as it does where it adds noise."""
+    """Refuse features that differ from adaptkit's own, which are computed where noise is added."""
     base, utterance = examples.base, examples.data.utterances[0]
     if base.features is None:
         return
@@ -182,13 +182,13 @@ def refuse_other_features(examples: Examples) -> None:
     if stored.shape != made.shape or not torch.allclose(stored, made, atol=_SAME_FEATURES):
         path = examples.data.path
         raise DataError(
-            f"{path}/feats.scp: not what 'adaptkit feats' makes of the recordings ({utterance.utt_id}), and "
-            "noise is added to these; run 'adaptkit feats' on them, and train the base on that"
+            f"{path}/feats.scp: differs from the output of 'adaptkit feats' ({utterance.utt_id}), which is "
+            "used for noisy speech; run 'adaptkit feats', and train the base model on its features"
         )
 
 
 def too_short(examples: Examples) -> dict[str, str]:
-    """Name the utterances that CTC cannot learn or the encoder cannot take, each with the reason."""
+    """Return the utterances that are too short for CTC or the encoder, each with the reason."""
     reasons = {}
     base = examples.base
     for utterance, length in zip(examples.data.utterances, examples.lengths, strict=True):
@@ -201,7 +201,7 @@ def too_short(examples: Examples) -> dict[str, str]:
 
 
 def find_frameless(examples: Examples) -> list[str]:
-    """Name the utterances that the encoder leaves no frame of, and warn: they are recognised as silence."""
+    """Return the utterances without encoder frames, with a warning: they are recognised as silence."""
     encoder = examples.base.model.encoder
     lengths = zip(examples.data.utterances, examples.lengths, strict=True)
     short = [u.utt_id for u, length in lengths if padding.encoder_frames(encoder, length) < 1]

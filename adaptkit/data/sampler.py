@@ -1,9 +1,9 @@
-"""Which utterances of which tasks go into each step of training, so that a task's own steps are its own.
+"""Plan training steps so that the batches of a task do not depend on the other tasks.
 
-A task has batches of its own: `task_utterances` of its utterances at a time, in an order of their own. A
-step takes the next such batch of as many tasks as fit. With a temperature of 1 they are drawn from the task's
-name, the seed and the epoch alone, so a task sees the same batches in the same order whatever other tasks
-there are. With any other temperature their number depends on the sizes of all tasks.
+Each task has its own sequence of batches with `task_utterances` of its utterances. A step combines the next
+such batch of as many tasks as fit. With a temperature of 1 the batches depend only on the name of the task,
+the seed and the epoch, so a task sees the same batches in the same order whatever other tasks there are. With
+any other temperature their number depends on the sizes of all tasks.
 """
 
 import random
@@ -13,33 +13,33 @@ from dataclasses import dataclass
 
 from adaptkit.data.dataset import Group
 
-Batches = list[list[int]]  # of a step: the utterances that go through the model together
-_CLASSES = 20  # of length; lengths of one class count as equal, so that neighbours change from epoch to epoch
+Batches = list[list[int]]  # utterances, by batch
+_CLASSES = 20  # of length; lengths of a class count as equal, so that batches vary from epoch to epoch
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How much goes together."""
+class StepLimits:
+    """Limits on the size of batches and steps, and the sampling temperature."""
 
-    batch_frames: int  # feature frames of a batch, padding included
-    accumulate: int  # batches of a step
-    task_utterances: int  # utterances of one task in a step
-    temperature: float  # of how often tasks are drawn
+    batch_frames: int  # feature frames per batch, padding included
+    accumulate: int  # batches per step
+    task_utterances: int  # utterances of one task per step
+    temperature: float  # for sampling tasks
 
 
 @dataclass(frozen=True)
-class Set:
-    """What is planned: the utterances of a training set by index."""
+class TrainingSet:
+    """The utterances of a training set, by index."""
 
-    tasks: Mapping[str, Sequence[int]]  # those of each task
-    lengths: Sequence[int]  # feature frames of each
-    groups: Sequence[Group]  # unequal ones may not share a batch
+    tasks: Mapping[str, Sequence[int]]  # utterances of each task
+    lengths: Sequence[int]  # feature frames of each utterance
+    groups: Sequence[Group]  # of each utterance; different groups may not share a batch
 
 
 def count_visits(sizes: Mapping[str, int], temperature: float) -> dict[str, int]:
-    """Say how many utterances of each task an epoch has: in proportion to n^(1 / T), about sum n in all.
+    """Return the number of utterances of each task per epoch: proportional to n^(1 / T), about sum n in all.
 
-    With T = 1 every utterance comes once, with a large T all tasks come equally often.
+    With T = 1 every utterance is used once; with a large T all tasks are sampled equally often.
 
     >>> count_visits({"a": 90, "b": 10}, 1.0), count_visits({"a": 90, "b": 10}, 1e9)
     ({'a': 90, 'b': 10}, {'a': 50, 'b': 50})
@@ -51,10 +51,12 @@ def count_visits(sizes: Mapping[str, int], temperature: float) -> dict[str, int]
     return {task: max(1, round(scale * weight)) for task, weight in weights.items()}
 
 
-def own_batches(task: str, num_visits: int, data: Set, limits: Limits, *, seed: int, epoch: int) -> Batches:
-    """Plan the batches of a task's own in an epoch: utterances of similar length and equal group together.
+def own_batches(
+    task: str, num_visits: int, data: TrainingSet, limits: StepLimits, *, seed: int, epoch: int
+) -> Batches:
+    """Plan the batches of one task in an epoch, each of utterances of similar length and the same group.
 
-    Utterances that are drawn more often than others come at most once more.
+    The numbers of times that two utterances are drawn differ by at most one.
     """
     generator = random.Random(f"{seed} {epoch} {task}")
     drawn: list[int] = []
@@ -73,11 +75,11 @@ def own_batches(task: str, num_visits: int, data: Set, limits: Limits, *, seed: 
     return plan
 
 
-def plan_steps(own: Mapping[str, Batches], data: Set, limits: Limits) -> list[list[Batches]]:
-    """Plan the steps of an epoch from each task's own batches, at most one of each task in a step.
+def plan_steps(own: Mapping[str, Batches], data: TrainingSet, limits: StepLimits) -> list[list[Batches]]:
+    """Plan the steps of an epoch from each task's batches, at most one of each task in a step.
 
-    A step is filled up with the own batches nearest in length to that of the task that is furthest behind, of
-    tasks about as far behind, then of any.
+    A step begins with the task that has most batches left, and is filled with the batches closest to it in
+    length: first those of tasks with about as many left, then of any task.
     """
     queues = {task: deque(batches) for task, batches in own.items() if batches}
     steps = []
@@ -89,7 +91,9 @@ def plan_steps(own: Mapping[str, Batches], data: Set, limits: Limits) -> list[li
     return steps
 
 
-def _fill_step(queues: Mapping[str, deque[list[int]]], behind: str, data: Set, limits: Limits) -> Batches:
+def _fill_step(
+    queues: Mapping[str, deque[list[int]]], behind: str, data: TrainingSet, limits: StepLimits
+) -> Batches:
     left, length = len(queues[behind]), _longest(queues[behind][0], data)
 
     def rank(task: str) -> tuple[bool, int, str]:
@@ -104,8 +108,8 @@ def _fill_step(queues: Mapping[str, deque[list[int]]], behind: str, data: Set, l
     return step
 
 
-def _find_place(own: Sequence[int], step: Batches, data: Set, limits: Limits) -> list[int] | None:
-    """Give a batch of the step that takes a task's own, a new one where one may be begun, or None."""
+def _find_place(own: Sequence[int], step: Batches, data: TrainingSet, limits: StepLimits) -> list[int] | None:
+    """Return a batch of the step with room for a task's batch, a new one if allowed, or None."""
     for batch in step:
         fits = _frames([*batch, *own], data) <= limits.batch_frames
         if fits and data.groups[batch[0]] == data.groups[own[0]]:
@@ -116,15 +120,15 @@ def _find_place(own: Sequence[int], step: Batches, data: Set, limits: Limits) ->
     return step[-1]
 
 
-def _fits(batch: Sequence[int], data: Set, limits: Limits) -> bool:
+def _fits(batch: Sequence[int], data: TrainingSet, limits: StepLimits) -> bool:
     is_one_group = data.groups[batch[0]] == data.groups[batch[-1]]
     is_small = len(batch) <= limits.task_utterances and _frames(batch, data) <= limits.batch_frames
     return is_one_group and is_small
 
 
-def _frames(batch: Sequence[int], data: Set) -> int:
+def _frames(batch: Sequence[int], data: TrainingSet) -> int:
     return _longest(batch, data) * len(batch)
 
 
-def _longest(batch: Sequence[int], data: Set) -> int:
+def _longest(batch: Sequence[int], data: TrainingSet) -> int:
     return max(data.lengths[index] for index in batch)

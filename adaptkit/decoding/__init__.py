@@ -1,1 +1,1 @@
-"""Decode a data directory into a Kaldi `text` file."""
+"""Decoding of data directories into Kaldi `text` files."""

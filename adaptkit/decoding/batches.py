@@ -1,4 +1,4 @@
-"""Decode in batches whose speakers' Submodels are loaded as they are needed."""
+"""Decode in batches, loading the speakers' Submodels on demand."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,10 +19,10 @@ def recognise_with_submodels(
     *,
     num_workers: int = 0,
 ) -> list[Hypothesis]:
-    """Recognise every utterance with the Submodel of its task, sorted by id; the model must be hooked.
+    """Recognise every utterance with the Submodel of its task, sorted by id; the model must be in `hooked()`.
 
-    The model's adapters are the stack of `submodels`, and each task of the set that has an id is loaded,
-    under its own name, when a batch needs it. Batches and results are those of an adapter file of all tasks.
+    The model's adapters are `submodels.stack`; Submodels are loaded when a batch needs them. Batches and
+    results are the same as with an adapter file of all tasks.
     """
     plan = plan_decoding(adapted, examples, batch_frames)
     tasks = [[_find_task(examples, row) for row in rows] for rows in plan]
@@ -32,26 +32,26 @@ def recognise_with_submodels(
 
 
 def _find_task(examples: Examples, index: int) -> str | None:
-    """Name the task of an utterance; None where the base model takes it alone."""
+    """Return the task of an utterance; None if the base model recognises it without adapters."""
     task = examples.data.utterances[index].task
     return task if examples.task_ids[task] != BASE_TASK else None
 
 
 def _refuse_crowded(tasks: Sequence[Sequence[str | None]], submodels: SubmodelCache) -> None:
-    """Refuse batches of more Submodels than fit in memory at once; dividing them would change bits."""
+    """Refuse batches with more Submodels than fit in memory; splitting them would change results."""
     num_needed = max((len(set(own) - {None}) for own in tasks), default=0)
-    remedy = f"--submodel-mb {submodels.megabytes(num_needed)} would do"
+    remedy = f"raise --submodel-mb to {submodels.megabytes(num_needed)}"
     if num_needed > submodels.num_slots:
         raise ConfigError(
-            f"a batch holds {num_needed} speakers with Submodels of {submodels.bytes_each:,} bytes, and "
-            f"{submodels.num_slots} may be in memory; {remedy}"
+            f"a batch has {num_needed} speakers with Submodels of {submodels.bytes_each:,} bytes, but only "
+            f"{submodels.num_slots} fit in memory; {remedy}"
         )
 
 
 def _in_slots(
     batches: Iterator[Batch], tasks: Sequence[Sequence[str | None]], submodels: SubmodelCache
 ) -> Iterator[Batch]:
-    """Yield batches with slots for task ids; their Submodels stay there until the next batch is asked for."""
+    """Yield batches with slots for task ids; their Submodels stay loaded until the next batch is drawn."""
     for batch, own, following in zip(batches, tasks, [*tasks, []][1:], strict=True):
         with submodels.using(own) as slots:
             submodels.prefetch(task for task in following if task is not None)

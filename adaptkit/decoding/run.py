@@ -1,4 +1,4 @@
-"""Decode a data directory into a folder of hypotheses: `adaptkit decode`."""
+"""Decode a data directory to a folder of hypotheses: `adaptkit decode`."""
 
 import logging
 import time
@@ -22,35 +22,35 @@ from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.load import find_base
 from adaptkit.model.recognise import Hypothesis, recognise
 from adaptkit.provenance import peak_memory_mb
-from adaptkit.records import DecodeRecord, Recorded, write_record
+from adaptkit.records import DecodeRecord, RecordedModel, write_record
 from adaptkit.scoring import files as scoring
 from adaptkit.scoring.wer import ScoreReport
 from adaptkit.submodels.cache import SubmodelCache
 
-BASE_ALONE = "none"  # the experiment without adapters, which a report compares the others with
+BASE_ALONE = "none"  # the experiment without adapters, the baseline of a report
 _SUBMODEL_MB = 1024
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """What to decode with what, and where the result goes."""
+    """What to decode, with which model, and where the result goes."""
 
-    exp: Path  # an experiment's folder; for the base model alone also its folder, or an experiment's yaml
+    exp: Path  # folder of an experiment; for the base model alone, also its folder or an experiment's yaml
     data: Path
     out: Path | None = None
-    base: Path | None = None  # where the base model is, if not where the experiment says
+    base: Path | None = None  # folder of the base model, if it has moved
     base_only: bool = False
     unknown_speaker: Literal["error", "base"] = "error"
-    batch_frames: int = 12000  # feature frames of a batch, padding included
+    batch_frames: int = 12000  # feature frames per batch, padding included
     allow_pipes: bool = False
-    submodels: Path | None = None  # a folder of them, in place of the adapters of `exp`
-    submodel_mb: float | None = None  # MiB that may hold Submodels, if not the usual number
+    submodels: Path | None = None  # folder of Submodels, in place of the adapters of `exp`
+    submodel_mb: float | None = None  # memory for Submodels in MiB; None for the default
 
 
 @dataclass(frozen=True)
 class _Model:
-    """What recognises: a base model, alone or with adapters, which may be the slots of Submodels."""
+    """A base model, alone, with adapters, or with the slots of Submodels as adapters."""
 
     base: BaseModel
     adapters: AdapterStack | None = None
@@ -58,10 +58,10 @@ class _Model:
 
 
 def decode_folder(options: DecodeOptions, *, device: str) -> Path:
-    """Write `text`, `utt2score` and `run.json` for a data directory; return the folder they are in.
+    """Write `text`, `utt2score` and `run.json` for a data directory; return their folder.
 
-    The base model alone is an experiment of its own, `none`, beside EXP, and a folder of Submodels is one
-    too, unless `out` names another folder.
+    Unless `out` is given, results of the base model alone go to an experiment `none` beside EXP, and results
+    with Submodels go to the folder of Submodels.
     """
     base_dir, base_only = _find_base(options)
     with _load(options, base_dir, base_only, device=device) as (model, examples):
@@ -90,7 +90,7 @@ def decode_folder(options: DecodeOptions, *, device: str) -> Path:
 
 
 def decode_and_score(exp: Path, data: Path, *, batch_frames: int, device: str) -> ScoreReport:
-    """Decode a data directory with an experiment, and score it against the directory's own texts."""
+    """Decode a data directory with an experiment, and score the result against its references."""
     options = DecodeOptions(exp=exp, data=data, batch_frames=batch_frames)
     decoded = decode_folder(options, device=device)
     report = scoring.score_files(data, decoded)
@@ -102,7 +102,7 @@ def decode_and_score(exp: Path, data: Path, *, batch_frames: int, device: str) -
 def _load(
     options: DecodeOptions, base_dir: Path, base_only: bool, *, device: str
 ) -> Iterator[tuple[_Model, Examples]]:
-    """Load the base, the set, and what it is decoded with: slots for no more Submodels than it has tasks."""
+    """Load the model and the data set; with Submodels, there are at most as many slots as tasks."""
     adapter_path = RunFolder(options.exp).adapter
     has_file = not base_only and options.submodels is None
     file = checkpoint.load(adapter_path) if has_file else None
@@ -118,12 +118,12 @@ def _load(
         with closing(cache) as submodels:
             yield _Model(base, submodels.stack, submodels), examples
             stats = submodels.stats()
-            words = "%s: %d Submodels fit in memory; %d uses found theirs there, %d read it, %d were evicted"
-            _LOG.info(words, options.submodels, stats.num_slots, stats.hits, stats.misses, stats.evictions)
+            message = "%s: %d Submodels fit in memory; %d hits, %d misses, %d evictions"
+            _LOG.info(message, options.submodels, stats.num_slots, stats.hits, stats.misses, stats.evictions)
 
 
 def _number_tasks(examples: Examples, model: _Model, *, unknown: str) -> Examples:
-    """Number the tasks of the set; an unknown one, and a damaged Submodel of one, is refused."""
+    """Assign task ids to a data set; refuse damaged Submodels and, if so asked, unknown tasks."""
     if model.adapters is None:
         return examples
     if model.submodels is not None:
@@ -141,11 +141,11 @@ def _recognise(
 
 
 def _find_base(options: DecodeOptions) -> tuple[Path, bool]:
-    """Find the base model's folder, and whether it decodes alone, as one does that is EXP itself."""
+    """Return the folder of the base model, and whether to decode with the base model alone."""
     if options.base_only and options.submodels is not None:
-        raise ConfigError("--base-only leaves adapters out, and --submodels names some; give one of the two")
+        raise ConfigError("--base-only leaves adapters out, but --submodels names some; use one of the two")
     if options.submodel_mb is not None and options.submodels is None:
-        raise ConfigError("--submodel-mb is the memory of --submodels, which is not given; give both")
+        raise ConfigError("--submodel-mb is the memory for --submodels, which is missing; set both")
     if RunFolder(options.exp).model.exists():
         return options.base or options.exp, options.submodels is None
     return options.base or find_base(options.exp), options.base_only
@@ -158,8 +158,8 @@ def _default_folder(options: DecodeOptions, base_only: bool) -> Path:
 
 
 def _write_record(out: Path, options: DecodeOptions, model: _Model, device: str) -> None:
-    """Write the record of what no training made: the base model alone, or Submodels."""
-    made = _describe(out, options, model)
+    """Write the record of a model that no training left one for: the base model alone, or Submodels."""
+    made = _recorded_model(out, options, model)
     if made is not None:
         write_record(
             out.parent,
@@ -170,14 +170,14 @@ def _write_record(out: Path, options: DecodeOptions, model: _Model, device: str)
         )
 
 
-def _describe(out: Path, options: DecodeOptions, model: _Model) -> Recorded | None:
+def _recorded_model(out: Path, options: DecodeOptions, model: _Model) -> RecordedModel | None:
     submodels, folder = model.submodels, RunFolder(out.parent)
     is_ours = folder.path == options.submodels or not folder.record.exists()
     if submodels is not None and out.name.startswith("decode_") and is_ours:
         num_each, tasks = submodels.stack.num_per_task, submodels.known()
         num_shared = sum(parameter.numel() for _, parameter in shared_parameters(submodels.stack))
         kind, num_all = submodels.stack.kind, num_shared + len(tasks) * num_each
-        return Recorded(folder.path.resolve().name, kind, tasks, num_all, num_each)
+        return RecordedModel(folder.path.resolve().name, kind, tasks, num_all, num_each)
     if model.adapters is None and folder.path.name == BASE_ALONE:
-        return Recorded(BASE_ALONE, "none", (), 0, 0)
+        return RecordedModel(BASE_ALONE, "none", (), 0, 0)
     return None

@@ -1,4 +1,4 @@
-"""Make the features of a data directory: `data/<set>` becomes `dump/<set>`, shard by shard."""
+"""Extract the features of a data directory, shard by shard: `data/<set>` becomes `dump/<set>`."""
 
 import hashlib
 import json
@@ -26,8 +26,8 @@ from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.tables import write_table
 from adaptkit.progress import counting
 
-SHARD_UTTERANCES = 500  # in one ark file, which is what a killed run loses at most
-PIECE_UTTERANCES = 50  # neighbours in one recording that are read together, a few minutes of speech
+SHARD_UTTERANCES = 500  # per ark file; a killed run loses at most one file
+PIECE_UTTERANCES = 50  # consecutive utterances of a recording that are read together, a few minutes of speech
 MOST_FAILED = 0.05  # of the utterances
 
 log = logging.getLogger(__name__)
@@ -36,23 +36,24 @@ log = logging.getLogger(__name__)
 def extract(
     data_dir: Path, out_dir: Path, options: FbankOptions, *, num_jobs: int = 1, allow_pipes: bool = False
 ) -> DataDir:
-    """Make the features of a data directory and write it with them to `out_dir`, usually `dump/<set>`.
+    """Extract the features of a data directory and write both to `out_dir`, usually `dump/<set>`.
 
-    Beside the tables there: `feats.N.ark` with `feats.N.json` (what ark N holds and is made of), `feats.json`
-    (the options) and `utt2num_frames`. Locations in feats.scp are absolute, as Kaldi's make_fbank.sh writes
-    them, so that they hold from any folder. Arks made of the same speech with the same options are kept: a
-    killed run goes on where it stopped. Utterances that fail are left out, up to MOST_FAILED of them.
+    In addition to the tables it writes `feats.N.ark` with `feats.N.json` (the content and sources of ark N),
+    `feats.json` (the options) and `utt2num_frames`. Locations in feats.scp are absolute, as written by
+    Kaldi's make_fbank.sh, so that they are valid from any folder. Arks made from the same speech with the
+    same options are kept: a killed run continues where it stopped. Utterances that fail are left out, up to a
+    share of MOST_FAILED.
 
-    `num_jobs` are threads: the work is done in libraries that release the interpreter's lock, and a process
-    spends longer on importing torch (3 s) than AN4 takes.
+    `num_jobs` are threads: the work is done in libraries that release the interpreter lock, and a process
+    would spend longer importing torch (3 s) than AN4 takes.
     """
     data, out_dir = datadir.read(data_dir), Path(out_dir).resolve()
     if out_dir == Path(data_dir).resolve():
-        raise DataError(f"{out_dir}: features go to a folder of their own, such as dump/{out_dir.name}")
+        raise DataError(f"{out_dir}: features need a separate folder, such as dump/{out_dir.name}")
     shards = list(_plan(data, out_dir, options))
     todo = [shard for shard in shards if not shard.is_finished()]
     if todo:
-        _say_restart(out_dir, shards, todo)
+        _log_restart(out_dir, shards, todo)
         (out_dir / "feats.scp").unlink(missing_ok=True)
         _make(todo, options, num_jobs, allow_pipes)
     _remove_leftovers(out_dir, len(shards))
@@ -61,7 +62,7 @@ def extract(
 
 @dataclass(frozen=True)
 class _Made:
-    """What became of one utterance: features (T, F), or why there are none."""
+    """The result for one utterance: features (T, F), or the reason for having none."""
 
     utt_id: str
     feats: np.ndarray | None = None
@@ -71,7 +72,7 @@ class _Made:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Neighbours in one recording, read together."""
+    """Consecutive utterances of a recording, read together."""
 
     location: str
     utterances: tuple[Utterance, ...]
@@ -87,11 +88,11 @@ class _Shard:
 
     @property
     def record(self) -> Path:
-        """Where it is written what the ark holds, once it is whole."""
+        """The file that records the content of the ark once it is complete."""
         return self.ark.with_suffix(".json")
 
     def is_finished(self) -> bool:
-        """Say whether the ark is there, is made of the same and misses nothing."""
+        """Whether the ark exists, was made from the same data and is complete."""
         if not (self.ark.is_file() and self.record.is_file()):
             return False
         record = json.loads(read_text(self.record))
@@ -99,13 +100,13 @@ class _Shard:
 
 
 def _plan(data: DataDir, out_dir: Path, options: FbankOptions) -> Iterator[_Shard]:
-    """Divide the utterances among arks, in the order of their recordings and whatever the number of jobs."""
+    """Divide the utterances among arks, in the order of recordings, independent of the number of jobs."""
     ordered = iter(sorted(data.utterances, key=lambda u: (u.recording, u.start_sec, u.utt_id)))
     number = 0
     while utterances := list(islice(ordered, SHARD_UTTERANCES)):
         number += 1
         pieces = tuple(_pieces(utterances, data.recordings))
-        made_of = hashlib.sha256(json.dumps([options.to_dict(), [_describe(p) for p in pieces]]).encode())
+        made_of = hashlib.sha256(json.dumps([options.to_dict(), [_sources(p) for p in pieces]]).encode())
         yield _Shard(out_dir / f"feats.{number}.ark", pieces, made_of.hexdigest())
 
 
@@ -115,23 +116,23 @@ def _pieces(utterances: Iterable[Utterance], recordings: Mapping[str, str]) -> I
             yield _Piece(recordings[recording], piece)
 
 
-def _describe(piece: _Piece) -> list:
-    """Say what the features of a piece depend on."""
+def _sources(piece: _Piece) -> list:
+    """Return what the features of a piece depend on."""
     spans = [(u.utt_id, u.start_sec, u.end_sec) for u in piece.utterances]
     return [piece.location, spans, *stamp(piece.location)]
 
 
-def _say_restart(out_dir: Path, shards: list[_Shard], todo: list[_Shard]) -> None:
+def _log_restart(out_dir: Path, shards: list[_Shard], todo: list[_Shard]) -> None:
     kept = len(shards) - len(todo)
     stale = sum(shard.record.is_file() for shard in todo)
     if kept:
-        log.info("%s: %d of %d arks are there already and are kept", out_dir, kept, len(shards))
+        log.info("%s: %d of %d arks exist already and are kept", out_dir, kept, len(shards))
     if stale:
-        log.info("%s: %d arks miss utterances or are of other data or options, made again", out_dir, stale)
+        log.info("%s: %d arks are incomplete or of other data or options, made again", out_dir, stale)
 
 
 def _make(todo: list[_Shard], options: FbankOptions, num_jobs: int, allow_pipes: bool) -> None:
-    """Make arks one after the other, the pieces of each by `num_jobs` threads."""
+    """Write arks one after the other, extracting the pieces of each in `num_jobs` threads."""
     num_utterances = sum(len(piece.utterances) for shard in todo for piece in shard.pieces)
     started, seconds = time.monotonic(), 0.0
     with (
@@ -148,11 +149,11 @@ def _make(todo: list[_Shard], options: FbankOptions, num_jobs: int, allow_pipes:
 
 
 def _make_piece(piece: _Piece, options: FbankOptions, allow_pipes: bool) -> list[_Made]:
-    """Make the features of neighbours in one recording, reading it once, or each by itself if that fails."""
+    """Extract the features of a piece, reading the recording once, or per utterance if that fails."""
     read = partial(read_audio, piece.location, rate_hz=options.rate_hz, allow_pipes=allow_pipes)
     if len(piece.utterances) > 1:
         start, ends = piece.utterances[0].start_sec, [u.end_sec for u in piece.utterances]
-        with suppress(AdaptkitError):  # one of them may end after the recording
+        with suppress(AdaptkitError):  # an utterance may end after the recording
             speech = read(start_sec=start, end_sec=None if None in ends else max(ends))
             read = partial(_cut, speech, start, options.rate_hz)
     return [_make_one(utterance, read, options) for utterance in piece.utterances]
@@ -177,7 +178,7 @@ def _make_one(utterance: Utterance, read: Callable[..., Tensor], options: FbankO
 
 
 def _write_shard(shard: _Shard, made: Iterable[_Made], advance: Callable[[int, str], None]) -> float:
-    """Write an ark, then its record, and give the seconds of speech in it."""
+    """Write an ark, then its record, and return the seconds of speech in it."""
     shard.record.unlink(missing_ok=True)
     feats, failures = {}, {}
     with replacing(shard.ark) as temporary, open(temporary, "wb") as ark:
@@ -190,13 +191,13 @@ def _write_shard(shard: _Shard, made: Iterable[_Made], advance: Callable[[int, s
             feats[one.utt_id] = (ark.tell(), len(one.feats), one.duration_sec)
             kaldiio.save_mat(ark, one.feats)
     if failures:
-        log.warning("%d utterances gave no features: %s", len(failures), _reasons(failures))
+        log.warning("%d utterances have no features: %s", len(failures), _reasons(failures))
     write_text(shard.record, json.dumps({"made_of": shard.made_of, "feats": feats, "failures": failures}))
     return sum(duration for _, _, duration in feats.values())
 
 
 def _finish(data: DataDir, out_dir: Path, shards: list[_Shard], options: FbankOptions) -> DataDir:
-    """Write the data directory of what the arks hold, unless too much is missing."""
+    """Write the data directory for the content of the arks, unless too many utterances are missing."""
     feats, num_frames, duration_sec, failures = {}, {}, {}, {}
     for shard in shards:
         record = json.loads(read_text(shard.record))
@@ -218,9 +219,9 @@ def _refuse_few(data: DataDir, failures: Mapping[str, str]) -> None:
     total = len(data.utterances)
     if len(failures) <= MOST_FAILED * total:
         return
-    remedy = f"'adaptkit data validate {data.path}' looks at every recording"
+    remedy = f"'adaptkit data validate {data.path}' checks every recording"
     raise DataError(
-        f"{data.path}: {len(failures)} of {total} utterances gave no features: {_reasons(failures)}; {remedy}"
+        f"{data.path}: {len(failures)} of {total} utterances have no features: {_reasons(failures)}; {remedy}"
     )
 
 
@@ -229,7 +230,7 @@ def _reasons(failures: Mapping[str, str]) -> str:
 
 
 def _remove_leftovers(out_dir: Path, last: int) -> None:
-    """Remove what a killed run was writing and the arks of an earlier, larger set."""
+    """Remove partial files of a killed run, and the arks of an earlier, larger set."""
     for partial_ark in out_dir.glob(".feats.*.partial.ark"):
         partial_ark.unlink()
     for record in out_dir.glob("feats.*.json"):
@@ -241,7 +242,7 @@ def _remove_leftovers(out_dir: Path, last: int) -> None:
 
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
-    """Keep torch to one thread for each of ours; more of them only wait for each other."""
+    """Limit torch to one thread for each of ours; more would only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

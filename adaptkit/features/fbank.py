@@ -1,4 +1,4 @@
-"""Log-mel filterbanks as Kaldi makes them, and the statistics that normalise them (CMVN)."""
+"""Log-mel filterbanks as computed by Kaldi, and statistics for their normalisation (CMVN)."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,15 +12,15 @@ from torch import Tensor
 from torchaudio.compliance import kaldi
 
 from adaptkit.errors import ConfigError, DataError, nearest
-from adaptkit.files import describe, read_text, replacing
+from adaptkit.files import explain_os_error, read_text, replacing
 
 
 @dataclass(frozen=True)
 class FbankOptions:
-    """How filterbanks are made; the defaults are Kaldi's but for the number of bins, which is ESPnet's.
+    """Options of log-mel filterbanks; defaults are Kaldi's, except the number of bins, which is ESPnet's.
 
-    Frames are whole windows only (snip-edges), windows are Povey's, and there is no dither: the same speech
-    gives the same features, bit for bit.
+    Frames are whole windows only (snip-edges), with Povey windows and without dither: the same speech gives
+    bit-identical features.
     """
 
     rate_hz: int = 16000
@@ -28,7 +28,7 @@ class FbankOptions:
     window_ms: float = 25.0
     shift_ms: float = 10.0
     low_hz: float = 20.0
-    high_hz: float = 0.0  # counted from half the rate where it is zero or negative
+    high_hz: float = 0.0  # relative to half the rate if zero or negative
 
     def __post_init__(self) -> None:
         top_hz = self.high_hz + (self.rate_hz / 2 if self.high_hz <= 0 else 0)
@@ -37,25 +37,25 @@ class FbankOptions:
                 f"filterbanks from {self.low_hz} to {top_hz} Hz do not fit a rate of {self.rate_hz} Hz"
             )
         if self.num_bins < 4 or self.shift_samples < 1 or self.window_samples < 2:
-            raise ConfigError(f"at least 4 bins, a window and a shift are needed; these are {asdict(self)}")
+            raise ConfigError(f"expected at least 4 bins, a window and a shift, found {asdict(self)}")
         padded = 1 << (self.window_samples - 1).bit_length()
         weights, _ = kaldi.get_mel_banks(
             self.num_bins, padded, self.rate_hz, self.low_hz, self.high_hz, 100.0, -500.0, 1.0
         )
         num_empty = int((weights.sum(dim=1) == 0).sum())
-        if num_empty:  # they would be constant, and their variance nothing to divide by
+        if num_empty:  # they would be constant, with a variance of zero
             raise ConfigError(
-                f"{num_empty} of {self.num_bins} bins hold no frequency at {self.rate_hz} Hz; take fewer bins"
+                f"{num_empty} of {self.num_bins} mel bins are empty at {self.rate_hz} Hz; use fewer bins"
             )
 
     @property
     def window_samples(self) -> int:
-        """Samples of a window, rounded down as Kaldi does."""
+        """Samples per window, rounded down as in Kaldi."""
         return int(self.rate_hz * self.window_ms * 0.001)
 
     @property
     def shift_samples(self) -> int:
-        """Samples between the starts of two windows, rounded down as Kaldi does."""
+        """Samples between the starts of two windows, rounded down as in Kaldi."""
         return int(self.rate_hz * self.shift_ms * 0.001)
 
     def count_frames(self, num_samples: int) -> int:
@@ -67,12 +67,12 @@ class FbankOptions:
         return max(0, 1 + (num_samples - self.window_samples) // self.shift_samples)
 
     def to_dict(self) -> dict[str, float]:
-        """Give the options by name, as `feats.json` keeps them."""
+        """Return the options by name, as stored in `feats.json`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, options: Mapping[str, float]) -> "FbankOptions":
-        """Make options from names and values; an unknown name is a ConfigError.
+        """Create options from names and values; an unknown name is a ConfigError.
 
         >>> FbankOptions.from_dict({"num_bins": 40}).num_bins
         40
@@ -85,21 +85,21 @@ class FbankOptions:
 
 
 def read_options(path: Path) -> FbankOptions:
-    """Read how a directory's features were made, from the `feats.json` that `adaptkit feats` left there."""
+    """Read the options of a directory's features from the `feats.json` that `adaptkit feats` writes."""
     try:
         return FbankOptions.from_dict(json.loads(read_text(path)))
     except (json.JSONDecodeError, TypeError) as error:
-        raise DataError(f"{path}: not the options of features; 'adaptkit feats' writes it anew") from error
+        raise DataError(f"{path}: not feature options; 'adaptkit feats' writes it again") from error
 
 
 def log_mel(speech: Tensor, options: FbankOptions) -> Tensor:
-    """Make log-mel filterbanks (T, F) of speech (N,) in [-1, 1), which is brought to Kaldi's 16-bit range.
+    """Compute log-mel filterbanks (T, F) of speech (N,) in [-1, 1), scaled to Kaldi's 16-bit range.
 
-    The values are those of `torchaudio.compliance.kaldi.fbank`. It builds its mel matrix anew at each call,
-    0.3 of the 2.5 ms that 3 s of speech take: not worth a cache, which would repeat its private code.
+    The values are those of `torchaudio.compliance.kaldi.fbank`. It builds its mel matrix in each call, which
+    takes 0.3 of the 2.5 ms for 3 s of speech: not worth a cache, which would duplicate its private code.
     """
     if speech.numel() < options.window_samples:
-        raise DataError(f"{speech.numel()} samples are less than one window of {options.window_samples}")
+        raise DataError(f"{speech.numel()} samples are shorter than one window of {options.window_samples}")
     return kaldi.fbank(
         speech.unsqueeze(0) * 2**15,
         sample_frequency=options.rate_hz,
@@ -112,9 +112,9 @@ def log_mel(speech: Tensor, options: FbankOptions) -> Tensor:
 
 
 def load_feats(location: str) -> Tensor:
-    """Load the features (T, F) that an entry of `feats.scp` names: `archive:offset`, or a file of one matrix.
+    """Load the features (T, F) of an entry of `feats.scp`: `archive:offset`, or a file with one matrix.
 
-    Only Kaldi's binary matrices are read. kaldiio would also run commands and unpickle what an archive holds.
+    Only Kaldi's binary matrices are read. kaldiio would also run commands and unpickle the content.
     """
     path, colon, offset = location.rpartition(":")
     if not (colon and offset.isdigit()):
@@ -124,17 +124,18 @@ def load_feats(location: str) -> Tensor:
             archive.seek(int(offset))
             if archive.read(2) != b"\0B":
                 raise DataError(
-                    f"{location}: no Kaldi matrix stands there; 'adaptkit feats' makes the features again"
+                    f"{location}: no Kaldi matrix at this place; 'adaptkit feats' makes the features again"
                 )
             archive.seek(int(offset))
             return torch.from_numpy(np.array(read_kaldi(archive), dtype=np.float32))
     except OSError as error:
-        raise DataError(f"{describe(error, path)}; 'adaptkit feats' makes the features again") from error
+        remedy = "'adaptkit feats' makes the features again"
+        raise DataError(f"{explain_os_error(error, path)}; {remedy}") from error
 
 
 @dataclass(frozen=True)
 class CmvnStats:
-    """Sums over every frame from which a mean and a variance per bin follow, in float64."""
+    """Sums over all frames for the mean and variance of each bin, in float64."""
 
     num_frames: int
     sum: np.ndarray  # (F,)
@@ -142,7 +143,7 @@ class CmvnStats:
 
 
 def cmvn_stats(feats: Iterable[Tensor]) -> CmvnStats:
-    """Sum the features (T, F) of many utterances for cepstral mean and variance normalisation."""
+    """Accumulate statistics of the features (T, F) of many utterances for mean and variance normalisation."""
     num_frames, total, squares = 0, np.zeros(1), np.zeros(1)
     for frames in feats:
         frames = frames.double().numpy()
@@ -150,7 +151,7 @@ def cmvn_stats(feats: Iterable[Tensor]) -> CmvnStats:
         total = total + frames.sum(axis=0)
         squares = squares + np.square(frames).sum(axis=0)
     if not num_frames:
-        raise DataError("no features to take a mean and a variance of")
+        raise DataError("no features to compute mean and variance from")
     return CmvnStats(num_frames, total, squares)
 
 

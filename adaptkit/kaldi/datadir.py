@@ -1,4 +1,4 @@
-"""A data directory, Kaldi's description of a set of utterances, read into `DataDir` and written from one.
+"""Kaldi data directories: sets of utterances, read into `DataDir` and written from it.
 
 Files: `wav.scp` (recording, location), `segments` (utterance, recording, start, end; optional: otherwise each
 utterance is the recording of the same name), `text`, `utt2spk`, `spk2utt`, `utt2dur` (optional), `utt2task`
@@ -18,7 +18,7 @@ from adaptkit.kaldi.tables import read_table, write_table
 
 @dataclass(frozen=True)
 class Utterance:
-    """One stretch of speech of one speaker; `end_sec` is None where it lasts to the end of its recording."""
+    """A segment of one speaker's speech; `end_sec` is None if it extends to the end of its recording."""
 
     utt_id: str
     speaker: str
@@ -26,7 +26,7 @@ class Utterance:
     text: str
     start_sec: float = 0.0
     end_sec: float | None = None
-    task: str = ""  # a speaker or a domain; the speaker where the directory has no utt2task
+    task: str = ""  # a speaker or a domain; the speaker if the directory has no utt2task
 
     def __post_init__(self) -> None:
         if not self.task:
@@ -35,7 +35,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class DataDir:
-    """A set of utterances sorted by id, where its recordings are, and its features where known."""
+    """A set of utterances sorted by id, with the locations of its recordings and, if known, features."""
 
     path: Path
     utterances: tuple[Utterance, ...]
@@ -50,13 +50,13 @@ class DataDir:
 
 
 def read(path: Path) -> DataDir:
-    """Read a data directory; whatever does not fit together is a DataError that names the first problem.
+    """Read a data directory; an inconsistency is a DataError that names the first problem.
 
-    `adaptkit data validate` (kaldi.validate) lists every problem; this reader only refuses to go on.
+    `adaptkit data validate` (kaldi.validate) lists all problems.
     """
     path = Path(path)
     if not path.is_dir():
-        raise DataError(f"{path}: no such data directory; stage 1 of a recipe makes it")
+        raise DataError(f"{path}: no such data directory; the corpus's local/prepare.py writes it")
     text, speakers = read_table(path / "text"), read_table(path / "utt2spk")
     recordings = read_table(path / "wav.scp")
     segments = _read_segments(path / "segments") if (path / "segments").exists() else None
@@ -70,11 +70,10 @@ def read(path: Path) -> DataDir:
     ]
     lost = [u.utt_id for u in utterances if u.recording not in recordings]
     if lost:
-        raise DataError(
-            f"{path}/segments: not in wav.scp: {listed(lost)}; 'adaptkit data fix {path}' drops them"
-        )
+        remedy = f"'adaptkit data fix {path}' drops them"
+        raise DataError(f"{path}/segments: no recording in wav.scp for {listed(lost)}; {remedy}")
     if not utterances:
-        raise DataError(f"{path}: holds no utterance")
+        raise DataError(f"{path}: contains no utterances")
     return DataDir(
         path=path,
         utterances=tuple(sorted(utterances, key=lambda u: u.utt_id.encode())),
@@ -85,12 +84,10 @@ def read(path: Path) -> DataDir:
 
 
 def write(data: DataDir) -> None:
-    """Write a data directory, every table sorted; `segments` and `utt2task` only where they say something."""
+    """Write a data directory with sorted tables; `segments` and `utt2task` only if they are needed."""
     utterances = {u.utt_id: u for u in data.utterances}
     if len(utterances) != len(data.utterances):
-        raise DataError(
-            f"{data.path}: an utterance id stands twice among the {len(data.utterances)} to write"
-        )
+        raise DataError(f"{data.path}: duplicate utterance ids among the {len(data.utterances)} to write")
     path = data.path
     write_table(path / "wav.scp", data.recordings)
     write_table(path / "text", {key: u.text for key, u in utterances.items()})
@@ -104,7 +101,7 @@ def write(data: DataDir) -> None:
 
 
 def parse_segment(value: str) -> tuple[str, float, float | None]:
-    """Split a value of `segments` into recording, start and end in seconds; -1 as the end is None here.
+    """Split a value of `segments` into recording, start and end in seconds; an end of -1 becomes None.
 
     >>> parse_segment("call7 0.5 -1")
     ('call7', 0.5, None)
@@ -119,7 +116,7 @@ def parse_segment(value: str) -> tuple[str, float, float | None]:
     if end_sec == -1 and 0 <= start_sec < math.inf:
         return recording, start_sec, None
     if not 0 <= start_sec < end_sec < math.inf:
-        raise ValueError(f"{start_sec:g} s to {end_sec:g} s is no stretch of time")
+        raise ValueError(f"{start_sec:g} s to {end_sec:g} s is not a valid time span")
     return recording, start_sec, end_sec
 
 
@@ -139,16 +136,17 @@ def _read_durations(path: Path) -> dict[str, float] | None:
     try:
         return {key: float(value) for key, value in table.items()} if table else None
     except ValueError as error:
-        raise DataError(f"{path}: {error}, where seconds belong; delete the file, it is optional") from None
+        raise DataError(f"{path}: {error}; expected seconds; delete the file, it is optional") from None
 
 
 def _refuse_unequal(path: Path, tables: Mapping[str, Mapping[str, object]]) -> None:
-    """Refuse tables whose keys are not the same utterances."""
+    """Refuse tables whose keys are not the same set of utterances."""
     everything = set().union(*tables.values())
     for name, table in tables.items():
         missing = sorted(everything - set(table))
         if missing:
-            raise DataError(f"{path}/{name}: misses {listed(missing)}; 'adaptkit data fix {path}' drops them")
+            remedy = f"'adaptkit data fix {path}' drops them"
+            raise DataError(f"{path}/{name}: missing {listed(missing)}; {remedy}")
 
 
 def _read_optional(path: Path) -> dict[str, str] | None:
@@ -163,7 +161,7 @@ def _write_optional(path: Path, table: Mapping[str, str] | None) -> None:
 
 
 def invert(speakers: Mapping[str, str]) -> dict[str, str]:
-    """Give the spk2utt table of an utt2spk table.
+    """Return the spk2utt table of an utt2spk table.
 
     >>> invert({"a-2": "a", "a-1": "a"})
     {'a': 'a-1 a-2'}
@@ -175,7 +173,7 @@ def invert(speakers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _segments(utterances: Iterable[Utterance]) -> dict[str, str]:
-    """Give the segments table; empty where every utterance is the whole recording of its own name."""
+    """Return the segments table; empty if every utterance is the whole recording of the same name."""
     utterances = list(utterances)
     if all(u.recording == u.utt_id and not u.start_sec and u.end_sec is None for u in utterances):
         return {}

@@ -1,23 +1,23 @@
-"""How long utterances are: by their times, by the headers of their recordings, or by utt2dur."""
+"""Durations of utterances: from their times, the headers of their recordings, or utt2dur."""
 
 from collections.abc import Callable, Mapping
 
 from adaptkit.kaldi.datadir import DataDir, Utterance
 
-Length = Callable[[str], float | None]  # seconds of a recording by its name; None where they are not known
+Length = Callable[[str], float | None]  # seconds of a recording by its name; None if unknown
 
 
 def measure_all(data: DataDir, length_sec: Length) -> dict[str, float | None]:
-    """Return the seconds of each utterance by its id; None where nothing says.
+    """Return the duration of each utterance in seconds, by its id; None if unknown.
 
-    `length_sec` is asked for the recordings of utterances whose own times do not say. See `measure`.
+    `length_sec` is called for the recordings of utterances without an end time. See `measure`.
     """
     stated = data.duration_sec or {}
     return {u.utt_id: measure(u, stated, length_sec) for u in data.utterances}
 
 
 def measure(utterance: Utterance, stated: Mapping[str, float], length_sec: Length) -> float | None:
-    """Return the seconds of an utterance: by its times, else its recording, else what utt2dur states.
+    """Return the duration of an utterance in seconds: from its times, else its recording, else utt2dur.
 
     >>> measure(Utterance("a-1", "a", "call", "YES", 0.5, 2.0), {}, lambda name: None)
     1.5

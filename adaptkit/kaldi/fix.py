@@ -1,4 +1,4 @@
-"""Repair data directories as Kaldi's fix_data_dir.sh does: sort, drop the unusable, rebuild spk2utt."""
+"""Repair data directories as Kaldi's fix_data_dir.sh does: sort, drop unusable entries, rebuild spk2utt."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from adaptkit.kaldi.tables import format_table
 from adaptkit.kaldi.validate import DEFAULT_CHECKS, find_in_tables, needed_tables
 
 BACKUP = ".backup"
-SIDE_TABLES = {  # other tables of Kaldi's, by what their keys are
+SIDE_TABLES = {  # other Kaldi tables, by the type of their keys
     "utterance": ("utt2num_frames", "utt2lang", "utt2uniq", "vad.scp"),
     "speaker": ("cmvn.scp", "spk2gender"),
     "recording": ("reco2dur", "reco2file_and_channel"),
@@ -21,7 +21,7 @@ SIDE_TABLES = {  # other tables of Kaldi's, by what their keys are
 
 @dataclass(frozen=True)
 class Repair:
-    """What `fix` did: problems it found, utterances it dropped and why, files it wrote."""
+    """The result of `fix`: problems found, utterances dropped with the reason, and files changed."""
 
     problems: tuple[Problem, ...]
     dropped: Mapping[str, str]
@@ -32,8 +32,8 @@ class Repair:
 def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
     """Repair a data directory in place, so that the same checks find no problem in it; warnings may remain.
 
-    Every file that changes is first copied to `.backup` inside the directory, and replaced atomically. Where
-    no utterance would remain nothing is changed and the reasons are a DataError.
+    Every changed file is first copied to `.backup` inside the directory, then replaced atomically. If no
+    utterance would remain, nothing is changed and a DataError gives the reasons.
     """
     path = Path(path)
     tables, problems = find_in_tables(path, checks)
@@ -50,7 +50,7 @@ def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
 
 
 def _reasons(tables: dict[str, Table], faults: list[Problem]) -> dict[str, str]:
-    """Say for each utterance that cannot be used what the first problem is."""
+    """Return the first problem of each utterance that cannot be used."""
     users: dict[str, list[str]] = {}  # of each recording
     for utt_id, line in tables.get("segments", {}).items():
         users.setdefault(line.value.split(" ")[0], []).append(utt_id)
@@ -64,7 +64,7 @@ def _reasons(tables: dict[str, Table], faults: list[Problem]) -> dict[str, str]:
 
 
 def _repaired(path: Path, tables: dict[str, Table], kept: set[str]) -> dict[str, str]:
-    """Give the new content of each file."""
+    """Return the new content of each file."""
     speakers = {utt_id: tables["utt2spk"][utt_id].value for utt_id in kept}
     recordings = kept
     if "segments" in tables:
@@ -83,7 +83,7 @@ def _repaired(path: Path, tables: dict[str, Table], kept: set[str]) -> dict[str,
 
 
 def _replace(path: Path, changed: Mapping[str, str]) -> None:
-    """Copy the files that change to the backup, then write them; an optional table left empty goes."""
+    """Copy the changed files to the backup, then write them; an optional table left empty is deleted."""
     for name in changed:
         if (path / name).exists():
             with replacing(path / BACKUP / name) as copy:

@@ -1,4 +1,4 @@
-"""Long utterances out of short ones, as of Kaldi's combine_short_segments.sh, but as recordings."""
+"""Join short utterances into long ones, as Kaldi's combine_short_segments.sh does, but as recordings."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ from adaptkit.errors import ConfigError, DataError, listed
 from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
 
-FADE_SEC = 0.005  # a fifth of a window of features
+FADE_SEC = 0.005  # a fifth of a feature window
 
 log = logging.getLogger(__name__)
 
@@ -24,43 +24,45 @@ def join(
 ) -> DataDir:
     """Join utterances of a speaker and task, in the order of their ids, into ones of at most `most_sec`.
 
-    Every utterance is in one of them, and one longer than that stays alone. Texts are joined by a space; the
-    id is that of the first with `-comb<number>`, as in Kaldi. The audio is written below `path`/audio; the
-    tables are what `subset.save` writes, and until it does `path` is no data directory.
+    Every utterance is used once, and one longer than that stays alone. Texts are joined by a space; the id is
+    that of the first with `-comb<number>`, as in Kaldi. The audio is written below `path`/audio; the tables
+    are written by `subset.save`, and until then `path` is not a data directory.
     """
     if not 0 < most_sec < math.inf:
-        raise ConfigError(f"joined utterances of at most {most_sec:g} s cannot be; allow 15 s, say")
+        raise ConfigError(f"joined utterances cannot have at most {most_sec:g} s; try 15 s")
     path = Path(path)
     folder = audio_folder(path, data)
     (path / "wav.scp").unlink(missing_ok=True)
     joined, recordings, lowered = [], {}, []
     for utterances, speech in _join_all(data, round(most_sec * rate_hz), rate_hz, allow_pipes):
-        utterance, fitting = describe(utterances), fit_full_scale(speech)
+        utterance, fitting = merge_utterances(utterances), fit_full_scale(speech)
         if utterance.utt_id in recordings:
-            raise DataError(f"{data.path}: two joined utterances would be {utterance.utt_id}; rename it")
+            problem = f"two joined utterances would have the id {utterance.utt_id}"
+            raise DataError(f"{data.path}: {problem}; rename the first utterance of one")
         if fitting is not speech:
             lowered.append(utterance.utt_id)
         recordings[utterance.utt_id] = str(folder / f"{utterance.utt_id}.wav")
         write_audio(Path(recordings[utterance.utt_id]), fitting, rate_hz=rate_hz)
         joined.append(utterance)
     if lowered:
-        log.info("%s: %d brought down to full scale: %s", path, len(lowered), listed(lowered, most=3))
+        log.info("%s: %d scaled down to full scale: %s", path, len(lowered), listed(lowered, most=3))
     return DataDir(path, tuple(sorted(joined, key=lambda u: u.utt_id.encode())), recordings)
 
 
-def describe(utterances: Sequence[Utterance]) -> Utterance:
-    """Describe what utterances of one speaker and task are when joined, a recording of its own."""
+def merge_utterances(utterances: Sequence[Utterance]) -> Utterance:
+    """Return utterances of one speaker and task as a single utterance, which is a recording of its own."""
     utt_id = utterances[0].utt_id + (f"-comb{len(utterances)}" if len(utterances) > 1 else "")
     text = " ".join(u.text for u in utterances)
     return replace(utterances[0], utt_id=utt_id, recording=utt_id, text=text, start_sec=0.0, end_sec=None)
 
 
 def join_speech(parts: Sequence[Tensor], *, rate_hz: int) -> Tensor:
-    """Join speech (N_i,) end to end without a click; one part alone stays as it is.
+    """Concatenate speech (N_i,) without clicks; a single part stays as it is.
 
-    Each part loses its mean, and fades within FADE_SEC where it meets another. A step is a click; a few of
-    AN4's recordings have an offset of up to 1 % of full scale, ten times their background. It drifts, and hum
-    jumps too, so that the mean alone would not do. The fades take 1 dB of the background around a seam.
+    The mean of each part is removed, and the part fades over FADE_SEC where it meets another, since a step is
+    a click. A few of AN4's recordings have an offset of up to 1 % of full scale, ten times their background
+    noise; it drifts, and hum jumps too, so removing the mean alone is not enough. The fades lower the
+    background noise around a joint by 1 dB.
     """
     if len(parts) == 1:
         return parts[0]
@@ -77,14 +79,14 @@ def join_speech(parts: Sequence[Tensor], *, rate_hz: int) -> Tensor:
 
 
 def _ramp(num_samples: int) -> Tensor:
-    """Give a rise (N,) from 0 to 1, half a period of a cosine."""
+    """Return a fade-in (N,) from 0 to 1, half a period of a cosine."""
     return 0.5 - 0.5 * torch.cos(torch.pi * (torch.arange(num_samples) + 0.5) / num_samples)
 
 
 def _join_all(
     data: DataDir, most_samples: int, rate_hz: int, allow_pipes: bool
 ) -> Iterator[tuple[list[Utterance], Tensor]]:
-    """Give each group of utterances that makes one, and its speech (N,)."""
+    """Yield each group of utterances to be joined, and its speech (N,)."""
     for sequence in _sequences(data):
         group: list[Utterance] = []
         parts: list[Tensor] = []
@@ -105,7 +107,7 @@ def _join_all(
 
 
 def _sequences(data: DataDir) -> list[list[Utterance]]:
-    """Give the utterances of each speaker and task, in their order."""
+    """Return the utterances of each speaker and task, in order."""
     sequences = defaultdict(list)
     for utterance in data.utterances:
         sequences[utterance.speaker, utterance.task].append(utterance)

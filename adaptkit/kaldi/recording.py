@@ -1,6 +1,6 @@
-"""Recordings as wav.scp names them: opened, and judged by their headers before anything is decoded.
+"""Open the recordings that wav.scp names, and check their headers before anything is decoded.
 
-A location is a file (WAV, FLAC, NIST sphere, whatever libsndfile reads, or headerless `.raw`), an entry of an
+A location is a file (WAV, FLAC, NIST SPHERE, anything libsndfile reads, or headerless `.raw`), an entry of an
 archive as `archive.ark:offset`, or a shell command that ends in `|`, whose output is read as a file.
 """
 
@@ -20,20 +20,20 @@ import soundfile
 
 from adaptkit.errors import DataError
 
-RAW_RATE_HZ = 16000  # of headerless .raw files, which cannot say; AN4's
-LOUD = 12000  # RMS of 16-bit samples; with bytes swapped about 18900 = 2**15 / sqrt(3), speech is below 8000
-SNIFFED_SAMPLES = 1 << 20  # 65 s, enough to tell a byte order
-STREAM_BYTES = 0x7FFFF000  # a size from here on was written by a pipe that could not know it (sox, ffmpeg)
-UNKNOWN_FRAMES = 1 << 40  # libsndfile says 2**63 - 1 for a FLAC stream of unstated length
+RAW_RATE_HZ = 16000  # of headerless .raw files, which do not state it; AN4's
+LOUD = 12000  # RMS of 16-bit samples; about 18900 = 2**15 / sqrt(3) with swapped bytes, below 8000 for speech
+SNIFFED_SAMPLES = 1 << 20  # 65 s, enough to detect the byte order
+STREAM_BYTES = 0x7FFFF000  # sizes from here on were written to a pipe, length unknown (sox, ffmpeg)
+UNKNOWN_FRAMES = 1 << 40  # libsndfile reports 2**63 - 1 for a FLAC stream of unknown length
 PLAUSIBLE_HZ = (4000, 192000)
-OVERSHOOT_SEC = 0.05  # a segment may end this much after its recording, for rounded times, and is clipped
+OVERSHOOT_SEC = 0.05  # rounded times: a segment may end this much after its recording, and is clipped
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What the header of a recording says, checked against the bytes that are there."""
+    """The header of a recording, checked against the bytes that are present."""
 
     location: str
     rate_hz: int
@@ -47,22 +47,22 @@ class Recording:
 
 
 def probe(location: str, *, allow_pipes: bool = False) -> Recording:
-    """Read what a recording says of itself; an unusable recording is a DataError.
+    """Read the header of a recording; an unusable recording is a DataError.
 
-    Decodes only the last sample, to see that it is there. A command has to be run to its end.
+    Only the last sample is decoded, to check that it is present. A command has to run to its end.
     """
     with opened(location, allow_pipes=allow_pipes) as (recording, _):
         return recording
 
 
 def is_command(location: str) -> bool:
-    """Say whether a location is a shell command, whose output is the recording."""
+    """Whether a location is a shell command, whose output is the recording."""
     return location.rstrip().endswith("|")
 
 
 @contextmanager
 def opened(location: str, *, allow_pipes: bool = False) -> Iterator[tuple[Recording, soundfile.SoundFile]]:
-    """Open a recording wherever its bytes are; a header that cannot be right is a DataError."""
+    """Open a recording from a file, archive or command; a header that cannot be right is a DataError."""
     source = _find_bytes(location, allow_pipes)
     layout = _raw_layout(location) if source == location and location.lower().endswith(".raw") else {}
     try:
@@ -79,7 +79,7 @@ def opened(location: str, *, allow_pipes: bool = False) -> Iterator[tuple[Record
 
 
 def _find_bytes(location: str, allow_pipes: bool) -> str | io.BytesIO:
-    """Give the file's name, or the bytes a command or an archive holds."""
+    """Return the name of a file, or the bytes from a command or an archive."""
     if is_command(location):
         return io.BytesIO(_run(location, allow_pipes))
     entry = re.fullmatch(r"(.+):(\d+)", location)
@@ -89,7 +89,7 @@ def _find_bytes(location: str, allow_pipes: bool) -> str | io.BytesIO:
         with open(location, "rb") as file:
             size = file.seek(0, os.SEEK_END)
     except OSError as error:
-        place = "" if Path(location).is_absolute() else f" (seen from {Path.cwd()})"
+        place = "" if Path(location).is_absolute() else f" (relative to {Path.cwd()})"
         what = (error.strerror or str(error)).lower()
         raise DataError(f"{location}: {what}{place}; correct wav.scp or fetch the recording") from error
     if not size:
@@ -104,12 +104,12 @@ def _run(location: str, allow_pipes: bool) -> bytes:
     if done.returncode or not done.stdout:
         said = " / ".join(done.stderr.decode(errors="replace").strip().splitlines()[-3:]) or "nothing"
         failed = f"exit code {done.returncode}" if done.returncode else "no output"
-        raise DataError(f"{location}: {failed}, it said: {said}; run the command by hand")
+        raise DataError(f"{location}: {failed}, stderr: {said}; run the command by hand")
     return done.stdout
 
 
 def _read_archive(location: str, archive: str, offset: int) -> bytes:
-    """Read an entry of an archive: a WAV file as Kaldi has it, or kaldiio's `AUDIO`, length and file."""
+    """Read an archive entry: a WAV file as Kaldi writes it, or kaldiio's `AUDIO`, length and file."""
     with open(archive, "rb") as file:
         file.seek(offset)
         head = file.read(16)
@@ -128,7 +128,7 @@ def _read_archive(location: str, archive: str, offset: int) -> bytes:
 
 
 def _raw_layout(location: str) -> dict[str, object]:
-    """Describe a headerless 16-bit file; its byte order is the one in which it is not loud noise."""
+    """Return the format of a headerless 16-bit file; the wrong byte order would give loud noise."""
     size = os.path.getsize(location)
     if size % 2:
         raise _truncated(location, f"{size} bytes are not whole 16-bit samples")
@@ -137,21 +137,21 @@ def _raw_layout(location: str) -> dict[str, object]:
     if min(little, big) > LOUD:
         raise DataError(
             f"{location}: not raw audio, loud noise in either byte order (RMS {little:.0f} and {big:.0f}); "
-            "find out its format and give it a header, or drop it"
+            "find out its format and add a header, or drop it"
         )
     order = "big" if big < little else "little"
-    _say_byte_order(order)
+    _log_byte_order(order)
     return {"format": "RAW", "subtype": "PCM_16", "endian": order.upper(), "samplerate": RAW_RATE_HZ,
             "channels": 1}  # fmt: skip
 
 
 @functools.cache  # once a process, not once a file
-def _say_byte_order(order: str) -> None:
-    log.info("headerless .raw at %d Hz: %s-endian, the other way it is loud noise", RAW_RATE_HZ, order)
+def _log_byte_order(order: str) -> None:
+    log.info("headerless .raw at %d Hz: %s-endian, loud noise in the other order", RAW_RATE_HZ, order)
 
 
 def _head(source: str | io.BytesIO) -> bytes:
-    """Give the first bytes, where every header is."""
+    """Return the first bytes, which contain any header."""
     if isinstance(source, io.BytesIO):
         return source.getvalue()[:1024]
     with open(source, "rb") as file:
@@ -159,21 +159,21 @@ def _head(source: str | io.BytesIO) -> bytes:
 
 
 def _refuse_strange_rate(location: str, file: soundfile.SoundFile) -> None:
-    """Refuse a rate no speech has, and a WAV header whose bytes a second belong to another rate."""
+    """Refuse an implausible sampling rate, and a WAV header whose byte rate contradicts it."""
     lowest, highest = PLAUSIBLE_HZ
     if not lowest <= file.samplerate <= highest:
-        seen = f"the header says {file.samplerate} Hz, speech has {lowest} to {highest} Hz"
-        raise DataError(f"{location}: {seen}; write the header again")
+        seen = f"the header says {file.samplerate} Hz, outside {lowest} to {highest} Hz"
+        raise DataError(f"{location}: {seen}; correct the header")
     contradiction = re.search(r"Bytes/sec *: (\d+) \(should be (\d+)\)", file.extra_info)
     if contradiction:
         raise DataError(
-            f"{location}: the header contradicts itself, {file.samplerate} Hz are {contradiction[2]} bytes a "
-            f"second but it says {contradiction[1]}; find the true rate and write the header again"
+            f"{location}: the header contradicts itself: {file.samplerate} Hz is {contradiction[2]} bytes "
+            f"per second, but it says {contradiction[1]}; find the true rate and correct the header"
         )
 
 
 def _refuse_short_of_header(location: str, file: soundfile.SoundFile, head: bytes) -> None:
-    """Refuse a file with fewer samples than its header promises; libsndfile only mentions it in its log."""
+    """Refuse a file with fewer samples than its header states; libsndfile only reports this in its log."""
     sizes = re.search(r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)", file.extra_info, re.M)
     if sizes:
         promised, held = map(int, sizes.groups())
@@ -187,11 +187,11 @@ def _refuse_short_of_header(location: str, file: soundfile.SoundFile, head: byte
 
 
 def _refuse_missing_end(location: str, file: soundfile.SoundFile) -> None:
-    """Decode the last sample, which a truncated FLAC or MP3 file cannot."""
+    """Decode the last sample, which fails for a truncated FLAC or MP3 file."""
     if not file.frames:
-        raise DataError(f"{location}: holds no samples; drop it or fetch it again")
+        raise DataError(f"{location}: contains no samples; drop it or fetch it again")
     if file.frames > UNKNOWN_FRAMES:
-        raise DataError(f"{location}: the header does not say how long it is; decode it and encode it again")
+        raise DataError(f"{location}: the header does not state the length; decode and encode it again")
     try:
         file.seek(file.frames - 1)
         is_whole = len(file.read(1, dtype="int16")) == 1
@@ -199,7 +199,7 @@ def _refuse_missing_end(location: str, file: soundfile.SoundFile) -> None:
     except soundfile.LibsndfileError:
         is_whole = False
     if not is_whole:
-        raise _truncated(location, f"the last of {file.frames} samples does not decode")
+        raise _truncated(location, f"the last of {file.frames} samples cannot be decoded")
 
 
 def _truncated(location: str, what: str) -> DataError:

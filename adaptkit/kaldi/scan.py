@@ -1,4 +1,4 @@
-"""Tables read whatever their state: what can be understood, and a `Problem` for the rest."""
+"""Read tables whatever their state: the valid lines, and a `Problem` for each of the others."""
 
 import codecs
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptkit.errors import DataError
-from adaptkit.files import describe
+from adaptkit.files import explain_os_error
 from adaptkit.kaldi.tables import split_line
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What is checked beyond the form of the tables, and how strictly."""
+    """Which checks are made beyond the syntax of the tables, and their limits."""
 
     max_sec: float = 60.0  # of an utterance; the memory of self-attention grows with its square
     min_sec: float = 0.1  # as in ESPnet's recipes; the shortest digit of FSDD has 0.14 s
@@ -25,8 +25,8 @@ class Checks:
 class Problem:
     """Something wrong with a data directory, as `path:line: what; remedy`.
 
-    `line` is 0 where it is the whole file, `utt_id` the utterance that cannot be used for it (in wav.scp, the
-    recording), empty where no utterance need be lost. A warning does not make a directory invalid.
+    `line` is 0 if the whole file is meant; `utt_id` is the utterance (in wav.scp, the recording) that cannot
+    be used because of it, empty if no utterance has to be dropped. Warnings leave a directory valid.
     """
 
     path: Path
@@ -53,11 +53,11 @@ Table = dict[str, Line]  # by key, in the file's order
 
 
 def scan_table(path: Path) -> tuple[Table, list[Problem]]:
-    """Read a table's good lines, the first of each key, and list every problem of its form."""
+    """Read the valid lines of a table, the first of each key, and list all problems of its syntax."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(describe(error, path)) from error
+        raise DataError(explain_os_error(error, path)) from error
     if not content.strip():
         return {}, [Problem(path, 0, "", "the file is empty", "prepare the data again")]
     problems = list(_ending_problems(path, content))
@@ -69,7 +69,7 @@ def scan_table(path: Path) -> tuple[Table, list[Problem]]:
             what = "not UTF-8 text" if line.strip() else "empty line"
             problems.append(Problem(path, number, "", what, _fix(path, "drops it")))
         elif key in table:
-            what = f"{key} stands twice, first on line {table[key].number}"
+            what = f"duplicate key {key}, first on line {table[key].number}"
             problems.append(Problem(path, number, "", what, _fix(path, "keeps the first")))
         else:
             table[key] = Line(number, value)
@@ -77,7 +77,7 @@ def scan_table(path: Path) -> tuple[Table, list[Problem]]:
 
 
 def _decode(line: bytes) -> tuple[str, str]:
-    """Give the key and value of a line; an empty key where it has none or is not text."""
+    """Return the key and value of a line; the key is empty if there is none or the line is not text."""
     try:
         return split_line(line.decode("utf-8")) if b"\0" not in line else ("", "")
     except UnicodeDecodeError:
@@ -100,7 +100,7 @@ def _order_problems(path: Path, table: Table) -> Iterator[Problem]:
         if key.encode() < before.encode():
             what = f"not sorted in C order, {key} after {before}"
             yield Problem(path, table[key].number, "", what, _fix(path, "sorts it"))
-            return  # one of them says it all
+            return  # one of them is enough
 
 
 def _fix(path: Path, does: str) -> str:

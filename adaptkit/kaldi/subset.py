@@ -1,4 +1,4 @@
-"""Parts of data directories and their unions, as Kaldi's subset_data_dir.sh and combine_data.sh make them."""
+"""Subsets and unions of data directories, as made by Kaldi's subset_data_dir.sh and combine_data.sh."""
 
 import random
 from collections import defaultdict
@@ -16,11 +16,11 @@ Value = TypeVar("Value")
 
 
 def subset(data: DataDir, utt_ids: Iterable[str], *, path: Path) -> DataDir:
-    """Keep some utterances and what belongs to them, as the directory `path`; unknown ids are a DataError."""
+    """Return a directory `path` with some utterances and their data; unknown ids are a DataError."""
     wanted = set(utt_ids)
     _refuse_unknown(data, wanted, {u.utt_id for u in data.utterances}, "utterances")
     if not wanted:
-        raise DataError(f"{data.path}: a subset of no utterance; ask for some")
+        raise DataError(f"{data.path}: the subset has no utterances; ask for at least one")
     utterances = tuple(u for u in data.utterances if u.utt_id in wanted)
     return replace(
         data,
@@ -58,28 +58,28 @@ def choose_speakers(data: DataDir, speakers: Iterable[str]) -> list[str]:
 
 
 def combine(parts: Sequence[DataDir], *, path: Path) -> DataDir:
-    """Unite data directories as `path`; an id may stand in several of them only if it means the same.
+    """Combine data directories as `path`; an id may occur in several of them only with the same content.
 
-    Features and durations are kept where every part has them.
+    Features and durations are kept if every part has them.
     """
-    utterances = _unite(parts, [{u.utt_id: u for u in part.utterances} for part in parts], "utterance")
+    utterances = _combine(parts, [{u.utt_id: u for u in part.utterances} for part in parts], "utterances")
     return DataDir(
         path=Path(path),
         utterances=tuple(sorted(utterances.values(), key=_order)),
-        recordings=_unite(parts, [part.recordings for part in parts], "recording"),
-        feats=_unite_optional(parts, [part.feats for part in parts], "features of"),
-        duration_sec=_unite_optional(parts, [part.duration_sec for part in parts], "duration of"),
+        recordings=_combine(parts, [part.recordings for part in parts], "recordings"),
+        feats=_combine_optional(parts, [part.feats for part in parts], "features"),
+        duration_sec=_combine_optional(parts, [part.duration_sec for part in parts], "durations"),
     )
 
 
 def save(made: DataDir, parts: Sequence[DataDir]) -> None:
-    """Write a directory made of others, and beside its features the options (feats.json) of theirs."""
+    """Write a directory made from others, with the options (feats.json) of their features."""
     if any(made.path.resolve() == part.path.resolve() for part in parts):
-        raise DataError(f"{made.path}: would replace the directory it is made of; choose another folder")
+        raise DataError(f"{made.path}: would overwrite the directory it is made from; choose another folder")
     files = [part.path / "feats.json" for part in parts] if made.feats else []
     options = {read_text(file) for file in files if file.exists()}
     if len(options) > 1:
-        raise DataError(f"{listed(map(str, files))}: different features; make those of {made.path} anew")
+        raise DataError(f"{listed(map(str, files))}: different features; extract those of {made.path} again")
     datadir.write(made)
     for text in options:
         write_text(made.path / "feats.json", text)
@@ -100,7 +100,7 @@ def _at_most(data: DataDir, number: int) -> int:
 
 
 def _spaced(items: Sequence[str], number: int) -> list[str]:
-    """Take `number` items at even distances, or all where there are fewer.
+    """Return `number` evenly spaced items, or all if there are fewer.
 
     >>> _spaced("abcdefgh", 4)
     ['a', 'c', 'e', 'g']
@@ -115,23 +115,23 @@ def _refuse_unknown(data: DataDir, wanted: set[str], known: set[str], what: str)
         raise DataError(f"{data.path}: has no {what} {listed(unknown)}{nearest(unknown[0], known)}")
 
 
-def _unite(parts: Sequence[DataDir], tables: Sequence[Mapping[str, Value]], what: str) -> dict[str, Value]:
-    """Unite tables; a key with two values is a DataError that names both directories."""
-    united: dict[str, Value] = {}
+def _combine(parts: Sequence[DataDir], tables: Sequence[Mapping[str, Value]], what: str) -> dict[str, Value]:
+    """Combine tables; a key with two values is a DataError that names both directories."""
+    combined: dict[str, Value] = {}
     sources: dict[str, Path] = {}
     clashes = []
     for part, table in zip(parts, tables, strict=True):
         for key, value in table.items():
-            if united.setdefault(key, value) != value:
+            if combined.setdefault(key, value) != value:
                 clashes.append(f"{key} ({sources[key]}, {part.path})")
             sources.setdefault(key, part.path)
     if clashes:
-        raise DataError(f"{what} ids that differ: {listed(clashes)}; prefix the ids of one directory")
-    return united
+        raise DataError(f"conflicting {what}: {listed(clashes)}; prefix the ids of one directory")
+    return combined
 
 
-def _unite_optional(
+def _combine_optional(
     parts: Sequence[DataDir], tables: Sequence[Mapping[str, Value] | None], what: str
 ) -> dict[str, Value] | None:
     present = [table for table in tables if table is not None]
-    return _unite(parts, present, what) if len(present) == len(parts) else None
+    return _combine(parts, present, what) if len(present) == len(parts) else None

@@ -1,4 +1,4 @@
-"""What a data directory holds, counted."""
+"""Statistics of a data directory."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from adaptkit.kaldi.recording import is_command, probe
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts of a data directory; durations are the utterances'."""
+    """Counts of a data directory, and the durations of its utterances."""
 
     num_utterances: int
     num_speakers: int
@@ -21,7 +21,7 @@ class Summary:
     total_sec: float
     min_sec: float
     max_sec: float
-    num_recordings_by_hz: Mapping[int, int]  # without the commands that were not run
+    num_recordings_by_hz: Mapping[int, int]  # without commands that were not run
     has_feats: bool
 
     @property
@@ -31,7 +31,7 @@ class Summary:
 
 
 def summarise(data: DataDir, *, allow_pipes: bool = False) -> Summary:
-    """Count a data directory, reading the headers of its recordings."""
+    """Summarise a data directory, reading the headers of its recordings."""
     found = {
         name: probe(location, allow_pipes=allow_pipes)
         for name, location in data.recordings.items()
@@ -53,7 +53,7 @@ def summarise(data: DataDir, *, allow_pipes: bool = False) -> Summary:
 
 
 def _durations(data: DataDir, lengths_sec: Mapping[str, float]) -> list[float]:
-    """List the seconds of each utterance; a command that was not run is a DataError."""
+    """Return the duration of each utterance in seconds; a command that was not run is a DataError."""
     seconds = measure_all(data, lengths_sec.get)
     for utterance in data.utterances:
         if seconds[utterance.utt_id] is None:

@@ -1,4 +1,4 @@
-"""Kaldi tables: text files of `key value` lines, one space, unique keys sorted in C order."""
+"""Kaldi tables: text files of `key value` lines with a single space, unique keys sorted in C order."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from adaptkit.errors import DataError
 from adaptkit.files import read_text, split_lines, write_text
 
-BLANKS = " \t\r"  # Kaldi separates by ASCII alone; a text may hold other spaces (U+3000, say)
+BLANKS = " \t\r"  # Kaldi separates by ASCII whitespace only; a text may contain others, such as U+3000
 
 
 def read_table(path: Path) -> dict[str, str]:
-    """Read `key value` lines in the file's order; a line without a key, or a key seen before, is a DataError.
+    """Read `key value` lines in the order of the file; a missing or duplicate key is a DataError.
 
     A value may be empty or contain spaces; it is stripped at both ends.
     """
@@ -21,7 +21,7 @@ def read_table(path: Path) -> dict[str, str]:
             raise DataError(f"{path}:{number}: empty line; 'adaptkit data fix {path.parent}' drops it")
         if key in table:
             remedy = f"'adaptkit data fix {path.parent}' keeps the first"
-            raise DataError(f"{path}:{number}: {key} stands twice; {remedy}")
+            raise DataError(f"{path}:{number}: duplicate key {key}; {remedy}")
         table[key] = value
     return table
 
@@ -32,7 +32,7 @@ def write_table(path: Path, table: Mapping[str, str]) -> None:
 
 
 def format_table(table: Mapping[str, str]) -> str:
-    r"""Give the lines of a table, sorted by the bytes of the keys.
+    r"""Format the lines of a table, sorted by the bytes of the keys.
 
     >>> format_table({"b": "two words", "B": ""})
     'B\nb two words\n'

@@ -1,4 +1,4 @@
-"""Every problem of a data directory in one run: what Kaldi's validate_data_dir.sh finds, and the audio's."""
+"""Find all problems of a data directory: those that Kaldi's validate_data_dir.sh finds, and of its audio."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,19 +17,19 @@ DEFAULT_CHECKS = Checks()
 
 
 def find_problems(path: Path, checks: Checks = DEFAULT_CHECKS) -> list[Problem]:
-    """List every problem of a data directory, none if it is valid; nothing is changed.
+    """List all problems of a data directory, none if it is valid; nothing is changed.
 
-    Warnings leave it valid: speakers that are no prefix of their utterance ids (tables sorted by utterance
-    are then not sorted by speaker, which some of Kaldi's tools want), recordings that no segment uses,
-    commands not run, and a pace of speech that makes the rate doubtful.
+    Warnings leave it valid: speakers that are not a prefix of their utterance ids (tables sorted by utterance
+    are then not sorted by speaker, as some Kaldi tools require), recordings without a segment, commands that
+    were not run, and a speaking rate that makes the sampling rate doubtful.
     """
     return find_in_tables(Path(path), checks)[1]
 
 
 def find_in_tables(path: Path, checks: Checks) -> tuple[dict[str, Table], list[Problem]]:
-    """Give what can be read of each table beside the problems, for `fix`."""
+    """Return the readable part of each table and all problems, for `fix`."""
     if not path.is_dir():
-        return {}, [Problem(path, 0, "", "no such data directory", "stage 1 of a recipe makes it")]
+        return {}, [Problem(path, 0, "", "no such data directory", "the corpus's local/prepare.py writes it")]
     tables: dict[str, Table] = {}
     problems: list[Problem] = []
     for name in (*REQUIRED, *OPTIONAL):
@@ -50,18 +50,18 @@ def find_in_tables(path: Path, checks: Checks) -> tuple[dict[str, Table], list[P
 
 
 def read_alphabet(path: Path) -> frozenset[str]:
-    r"""Read the characters of a token list, one token a line; ESPnet's marks (`<unk>`) are no text."""
+    r"""Read the characters of a token list, one token per line, without special tokens such as `<unk>`."""
     tokens = [token for token in split_lines(read_text(path)) if not (len(token) > 2 and token[0] == "<")]
     return frozenset("".join(tokens)) - {"\u2581"}  # sentencepiece's start of a word
 
 
 def audio_table(tables: dict[str, Table]) -> str:
-    """Name the table that says where the audio of each utterance is."""
+    """Return the name of the table with the audio location of each utterance."""
     return "segments" if "segments" in tables else "wav.scp"
 
 
 def needed_tables(tables: dict[str, Table]) -> list[str]:
-    """Name the tables that every utterance stands in."""
+    """List the tables that must contain every utterance."""
     optional = [name for name in ("feats.scp", "utt2task") if tables.get(name)]
     return ["text", "utt2spk", audio_table(tables), *optional]
 
@@ -76,11 +76,11 @@ def _value_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
 
 
 def _fault(name: str, value: str) -> str:
-    """Say what is wrong with a value of a table; empty when nothing is."""
+    """Return what is wrong with a value of a table; empty if nothing is."""
     if not value:
         return {"text": "empty text", "wav.scp": "no location"}.get(name, "nothing after the key")
     if name in ("utt2spk", "utt2task") and len(value.split()) > 1:
-        return f"'{value}' is not one {'speaker' if name == 'utt2spk' else 'task'}"
+        return f"'{value}' is not a single {'speaker' if name == 'utt2spk' else 'task'}"
     if name == "segments":
         try:
             parse_segment(value)
@@ -88,14 +88,14 @@ def _fault(name: str, value: str) -> str:
             return str(error)
     if name == "utt2dur":
         try:
-            return "" if float(value) > 0 else f"{value} s is no duration"
+            return "" if float(value) > 0 else f"{value} s is not a duration"
         except ValueError:
             return f"'{value}' is not a number of seconds"
     return ""
 
 
 def _disagreements(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
-    """Find utterances that a table misses, and those of side tables that no main table knows."""
+    """Find utterances missing from a table, and entries of optional tables for unknown utterances."""
     needed = needed_tables(tables)
     main = needed[:3]
     known = {utt_id: name for name in reversed(main) for utt_id in tables[name]}
@@ -148,8 +148,8 @@ def _speaker_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]
     strangers = [utt_id for utt_id, line in speakers.items() if not utt_id.startswith(line.value)]
     if strangers:
         number = speakers[strangers[0]].number
-        what = f"the speaker is no prefix of {len(strangers)} utterance ids: {listed(strangers, 3)}"
-        remedy = "name utterances speaker-..., as Kaldi's tools sort by both"
+        what = f"the speaker is not a prefix of {len(strangers)} utterance ids: {listed(strangers, 3)}"
+        remedy = "name utterances speaker-..., since Kaldi's tools sort by both"
         yield Problem(path / "utt2spk", number, "", what, remedy, is_warning=True)
 
 
@@ -162,7 +162,7 @@ def _alphabet_problems(
         strange = sorted(set("".join(line.value.split())) - alphabet)
         if strange:
             what = f"{utt_id}: {listed([repr(c) for c in strange])} not among the tokens"
-            remedy = f"write the text as the base model's was, or {_drops(path)}"
+            remedy = f"write the text with the base model's tokens, or {_drops(path)}"
             yield Problem(path / "text", line.number, utt_id, what, remedy)
 
 

@@ -1,4 +1,4 @@
-"""What the recordings of a data directory are, held against its segments, texts and durations."""
+"""Check the recordings of a data directory against its segments, texts and durations."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from adaptkit.kaldi.recording import OVERSHOOT_SEC, Recording, is_command, probe
 from adaptkit.kaldi.scan import Checks, Problem, Table
 
 DURATION_TOLERANCE = 0.05  # of utt2dur against the audio: rounding, resampling, frames at the edges
-FASTEST = 35  # characters a second of one utterance; the fastest digit of FSDD has 27.5, of AN4's texts 18.8
-FASTEST_POOLED = 25  # over a minute and more; read speech has 10 to 18, so twice the true rate stands out
+FASTEST = 35  # characters per second in an utterance; at most 27.5 in the digits of FSDD, 18.8 in AN4
+FASTEST_POOLED = 25  # over at least a minute; read speech has 10 to 18, so twice the true rate stands out
 POOLED_SEC = 60
 
 
 @dataclass
 class _Audio:
-    """What is known of the audio while it is being checked."""
+    """What is known about the audio while it is being checked."""
 
     path: Path
     tables: dict[str, Table]
@@ -28,13 +28,13 @@ class _Audio:
     seconds: dict[str, float] = field(default_factory=dict)  # utterance: its duration, where known
 
     def problem(self, name: str, key: str, what: str, remedy: str = "") -> Problem:
-        """Make the problem of one line of a table."""
+        """Return a problem of one line of a table."""
         remedy = remedy or f"'adaptkit data fix {self.path}' drops it"
         return Problem(self.path / name, self.tables[name][key].number, key, what, remedy)
 
 
 def audio_problems(path: Path, tables: dict[str, Table], checks: Checks) -> Iterator[Problem]:
-    """Find recordings that cannot be used and utterances whose times or texts do not fit them."""
+    """Find unusable recordings, and utterances whose times or texts do not match the audio."""
     audio = _Audio(path, tables)
     if checks.check_audio:
         yield from _probe_all(audio, checks.allow_pipes)
@@ -63,7 +63,7 @@ def _probe_all(audio: _Audio, allow_pipes: bool) -> Iterator[Problem]:
             audio.recordings[name] = recording
             if recording.num_channels != 1:
                 what = f"{line.value}: {recording.num_channels} channels where one is needed"
-                yield audio.problem("wav.scp", name, what, "write the one to recognise as a file of its own")
+                yield audio.problem("wav.scp", name, what, "extract the channel to recognise")
     if not_run:
         what = f"{len(not_run)} recordings are commands and were not checked"
         yield Problem(
@@ -72,7 +72,7 @@ def _probe_all(audio: _Audio, allow_pipes: bool) -> Iterator[Problem]:
 
 
 def _find_spans(tables: dict[str, Table]) -> Iterator[tuple[str, tuple[str, float, float | None]]]:
-    """Give the recording, start and end of each utterance that has them."""
+    """Yield the recording, start and end of each utterance that has them."""
     if "segments" not in tables:
         yield from ((name, (name, 0.0, None)) for name in tables["wav.scp"])
         return
@@ -84,7 +84,7 @@ def _find_spans(tables: dict[str, Table]) -> Iterator[tuple[str, tuple[str, floa
 
 
 def _find_durations(audio: _Audio) -> Iterator[tuple[str, float]]:
-    """Give the seconds of each utterance by its recording and times, or by utt2dur where those do not say."""
+    """Yield the duration of each utterance in seconds: from its recording and times, else from utt2dur."""
     stated = audio.tables.get("utt2dur", {})
     lengths_sec = {name: recording.duration_sec for name, recording in audio.recordings.items()}
     for utt_id, (name, start_sec, end_sec) in audio.spans.items():
@@ -125,7 +125,7 @@ def _wrong_durations(audio: _Audio) -> Iterator[Problem]:
         stated, seconds = _seconds(line.value), audio.seconds.get(utt_id)
         if seconds and stated > 0 and abs(stated - seconds) > max(0.1, DURATION_TOLERANCE * seconds):
             what = f"{utt_id}: {stated:g} s, but its audio has {seconds:.2f} s"
-            remedy = "delete utt2dur if it is out of date; otherwise find the true rate of the recording"
+            remedy = "delete utt2dur if it is out of date; otherwise check the rate of the recording"
             yield audio.problem("utt2dur", utt_id, what, remedy)
 
 
@@ -133,13 +133,13 @@ def _fast_texts(audio: _Audio) -> Iterator[Problem]:
     for utt_id, line in audio.tables["text"].items():
         seconds = audio.seconds.get(utt_id, 0.0)
         if seconds > 0 and len(line.value) > FASTEST * seconds + 5:  # 5: one short word cut close
-            what = f"{utt_id}: {len(line.value)} characters in {seconds:.2f} s, more than anyone speaks"
-            remedy = "find the text or the true rate of the recording"
+            what = f"{utt_id}: {len(line.value)} characters in {seconds:.2f} s, too fast for speech"
+            remedy = "check the text and the sampling rate of the recording"
             yield audio.problem("text", utt_id, what, remedy)
 
 
 def _doubtful_rates(audio: _Audio) -> Iterator[Problem]:
-    """Warn of a rate at which, over all recordings that claim it, people would speak too fast."""
+    """Warn of a sampling rate at which all recordings that state it together are too fast for speech."""
     characters, seconds, lines = defaultdict(int), defaultdict(float), {}
     for utt_id, (name, _, _) in audio.spans.items():
         if name in audio.recordings and utt_id in audio.tables["text"]:
@@ -150,13 +150,13 @@ def _doubtful_rates(audio: _Audio) -> Iterator[Problem]:
     for rate_hz, total_sec in seconds.items():
         if total_sec > POOLED_SEC and characters[rate_hz] > FASTEST_POOLED * total_sec:
             pace = characters[rate_hz] / total_sec
-            what = f"recordings said to have {rate_hz} Hz are spoken at {pace:.1f} characters a second"
-            remedy = "people speak at 10 to 18: find out whether the headers lie about the rate"
+            what = f"recordings with a stated rate of {rate_hz} Hz have {pace:.1f} characters per second"
+            remedy = "speech has 10 to 18: check whether the headers state the true rate"
             yield Problem(audio.path / "wav.scp", lines[rate_hz], "", what, remedy, is_warning=True)
 
 
 def _seconds(value: str) -> float:
-    """Give the seconds of a value of utt2dur; 0 where it has none, which is reported with the values."""
+    """Return the seconds in a value of utt2dur; 0 if it is invalid, which is reported elsewhere."""
     try:
         return float(value)
     except ValueError:

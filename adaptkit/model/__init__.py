@@ -1,1 +1,1 @@
-"""A base model and adapters as one thing: loss, encoder output, hypotheses."""
+"""A base model with its adapters: loss, encoder output and hypotheses."""

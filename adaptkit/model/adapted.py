@@ -1,4 +1,4 @@
-"""A base model and its adapters as one thing: loss, encoder output and hypotheses of a batch."""
+"""A base model with its adapters: loss, encoder output and hypotheses of a batch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,13 +22,13 @@ from adaptkit.model import encoder_cache
 class AdaptedModel(nn.Module):
     """An ESPnet model with adapters, or without any, in which case the model itself is trained.
 
-    With adapters the base stays in eval() and frozen, and each row goes through its own task's weights.
-    Without, dropout and batch statistics are on in train().
+    With adapters the base stays frozen and in eval(), and each row of a batch uses the weights of its task.
+    Without adapters, dropout and batch statistics are active in train().
 
-    Adapters that spare the encoder act on what it gave in inference mode (`read_taps`), so that no gradient
-    and no activation of it exists.
+    If no adapter acts inside the encoder, the encoder runs in inference mode (`read_taps`) and the adapters
+    act on its outputs, so that none of its activations or gradients are kept.
 
-    Rows that a batch says so of are masked by `spec`, in train() and eval() alike.
+    Rows that `batch.is_masked` selects are masked with `spec`, in train() and eval() alike.
     """
 
     def __init__(
@@ -38,33 +38,33 @@ class AdaptedModel(nn.Module):
         self.espnet, self.adapters, self.sites, self.spec = base.model, adapters, base.sites, spec
         self.taps = (
             () if adapters is None else encoder_cache.find(base, adapters)
-        )  # none: adapters act by hooks
+        )  # empty: the adapters act through hooks
         self.espnet.requires_grad_(adapters is None)
         self.ctc_dropout = base.config["ctc_conf"].get("dropout_rate", 0.0)
 
     @property
     def trained(self) -> nn.Module:
-        """The part whose weights change: the adapters, or the whole model."""
+        """The module whose weights are trained: the adapters, or the whole model."""
         return self.espnet if self.adapters is None else self.adapters
 
     def train(self, mode: bool = True) -> "AdaptedModel":
-        """Switch the trained part; a frozen base stays in eval(), or its batch statistics would move."""
+        """Set the mode of the trained module; a frozen base stays in eval() to keep its batch statistics."""
         self.training = mode
         self.trained.train(mode)
         if self.adapters is not None:
             self.espnet.eval()
         if self.adapters is not None and mode:
             refuse_recomputing(self.espnet.encoder)
-        if self.espnet.ctc is not None:  # ESPnet's own drops out in eval() too
+        if self.espnet.ctc is not None:  # ESPnet's CTC applies dropout in eval() too
             self.espnet.ctc.dropout_rate = self.ctc_dropout if self.espnet.training else 0.0
         return self
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return `loss(batch)`; DistributedDataParallel hooks into calls of the module itself."""
+        """Return `loss(batch)`; DistributedDataParallel only intercepts calls of the module itself."""
         return self.loss(batch)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the mean over the utterances of the model's CTC, attention or hybrid loss, a scalar."""
+        """Return the model's CTC, attention or hybrid loss averaged over the utterances, a scalar."""
         batch = self.read_taps(batch)
         groups = self._groups(batch)
         parts = [batch.rows(rows) for rows in groups] if len(groups) > 1 else [batch]
@@ -72,13 +72,13 @@ class AdaptedModel(nn.Module):
         return torch.stack(losses).sum()
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Give what leaves the encoder, x (B, U, D), and each row's number of frames (B,)."""
+        """Return the encoder output (B, U, D) and its length in frames for each row (B,)."""
         passes = list(self._passes(batch))
         own = {row: encoded[row] for rows, encoded, _ in passes for row in rows}
         return torch.stack([own[row] for row in range(len(own))]), passes[0][2]
 
     def recognise(self, batch: Batch) -> list[BestPath]:
-        """Search the best path of each row."""
+        """Return the best path of each row."""
         paths: dict[int, BestPath] = {}
         for rows, encoded, frames in self._passes(batch):
             found = greedy(self.espnet, encoded, frames)
@@ -86,7 +86,7 @@ class AdaptedModel(nn.Module):
         return [paths[row] for row in range(len(paths))]
 
     def read_taps(self, batch: Batch) -> Batch:
-        """Run the encoder now, where adapters spare it; the batch of what it gave stands for the other."""
+        """Replace the inputs of a batch by encoder outputs if no adapter acts inside the encoder."""
         if not self.taps or batch.has_taps:
             return batch
         with self._masking(batch):
@@ -94,7 +94,7 @@ class AdaptedModel(nn.Module):
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Attach the adapters, and keep padding out of results and traces out of the model, until the end."""
+        """Attach the adapters and keep padding from affecting results; restore the model on exit."""
         with ExitStack() as stack:
             if self.adapters is not None and not self.taps:
                 stack.enter_context(attached(self.espnet, self.adapters, self.sites))
@@ -103,24 +103,24 @@ class AdaptedModel(nn.Module):
             yield
 
     def _passes(self, batch: Batch) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Encode a batch once for each group of rows; give them, x (B, U, D) and frames (B,) of the batch."""
+        """Encode a batch once per group of rows; yield the rows, encoder output (B, U, D), lengths (B,)."""
         batch = self.read_taps(batch)
         for rows in self._groups(batch):
             with self._acting(batch, rows):
                 yield rows, *self._encode(batch)
 
     def _groups(self, batch: Batch) -> list[list[int]]:
-        """Give the rows that one pass serves: all, or those whose tasks change weights of the base alike.
+        """Group the rows that can share a forward pass: those whose tasks change base weights identically.
 
-        A pass is over the whole batch all the same, of which other rows are dropped: the bits of a row do
-        depend on how many others there are.
+        Each pass still runs the whole batch and discards the other rows, since the exact bits of a row
+        depend on the batch size.
         """
         groups = [() if self.adapters is None else self.adapters.group(task) for task in batch.task_ids]
         return [[row for row, own in enumerate(groups) if own == group] for group in sorted(set(groups))]
 
     @contextmanager
     def _acting(self, batch: Batch, rows: Sequence[int]) -> Iterator[None]:
-        """Choose every row's task, the weights of the base that serve `rows`, and the masks."""
+        """Set every row's task, the base weights for `rows`, and the masks."""
         with ExitStack() as stack:
             if self.adapters is not None:
                 differences = self.adapters.differences(batch.task_ids[rows[0]])
@@ -131,7 +131,7 @@ class AdaptedModel(nn.Module):
 
     @contextmanager
     def _masking(self, batch: Batch) -> Iterator[None]:
-        """Mask features on their way into the encoder, where the batch says so."""
+        """Mask the features that enter the encoder, for the rows that the batch selects."""
         if self.spec is None or batch.mask_keys is None:
             yield
             return
@@ -143,7 +143,7 @@ class AdaptedModel(nn.Module):
             yield
 
     def _loss(self, batch: Batch) -> Tensor:
-        """Give the loss of rows that one pass serves."""
+        """Return the loss of rows that share one pass."""
         with self._acting(batch, range(len(batch.utt_ids))):
             if batch.has_taps:
                 encoded, frames = self._encode(batch)
@@ -151,9 +151,9 @@ class AdaptedModel(nn.Module):
                 return loss_from_encoded(
                     self.espnet, encoded, frames=frames, tokens=batch.tokens, token_lengths=lengths
                 )
-            inputs, tokens = batch.inputs.clone(), batch.tokens.clone()  # ESPnet changes both in place
+            inputs, tokens = batch.inputs.clone(), batch.tokens.clone()  # ESPnet modifies both in place
             loss, _, _ = self.espnet(inputs, batch.lengths, tokens, batch.token_lengths.clone())
-        return loss.squeeze()  # ESPnet gives it one dimension under DataParallel
+        return loss.squeeze()  # ESPnet returns shape (1,) for DataParallel
 
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if batch.has_taps:

@@ -1,4 +1,4 @@
-"""Adapter files: the weights of an experiment's adapters and what is needed to use them (see `tensors`)."""
+"""Adapter files: the weights of an experiment's adapters and the metadata to rebuild them (see `tensors`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,26 +19,24 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """The adapters of an experiment as they lie on disk."""
+    """The contents of an adapter file."""
 
     adapters: tuple[AdapterConfig, ...]
     tasks: tuple[str, ...]  # position = task id
     base_fingerprint: str
-    step: (
-        int  # optimiser steps of the run behind these weights; tasks judged one by one may be of earlier ones
-    )
+    step: int  # optimizer steps of the run; with early stopping per task, a task's weights may be older
     weights: Mapping[str, Tensor]
 
     @property
     def kind(self) -> str:
-        """The kinds joined as they act."""
+        """The adapter types in the order they act, joined by `+`."""
         return "+".join(entry.kind for entry in self.adapters)
 
 
 def save(
     path: Path, stack: AdapterStack, base_fingerprint: str, step: int, weights: Mapping[str, Tensor]
 ) -> None:
-    """Write an adapter file: weights for `stack`, its own or an average, and what is needed to use them."""
+    """Write an adapter file: weights for `stack` (its own or an average) and the metadata to rebuild it."""
     header = {
         "format": _FORMAT,
         "kind": stack.kind,
@@ -52,7 +50,7 @@ def save(
 
 
 def load(path: Path) -> AdapterFile:
-    """Read an adapter file; a truncated or foreign one is a CheckpointError with the reason."""
+    """Read an adapter file; a truncated or unrelated file raises CheckpointError with the reason."""
     weights, header = read_tensors(path)
     if header.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: an adapter file of format {header.get('format')}, not {_FORMAT}")
@@ -65,15 +63,15 @@ def load(path: Path) -> AdapterFile:
             weights=weights,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: the header of the adapter file is not whole: {error}") from error
+        raise CheckpointError(f"{path}: the header of the adapter file is incomplete: {error}") from error
 
 
 def restore(file: AdapterFile, base: BaseModel, path: Path) -> AdapterStack:
-    """Build the adapters of a file for the base model they were trained on; any other base is refused."""
+    """Build the adapters of a file on the base model they were trained on; refuse any other base model."""
     if file.base_fingerprint != base.fingerprint:
         raise CheckpointError(
-            f"{path}: trained on the base model {file.base_fingerprint}, {base.path} is {base.fingerprint}; "
-            "give the folder of the right one with --base"
+            f"{path}: trained on base model {file.base_fingerprint}, but {base.path} is {base.fingerprint}; "
+            "set --base to the folder of the right one"
         )
     stack = api.build(file.adapters, base.sites, file.tasks, seed=None)
     load_strictly(stack, file.weights, path)

@@ -1,4 +1,4 @@
-"""What adapters beside the encoder read of it, computed in inference mode, and kept on disk where wished."""
+"""Encoder outputs for adapters outside the encoder: computed in inference mode and cached on request."""
 
 import hashlib
 import json
@@ -30,16 +30,16 @@ _LOG = logging.getLogger(__name__)
 
 
 def find(base: BaseModel, adapters: AdapterStack) -> tuple[Site, ...]:
-    """List the sites that adapters read, the encoder's output last; none if one of them acts inside."""
+    """List the sites the adapters read, encoder output last; empty if one acts inside the encoder."""
     if _kinds_inside(base.model, adapters):
         return ()
     return (*adapters.taps, *(site for site in base.sites if site.kind == "encoder_out"))
 
 
 def read(model: nn.Module, sites: Sequence[Site], batch: Batch) -> Batch:
-    """Give the batch with what left the sites, in their order (B, U, sum of D), for what goes into the model.
+    """Replace the inputs of a batch by the outputs of the sites, concatenated in order (B, U, sum of D).
 
-    The encoder runs in inference mode: it keeps nothing for a backward pass.
+    The encoder runs in inference mode and keeps nothing for a backward pass.
     """
     recorder = _Recorder()
     stack = AdapterStack([recorder], [AdapterConfig(kind="taps")], ["all"])
@@ -48,12 +48,12 @@ def read(model: nn.Module, sites: Sequence[Site], batch: Batch) -> Batch:
         attached(model, stack, tuple(sites)),
         stack.for_tasks([0] * len(batch.utt_ids), batch.inputs.device),
     ):
-        _, frames = model.encode(batch.inputs.clone(), batch.lengths)  # ESPnet changes its input in place
+        _, frames = model.encode(batch.inputs.clone(), batch.lengths)  # ESPnet modifies its input in place
     return replace(batch, inputs=torch.cat(recorder.read, -1), lengths=frames.clone(), has_taps=True)
 
 
 def replay(adapters: AdapterStack, sites: Sequence[Site], inputs: Tensor) -> Tensor:
-    """Let adapters act on what `read` gave (B, U, sum of D), and give what leaves the encoder (B, U, D)."""
+    """Apply adapters to the site outputs of `read` (B, U, sum of D); return the encoder output (B, U, D)."""
     for member in adapters:
         member.begin()
     try:
@@ -66,33 +66,33 @@ def replay(adapters: AdapterStack, sites: Sequence[Site], inputs: Tensor) -> Ten
 
 
 def cached(examples: Examples, adapters: AdapterStack, path: Path, *, batch_frames: int) -> Examples:
-    """Give examples that hold what adapters read, kept in `path`.ark and .scp, instead of the model's input.
+    """Replace the inputs of examples by the site outputs that adapters read, cached in `path`.ark and .scp.
 
-    It is written once, in float32 and by the first process, and used again as long as it is whole and of the
-    same base model, blocks and utterances.
+    The first process writes the cache once, in float32; it is reused while it is complete and matches the
+    base model, blocks and utterances.
     """
     if examples.augmentation is not None:
         raise ConfigError(
-            "adapters: 'cache: true' keeps what the encoder gives of features as they are, and 'augment' "
-            "changes them anew in every epoch; set 'cache: false' or 'augment: null'"
+            "adapters: 'cache: true' stores the encoder outputs of unaugmented features, but 'augment' "
+            "changes the features in every epoch; set 'cache: false' or 'augment: null'"
         )
     inside = _kinds_inside(examples.base.model, adapters)
     if inside:
         raise ConfigError(
-            f"adapters: 'cache: true' keeps what the encoder gives, and {listed(inside)} changes that or "
-            "needs more of it in every step; set 'cache: false', or train without"
+            f"adapters: 'cache: true' stores encoder outputs, but {listed(inside)} needs the encoder to run "
+            "in every step; set 'cache: false', or remove that adapter"
         )
     if not distributed.is_initialized() or distributed.get_rank() == 0:
         _write(examples, find(examples.base, adapters), path, batch_frames)
     if distributed.is_initialized():
         distributed.barrier()
     megabytes = path.with_suffix(".ark").stat().st_size >> 20
-    _LOG.info("%s.ark: %d MB of what the encoder gives; they stay after training", path, megabytes)
+    _LOG.info("%s.ark: %d MB of cached encoder outputs, kept after training", path, megabytes)
     return replace(examples, taps=read_table(path.with_suffix(".scp")))
 
 
 class _Recorder(Adapter):
-    """Changes nothing and keeps what leaves each site."""
+    """Records the output of each site and changes nothing."""
 
     wants = frozenset({"block", "encoder_out"})
 
@@ -105,9 +105,9 @@ class _Recorder(Adapter):
 
 
 def _kinds_inside(model: nn.Module, adapters: AdapterStack) -> list[str]:
-    """Name the kinds that need more than what the encoder of the base alone gives.
+    """Name the adapter types that need more than the outputs of the unadapted encoder.
 
-    Intermediate CTC brings the weights of the CTC inside, and a module after the encoder would have to run.
+    With intermediate CTC the encoder uses the CTC weights, and a postencoder would have to run again.
     """
     shut, ctc_inside = model.postencoder is not None, has_inner_ctc(model)
     return [
@@ -118,15 +118,15 @@ def _kinds_inside(model: nn.Module, adapters: AdapterStack) -> list[str]:
 
 
 def _write(examples: Examples, sites: Sequence[Site], path: Path, batch_frames: int) -> None:
-    """Write what leaves the sites for every utterance, then the record that it is whole, if it is not yet."""
+    """Write the site outputs of every utterance and then a completion record, unless both are there."""
     ark, scp, record = (path.with_suffix(suffix) for suffix in (".ark", ".scp", ".json"))
     ark = ark.resolve()
-    made_of = [_describe(examples, sites), str(ark)]
+    made_of = [_digest(examples, sites), str(ark)]
     is_there = ark.exists() and scp.exists() and record.exists()
     if is_there and json.loads(read_text(record)) == [*made_of, ark.stat().st_size]:
         return
     record.unlink(missing_ok=True)
-    for partial in path.parent.glob(f".{path.name}.*.partial.ark"):  # of a run that was killed
+    for partial in path.parent.glob(f".{path.name}.*.partial.ark"):  # left by a killed run
         partial.unlink()
     locations = {}
     with replacing(ark) as temporary, open(temporary, "wb") as file:
@@ -142,7 +142,7 @@ def _read_all(examples: Examples, sites: Sequence[Site], batch_frames: int) -> I
     model = examples.base.model
     device = next(model.parameters()).device
     plan = plan_batches(examples.lengths, batch_frames, groups=examples.groups(None))
-    with ignoring_padding(model), leaving_no_trace(model), counting("taps", len(examples)) as advance:
+    with ignoring_padding(model), leaving_no_trace(model), counting("caching", len(examples)) as advance:
         for batch in load_batches(examples, plan):
             taps = read(model, sites, batch.to(device))
             for utt_id, x, frames in zip(taps.utt_ids, taps.inputs.cpu(), taps.lengths.tolist(), strict=True):
@@ -150,8 +150,8 @@ def _read_all(examples: Examples, sites: Sequence[Site], batch_frames: int) -> I
             advance(len(batch.utt_ids), "")
 
 
-def _describe(examples: Examples, sites: Sequence[Site]) -> str:
-    """Digest what the cache depends on; a file of features or speech is told by its time of change."""
+def _digest(examples: Examples, sites: Sequence[Site]) -> str:
+    """Hash what the cache depends on; feature and audio files are identified by their modification time."""
     data, base = examples.data, examples.base
     rows = []
     for u, length in zip(data.utterances, examples.lengths, strict=True):

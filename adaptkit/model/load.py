@@ -17,7 +17,7 @@ from adaptkit.model.checkpoint import AdapterFile
 
 @dataclass(frozen=True)
 class LoadedExperiment:
-    """An experiment that was opened."""
+    """An experiment's settings, base model and trained adapters."""
 
     folder: RunFolder
     settings: Experiment
@@ -33,10 +33,10 @@ def load_experiment(
     device: torch.device | str = "cpu",
     overrides: Sequence[str] = (),
 ) -> LoadedExperiment:
-    """Load the base model and the adapters of an experiment's folder.
+    """Load the base model and the adapters of an experiment folder.
 
-    `base` is where the base model is, if it has moved since; `overrides` change the experiment's settings. A
-    missing or damaged file, and a base model that the adapters were not trained on, is a CheckpointError.
+    `base` is the folder of the base model if it has moved; `overrides` change the experiment's settings. A
+    missing or damaged file raises CheckpointError, as does a base model the adapters were not trained on.
     """
     folder = RunFolder(exp)
     file = checkpoint.load(folder.adapter)  # before the base model, which takes seconds
@@ -47,7 +47,7 @@ def load_experiment(
 
 
 def load_base_of(exp: Path, *, base: Path | None = None, device: torch.device | str = "cpu") -> BaseModel:
-    """Load the base model of an experiment's folder or yaml, from `base` where it has moved."""
+    """Load the base model of an experiment's folder or yaml; `base` is its folder if it has moved."""
     return load(base or find_base(exp), device)
 
 

@@ -1,4 +1,4 @@
-"""Recognise the utterances of a data set, in batches of any tasks, each row with its own weights."""
+"""Recognise the utterances of a data set in batches that may mix tasks."""
 
 import math
 from collections.abc import Iterable
@@ -26,11 +26,10 @@ class Hypothesis:
 def recognise(
     adapted: AdaptedModel, examples: Examples, batch_frames: int, *, num_workers: int = 0
 ) -> list[Hypothesis]:
-    """Recognise every utterance of `examples`, sorted by id; the model must be hooked.
+    """Recognise every utterance of `examples`, sorted by id; the model must be in `hooked()`.
 
-    The text does not depend on the batches: padding is kept out of the results, and where the model's
-    positions depend on the padded length (legacy relative positions), only utterances of one length share a
-    batch.
+    Results do not depend on batching: padding does not affect them, and where positions depend on the padded
+    length (legacy relative positional encoding), a batch holds utterances of one length only.
     """
     plan = plan_decoding(adapted, examples, batch_frames)
     return recognise_batches(adapted, examples, load_batches(examples, plan, num_workers))
@@ -39,7 +38,7 @@ def recognise(
 def recognise_batches(
     adapted: AdaptedModel, examples: Examples, batches: Iterable[Batch]
 ) -> list[Hypothesis]:
-    """Recognise the batches that hold `examples`, as `recognise` does."""
+    """Recognise `examples` from batches that were already planned, as `recognise` does."""
     device = next(adapted.espnet.parameters()).device
     found = []
     with torch.inference_mode(), counting("decoding", len(examples)) as advance:
@@ -52,12 +51,12 @@ def recognise_batches(
 
 
 def search(adapted: AdaptedModel, batch: Batch) -> dict[str, BestPath]:
-    """Search the best path of each utterance; a score that is not finite is an error, not an empty text."""
+    """Return the best path of each utterance; a score that is not finite is an error, not an empty text."""
     paths = dict(zip(batch.utt_ids, adapted.recognise(batch), strict=True))
     lost = [utt_id for utt_id, path in paths.items() if not math.isfinite(path.score)]
     if lost:
         raise DataError(
-            f"the scores of {listed(lost)} are not finite; look at their audio and features for nan and inf"
+            f"the scores of {listed(lost)} are not finite; check their audio and features for nan and inf"
         )
     return paths
 

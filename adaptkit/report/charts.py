@@ -1,7 +1,7 @@
-"""The figures of the html report, as inline SVG that takes its colours from the page.
+"""The figures of the html report, as inline SVG in the colours of the page.
 
-Each figure is drawn with stand-in colours which then become CSS variables: `--ink`, `--muted`, `--line` and
-one `--series-<n>` per experiment. So the same drawing is legible on a light and on a dark page.
+Figures are drawn with placeholder colours, which are then replaced by CSS variables: `--ink`, `--muted`,
+`--line` and one `--series-<n>` per experiment. This makes them legible on light and dark pages.
 """
 
 import io
@@ -17,16 +17,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from adaptkit.report.runs import Outcome, find_baseline
+from adaptkit.report.runs import ExperimentResult, find_baseline
 from adaptkit.scoring.wer import ONE_SPEAKER, ErrorCounts, Interval
 
 NUM_COLOURS = 8  # the page defines --series-0 (the baseline) to --series-8
-INK, MUTED, LINE = "#010101", "#020202", "#030303"  # stand-ins, see `_to_svg`
+INK, MUTED, LINE = "#010101", "#020202", "#030303"  # placeholders, see `_to_svg`
 WIDTH = 10.0  # inches
-_POINTS = 150  # of a loss curve; each is the mean of its share of the steps
+_POINTS = 150  # per loss curve; each is the mean over a range of steps
 _STYLE = {
-    "text.parse_math": False,  # a name may hold a dollar
-    "svg.fonttype": "none",  # text stays text: it can be selected, and takes the page's font
+    "text.parse_math": False,  # names may contain a dollar sign
+    "svg.fonttype": "none",  # keep text as text: selectable, and in the page's font
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -51,46 +51,46 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Look:
-    """How an experiment is drawn: in a colour of the page, and hollow or dashed once all were used."""
+    """How an experiment is drawn: its colour, and hollow or dashed once all colours are used."""
 
     colour: int
     fill: Literal["filled", "hollow"]
 
 
-def choose_looks(outcomes: Sequence[Outcome]) -> list[Look]:
-    """Give each experiment its look: colour 0 for the baseline, the others in turn from 1."""
-    base = find_baseline(outcomes)
-    others = iter(range(len(outcomes)))
+def choose_looks(results: Sequence[ExperimentResult]) -> list[Look]:
+    """Assign a look to each experiment: colour 0 to the baseline, colours from 1 to the others in turn."""
+    base = find_baseline(results)
+    others = iter(range(len(results)))
     looks = []
-    for outcome in outcomes:
-        turn, index = (0, -1) if outcome is base else divmod(next(others), NUM_COLOURS)
+    for result in results:
+        turn, index = (0, -1) if result is base else divmod(next(others), NUM_COLOURS)
         looks.append(Look(1 + index, ("filled", "hollow")[turn % 2]))
     return looks
 
 
-def draw_speakers(outcomes: Sequence[Outcome]) -> str:
-    """Draw the WER of all speakers and of each as grouped bars, with whiskers for the intervals."""
-    speakers = list(outcomes[0].score.by_speaker)
+def draw_speakers(results: Sequence[ExperimentResult]) -> str:
+    """Draw the overall and per-speaker WER as grouped bars, with whiskers for the intervals."""
+    speakers = list(results[0].score.by_speaker)
     names = [ONE_SPEAKER, *speakers] if len(speakers) > 1 else speakers
-    most = max(4, 120 // (len(outcomes) + 1))  # groups beside each other
+    most = max(4, 120 // (len(results) + 1))  # groups beside each other
     num_rows = math.ceil(len(names) / most)
     size = math.ceil(len(names) / num_rows)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, 2.7 * num_rows), layout="constrained")
         axes = figure.subplots(num_rows, squeeze=False, sharey=True)[:, 0]
         for row, ax in enumerate(axes):
-            _draw_groups(ax, outcomes, names[row * size : (row + 1) * size], width=size)
-        axes[0].set_ylim(0, None)  # of all rows, and therefore after the last
+            _draw_groups(ax, results, names[row * size : (row + 1) * size], width=size)
+        axes[0].set_ylim(0, None)  # shared by all rows, so set after the last one
         return _to_svg(figure, "Word error rate by speaker")
 
 
-def draw_training(outcomes: Sequence[Outcome]) -> str:
-    """Draw training loss and validation WER of every run over the steps; empty where none was trained."""
+def draw_training(results: Sequence[ExperimentResult]) -> str:
+    """Draw training loss and validation WER of every run over the steps; empty if none was trained."""
     curves = {"training loss": "loss", "validation WER (%)": "wer"}
     runs = [
         (look, run)
-        for look, outcome in zip(choose_looks(outcomes), outcomes, strict=True)
-        for run in outcome.runs
+        for look, result in zip(choose_looks(results), results, strict=True)
+        for run in result.runs
     ]
     shown = {title: name for title, name in curves.items() if any(getattr(r.progress, name) for _, r in runs)}
     if not shown:
@@ -103,39 +103,39 @@ def draw_training(outcomes: Sequence[Outcome]) -> str:
             ax.set_title(title, color=MUTED)
             for look, run in runs:
                 _draw_curve(ax, getattr(run.progress, name), look)
-            ax.set_xlabel("optimiser step")
+            ax.set_xlabel("optimizer step")
             ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             ax.margins(x=0.02)
         return _to_svg(figure, "Training curves")
 
 
-def draw_sizes(outcomes: Sequence[Outcome]) -> str:
-    """Draw WER against parameters per task, the baseline as a line; empty where nothing was trained."""
-    base = find_baseline(outcomes)
-    pairs = zip(choose_looks(outcomes), outcomes, strict=True)
-    trained = [(look, outcome) for look, outcome in pairs if outcome.record.params_trainable]
+def draw_sizes(results: Sequence[ExperimentResult]) -> str:
+    """Draw WER against parameters per speaker, with the baseline as a line; empty if none was trained."""
+    base = find_baseline(results)
+    pairs = zip(choose_looks(results), results, strict=True)
+    trained = [(look, result) for look, result in pairs if result.record.params_trainable]
     if not trained:
         return ""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         ax = figure.subplots()
-        for look, outcome in trained:
-            rates, reach = _rates(outcome, [ONE_SPEAKER])
+        for look, result in trained:
+            rates, reach = _rates(result, [ONE_SPEAKER])
             colour = _series(look.colour)
             style = {"fmt": "o", "markersize": 7, "elinewidth": 1.2, "capsize": 3}
             face = "none" if look.fill == "hollow" else colour
-            ax.errorbar(outcome.record.params_per_task, rates, reach, color=colour, mfc=face, **style)
-        ax.set(xlabel="parameters per task", ylabel="WER (%)")
-        _scale_sizes(ax, [outcome.record.params_per_task for _, outcome in trained])
+            ax.errorbar(result.record.params_per_task, rates, reach, color=colour, mfc=face, **style)
+        ax.set(xlabel="parameters per speaker", ylabel="WER (%)")
+        _scale_sizes(ax, [result.record.params_per_task for _, result in trained])
         ax.margins(x=0.12, y=0.15)
         if not base.record.params_trainable:
             _draw_baseline(ax, base)
         _write_names(ax, trained)
-        return _to_svg(figure, "Word error rate against parameters per task")
+        return _to_svg(figure, "Word error rate against parameters per speaker")
 
 
 def _scale_sizes(ax: Axes, sizes: Sequence[int]) -> None:
-    """Make the horizontal axis logarithmic, with room for 0 where all parameters are shared by the tasks."""
+    """Make the horizontal axis logarithmic, with room for 0 if speakers share all parameters."""
     least, most = min((size for size in sizes if size), default=1), max(sizes)
     ax.set_xscale("symlog", linthresh=least, linscale=0.3)
     if 0 not in sizes and most < 10 * least:
@@ -148,8 +148,8 @@ def _scale_sizes(ax: Axes, sizes: Sequence[int]) -> None:
     ax.minorticks_off()
 
 
-def _draw_baseline(ax: Axes, base: Outcome) -> None:
-    """Draw the WER of the base alone as a line, or say where it is if that would flatten the rest."""
+def _draw_baseline(ax: Axes, base: ExperimentResult) -> None:
+    """Draw the WER of the base model alone as a line, or as a title if the line would flatten the rest."""
     low, high = ax.get_ylim()
     rate, colour = base.score.total.rate, _series(0)
     if rate < high + (high - low):
@@ -159,13 +159,13 @@ def _draw_baseline(ax: Axes, base: Outcome) -> None:
         ax.set_title(f"{base.name}: {rate:.2f}, above this range", color=MUTED)
 
 
-def _draw_groups(ax: Axes, outcomes: Sequence[Outcome], names: Sequence[str], width: int) -> None:
-    """Draw one group of bars per name, a bar per experiment, on an axis as wide as `width` groups."""
-    bar = 0.8 / len(outcomes)
+def _draw_groups(ax: Axes, results: Sequence[ExperimentResult], names: Sequence[str], width: int) -> None:
+    """Draw a group of bars per name, with a bar per experiment, on an axis of `width` groups."""
+    bar = 0.8 / len(results)
     places = np.arange(len(names))
-    for index, (look, outcome) in enumerate(zip(choose_looks(outcomes), outcomes, strict=True)):
-        rates, errors = _rates(outcome, names)
-        x = places + (index - (len(outcomes) - 1) / 2) * bar
+    for index, (look, result) in enumerate(zip(choose_looks(results), results, strict=True)):
+        rates, errors = _rates(result, names)
+        x = places + (index - (len(results) - 1) / 2) * bar
         colour = _series(look.colour)
         face = "none" if look.fill == "hollow" else colour
         ax.bar(x, rates, bar * 0.8, facecolor=face, edgecolor=colour, linewidth=0.8)
@@ -176,9 +176,9 @@ def _draw_groups(ax: Axes, outcomes: Sequence[Outcome], names: Sequence[str], wi
     ax.set(xlim=(-0.6, width - 0.4), ylabel="WER (%)")
 
 
-def _rates(outcome: Outcome, names: Sequence[str]) -> tuple[list[float], np.ndarray]:
-    """Give the WER of each name and how far its interval reaches below and above, (2, names)."""
-    score = outcome.score
+def _rates(result: ExperimentResult, names: Sequence[str]) -> tuple[list[float], np.ndarray]:
+    """Return the WER of each name, and how far its interval extends below and above (2, names)."""
+    score = result.score
     known: dict[str, tuple[ErrorCounts, Interval]] = {
         name: (counts, score.speaker_intervals[name]) for name, counts in score.by_speaker.items()
     }
@@ -192,7 +192,7 @@ def _rates(outcome: Outcome, names: Sequence[str]) -> tuple[list[float], np.ndar
 
 
 def _draw_curve(ax: Axes, points: Sequence[tuple[int, float]], look: Look) -> None:
-    """Draw a curve, thinned to means where it has many points."""
+    """Draw a curve, reduced to means over ranges of steps if it has many points."""
     if points:
         blocks = np.array_split(np.array(points), min(len(points), _POINTS))
         steps, values = np.array([block.mean(axis=0) for block in blocks]).T
@@ -203,24 +203,24 @@ def _draw_curve(ax: Axes, points: Sequence[tuple[int, float]], look: Look) -> No
         ax.plot(steps, values, color=_series(look.colour), linewidth=1.4, ms=3, **style)
 
 
-def _write_names(ax: Axes, trained: Sequence[tuple[Look, Outcome]]) -> None:
-    """Write the names of experiments in their colours, each as near to its point as the others let it."""
+def _write_names(ax: Axes, trained: Sequence[tuple[Look, ExperimentResult]]) -> None:
+    """Label the points with the names of their experiments, avoiding overlaps."""
     ax.figure.draw_without_rendering()  # fixes the scales
-    points = [(outcome.record.params_per_task, outcome.score.total.rate) for _, outcome in trained]
+    points = [(result.record.params_per_task, result.score.total.rate) for _, result in trained]
     places = ax.transData.transform(points) * 72 / ax.figure.dpi  # typographic points
     taken = [(x - 5.0, x + 5.0, y) for x, y in places]  # left, right, height
-    for (look, outcome), point, (x, y) in zip(trained, points, places, strict=True):
-        left, right, height = _find_room(x, y, 5.5 * len(outcome.name), taken)
+    for (look, result), point, (x, y) in zip(trained, points, places, strict=True):
+        left, right, height = _find_room(x, y, 5.5 * len(result.name), taken)
         taken.append((left, right, height))
         side = {"xytext": (9, height - y)} if left > x else {"xytext": (-9, height - y), "ha": "right"}
         place = {"textcoords": "offset points", "va": "center", **side}
-        ax.annotate(outcome.name, point, color=_series(look.colour), **place)
+        ax.annotate(result.name, point, color=_series(look.colour), **place)
 
 
 def _find_room(
     x: float, y: float, width: float, taken: Sequence[tuple[float, float, float]]
 ) -> tuple[float, float, float]:
-    """Find left, right and height of a name beside (x, y), right or left of it, clear of what is taken."""
+    """Find left, right and height for a label beside (x, y) that overlaps none of `taken`."""
     for shift in range(200):
         for height in (y + shift, y - shift):
             for left in (x + 9, x - 9 - width):
@@ -232,17 +232,17 @@ def _find_room(
 
 
 def _series(index: int) -> str:
-    """Give the stand-in for the page's colour number `index`."""
+    """Return the placeholder for the page's colour number `index`."""
     return f"#0400{index:02x}"
 
 
 def _to_svg(figure: Figure, title: str) -> str:
-    """Give a figure as an svg element whose stand-in colours are CSS variables."""
+    """Return a figure as an svg element, with its placeholder colours replaced by CSS variables."""
     variables = {INK: "--ink", MUTED: "--muted", LINE: "--line"}
     variables |= {_series(index): f"--series-{index}" for index in range(NUM_COLOURS + 1)}
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": title}):  # the same input gives the same page
+    with matplotlib.rc_context({"svg.hashsalt": title}):  # makes the page reproducible
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     svg = buffer.getvalue()
     for stand_in, variable in variables.items():

@@ -1,4 +1,4 @@
-"""What one job for all tasks cost against a job for each: `adaptkit submodels cost`."""
+"""Training cost of one job for all speakers compared with one job each: `adaptkit submodels cost`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from adaptkit.tables import aligned
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Seconds of some trainings together."""
+    """The total time of some training jobs."""
 
     num_jobs: float
     num_tasks: int
-    cpu_seconds: float  # of the processes, start-up and validation included
-    train_seconds: float  # of the steps
+    cpu_seconds: float  # of the processes, including start-up and validation
+    train_seconds: float  # of the training steps only
 
     def scaled(self, num_tasks: int) -> "TrainingCost":
-        """Give what as many tasks would cost, if all were alike."""
+        """Extrapolate the cost to another number of tasks."""
         factor = num_tasks / self.num_tasks
         return TrainingCost(
             self.num_jobs * factor, num_tasks, self.cpu_seconds * factor, self.train_seconds * factor
@@ -28,11 +28,11 @@ class TrainingCost:
 
 
 def read(folders: Sequence[Path]) -> TrainingCost:
-    """Add up the records of finished trainings."""
+    """Sum the costs in the records of finished trainings."""
     records = [RunRecord.read(RunFolder(folder).record) for folder in folders]
     unknown = [str(folder) for folder, r in zip(folders, records, strict=True) if not r.cpu_seconds]
     if unknown:
-        raise ConfigError(f"{listed(unknown)}: has no CPU seconds in run.json; train it again")
+        raise ConfigError(f"{listed(unknown)}: no CPU seconds in run.json; train it again")
     return TrainingCost(
         num_jobs=len(records),
         num_tasks=sum(len(record.tasks) for record in records),
@@ -42,9 +42,9 @@ def read(folders: Sequence[Path]) -> TrainingCost:
 
 
 def format_cost(one: TrainingCost, each: TrainingCost) -> str:
-    """Lay out one job against single jobs, those of some tasks standing for all, as ratios to the one."""
+    """Format the cost of one job and of single jobs, extrapolated to all tasks, and their ratios."""
     all_of_them = each.scaled(one.num_tasks)
-    rows = [["", "jobs", "tasks", "CPU seconds", "ratio", "seconds of steps", "ratio"]]
+    rows = [["", "jobs", "speakers", "CPU seconds", "ratio", "seconds of steps", "ratio"]]
     for name, cost in (("one job", one), ("single jobs", each), ("single jobs for all", all_of_them)):
         ratios = (cost.cpu_seconds / one.cpu_seconds, cost.train_seconds / one.train_seconds)
         shown = [f"{ratio:.2f}" if cost.num_tasks == one.num_tasks else "" for ratio in ratios]

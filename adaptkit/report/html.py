@@ -1,4 +1,4 @@
-"""The report as one html page: tables and figures inline, nothing fetched, legible in light and dark."""
+"""The report as a self-contained html page, with a light and a dark style."""
 
 import re
 from collections.abc import Sequence
@@ -7,59 +7,59 @@ from pathlib import Path
 from string import Template
 
 from adaptkit.report import charts
-from adaptkit.report.runs import Comparison, Outcome
-from adaptkit.report.summary import as_cells, as_speaker_rows, describe, describe_versions, summarise
+from adaptkit.report.runs import Comparison, ExperimentResult
+from adaptkit.report.summary import as_cells, as_speaker_rows, explain, list_versions, summarise
 from adaptkit.scoring.bootstrap import LEVEL
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_page(comparison: Comparison) -> str:
-    """Give the whole page."""
-    title, outcomes = f"Word error rates on {comparison.set_name}", comparison.outcomes
+    """Render the page."""
+    title, results = f"Word error rates on {comparison.set_name}", comparison.results
     sections = [
         _section("Experiments", _experiments(comparison)),
-        _section("WER against parameters per task", _sizes(outcomes)),
-        _section("WER by speaker", _bars(outcomes)),
-        _section("Training", _curves(outcomes)),
-        _section("WER of each speaker, in percent", _speakers(outcomes)),
-        _section("How these were made", _provenance(outcomes)),
+        _section("WER against parameters per speaker", _sizes(results)),
+        _section("WER by speaker", _bars(results)),
+        _section("Training", _curves(results)),
+        _section("WER of each speaker, in percent", _speakers(results)),
+        _section("Provenance", _provenance(results)),
     ]
     template = Template((_TEMPLATES / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(title),
         css=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        text=escape(describe(comparison)),
+        text=escape(explain(comparison)),
         cards=_cards(comparison),
         sections="".join(sections),
     )
 
 
 def _section(title: str, body: str) -> str:
-    """Give a part of the page; nothing where it has no body."""
+    """Return a section of the page; empty without a body."""
     return body and f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>\n"
 
 
 def _cards(comparison: Comparison) -> str:
-    """Give the headline figures: the best experiment against the first baseline."""
+    """Return the headline figures: the best experiment compared with the first baseline."""
     base = comparison.baselines[0]
-    best = min(comparison.outcomes, key=lambda outcome: (outcome.score.total.rate, outcome is not base))
+    best = min(comparison.results, key=lambda result: (result.score.total.rate, result is not base))
     row, base_wer = summarise(best), base.score.total.rate
     cards = [(f"{row.wer:.2f} %", f"WER of {row.name}, {best.score.interval}")]
     if best is not base:
         relative = f"{100 * (row.wer / base_wer - 1):+.0f} %"
         cards.append((_signed(relative), f"relative to {base.name}, {base_wer:.2f} %"))
     if row.params_trainable:
-        share = f"{100 * row.params_trainable / row.params_base:.3g} % of the base"
+        share = f"{100 * row.params_trainable / row.params_base:.3g} % of the base model"
         cards.append((_short(row.params_trainable), f"trainable parameters, {share}"))
     if row.params_per_task:
-        cards.append((_short(row.params_per_task), "parameters for each further task"))
+        cards.append((_short(row.params_per_task), "parameters per speaker"))
     shown = (f"<div><b>{escape(figure)}</b><span>{escape(text)}</span></div>" for figure, text in cards)
     return f'<div class="cards">{"".join(shown)}</div>'
 
 
 def _short(number: int) -> str:
-    """Write a count in three digits.
+    """Format a count with three significant digits.
 
     >>> _short(1234567), _short(45600), _short(12)
     ('1.23 M', '45.6 k', '12')
@@ -70,21 +70,21 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _swatched(outcomes: Sequence[Outcome]) -> list[str]:
-    """Give the name of each experiment after a swatch of its colour."""
-    looks = zip(charts.choose_looks(outcomes), outcomes, strict=True)
+def _swatched(results: Sequence[ExperimentResult]) -> list[str]:
+    """Return the name of each experiment, preceded by a swatch of its colour."""
+    looks = zip(charts.choose_looks(results), results, strict=True)
     return [
-        f'<i class="{look.fill}" style="color: var(--series-{look.colour})"></i>{escape(outcome.name)}'
-        for look, outcome in looks
+        f'<i class="{look.fill}" style="color: var(--series-{look.colour})"></i>{escape(result.name)}'
+        for look, result in looks
     ]
 
 
 def _experiments(comparison: Comparison) -> str:
     head, *rows = as_cells(comparison)
-    rates = [outcome.score.total.rate for outcome in comparison.outcomes]
+    rates = [result.score.total.rate for result in comparison.results]
     body = [
         [name + _small(row[0][1]), *(_signed(escape(figure)) + _small(below) for figure, below in row[1:])]
-        for name, row in zip(_swatched(comparison.outcomes), rows, strict=True)
+        for name, row in zip(_swatched(comparison.results), rows, strict=True)
     ]
     titles = [escape(title) + _small(below) for title, below in head]
     return _table(titles, body, best={(rates.index(min(rates)), 1)})
@@ -95,12 +95,12 @@ def _small(text: str) -> str:
 
 
 def _signed(text: str) -> str:
-    """Write the sign of negative numbers as a minus."""
+    """Replace the hyphen of negative numbers by a minus sign."""
     return re.sub(r"(?<!\S)-(?=\d)", "−", text)
 
 
-def _speakers(outcomes: Sequence[Outcome]) -> str:
-    head, *rows = as_speaker_rows(outcomes)
+def _speakers(results: Sequence[ExperimentResult]) -> str:
+    head, *rows = as_speaker_rows(results)
     best = set()
     for index, row in enumerate(rows):
         rates = list(map(float, row[1:]))
@@ -109,7 +109,7 @@ def _speakers(outcomes: Sequence[Outcome]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], best: set[tuple[int, int]]) -> str:
-    """Give a table of cells that are html already; the first of a row is its name, the best stand out."""
+    """Return a table of html cells; the first column holds names, and the best figures stand out."""
 
     def cell(tag: str, text: str, row: int, column: int) -> str:
         kind = "name" if column == 0 else "best" if (row, column) in best else ""
@@ -129,35 +129,37 @@ def _note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def _bars(outcomes: Sequence[Outcome]) -> str:
-    bars = _legend(_swatched(outcomes)) + _scroll(charts.draw_speakers(outcomes))
-    return bars + _note(f"Whiskers: {LEVEL} % bootstrap intervals; 'all' pools every speaker.")
+def _bars(results: Sequence[ExperimentResult]) -> str:
+    bars = _legend(_swatched(results)) + _scroll(charts.draw_speakers(results))
+    return bars + _note(f"Whiskers: {LEVEL} % bootstrap intervals; 'all' pools the speakers.")
 
 
-def _sizes(outcomes: Sequence[Outcome]) -> str:
-    drawn = charts.draw_sizes(outcomes)
-    note = f"Whiskers and band: {LEVEL} % bootstrap intervals; dashed: the base alone, where it is near."
+def _sizes(results: Sequence[ExperimentResult]) -> str:
+    drawn = charts.draw_sizes(results)
+    note = (
+        f"Whiskers and band: {LEVEL} % bootstrap intervals; dashed line: the base model alone, if in range."
+    )
     return drawn and _scroll(drawn) + _note(note)
 
 
-def _curves(outcomes: Sequence[Outcome]) -> str:
-    names = [name for name, o in zip(_swatched(outcomes), outcomes, strict=True) if o.runs[0].progress.loss]
-    return _legend(names) + _scroll(charts.draw_training(outcomes)) if names else ""
+def _curves(results: Sequence[ExperimentResult]) -> str:
+    names = [name for name, o in zip(_swatched(results), results, strict=True) if o.runs[0].progress.loss]
+    return _legend(names) + _scroll(charts.draw_training(results)) if names else ""
 
 
 def _legend(names: Sequence[str]) -> str:
     return f'<div class="legend">{"".join(f"<span>{name}</span>" for name in names)}</div>\n'
 
 
-def _provenance(outcomes: Sequence[Outcome]) -> str:
-    """List how each experiment was made, by the command of its first seed, and what it ran on."""
+def _provenance(results: Sequence[ExperimentResult]) -> str:
+    """List the command (of the first seed) and settings of each experiment, and the software versions."""
     items = []
-    for outcome in outcomes:
-        steps = ", ".join(dict.fromkeys(f"{run.record.steps:,}" for run in outcome.runs))
-        run, seeds = outcome.runs[0], ", ".join(map(str, outcome.seeds))
+    for result in results:
+        steps = ", ".join(dict.fromkeys(f"{run.record.steps:,}" for run in result.runs))
+        run, seeds = result.runs[0], ", ".join(map(str, result.seeds))
         facts = f"base {run.record.base_fingerprint}, seed {seeds}, {steps} steps, "
         facts += f"decoded in batches of {run.decode.batch_size}"
         command = escape(run.record.command)
-        items.append(f"<dt>{escape(outcome.name)}</dt><dd><code>{command}</code><br/>{escape(facts)}</dd>")
-    versions = "".join(map(_note, describe_versions(outcomes)))
+        items.append(f"<dt>{escape(result.name)}</dt><dd><code>{command}</code><br/>{escape(facts)}</dd>")
+    versions = "".join(map(_note, list_versions(results)))
     return f"<dl>{''.join(items)}</dl>{versions}"

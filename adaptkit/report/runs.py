@@ -1,4 +1,4 @@
-"""What experiments left on disk, gathered for a report: the runs of each over its seeds, and their scores."""
+"""Collect experiments for a report: the runs of each over its seeds, and their scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,37 +9,37 @@ from typing import Any
 from adaptkit.config import read_yaml
 from adaptkit.errors import AdaptkitError, ScoringError, listed, nearest
 from adaptkit.folders import DecodeFolder, RunFolder
-from adaptkit.records import DecodeRecord, Progress, RunRecord, read_progress
+from adaptkit.records import DecodeRecord, LearningCurves, RunRecord, read_curves
 from adaptkit.scoring import files as score_files
 from adaptkit.scoring.wer import ScoreReport, pool
 
 _SHARED = ("kind", "tasks", "base_fingerprint", "params_base", "params_trainable", "params_per_task")
 _NOT_SHARED = ("seed", "num_workers", "save_every_steps")  # of `train:`
-_OWN = "base_fingerprint"  # of each base model that a run trained
+_OWN = "base_fingerprint"  # differs between runs that trained a base model
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that one training left behind, about itself and about one decoded set."""
+    """A training run, and its scores on one decoded set."""
 
-    decoded: Path  # the set's folder inside the run's own
+    decoded: Path  # the decode folder of the set, inside the run's folder
     record: RunRecord
     decode: DecodeRecord
     score: ScoreReport
-    progress: Progress
-    settings: Mapping[str, Any]  # of its configuration, without the seed
+    progress: LearningCurves
+    settings: Mapping[str, Any]  # its configuration, without the seed
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The runs of one experiment, which differ in their seeds alone, and the pooled score of all."""
+class ExperimentResult:
+    """The runs of one experiment, which differ in their seeds only, and their pooled score."""
 
     runs: tuple[Run, ...]  # by seed
     score: ScoreReport
 
     @property
     def record(self) -> RunRecord:
-        """The record of the first run, which tells what all of them share."""
+        """The record of the first run, for what all runs share."""
         return self.runs[0].record
 
     @property
@@ -55,22 +55,22 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Experiments on one set, and those among them that all are compared with."""
+    """Experiments on one set, and the baselines among them."""
 
-    outcomes: tuple[Outcome, ...]
-    baselines: tuple[Outcome, ...]
+    results: tuple[ExperimentResult, ...]
+    baselines: tuple[ExperimentResult, ...]
 
     @property
     def set_name(self) -> str:
         """The name of the set."""
-        return self.outcomes[0].runs[0].decode.set_name
+        return self.results[0].runs[0].decode.set_name
 
 
 def load(folders: Sequence[Path], set_name: str | None = None, *, minus: Sequence[str] = ()) -> Comparison:
-    """Read runs and their scores on one set, which may go unnamed where each has decoded only that.
+    """Read runs and their scores on one set; the set may be omitted if each run has decoded only one.
 
-    Runs of one name become one experiment. All are compared with the experiments named in `minus`, else with
-    the one of kind `none`, else with the first.
+    Runs with the same name form one experiment. The baselines are the experiments named in `minus`, by
+    default the one without adapters (`none`), else the first.
     """
     if not folders:
         raise AdaptkitError("no experiment to report; name folders such as exp/none exp/residual")
@@ -84,31 +84,31 @@ def load(folders: Sequence[Path], set_name: str | None = None, *, minus: Sequenc
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.record.name, []).append(run)
-    outcomes = tuple(map(_gather, groups.values()))
-    return Comparison(outcomes, _find_named(outcomes, minus) or (find_baseline(outcomes),))
+    results = tuple(map(_gather, groups.values()))
+    return Comparison(results, _find_named(results, minus) or (find_baseline(results),))
 
 
-def find_baseline(outcomes: Sequence[Outcome]) -> Outcome:
-    """Give the experiment of kind `none`, else the first."""
-    return next((outcome for outcome in outcomes if outcome.record.kind == "none"), outcomes[0])
+def find_baseline(results: Sequence[ExperimentResult]) -> ExperimentResult:
+    """Return the experiment without adapters (`none`), else the first."""
+    return next((result for result in results if result.record.kind == "none"), results[0])
 
 
 def _find_decoded(folder: Path, set_name: str | None) -> Path:
-    """Find the folder of a run that holds the set's hypotheses and score."""
+    """Find the decode folder of a set in the folder of a run."""
     if not folder.is_dir():
         known = [str(path) for path in folder.parent.glob("*") if path.is_dir()]
         raise AdaptkitError(f"{folder}: no such experiment{nearest(str(folder), known)}")
     run = RunFolder(folder)
     found = run.decoded_sets()
     if not found:
-        raise ScoringError(f"{folder}: holds no decode_<set>; 'adaptkit decode' makes it")
+        raise ScoringError(f"{folder}: has no decode_<set>; 'adaptkit decode' creates it")
     if set_name is None and len(found) > 1:
         raise ScoringError(f"{folder}: several sets are decoded; choose one with --test-set: {listed(found)}")
     if set_name is None:
         return run.decoded(found[0])
     if set_name not in found:
         raise ScoringError(
-            f"{folder}: set {set_name} is not decoded, only: {listed(found)}; 'adaptkit decode' does it"
+            f"{folder}: set {set_name} is not decoded, only {listed(found)}; run 'adaptkit decode'"
         )
     return run.decoded(set_name)
 
@@ -117,7 +117,7 @@ def _load(decoded: Path) -> Run:
     folder = DecodeFolder(decoded)
     decode = DecodeRecord.read(folder.record)
     if not folder.score.exists():
-        remedy = f"'adaptkit score data/{decode.set_name} {decoded}' makes it"
+        remedy = f"'adaptkit score data/{decode.set_name} {decoded}' creates it"
         raise ScoringError(f"{folder.score}: no such file; {remedy}")
     log, settings = folder.run.log, folder.run.config
     return Run(
@@ -125,15 +125,15 @@ def _load(decoded: Path) -> Run:
         record=RunRecord.read(folder.run.record),
         decode=decode,
         score=score_files.read(folder.score),
-        progress=read_progress(log) if log.exists() else Progress(),  # the base alone has no training
+        progress=read_curves(log) if log.exists() else LearningCurves(),  # the base model alone has none
         settings=_without_seed(read_yaml(settings)) if settings.exists() else {},
     )
 
 
 def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what the seeds of one experiment share: `train.seed` and what changes no result are left out.
+    """Return the settings that the seeds of an experiment share, without the seed and what affects no result.
 
-    Of a base model it is the model, less the place of its statistics.
+    For a base model these are the model's, without the path of its statistics.
     """
     if "normalize_conf" in settings:
         return {key: value for key, value in settings.items() if key != "normalize_conf"}
@@ -146,43 +146,45 @@ def _refuse_unlike(runs: Sequence[Run]) -> None:
     refs = [{u.utt_id: (u.speaker, u.words.words) for u in run.score.utterances} for run in runs]
     unlike = [str(run.decoded) for run, own in zip(runs, refs, strict=True) if own != refs[0]]
     if unlike:
-        what = f"{listed(unlike)}: references or speakers are not those of {runs[0].decoded}"
-        raise ScoringError(f"{what}; run 'adaptkit score' on all of them with one data directory")
+        what = f"{listed(unlike)}: references or speakers differ from those of {runs[0].decoded}"
+        raise ScoringError(f"{what}; run 'adaptkit score' on all of them with the same data directory")
 
 
 def _refuse_other_bases(runs: Sequence[Run]) -> None:
-    """Refuse adapters of different base models, which the difference would hide in; bases may differ."""
+    """Refuse adapters of different base models, which are not comparable; base models may differ."""
     adapted = [run for run in runs if run.record.kind != "base"]
     unlike = [run for run in adapted if run.record.base_fingerprint != adapted[0].record.base_fingerprint]
     if unlike:
         folders = listed(dict.fromkeys(str(run.decoded.parent) for run in unlike))
         raise ScoringError(
-            f"{folders}: of another base model than {adapted[0].decoded.parent}; report those of one base"
+            f"{folders}: for another base model than {adapted[0].decoded.parent}; report one base at a time"
         )
 
 
-def _gather(runs: Sequence[Run]) -> Outcome:
-    """Make one experiment of the runs of one name."""
+def _gather(runs: Sequence[Run]) -> ExperimentResult:
+    """Combine the runs of one name into an experiment."""
     runs = sorted(runs, key=lambda run: run.record.seed)
     for one, other in pairwise(runs):
         folders = f"{one.decoded.parent}, {other.decoded.parent}"
         name = f"experiment '{one.record.name}'"
         if one.record.seed == other.record.seed:
-            raise AdaptkitError(f"{folders}: both are {name} with seed {one.record.seed}; leave one out")
+            raise AdaptkitError(f"{folders}: both are {name} with seed {one.record.seed}; omit one")
         shared = [key for key in _SHARED if key != _OWN or one.record.kind != "base"]
         unlike = [key for key in shared if getattr(one.record, key) != getattr(other.record, key)]
         keys = sorted({*one.settings, *other.settings})
         unlike += [f"{key}:" for key in keys if one.settings.get(key) != other.settings.get(key)]
         if unlike:
-            remedy = "give each configuration a name of its own"
+            remedy = "use a different name for each configuration"
             raise AdaptkitError(f"{folders}: both are {name} but differ in {listed(unlike)}; {remedy}")
-    return Outcome(tuple(runs), pool([run.score for run in runs]))
+    return ExperimentResult(tuple(runs), pool([run.score for run in runs]))
 
 
-def _find_named(outcomes: Sequence[Outcome], names: Sequence[str]) -> tuple[Outcome, ...]:
+def _find_named(results: Sequence[ExperimentResult], names: Sequence[str]) -> tuple[ExperimentResult, ...]:
     """Find experiments by name."""
-    known = {outcome.name: outcome for outcome in outcomes}
+    known = {result.name: result for result in results}
     unknown = [f"'{name}'{nearest(name, known)}" for name in names if name not in known]
     if unknown:
-        raise AdaptkitError(f"--minus: no experiment {listed(unknown)}; there are {listed(known, 20)}")
+        raise AdaptkitError(
+            f"--minus: no experiment {listed(unknown)}; the experiments are {listed(known, 20)}"
+        )
     return tuple(known[name] for name in dict.fromkeys(names))

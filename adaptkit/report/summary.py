@@ -1,23 +1,23 @@
-"""Compare experiments: error rates, parameters and cost, as a table, Markdown or json (html: page.py)."""
+"""Compare experiments by error rates, parameters and cost, as a table, Markdown or json."""
 
 import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from adaptkit.report.runs import Comparison, Outcome
+from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.scoring.bootstrap import LEVEL
 from adaptkit.scoring.wer import Difference, compare
 from adaptkit.tables import aligned, markdown
 
-Cell = tuple[str, str]  # a figure, and what stands in small print by it
+Cell = tuple[str, str]  # a figure, and its small print
 
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of an experiment; WER and CER in percent, with the bounds of the WER at 95 %.
+    """The figures of an experiment; WER and CER in percent, with the 95 % interval of the WER.
 
-    Over several seeds errors are pooled, durations are means, and memory is the highest.
+    Over several seeds, errors are pooled, durations averaged, and memory is the maximum.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Row:
     wer: float
     wer_low: float
     wer_high: float
-    wer_sd: float | None  # standard deviation over the seeds; None where there is one
+    wer_sd: float | None  # standard deviation over the seeds; None for a single seed
     wer_by_seed: dict[int, float]
     cer: float
     by_task: dict[str, float]  # WER of each speaker
@@ -40,17 +40,17 @@ class Row:
     rtf: float
 
 
-def summarise(outcome: Outcome) -> Row:
-    """Give the figures of an experiment."""
-    shared, score = outcome.record, outcome.score
-    records = [run.record for run in outcome.runs]
-    rates = [run.score.total.rate for run in outcome.runs]
+def summarise(result: ExperimentResult) -> Row:
+    """Compute the figures of an experiment."""
+    shared, score = result.record, result.score
+    records = [run.record for run in result.runs]
+    rates = [run.score.total.rate for run in result.runs]
     epochs = [record.train_seconds / max(1, record.epochs) for record in records]
     return Row(
-        name=outcome.name,
+        name=result.name,
         kind=shared.kind,
         tasks=shared.tasks,
-        seeds=outcome.seeds,
+        seeds=result.seeds,
         params_trainable=shared.params_trainable,
         params_per_task=shared.params_per_task,
         params_base=shared.params_base,
@@ -58,74 +58,74 @@ def summarise(outcome: Outcome) -> Row:
         wer_low=score.interval.low,
         wer_high=score.interval.high,
         wer_sd=round(statistics.stdev(rates), 2) if len(rates) > 1 else None,
-        wer_by_seed={seed: round(rate, 2) for seed, rate in zip(outcome.seeds, rates, strict=True)},
+        wer_by_seed={seed: round(rate, 2) for seed, rate in zip(result.seeds, rates, strict=True)},
         cer=round(score.chars.rate, 2),
         by_task={speaker: round(counts.rate, 2) for speaker, counts in score.by_speaker.items()},
         train_seconds=round(statistics.mean(record.train_seconds for record in records), 1),
         epoch_seconds=round(statistics.mean(epochs), 1),
         peak_mb=round(max(record.peak_mb for record in records), 1),
-        rtf=round(statistics.mean(run.decode.rtf for run in outcome.runs), 4),
+        rtf=round(statistics.mean(run.decode.rtf for run in result.runs), 4),
     )
 
 
-def subtract(outcome: Outcome, baselines: Sequence[Outcome]) -> list[Difference | None]:
-    """Compare an experiment with others, utterance by utterance; None where it is compared with itself."""
+def subtract(result: ExperimentResult, baselines: Sequence[ExperimentResult]) -> list[Difference | None]:
+    """Compute paired differences between an experiment and baselines; None for the experiment itself."""
     return [
-        None if base is outcome else compare(outcome.score, base.score, name=base.name) for base in baselines
+        None if base is result else compare(result.score, base.score, name=base.name) for base in baselines
     ]
 
 
 def as_json(comparison: Comparison) -> str:
-    """Give one json object per experiment, in a list."""
+    """Format a json list of one object per experiment."""
     rows = []
-    for outcome in comparison.outcomes:
-        differences = [asdict(one) for one in subtract(outcome, comparison.baselines) if one]
-        rows.append({**asdict(summarise(outcome)), "minus": differences})
+    for result in comparison.results:
+        differences = [asdict(one) for one in subtract(result, comparison.baselines) if one]
+        rows.append({**asdict(summarise(result)), "minus": differences})
     return json.dumps(rows, indent=1, ensure_ascii=False)
 
 
 def as_table(comparison: Comparison) -> str:
-    """Give the experiments as aligned text."""
+    """Format the experiments as aligned text."""
     return aligned(join(as_cells(comparison)))
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """Give the report as Markdown: the experiments, their speakers, and how to make them again."""
+    """Format the report as Markdown: the experiments, their speakers, and their provenance."""
     parts = [
         f"## Results on `{comparison.set_name}`",
-        describe(comparison),
+        explain(comparison),
         markdown(join(as_cells(comparison))),
         "### WER by speaker",
-        markdown(as_speaker_rows(comparison.outcomes)),
-        *describe_making(comparison.outcomes),
+        markdown(as_speaker_rows(comparison.results)),
+        *list_provenance(comparison.results),
     ]
     return "\n\n".join(parts)
 
 
 def as_cells(comparison: Comparison) -> list[list[Cell]]:
-    """Give the table of experiments, its head first; a cell is a figure with its small print."""
+    """Return the table of experiments, head first; a cell is a figure with its small print."""
     interval = f"{LEVEL} % interval"
     head = [
-        ("experiment", "kind"),
+        ("experiment", "adapter"),
         ("WER", interval),
-        ("seeds", "sd of WER" if _has_seeds(comparison.outcomes) else ""),
+        ("seeds", "sd of WER" if _has_seeds(comparison.results) else ""),
         *((f"minus {base.name}", interval) for base in comparison.baselines),
         ("CER", ""),
-        ("trainable", "of base"),
-        ("per task", ""),
+        ("parameters", "of base"),
+        ("per speaker", ""),
         ("s per epoch", ""),
         ("memory", ""),
     ]
     rows = [
-        _experiment_cells(summarise(outcome), subtract(outcome, comparison.baselines))
-        for outcome in comparison.outcomes
+        _experiment_cells(summarise(result), subtract(result, comparison.baselines))
+        for result in comparison.results
     ]
     return [head, *rows]
 
 
-def as_speaker_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """Give the WER of each speaker as text: a row per speaker, a column per experiment."""
-    rows = [summarise(outcome) for outcome in outcomes]
+def as_speaker_rows(results: Sequence[ExperimentResult]) -> list[list[str]]:
+    """Return the WER table by speaker: a row per speaker, a column per experiment."""
+    rows = [summarise(result) for result in results]
     head = ["speaker", *(row.name for row in rows)]
     return [
         head,
@@ -133,57 +133,59 @@ def as_speaker_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
     ]
 
 
-def describe(comparison: Comparison) -> str:
-    """Say in a paragraph what was measured and how to read it."""
-    costs = "Seconds per epoch leave validation out; memory is the peak of training."
-    return f"{describe_rates(comparison)} {costs}"
+def explain(comparison: Comparison) -> str:
+    """Explain in a paragraph what the figures mean."""
+    costs = (
+        "Parameters are the trained ones; seconds per epoch exclude validation; memory is the training peak."
+    )
+    return f"{explain_rates(comparison)} {costs}"
 
 
-def describe_rates(comparison: Comparison) -> str:
-    """Say what was scored and how to read the rates."""
-    score = comparison.outcomes[0].runs[0].score
+def explain_rates(comparison: Comparison) -> str:
+    """Explain what was scored and what the rates mean."""
+    score = comparison.results[0].runs[0].score
     num_speakers = len(score.by_speaker)
     resampled = "speakers and utterances" if num_speakers > 1 else "utterances"
-    seeds = "over several seeds errors are pooled, and sd is the deviation between them; "
-    pooled = seeds if _has_seeds(comparison.outcomes) else ""
+    seeds = "errors are pooled over seeds, and sd is the standard deviation between them; "
+    pooled = seeds if _has_seeds(comparison.results) else ""
     return (
         f"{len(score.utterances)} utterances, {num_speakers} speaker{'s' if num_speakers > 1 else ''}, "
-        f"{score.total.words} words. WER and CER in percent; {pooled}intervals at {LEVEL} % "
-        f"are bootstrapped over {resampled}. 'minus' is the paired difference of WER from that experiment, "
-        f"* where p < 0.05 (each by itself)."
+        f"{score.total.words} words. WER and CER in percent; {pooled}{LEVEL} % intervals by bootstrap over "
+        f"{resampled}. 'minus' is the paired difference in WER to that experiment, * if p < 0.05 (not "
+        f"corrected for multiple comparisons)."
     )
 
 
-def describe_making(outcomes: Sequence[Outcome]) -> list[str]:
-    """Say in paragraphs of Markdown which commands and versions made the experiments."""
-    made = [f"- `{o.name}`{name_seeds(o)}: `{o.record.command}`" for o in outcomes]
-    return ["### How these were made", "\n".join(made), "\n".join(describe_versions(outcomes))]
+def list_provenance(results: Sequence[ExperimentResult]) -> list[str]:
+    """List in Markdown the commands and versions that produced the experiments."""
+    made = [f"- `{o.name}`{name_seeds(o)}: `{o.record.command}`" for o in results]
+    return ["### Provenance", "\n".join(made), "\n".join(list_versions(results))]
 
 
-def describe_versions(outcomes: Sequence[Outcome]) -> list[str]:
-    """Say which versions and commit made the experiments, one line for all that share them."""
+def list_versions(results: Sequence[ExperimentResult]) -> list[str]:
+    """List the software versions and commits of the experiments, a line for all that share them."""
     names: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        for run in outcome.runs:
+    for result in results:
+        for run in result.runs:
             versions = dict(run.record.versions)
             versions |= {
                 "adaptkit commit": run.record.toolkit_commit or "unknown",
                 "recipe commit": run.record.recipe_commit or "unknown",
             }
             written = ", ".join(f"{name} {version}" for name, version in versions.items())
-            names.setdefault(written, []).append(outcome.name)
+            names.setdefault(written, []).append(result.name)
     if len(names) == 1:
         return [f"Versions: {versions}." for versions in names]
     return [f"Versions of {', '.join(dict.fromkeys(own))}: {versions}." for versions, own in names.items()]
 
 
-def name_seeds(outcome: Outcome) -> str:
-    """Name the seeds of an experiment in brackets, where there are several; its command is of the first."""
-    return f" (seeds {', '.join(map(str, outcome.seeds))})" if len(outcome.runs) > 1 else ""
+def name_seeds(result: ExperimentResult) -> str:
+    """Return the seeds of an experiment in brackets, empty for a single one; its command shows the first."""
+    return f" (seeds {', '.join(map(str, result.seeds))})" if len(result.runs) > 1 else ""
 
 
-def _has_seeds(outcomes: Sequence[Outcome]) -> bool:
-    return any(len(outcome.runs) > 1 for outcome in outcomes)
+def _has_seeds(results: Sequence[ExperimentResult]) -> bool:
+    return any(len(result.runs) > 1 for result in results)
 
 
 def _experiment_cells(row: Row, differences: Sequence[Difference | None]) -> list[Cell]:
@@ -204,7 +206,7 @@ def _experiment_cells(row: Row, differences: Sequence[Difference | None]) -> lis
 
 
 def difference_cell(difference: Difference | None) -> Cell:
-    """Give a paired difference, with * where p < 0.05."""
+    """Format a paired difference, with * if p < 0.05."""
     if difference is None:
         return "–", ""
     star = "*" if difference.p_value < 0.05 else ""
@@ -212,5 +214,5 @@ def difference_cell(difference: Difference | None) -> Cell:
 
 
 def join(rows: Sequence[Sequence[Cell]]) -> list[list[str]]:
-    """Write cells in one line, the small print in brackets."""
+    """Join each figure and its small print, the latter in brackets."""
     return [[f"{figure} ({small})" if small else figure for figure, small in row] for row in rows]

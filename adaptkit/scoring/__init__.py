@@ -1,1 +1,1 @@
-"""Word and character error rates with confidence intervals."""
+"""Word and character error rates, with confidence intervals."""

@@ -1,4 +1,4 @@
-"""Scoring on disk: `text` files in, RESULT (as Kaldi writes it) and score.json out."""
+"""Score `text` files and write the results to RESULT, in Kaldi's format, and score.json."""
 
 import json
 from collections.abc import Mapping
@@ -29,8 +29,8 @@ def score_files(
 ) -> ScoreReport:
     """Score hypotheses, a decode folder or a `text` file, against a data directory or a `text` file.
 
-    Speakers come from `utt2spk`, else from that of the data directory, else there is one. With `other`
-    hypotheses the report holds the difference from them.
+    Speakers are read from `utt2spk`, by default the data directory's; without it there is a single speaker.
+    With `other` hypotheses the report contains the difference from them.
     """
     is_folder = ref.is_dir()
     refs = read_table(ref / "text" if is_folder else ref)
@@ -58,12 +58,12 @@ def write_json(report: ScoreReport, path: Path, *, with_alignments: bool = False
 
 
 def dump_json(report: ScoreReport, *, with_alignments: bool = False) -> str:
-    """Give a report as json text."""
+    """Return a report as a json string."""
     return json.dumps(to_json(report, with_alignments=with_alignments), indent=1, ensure_ascii=False)
 
 
 def read(path: Path) -> ScoreReport:
-    """Read a score.json; ScoringError where it is not one."""
+    """Read a score.json; ScoringError if it is invalid."""
     try:
         return from_json(json.loads(read_text(path)))
     except (json.JSONDecodeError, ScoringError) as error:
@@ -71,7 +71,7 @@ def read(path: Path) -> ScoreReport:
 
 
 def to_json(report: ScoreReport, *, with_alignments: bool = False) -> dict[str, object]:
-    """Give the report as json data: the rates first, then the counts they come from."""
+    """Return the report as json data: first the rates, then the counts they are computed from."""
     speakers = {
         name: {"wer": round(counts.rate, 2), **asdict(report.speaker_intervals[name]), **asdict(counts)}
         for name, counts in report.by_speaker.items()
@@ -86,7 +86,7 @@ def to_json(report: ScoreReport, *, with_alignments: bool = False) -> dict[str, 
 
 
 def from_json(data: Mapping[str, object]) -> ScoreReport:
-    """Read back what `to_json` gave; ScoringError where a field is missing or of another kind."""
+    """Convert the output of `to_json` back to a report; ScoringError if a field is missing or invalid."""
     try:
         return TypeAdapter(ScoreReport).validate_python(data)
     except ValidationError as error:
@@ -95,7 +95,7 @@ def from_json(data: Mapping[str, object]) -> ScoreReport:
 
 
 def format_report(report: ScoreReport, *, with_alignments: bool = False) -> str:
-    """Give a report as text, as it stands in RESULT."""
+    """Format a report as text, as written to RESULT."""
     num_speakers = len(report.by_speaker)
     whom = (
         f"{num_speakers} speakers and their utterances"
@@ -116,7 +116,7 @@ def format_report(report: ScoreReport, *, with_alignments: bool = False) -> str:
 
 
 def rate_line(name: str, counts: ErrorCounts) -> str:
-    """Write counts as Kaldi's compute-wer does.
+    """Format counts as Kaldi's compute-wer does.
 
     >>> rate_line("WER", ErrorCounts(hits=874, subs=93, dels=30, ins=10))
     '%WER 13.34 [ 133 / 997, 10 ins, 30 del, 93 sub ]'
@@ -126,7 +126,7 @@ def rate_line(name: str, counts: ErrorCounts) -> str:
 
 
 def speaker_rows(report: ScoreReport) -> list[list[str]]:
-    """Give a table with one row per speaker below its head."""
+    """Return a table with one row per speaker below its header."""
     rows = [["speaker", "utterances", "words", "ins", "del", "sub", "WER", f"{LEVEL} % interval"]]
     for speaker, own in group_by_speaker(report.utterances).items():
         counts = report.by_speaker[speaker]
@@ -138,7 +138,7 @@ def speaker_rows(report: ScoreReport) -> list[list[str]]:
 def _read_hypotheses(path: Path) -> dict[str, str]:
     text = DecodeFolder(path).text
     if path.is_dir() and not text.exists():
-        raise ScoringError(f"{path}: holds no hypotheses (text); 'adaptkit decode' writes them")
+        raise ScoringError(f"{path}: contains no hypotheses (text); 'adaptkit decode' writes them")
     return read_table(text if path.is_dir() else path)
 
 
@@ -148,10 +148,10 @@ def _describe_difference(difference: Difference) -> str:
 
 
 def _align(utterance: UtteranceScore) -> str:
-    """Show how the words of an utterance were aligned, in the form of Kaldi's per_utt file.
+    """Format the word alignment of an utterance like Kaldi's per_utt file.
 
-    Words of the reference (ref) stand above those of the hypothesis (hyp), `***` where there is none, and
-    below them (op) C for correct, S, I or D; the last line counts these four.
+    The lines are reference words (ref), hypothesis words (hyp), with `***` for none, and operations (op): C
+    for correct, S, I or D; the last line has the counts of these four.
     """
     columns = [(ref or "***", hyp or "***", _name_edit(ref, hyp)) for ref, hyp in utterance.alignment]
     widths = [max(map(len, column)) for column in columns]

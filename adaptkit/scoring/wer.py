@@ -1,4 +1,4 @@
-"""Word and character error rates, per speaker, with confidence intervals and significance of a difference."""
+"""Word and character error rates per speaker, with confidence intervals and significance of differences."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,12 +10,12 @@ import numpy as np
 from adaptkit.errors import ScoringError, listed
 from adaptkit.scoring import bootstrap
 
-ONE_SPEAKER = "all"  # the speaker of every utterance where nothing says who spoke
+ONE_SPEAKER = "all"  # the speaker of every utterance if speakers are not given
 
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """What an alignment of reference and hypothesis counts, in words or in characters (spaces included).
+    """Counts from aligning references and hypotheses, in words or in characters (spaces included).
 
     >>> (ErrorCounts(hits=7, subs=1) + ErrorCounts(hits=1, dels=1, ins=1)).rate
     30.0
@@ -28,7 +28,7 @@ class ErrorCounts:
 
     @property
     def words(self) -> int:
-        """The number of words (or characters) of the reference."""
+        """The number of reference words (or characters)."""
         return self.hits + self.subs + self.dels
 
     @property
@@ -38,7 +38,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Errors per word (or character) of the reference, in percent; above 100 where much is inserted."""
+        """Errors per reference word (or character), in percent; above 100 with many insertions."""
         return 100 * self.errors / self.words
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
@@ -64,7 +64,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class ErrorRate:
-    """A word error rate with its bounds at 95 %, all in percent."""
+    """A word error rate with its 95 % confidence bounds, all in percent."""
 
     wer: float
     low: float
@@ -73,7 +73,7 @@ class ErrorRate:
 
 @dataclass(frozen=True)
 class UtteranceScore:
-    """The error counts of one utterance; `alignment` pairs its words, with None where one side has none."""
+    """The error counts of one utterance; `alignment` pairs its words, None if one side has no word."""
 
     utt_id: str
     speaker: str
@@ -84,12 +84,12 @@ class UtteranceScore:
 
 @dataclass(frozen=True)
 class Difference:
-    """The WER of a system minus that of another on the same utterances, in percent points."""
+    """The WER of a system minus that of another on the same utterances, in percentage points."""
 
     other: str  # the name of the other system
     points: float
     interval: Interval
-    p_value: float  # two-sided, of no difference
+    p_value: float  # two-sided, for no difference
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ class ScoreReport:
     """Error counts of every utterance and confidence intervals of the word error rate."""
 
     utterances: tuple[UtteranceScore, ...]
-    interval: Interval  # resamples speakers, and utterances of each
-    speaker_intervals: Mapping[str, Interval]  # resamples the utterances of that speaker
-    difference: Difference | None = None  # from another system, where one was asked for
-    num_runs: int = 1  # that recognised each utterance; its counts are their sum
+    interval: Interval  # from resampling speakers, and utterances of each
+    speaker_intervals: Mapping[str, Interval]  # from resampling the utterances of that speaker
+    difference: Difference | None = None  # from another system, if one was given
+    num_runs: int = 1  # runs that recognised each utterance; counts are summed over them
 
     @property
     def total(self) -> ErrorCounts:
-        """The word errors of all utterances."""
+        """The word error counts of all utterances."""
         return _sum(u.words for u in self.utterances)
 
     @property
@@ -114,12 +114,12 @@ class ScoreReport:
 
     @property
     def chars(self) -> ErrorCounts:
-        """The character errors of all utterances."""
+        """The character error counts of all utterances."""
         return _sum(u.chars for u in self.utterances)
 
     @property
     def by_speaker(self) -> dict[str, ErrorCounts]:
-        """The word errors of each speaker, sorted by name."""
+        """The word error counts of each speaker, sorted by name."""
         groups = group_by_speaker(self.utterances)
         return {speaker: _sum(u.words for u in own) for speaker, own in groups.items()}
 
@@ -132,10 +132,10 @@ def score(
     seed: int = 0,
     where: str = "the hypotheses",
 ) -> ScoreReport:
-    """Score hypotheses against references, all keyed by utterance id; errors name the hypotheses `where`.
+    """Score hypotheses against references, all keyed by utterance id; `where` names them in messages.
 
-    A missing or extra utterance is a ScoringError, as is a reference without words; an empty hypothesis is
-    all deletions. Words are what stands between spaces: normalise both sides alike beforehand.
+    A missing or extra utterance is a ScoringError, as is a reference without words; an empty hypothesis
+    counts as deletions. Words are separated by spaces: apply the same normalisation to both sides beforehand.
     """
     _refuse_unpaired(refs, hyps, where)
     utt_ids = sorted(refs, key=str.encode)
@@ -149,9 +149,9 @@ def score(
 
 
 def pool(reports: Sequence[ScoreReport], *, seed: int = 0) -> ScoreReport:
-    """Sum what several runs on the same references counted, as one report.
+    """Sum the counts of several runs on the same references into one report.
 
-    A resample draws an utterance with all its runs, so the intervals say nothing of runs yet to be made.
+    A resample draws an utterance with all its runs, so the intervals do not cover the variation of runs.
     """
     if len(reports) == 1:
         return reports[0]
@@ -165,7 +165,7 @@ def pool(reports: Sequence[ScoreReport], *, seed: int = 0) -> ScoreReport:
 
 
 def group_by_speaker(utterances: Iterable[UtteranceScore]) -> dict[str, list[UtteranceScore]]:
-    """Collect the utterances of each speaker, sorted by name."""
+    """Group the utterances by speaker, sorted by name."""
     groups = defaultdict(list)
     for utterance in utterances:
         groups[utterance.speaker].append(utterance)
@@ -173,7 +173,7 @@ def group_by_speaker(utterances: Iterable[UtteranceScore]) -> dict[str, list[Utt
 
 
 def count_words(refs: Sequence[str], hyps: Sequence[str]) -> list[ErrorCounts]:
-    """Count the word errors of each utterance, references and hypotheses in the same order."""
+    """Count the word errors of each utterance; references and hypotheses are in the same order."""
     return [_count(chunks) for chunks in jiwer.process_words(list(refs), list(hyps)).alignments]
 
 
@@ -185,8 +185,8 @@ def count_chars(refs: Sequence[str], hyps: Sequence[str]) -> list[ErrorCounts]:
 def compare(report: ScoreReport, other: ScoreReport, *, name: str, seed: int = 0) -> Difference:
     """Estimate the WER of `report` minus that of `other`, called `name`: negative where `report` is better.
 
-    The paired bootstrap of Bisani and Ney, 2004: each resample draws the same utterances for both. They may
-    have different numbers of runs, since either side's errors are divided by its own words.
+    This is the paired bootstrap of Bisani and Ney, 2004: each resample draws the same utterances for both.
+    The numbers of runs may differ, since the errors of each side are divided by its own words.
     """
     _refuse_other_references(report, other, name)
     table = [
@@ -199,20 +199,20 @@ def compare(report: ScoreReport, other: ScoreReport, *, name: str, seed: int = 0
 
 
 def _refuse_unpaired(refs: Mapping[str, str], hyps: Mapping[str, str], where: str) -> None:
-    """Refuse utterances that stand on one side only, and references that hold no word."""
+    """Refuse utterances that are on one side only, and references without words."""
     missing, extra = sorted(set(refs) - set(hyps)), sorted(set(hyps) - set(refs))
     wordless = sorted(utt_id for utt_id, text in refs.items() if not text.split())
     problems = [
         f"{what} {listed(utt_ids)} ({len(utt_ids)} of {len(refs)}); {remedy}"
         for what, utt_ids, remedy in (
-            ("misses", missing, "decode the whole set again"),
-            ("has no reference for", extra, "score against the set that was decoded"),
-            ("is compared with an empty reference for", wordless, "drop these with 'adaptkit data fix'"),
+            ("no hypothesis for", missing, "decode the whole set again"),
+            ("no reference for", extra, "score against the set that was decoded"),
+            ("empty reference for", wordless, "drop these with 'adaptkit data fix'"),
         )
         if utt_ids
     ]
     if not refs:
-        problems = ["is compared with no reference at all"]
+        problems = ["there are no references at all; score against the set that was decoded"]
     if problems:
         raise ScoringError("\n".join(f"{where}: {problem}" for problem in problems))
 
@@ -222,7 +222,7 @@ def _find_speakers(utt_ids: Sequence[str], speakers: Mapping[str, str] | None) -
         return dict.fromkeys(utt_ids, ONE_SPEAKER)
     unknown = [utt_id for utt_id in utt_ids if utt_id not in speakers]
     if unknown:
-        raise ScoringError(f"utt2spk misses {listed(unknown)}; add a line 'utterance speaker' for each")
+        raise ScoringError(f"utt2spk: missing {listed(unknown)}; add a line 'utterance speaker' for each")
     return {utt_id: speakers[utt_id] for utt_id in utt_ids}
 
 
@@ -243,7 +243,7 @@ def _pair_words(
             ref[chunk.ref_start_idx : chunk.ref_end_idx],
             hyp[chunk.hyp_start_idx : chunk.hyp_end_idx],
         )
-        size = max(len(refs), len(hyps))  # a substitution is as long on either side
+        size = max(len(refs), len(hyps))  # a substitution has the same length on both sides
         pairs += zip(refs or [None] * size, hyps or [None] * size, strict=True)
     return tuple(pairs)
 
@@ -258,7 +258,7 @@ def _report(utterances: tuple[UtteranceScore, ...], seed: int, num_runs: int = 1
 
 
 def _refuse_other_references(report: ScoreReport, other: ScoreReport, name: str) -> None:
-    """Refuse another report, called `name`, unless it holds the same utterances with as many words."""
+    """Refuse another report, called `name`, unless it has the same utterances with as many words."""
     refs, others = (
         {u.utt_id: u.words.words // side.num_runs for u in side.utterances} for side in (report, other)
     )
@@ -269,7 +269,7 @@ def _refuse_other_references(report: ScoreReport, other: ScoreReport, name: str)
 
 
 def _matched(first: ScoreReport, *others: ScoreReport) -> list[tuple[UtteranceScore, ...]]:
-    """Put side by side how each utterance was scored."""
+    """Return the scores of each utterance in all reports, side by side."""
     known = [{u.utt_id: u for u in report.utterances} for report in others]
     return [(u, *(side[u.utt_id] for side in known)) for u in first.utterances]
 
@@ -281,6 +281,6 @@ def _estimate_interval(utterances: Sequence[UtteranceScore], seed: int) -> Inter
 
 
 def _bounds(samples: np.ndarray) -> Interval:
-    """Give the interval of samples in percent; further decimals would be noise of the resampling."""
+    """Return the interval of samples in percent; more decimals would be resampling noise."""
     low, high = bootstrap.interval(samples)
     return Interval(round(low, 2), round(high, 2))

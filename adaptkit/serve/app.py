@@ -1,4 +1,4 @@
-"""The HTTP side: routes, and how refusals and errors leave it."""
+"""The HTTP application: its routes, and the responses to refusals and errors."""
 
 import asyncio
 from collections.abc import Awaitable, Coroutine
@@ -19,7 +19,7 @@ from adaptkit.serve.openapi import answered, refused
 from adaptkit.serve.schemas import Failure, Health, Recognised, Refusal, Submodels
 from adaptkit.serve.service import Service
 
-_LEFT = 499  # nginx's status of a client that did not wait; nobody reads it, but metrics count it
+_CLIENT_GONE = 499  # nginx's status for a client that disconnected; only metrics show it
 _LONGEST_NAME = 1000
 Result = TypeVar("Result")
 Speaker = Annotated[
@@ -29,13 +29,13 @@ Speaker = Annotated[
 
 
 def create_app(service: Service) -> FastAPI:
-    """Make the application that serves a service's requests."""
+    """Create the application that answers requests with a service."""
     app = FastAPI(
         title="adaptkit serve",
         summary=openapi.SUMMARY,
         description=openapi.ABOUT,
         version=metadata.version("adaptkit"),
-        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        docs_url=None,  # FastAPI's pages load scripts from other hosts
         redoc_url=None,
     )
     _add_errors(app)
@@ -54,15 +54,15 @@ def _add_recognize(app: FastAPI, service: Service) -> None:
         summary="Recognise an audio file",
         response_model=Recognised,
         responses={
-            200: answered(openapi.RECOGNISED, "What was said."),
+            200: answered(openapi.RECOGNISED, "The transcript."),
             **refused(400, 404, 408, 409, 413, 415, 422, 500, 503, 504),
         },
         openapi_extra=openapi.AUDIO,
     )
     async def recognize(request: Request, speaker: Speaker = None) -> Recognised:
-        """Say which words an audio file holds, by the speaker's Submodel or the base model itself."""
+        """Transcribe an audio file with the speaker's Submodel, or with the base model."""
         started = perf_counter()
-        _refuse_strange_parameters(request, ("speaker",))
+        _refuse_unknown_parameters(request, ("speaker",))
         with service.admitted():
             receiving = receive(request.headers, request.stream(), limits.max_body_bytes)
             body = await _received(receiving, limits.timeout_sec)
@@ -75,49 +75,52 @@ def _add_state(app: FastAPI, service: Service) -> None:
         "/v1/submodels",
         summary="List the Submodels",
         response_model=Submodels,
-        responses={200: answered(openapi.SUBMODELS, "The folder as it was last seen."), **refused(500)},
+        responses={200: answered(openapi.SUBMODELS, "The folder as of the last scan."), **refused(500)},
     )
     def submodels() -> Submodels:
-        """List the speakers that requests can name, whose Submodels are in memory, and unusable files."""
+        """List the available speakers, which of their Submodels are in memory, and unusable files."""
         return service.list_submodels()
 
     @app.get(
         "/health",
-        summary="Tell whether requests are served",
+        summary="Report whether the server is ready",
         response_model=Health,
         responses={
-            200: answered(openapi.HEALTH, "They are."),
-            503: {"model": Health, **answered({**openapi.HEALTH, "ready": False}, "They are not.")},
+            200: answered(openapi.HEALTH, "The server is ready."),
+            503: {
+                "model": Health,
+                **answered({**openapi.HEALTH, "ready": False}, "The server is not ready."),
+            },
             **refused(500),
         },
     )
     async def health(response: Response) -> Health:
-        """Tell whether requests are served, by what base model, and how many wait."""
+        """Report whether the server is ready, its base model, and the length of its queue."""
         found = service.health()
         response.status_code = 200 if found.ready else 503
         return found
 
     @app.get(
         "/metrics",
-        summary="Give Prometheus its metrics",
+        summary="Export Prometheus metrics",
         response_class=Response,
         responses={
-            200: {"description": "Prometheus' text format.", "content": openapi.METRICS},
+            200: {"description": "Metrics in Prometheus' text format.", "content": openapi.METRICS},
             **refused(500),
         },
     )
     def metrics() -> Response:
-        """Give counts and times of requests, sizes of batches, the queue and the cache to Prometheus."""
-        return Response(service.render_metrics(), media_type=openapi.METRICS_TYPE)
+        """Export request counts and latencies, batch sizes, and the state of the queue and the cache."""
+        return Response(service.format_metrics(), media_type=openapi.METRICS_TYPE)
 
     @app.get("/", include_in_schema=False)
     def page() -> HTMLResponse:
-        """Show what the server can be asked."""
-        return HTMLResponse(openapi.render(app.openapi()))
+        """Show the API as a page."""
+        return HTMLResponse(openapi.render_docs(app.openapi()))
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Let everything that goes wrong leave as the same kind of body."""
+    """Return every error with the same kind of body."""
 
     @app.exception_handler(Refusal)
     async def refusal(request: Request, error: Refusal) -> Response:
@@ -130,29 +133,29 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
-        where = f"{request.method} {request.url.path}: {error.detail}; GET / lists what can be asked"
+        where = f"{request.method} {request.url.path}: {error.detail}; GET / lists the routes"
         return _failure(error.status_code, where, error.headers)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
-        return _failure(500, "an error of the server; its log says more")  # and the traceback goes there
+        return _failure(500, "internal error; see the log of the server")  # which has the traceback
 
 
 def _failure(status: int, message: str, headers: Any = None) -> Response:
-    """Answer with a message; the connection ends, as the body may not have been read."""
+    """Return an error response and close the connection, since the body may not have been read."""
     retry = {"Retry-After": "1"} if status == 503 else {}
     content = Failure(status=status, message=message).model_dump()
     return JSONResponse(content, status, headers={**(headers or {}), **retry, "Connection": "close"})
 
 
-def _refuse_strange_parameters(request: Request, known: tuple[str, ...]) -> None:
-    """Refuse a parameter that is unknown or given twice: a slip there would get the base model's words."""
+def _refuse_unknown_parameters(request: Request, known: tuple[str, ...]) -> None:
+    """Refuse unknown and repeated parameters: a typo would otherwise select the base model."""
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if name not in known:
-            raise Refusal(400, f"{name}: there is no such parameter; known: {', '.join(known)}")
+            raise Refusal(400, f"{name}: unknown parameter; the parameters are: {', '.join(known)}")
     if len(names) > len(set(names)):
-        raise Refusal(400, f"{names[0]}: given {len(names)} times; give one")
+        raise Refusal(400, f"{names[0]}: given {len(names)} times; send it once")
 
 
 async def _received(body: Awaitable[bytes], timeout_sec: float) -> bytes:
@@ -161,11 +164,11 @@ async def _received(body: Awaitable[bytes], timeout_sec: float) -> bytes:
     except asyncio.TimeoutError as error:
         raise Refusal(408, f"the body was not complete after {timeout_sec:g} s; send it again") from error
     except ClientDisconnect as error:
-        raise Refusal(_LEFT, "the client left while its body was read") from error
+        raise Refusal(_CLIENT_GONE, "the client disconnected while its body was read") from error
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result], timeout_sec: float) -> Result:
-    """Do work while the client waits for it, and no longer than the time that is left."""
+    """Await the result of a request until its timeout, or until the client disconnects."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
     try:
         first = asyncio.FIRST_COMPLETED
@@ -177,11 +180,11 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result], time
     if working in done:
         return working.result()
     if leaving in done:
-        raise Refusal(_LEFT, "the client left before its answer")
-    raise Refusal(504, "no answer in time; send it again, or ask for a higher --timeout-sec")
+        raise Refusal(_CLIENT_GONE, "the client disconnected before the response")
+    raise Refusal(504, "no response in time; send it again, or ask for a higher --timeout-sec")
 
 
 async def _left(request: Request) -> None:
-    """Wait until the client is gone; the body has been read."""
+    """Wait until the client disconnects; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

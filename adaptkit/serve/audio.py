@@ -1,4 +1,4 @@
-"""The body of a request: received up to a limit, and read as the speech of an audio file."""
+"""The body of a request: received up to a size limit, and decoded as an audio file."""
 
 import math
 import os
@@ -13,21 +13,21 @@ from adaptkit.errors import DataError
 from adaptkit.kaldi.audio import probe, read_audio
 from adaptkit.serve.schemas import Refusal
 
-MOST_KERNEL = 1 << 22  # values of a resampling kernel, 16 MiB; odd rates would take seconds and gigabytes
+MOST_KERNEL = 1 << 22  # values of a resampling kernel, 16 MiB; unusual rates would take seconds and gigabytes
 
 _AS_IT_IS = "send the audio file as it is (curl --data-binary @speech.wav)"
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Speech (N,) at the rate that was asked for, and how long the recording is."""
+    """Speech (N,) at the requested rate, and the duration of the recording."""
 
     samples: Tensor
     duration_sec: float
 
 
 async def receive(headers: Mapping[str, str], chunks: AsyncIterator[bytes], most_bytes: int) -> bytes:
-    """Receive a body; one that says it is too large is not received, one that grows too large no further."""
+    """Receive a body; stop as soon as its announced or received size exceeds the limit."""
     announced = headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > most_bytes:
         raise _too_large(f"{int(announced)} bytes", most_bytes)
@@ -35,14 +35,14 @@ async def receive(headers: Mapping[str, str], chunks: AsyncIterator[bytes], most
     async for chunk in chunks:
         body += chunk
         if len(body) > most_bytes:
-            raise _too_large("at least that much", most_bytes)
+            raise _too_large("more", most_bytes)
     if not body:
         raise Refusal(400, f"the body is empty; {_AS_IT_IS}")
     return bytes(body)
 
 
 def read_speech(body: bytes, *, rate_hz: int, most_sec: float) -> Speech:
-    """Read an audio file, as `adaptkit decode` reads recordings; what cannot be recognised is refused."""
+    """Read an audio file as `adaptkit decode` reads recordings; refuse what cannot be recognised."""
     if body.startswith(b"--"):  # the boundary of multipart/form-data
         raise Refusal(415, f"the body is a form; {_AS_IT_IS}")
     with _as_file(body) as location:
@@ -53,31 +53,31 @@ def read_speech(body: bytes, *, rate_hz: int, most_sec: float) -> Speech:
             return Speech(read_audio(location, rate_hz=rate_hz), recording.duration_sec)
         except DataError as error:
             is_foreign = isinstance(error.__cause__, soundfile.LibsndfileError) and "not audio" in str(error)
-            said = str(error).replace(location, "the body")
-            raise Refusal(415 if is_foreign else 422, said) from error
+            message = str(error).replace(location, "the body")
+            raise Refusal(415 if is_foreign else 422, message) from error
 
 
 @contextmanager
 def _as_file(body: bytes) -> Iterator[str]:
-    """Give bytes a path, in memory: `read_audio` wants one, and no disk is needed for it."""
+    """Yield the path of an in-memory file with some content, since `read_audio` needs a path."""
     with open(os.memfd_create("body"), "w+b", buffering=0) as file:
         file.write(body)
         yield f"/proc/self/fd/{file.fileno()}"
 
 
 def _too_large(seen: str, most_bytes: int) -> Refusal:
-    allowed = f"the body may have {most_bytes} bytes, this one has {seen}"
+    allowed = f"the body may have at most {most_bytes} bytes, but has {seen}"
     return Refusal(413, f"{allowed}; send FLAC or OGG, or parts, or ask for a higher --max-body-mb")
 
 
 def _refuse_too_long(duration_sec: float, most_sec: float) -> None:
     if duration_sec > most_sec:
-        allowed = f"the audio may last {most_sec:g} s, this lasts {duration_sec:.1f} s"
-        raise Refusal(413, f"{allowed}; cut it at pauses, or ask for a higher --max-sec")
+        allowed = f"the audio may last at most {most_sec:g} s, but lasts {duration_sec:.1f} s"
+        raise Refusal(413, f"{allowed}; split it at pauses, or ask for a higher --max-sec")
 
 
 def _refuse_odd_rate(found_hz: int, rate_hz: int) -> None:
     common = math.gcd(found_hz, rate_hz)
     if found_hz // common * (rate_hz // common) > MOST_KERNEL:
-        odd = f"the body has {found_hz} Hz, from which no short filter leads to {rate_hz} Hz"
+        odd = f"the sampling rate of {found_hz} Hz cannot be converted to {rate_hz} Hz with a short filter"
         raise Refusal(422, f"{odd}; convert it first (sox in.wav -r {rate_hz} out.wav)")

@@ -1,4 +1,4 @@
-"""The queue of requests that wait for the model, and the batches that are taken from it."""
+"""The queue of requests waiting for the model, and the batches formed from it."""
 
 import threading
 from collections import deque
@@ -13,7 +13,7 @@ from adaptkit.serve.schemas import SubmodelUsed
 
 @dataclass(frozen=True)
 class Found:
-    """What the model found in one row of a batch, and what the batch cost."""
+    """The result of one row of a batch, with the timings of the batch."""
 
     text: str
     score: float
@@ -27,28 +27,28 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Waiting:
-    """A request that waits for the model; two are never equal."""
+    """A request that waits for the model, compared by identity."""
 
     inputs: Tensor  # features (T, F), or speech (N,)
-    num_frames: int  # of features, which the batch's limit counts
-    speaker: str | None  # whose Submodel; None is the base model itself
+    num_frames: int  # feature frames, which count towards the batch limit
+    speaker: str | None  # whose Submodel to use; None for the base model
     found: "Future[Found]" = field(default_factory=Future)
     since_sec: float = field(default_factory=perf_counter)
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a batch can hold."""
+    """The limits of a batch."""
 
     num_rows: int
-    num_frames: int  # with padding; one longer than that is a batch of its own
-    num_speakers: int  # different ones, beside those that always have a place
-    resident: frozenset[str] = frozenset()  # which those are
-    mixes_lengths: bool = True  # false where rows of one batch must be equally long
-    mixes_speakers: bool = True  # false where each speaker changes the base's own weights
+    num_frames: int  # including padding; a longer request forms a batch of its own
+    num_speakers: int  # distinct speakers, not counting resident ones
+    resident: frozenset[str] = frozenset()  # speakers whose Submodels stay in memory
+    mixes_lengths: bool = True  # false if the rows of a batch must be equally long
+    mixes_speakers: bool = True  # false if each speaker changes weights of the base model
 
     def admits(self, batch: list[Waiting], item: Waiting) -> bool:
-        """Say whether an item may join a batch; to an empty one any may."""
+        """Return whether a request may join a batch; any may join an empty one."""
         if not batch:
             return True
         together = [*batch, item]
@@ -64,7 +64,7 @@ class Room:
 
 
 class Queue:
-    """Requests in the order of their arrival, safe with threads."""
+    """Requests in the order of their arrival; thread-safe."""
 
     def __init__(self, room: Room):
         self.room = room
@@ -76,22 +76,22 @@ class Queue:
         return len(self._items)
 
     def put(self, item: Waiting) -> None:
-        """Add an item at the end."""
+        """Append a request."""
         with self._changed:
             self._items.append(item)
             self._changed.notify()
 
     def drop(self, item: Waiting) -> None:
-        """Give up an item; one that was taken already only loses whom to answer."""
+        """Cancel a request; if it was taken already, only its result is discarded."""
         item.found.cancel()
         with self._changed:
             if item in self._items:
                 self._items.remove(item)
 
     def take(self) -> list[Waiting]:
-        """Wait for an item and take it with those after it that fit; nothing once closed and empty.
+        """Wait for a request and return it with later ones that fit; empty once closed and drained.
 
-        The oldest is always taken, so that none waits for ever.
+        The oldest request is always taken, so that none waits forever.
         """
         with self._changed:
             while True:
@@ -103,7 +103,7 @@ class Queue:
                     return batch
 
     def close(self) -> None:
-        """Let `take` end when the last item is taken."""
+        """Make `take` return an empty batch once all requests are taken."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

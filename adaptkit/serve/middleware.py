@@ -1,4 +1,4 @@
-"""Counts every request with its status and its time."""
+"""Middleware that counts requests by status and measures their latency."""
 
 from time import perf_counter
 
@@ -8,13 +8,13 @@ from adaptkit.serve.metrics import Metrics
 
 
 class Counting:
-    """Middleware around an application; paths that it does not have are counted as one."""
+    """Counts every request; unknown paths are counted together."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]):
         self._app, self._metrics, self._paths = app, metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, and count it when its answer begins."""
+        """Handle a request, and count it when its response starts."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -32,6 +32,6 @@ class Counting:
 
         try:
             await self._app(scope, receive, send_and_count)
-        except Exception:  # which Starlette answers outside of this
+        except Exception:  # Starlette responds to it outside of this middleware
             count(500)
             raise

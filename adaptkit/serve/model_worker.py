@@ -1,4 +1,4 @@
-"""The thread that owns the model: it takes batches of waiting requests and finds what was said."""
+"""The thread that runs the model on batches of waiting requests."""
 
 import logging
 import math
@@ -21,12 +21,12 @@ from adaptkit.serve.schemas import Refusal, SubmodelUsed
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import Submodel
 
-_DIGITS = 12  # of a fingerprint, enough to tell base models apart
+_DIGITS = 12  # of a fingerprint, enough to distinguish base models
 _LOG = logging.getLogger(__name__)
 
 
 class ModelThread:
-    """Takes a lone request at once; those that arrive while it works make up the next batch."""
+    """Runs a batch as soon as a request waits; requests that arrive meanwhile form the next batch."""
 
     def __init__(
         self,
@@ -40,16 +40,16 @@ class ModelThread:
         self._on_batch = on_batch
         self._device = next(base.model.parameters()).device
         self._adapted = AdaptedModel(base, cache.stack).eval()
-        self._num_cores = torch.get_num_threads()  # those that read audio take one each, for short work
+        self._num_cores = torch.get_num_threads()  # each audio thread uses one more, briefly
         self._thread = Thread(target=self._run, name="model", daemon=True)
 
     @property
     def is_alive(self) -> bool:
-        """Say whether it takes requests."""
+        """Whether the thread takes requests."""
         return self._thread.is_alive()
 
     def start(self, trial: Waiting) -> None:
-        """Begin to take requests, after a trial that nobody waits for: what cannot work is told at once."""
+        """Run a trial request, so that errors show at startup, then start to take requests."""
         with torch.inference_mode(), self._adapted.hooked():
             self._find([trial])
         self._thread.start()
@@ -66,10 +66,10 @@ class ModelThread:
                 self._serve(batch)
 
     def _serve(self, batch: Sequence[Waiting]) -> None:
-        """Answer the requests of a batch; where one of them spoils it, halves are tried, down to that one."""
+        """Process the requests of a batch; if it fails, bisect it down to the failing requests."""
         try:
             founds = self._find(batch)
-        except Exception as error:  # whatever a request brings about, the next one is to be served
+        except Exception as error:  # no request may end the thread
             if len(batch) > 1:
                 self._serve(batch[: len(batch) // 2])
                 self._serve(batch[len(batch) // 2 :])
@@ -85,14 +85,14 @@ class ModelThread:
                 item.found.set_exception(_not_finite(item))
 
     def _find(self, batch: Sequence[Waiting]) -> list[Found]:
-        """Find what was said in each row of a batch, each with its own Submodel."""
+        """Recognise each row of a batch with its own Submodel."""
         taken = perf_counter()
         collated = _collate(batch)
         speakers = [item.speaker for item in batch]
         with self._cache.using(speakers) as slots:
             loaded = perf_counter()
             paths = self._adapted.recognise(replace(collated, task_ids=tuple(slots)).to(self._device))
-            used = [None if slot == BASE_TASK else _describe(self._cache.describe(slot)) for slot in slots]
+            used = [None if slot == BASE_TASK else _used(self._cache.submodel_in(slot)) for slot in slots]
         done = perf_counter()
         num_speakers = len({speaker for speaker in speakers if speaker is not None})
         return [
@@ -114,7 +114,7 @@ class ModelThread:
 
 
 def _collate(batch: Sequence[Waiting]) -> Batch:
-    """Pad the rows; they have no reference, and their tasks are slots that are not known yet."""
+    """Pad the rows into a batch without references; task ids are set once the slots are known."""
     nothing = torch.empty(0, dtype=torch.long)
     utterances = [Utterance(f"row{row}", item.speaker or "", "", "") for row, item in enumerate(batch)]
     return collate(
@@ -122,8 +122,8 @@ def _collate(batch: Sequence[Waiting]) -> Batch:
     )
 
 
-def _describe(submodel: Submodel) -> SubmodelUsed:
-    """Say of a Submodel what an answer tells about it."""
+def _used(submodel: Submodel) -> SubmodelUsed:
+    """Return the part of a Submodel's metadata that a response contains."""
     fingerprint = submodel.base_fingerprint[:_DIGITS]
     return SubmodelUsed(
         task=submodel.task, step=submodel.step, kind=submodel.kind, base_fingerprint=fingerprint
@@ -134,6 +134,6 @@ def _not_finite(item: Waiting) -> Refusal:
     whose = "the base model" if item.speaker is None else f"the Submodel of '{item.speaker}'"
     return Refusal(
         422,
-        f"the score that {whose} gives this audio is not finite; look at the audio for silence and at "
-        "the weights for nan and inf",
+        f"the score of this audio with {whose} is not finite; check the audio for silence and the weights "
+        "for nan and inf",
     )

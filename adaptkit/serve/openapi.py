@@ -1,4 +1,4 @@
-"""What the OpenAPI page says beyond the types: statuses, examples, the body, and the same as a small page."""
+"""OpenAPI descriptions beyond the types: statuses, examples and the body, also rendered as a small page."""
 
 import re
 from html import escape
@@ -8,22 +8,21 @@ from adaptkit.serve.schemas import Failure
 
 SUMMARY = "Speech recognition with a Submodel for every speaker"
 ABOUT = (
-    "One base model is in memory, with the Submodels of the speakers that were used last. Requests of "
-    "different speakers go through the model together, each with its own Submodel. With `--workers` that is "
-    "so in each of several processes, among which connections are dealt out; `/metrics` adds them up, "
-    "other answers are those of one.\n\n"
+    "One base model is in memory, with the most recently used Submodels. Requests for different speakers "
+    "are batched together, each row with its own Submodel. With `--workers`, several such processes share "
+    "the incoming connections: `/metrics` sums over them, other responses describe the one that answers.\n\n"
     "`curl --data-binary @speech.wav 'http://127.0.0.1:8000/v1/recognize?speaker=bob'`"
 )
 SPEAKER = (
-    "Whose Submodel recognises the audio, as `GET /v1/submodels` lists them; without it the base model does. "
-    "It is a name and never a path."
+    "The speaker whose Submodel to use, as listed by `GET /v1/submodels`; the base model if omitted. "
+    "It is never used as a path."
 )
 AUDIO = {
     "requestBody": {
         "required": True,
-        "description": "An audio file of one channel as it is: WAV, FLAC, OGG or another that libsndfile "
-        "reads. Its content tells the format; the type that the request states does not matter. Another rate "
-        "than the model's is resampled. Chunked bodies need no Content-Length.",
+        "description": "A single-channel audio file, unencoded: WAV, FLAC, OGG or another format that "
+        "libsndfile reads. The format is detected from the content; the Content-Type is ignored. Audio is "
+        "resampled to the model's rate. Chunked bodies need no Content-Length.",
         "content": {
             media: {"schema": {"type": "string", "format": "binary", "contentMediaType": media}}
             for media in ("audio/wav", "audio/flac", "audio/ogg", "application/octet-stream")
@@ -59,7 +58,7 @@ HEALTH = {
     "queue_length": 0,
 }
 REFUSED = {
-    400: ("The request cannot be understood.", "the body is empty; send the audio file as it is"),
+    400: ("The request is malformed.", "the body is empty; send the audio file as it is"),
     404: ("No such speaker.", "speaker: there is no Submodel of 'bop'; did you mean 'bob'?"),
     408: ("The body did not arrive in time.", "the body was not complete after 30 s; send it again"),
     409: (
@@ -68,16 +67,16 @@ REFUSED = {
     ),
     413: (
         "The body or the audio is too long.",
-        "the body may have 10000000 bytes, this one has 12000000 bytes",
+        "the body may have at most 10000000 bytes, but has 12000000 bytes",
     ),
     415: ("The body is not audio.", "the body: not audio (Format not recognised); convert it to WAV or FLAC"),
     422: ("The audio cannot be recognised.", "the body: 2 channels where one is needed"),
-    500: ("An error of the server, which its log describes.", "an error of the server; its log says more"),
+    500: ("An internal error, described in the server's log.", "internal error; see the log of the server"),
     503: (
-        "Too many requests are under way.",
-        "256 requests are under way already; send this later",
+        "Too many requests are in progress.",
+        "256 requests are in progress already; send this later",
     ),
-    504: ("No answer in time.", "no answer after 30 s; send it again, or ask for a higher --timeout-sec"),
+    504: ("No response in time.", "no response in time; send it again, or ask for a higher --timeout-sec"),
 }
 METRICS_TYPE = "text/plain; version=0.0.4"
 METRICS = {
@@ -90,7 +89,7 @@ RETRY = {"headers": {"Retry-After": {"description": "Seconds to wait.", "schema"
 
 
 def refused(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the statuses by which a route refuses, with an example of each."""
+    """Describe the error statuses of a route, with an example of each."""
     described = {}
     for status in statuses:
         meaning, message = REFUSED[status]
@@ -101,12 +100,12 @@ def refused(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def answered(example: dict[str, Any], meaning: str) -> dict[str, Any]:
-    """Describe status 200 with an example."""
+    """Describe a successful response with an example."""
     return {"description": meaning, "content": {"application/json": {"example": example}}}
 
 
-def render(schema: dict[str, Any]) -> str:
-    """Write the OpenAPI description as a page that loads nothing from elsewhere."""
+def render_docs(schema: dict[str, Any]) -> str:
+    """Render the OpenAPI description as an HTML page that loads nothing from other hosts."""
     about = "".join(f"<p>{_mark_up(part)}</p>" for part in schema["info"]["description"].split("\n\n"))
     routes = "".join(
         _route(verb, path, operation)
@@ -116,7 +115,7 @@ def render(schema: dict[str, Any]) -> str:
     title = escape(schema["info"]["title"])
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><h1>{title}</h1>{about}"
-        f"<p>All of it, for machines too: <a href=openapi.json>openapi.json</a></p>{routes}</html>"
+        f"<p>Full description: <a href=openapi.json>openapi.json</a></p>{routes}</html>"
     )
 
 
@@ -132,5 +131,5 @@ def _route(verb: str, path: str, operation: dict[str, Any]) -> str:
 
 
 def _mark_up(text: str) -> str:
-    """Write text as HTML, with what stands between backticks as code."""
+    """Return text as HTML, with code between backticks marked up."""
     return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))

@@ -1,4 +1,4 @@
-"""Serve until a signal ends it: what `adaptkit serve` does."""
+"""Run the server until a signal ends it: `adaptkit serve`."""
 
 import logging
 import math
@@ -20,13 +20,13 @@ from adaptkit.serve.timeouts import TimedConnection
 from adaptkit.serve.workers import Started, leave_on_signals, supervise
 
 _LOG = logging.getLogger(__name__)
-_SPARE_SEC = 5.0  # beyond the time of a request, for a process to end
+_SPARE_SEC = 5.0  # for a process to end, beyond the timeout of a request
 
 
 def serve(settings: ServerSettings, *, device: str, set_up: Callable[[], None]) -> None:
-    """Load the base model and answer requests; SIGTERM lets those under way end, and no more come in.
+    """Load the base model and answer requests; on SIGTERM, finish requests in progress and accept no more.
 
-    `set_up` is called in each process that is started for that.
+    `set_up` is called in each worker process.
     """
     has_several = settings.num_workers > 1
     with _bound(settings.host, settings.port, is_shared=has_several) as bound:
@@ -46,9 +46,9 @@ def _work(
     set_up: Callable[[], None],
     on_start: Callable[[Started], None],
 ) -> None:
-    """Serve as one process of several, with its share of the cores."""
+    """Serve as one of several processes, with its share of the cores."""
     set_up()
-    if "OMP_NUM_THREADS" not in os.environ:  # by which a user says how many a process has
+    if "OMP_NUM_THREADS" not in os.environ:  # else the user has set the threads per process
         torch.set_num_threads(max(1, torch.get_num_threads() // settings.num_workers))
     with _take(*address, (socket.SO_REUSEADDR, socket.SO_REUSEPORT)) as own:
         _serve(own, settings, device, on_start)
@@ -64,35 +64,35 @@ def _serve(
             ws="none",
             lifespan="off",
             log_config=None,  # logging is set up already
-            access_log=False,  # metrics count requests
+            access_log=False,  # requests are counted in the metrics
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=math.ceil(settings.limits.timeout_sec),
         )
-        leave_on_signals()  # uvicorn catches both, ends gracefully and raises them again
+        leave_on_signals()  # uvicorn catches both signals, shuts down gracefully and raises them again
         bound.listen(config.backlog)
         on_start(Started(len(service.speakers.names), service.cache.num_slots))
         uvicorn.Server(config).run(sockets=[bound])
 
 
 def _announce(host: str, port: int, num_workers: int, started: Started) -> None:
-    each = f" of each of {num_workers} processes" if num_workers > 1 else ""
+    each = f" in each of {num_workers} processes" if num_workers > 1 else ""
     known, slots = started.num_known, started.num_slots
-    _LOG.info("http://%s:%d serves %d Submodels, %d at once in memory%s", host, port, known, slots, each)
+    _LOG.info("http://%s:%d serves %d Submodels, memory for %d%s", host, port, known, slots, each)
 
 
 @contextmanager
 def _bound(host: str, port: int, *, is_shared: bool) -> Iterator[socket.socket]:
-    """Take the port before the model is loaded, which takes seconds; it listens only afterwards.
+    """Bind the port before the model is loaded, which takes seconds; listen only afterwards.
 
-    One to be shared by processes is taken alone first, or it could be shared with another server too; from
-    then on a socket that admits only sharers, and never listens, keeps it.
+    A port for several processes is first bound exclusively, to fail if another server has it, and then
+    reserved by a socket with SO_REUSEPORT that never listens.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise AdaptkitError(
-            f"--host {host}: {error.strerror or error}; give an address of this machine"
+            f"--host {host}: {error.strerror or error}; use an address of this machine"
         ) from error
     with _take(family, address, (socket.SO_REUSEADDR,)) as alone:
         if not is_shared:
@@ -104,14 +104,14 @@ def _bound(host: str, port: int, *, is_shared: bool) -> Iterator[socket.socket]:
 
 
 def _take(family: int, address: Any, options: Sequence[int]) -> socket.socket:
-    """Take a port; with SO_REUSEPORT others of this user may too, and Linux deals connections out to them."""
+    """Bind a port; with SO_REUSEPORT, Linux distributes connections over the processes that share it."""
     host, port = address[:2]
     try:
-        # the protocol is named, or asyncio would let TCP hold back the ends of answers
+        # asyncio sets TCP_NODELAY only if the protocol is named; without it, responses are delayed
         taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise AdaptkitError(
-            f"--host {host}: {error.strerror or error}; give an address of this machine"
+            f"--host {host}: {error.strerror or error}; use an address of this machine"
         ) from error
     try:
         for option in options:

@@ -1,4 +1,4 @@
-"""What the server answers, as the OpenAPI page describes it, and refusals with their HTTP status."""
+"""The responses of the server, as OpenAPI describes them, and refusals with their HTTP status."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from adaptkit.errors import AdaptkitError
 
 
 def escape(text: Any) -> Any:
-    r"""Write what is no UTF-8, in the name of a file or of a task, as json can hold it.
+    r"""Escape bytes of a file or task name that are not UTF-8, so that json can hold it.
 
     >>> escape("caf\udce9.safetensors")
     'caf\\udce9.safetensors'
@@ -20,7 +20,7 @@ Text = Annotated[str, BeforeValidator(escape)]
 
 
 class Refusal(AdaptkitError):
-    """A request that is answered by an HTTP status and a message: where, what, and what would mend it."""
+    """An error that is returned as an HTTP status and a message: where, what, and the remedy."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -28,77 +28,79 @@ class Refusal(AdaptkitError):
 
 
 class Answer(BaseModel):
-    """What every answer is: frozen, its fields described."""
+    """Base class of all responses."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Timings(Answer):
-    """Where the time of a request went, in milliseconds, and the batch it was in."""
+    """The time a request spent in each stage, in milliseconds, and the size of its batch."""
 
-    features_ms: float = Field(description="reading the audio and making features of it")
+    features_ms: float = Field(description="reading the audio and computing features")
     queue_ms: float = Field(description="waiting for the model")
-    load_ms: float = Field(description="bringing the batch's Submodels into memory")
-    model_ms: float = Field(description="encoder and search, of the whole batch")
-    total_ms: float = Field(description="from the arrival of the request, its body included, to the answer")
-    batch_size: int = Field(description="requests that went through the model together; 0 if none had to")
-    batch_speakers: int = Field(description="different Submodels among them")
+    load_ms: float = Field(description="loading the Submodels of the batch")
+    model_ms: float = Field(description="encoder and search, for the whole batch")
+    total_ms: float = Field(
+        description="from the arrival of the request, including its body, to the response"
+    )
+    batch_size: int = Field(description="requests in the batch; 0 if the audio was too short for the model")
+    batch_speakers: int = Field(description="distinct Submodels in the batch")
 
 
 class SubmodelUsed(Answer):
-    """The Submodel that an utterance went through."""
+    """The Submodel used for an utterance."""
 
-    task: Text = Field(description="whose it is")
-    step: int = Field(description="optimiser steps behind it")
-    kind: str = Field(description="kinds of adapter, joined as they act")
-    base_fingerprint: str = Field(description="the first digits of the fingerprint of its base model")
+    task: Text = Field(description="its speaker")
+    step: int = Field(description="optimizer steps it was trained for")
+    kind: str = Field(description="adapter types in the order they act, joined by +")
+    base_fingerprint: str = Field(description="first digits of the fingerprint of its base model")
 
 
 class Recognised(Answer):
-    """What was said, and how it was found out."""
+    """The transcript, and how it was obtained."""
 
-    text: str = Field(description="the words; empty where none were said, or the audio is too short for any")
+    text: str = Field(description="the words; empty if there is no speech or the audio is too short")
     score: float = Field(description="log probability of the best path")
-    speaker: str | None = Field(description="the speaker asked for; null if none")
-    submodel: SubmodelUsed | None = Field(description="the Submodel used; null for the base model itself")
-    audio_sec: float = Field(description="length of the audio")
+    speaker: str | None = Field(description="the requested speaker; null if none")
+    submodel: SubmodelUsed | None = Field(description="the Submodel used; null for the base model")
+    audio_sec: float = Field(description="duration of the audio")
     timings: Timings
 
 
 class Failure(Answer):
     """Why a request was refused."""
 
-    status: int = Field(description="the HTTP status once more")
-    message: Text = Field(description="where, what, and what would mend it")
+    status: int = Field(description="the HTTP status")
+    message: Text = Field(description="where, what, and the remedy")
 
 
 class KnownSubmodel(Answer):
     """A Submodel that requests can name."""
 
     speaker: Text
-    resident: bool = Field(description="whether it is in memory now, in the process that answers")
+    resident: bool = Field(description="whether it is in memory, in the process that answers")
 
 
 class UnusableFile(Answer):
     """A file in the folder that cannot be used."""
 
-    name: Text = Field(description="the speaker, or the file where that is unknown")
+    name: Text = Field(description="the speaker, or the file name if the speaker is unknown")
     reason: Text
 
 
 class Submodels(Answer):
-    """The folder of Submodels as the process that answers last saw it."""
+    """The folder of Submodels as of the last scan of the process that answers."""
 
     known: list[KnownSubmodel]
     problems: list[UnusableFile]
-    num_slots: int = Field(description="Submodels that a process holds at once")
-    bytes_each: int = Field(description="bytes of a Submodel in memory")
+    num_slots: int = Field(description="Submodels that fit in memory, per process")
+    bytes_each: int = Field(description="size of a Submodel in memory, in bytes")
 
 
 class Health(Answer):
-    """Whether requests are served by the process that answers, one of `--workers`."""
+    """The state of the process that answers, one of `--workers`."""
 
-    ready: bool = Field(description="whether the model takes requests, and new Submodels are looked for")
+    ready: bool = Field(description="whether the model and the scan for new Submodels are running")
     base_fingerprint: str
     num_known: int = Field(description="Submodels that requests can name")
-    queue_length: int = Field(description="requests that wait for the model of this process")
+    queue_length: int = Field(description="requests waiting for the model of this process")

@@ -1,4 +1,4 @@
-"""What a request goes through between its body and its answer, and all that is kept running for that."""
+"""The recognition service: from the body of a request to its response, with the threads it needs."""
 
 import asyncio
 from collections.abc import Iterator
@@ -30,54 +30,54 @@ from adaptkit.serve.schemas import (
 from adaptkit.serve.speakers import Speakers, Watch
 from adaptkit.submodels.cache import SubmodelCache
 
-_NUM_READERS = 2  # threads that read audio and make features: 3 ms for 3 s of speech
+_NUM_READERS = 2  # threads that read audio and compute features: 3 ms for 3 s of speech
 _NOTHING = Found("", 0.0, None, 0.0, 0.0, 0.0, batch_size=0, batch_speakers=0)
 
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What one request, one batch and all that wait may take."""
+    """The limits of a request, a batch and the queue."""
 
     max_batch: int  # rows
-    batch_frames: int  # feature frames of a batch, with padding
+    batch_frames: int  # feature frames per batch, including padding
     max_body_mb: float
-    max_sec: float  # of a recording
-    max_queue: int  # requests under way at once, from their arrival to their answer
-    timeout_sec: float  # from the arrival of a request to its answer
+    max_sec: float  # duration of a recording
+    max_queue: int  # requests in progress at once, from arrival to response
+    timeout_sec: float  # from the arrival of a request to its response
 
     @property
     def max_body_bytes(self) -> int:
-        """The longest body in bytes."""
+        """The largest body in bytes."""
         return round(self.max_body_mb * 1e6)
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where models lie, where the server listens, and how it treats speakers and requests."""
+    """The models, address, limits and other settings of a server."""
 
     base: Path
     submodels: Path
     host: str
-    port: int  # 0: any that is free
-    submodel_mb: float  # of memory for resident Submodels
+    port: int  # 0: any free port
+    submodel_mb: float  # memory for resident Submodels in MiB
     unknown_speaker: str  # error, or base
     limits: ServerLimits
-    refresh_sec: float  # between looks at the folder of Submodels
-    num_workers: int = 1  # processes, each with all of this
-    preload: tuple[str, ...] = ()  # speakers whose Submodels are loaded at the start and stay
+    refresh_sec: float  # between scans of the folder of Submodels
+    num_workers: int = 1  # processes, each with its own models and limits
+    preload: tuple[str, ...] = ()  # speakers whose Submodels are loaded at startup and kept
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Audio as the model reads it."""
+    """Audio in the form the model reads."""
 
-    row: Waiting | None  # None where the encoder leaves no frame of it
+    row: Waiting | None  # None if the audio is too short for the encoder
     audio_sec: float
     features_sec: float
 
 
 class Service:
-    """A base model, its Submodels and the threads that serve requests with them, from `with` to its end."""
+    """A base model, its Submodels and the threads that process requests; a context manager."""
 
     def __init__(self, base: BaseModel, settings: ServerSettings):
         self.base, self.limits, self._preload = base, settings.limits, settings.preload
@@ -86,7 +86,7 @@ class Service:
         self.speakers = Speakers(self.cache, settings.submodels, unknown=settings.unknown_speaker)
         self.queue = Queue(_room(base, self.cache, settings))
         self.metrics = Metrics()
-        self.num_open = 0  # requests under way, from their arrival to their answer
+        self.num_open = 0  # requests in progress, from arrival to response
         self._options = None if base.features is None else FbankOptions.from_dict(base.features)
         self._readers = ThreadPoolExecutor(
             _NUM_READERS, "audio", initializer=torch.set_num_threads, initargs=(1,)
@@ -110,9 +110,9 @@ class Service:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Count a request from its arrival to its answer; one too many is refused."""
+        """Count a request from arrival to response; refuse it if too many are in progress."""
         if self.num_open >= self.limits.max_queue:
-            raise Refusal(503, f"{self.num_open} requests are under way already; send this later")
+            raise Refusal(503, f"{self.num_open} requests are in progress already; send this later")
         self.num_open += 1
         self.metrics.requests_open.set(self.num_open)
         try:
@@ -122,7 +122,7 @@ class Service:
             self.metrics.requests_open.set(self.num_open)
 
     def health(self) -> Health:
-        """Describe the state of the server."""
+        """Return the state of the server."""
         return Health(
             ready=self._worker.is_alive and self._watch.is_alive,
             base_fingerprint=self.base.fingerprint,
@@ -140,13 +140,13 @@ class Service:
             bytes_each=self.cache.bytes_each,
         )
 
-    def render_metrics(self) -> bytes:
-        """Write the metrics of the server for Prometheus."""
+    def format_metrics(self) -> bytes:
+        """Return the metrics of the server in Prometheus' text format."""
         self._note_state()
-        return self.metrics.render()
+        return self.metrics.as_text()
 
     async def recognise(self, body: bytes, speaker: str | None, *, started_sec: float) -> Recognised:
-        """Give the answer to a request; cancelled, it leaves the queue."""
+        """Process a request; cancelling this removes it from the queue."""
         task = self.speakers.choose(speaker)
         prepared = await asyncio.get_running_loop().run_in_executor(self._readers, self._prepare, body, task)
         found = _NOTHING if prepared.row is None else await self._find(prepared.row)
@@ -164,39 +164,39 @@ class Service:
         self.queue.put(waiting)
         try:
             return await asyncio.wrap_future(waiting.found)
-        except CheckpointError as error:  # gone or found damaged since the request came
-            self.speakers.take_stock()
-            if self.speakers.choose(waiting.speaker) != waiting.speaker:  # but the base
+        except CheckpointError as error:  # removed or found damaged since the request arrived
+            self.speakers.update()
+            if self.speakers.choose(waiting.speaker) != waiting.speaker:  # but the base model
                 return await self._find(replace(waiting, speaker=None, found=Future()))
             raise Refusal(409, self.speakers.without_folder(str(error))) from error
         finally:
             self.queue.drop(waiting)
 
     def _note(self, batch_size: int) -> None:
-        """Count a batch that was taken from the queue."""
+        """Record the size of a batch taken from the queue."""
         self.metrics.batch_size.observe(batch_size)
         self._note_state()
 
     def _look(self) -> None:
-        """Look at the folder, and count what has changed for other processes to tell."""
+        """Scan the folder, and record the state for the metrics."""
         self.speakers.refresh()
         self._note_state()
 
     def _note_state(self) -> None:
-        """Take over what waits, and what the cache holds, for whichever process is asked."""
+        """Record the state of the queue and the cache, so that any process can export it."""
         self.metrics.note(len(self.queue), self.cache.stats())
 
     def _prepare(self, body: bytes, task: str | None) -> Prepared:
-        """Read a body as the model wants it, while its Submodel is loaded."""
+        """Read a body into the form the model reads, while its Submodel is being loaded."""
         started = perf_counter()
-        if task is not None and self.num_open <= self.cache.num_slots:  # else they evict each other
+        if task is not None and self.num_open <= self.cache.num_slots:  # else requests evict each other's
             self.cache.prefetch([task])
         speech = read_speech(body, rate_hz=self.base.rate_hz, most_sec=self.limits.max_sec)
         row = self._read(speech, task)
         return Prepared(row, speech.duration_sec, perf_counter() - started)
 
     def _read(self, speech: Speech, task: str | None = None) -> Waiting | None:
-        """Make a row of speech, as the model reads it; nothing where the encoder leaves no frame of it."""
+        """Convert speech to a row for the model; None if it is too short for the encoder."""
         options = self._options
         if options is None:
             num_frames = round(1000 * speech.duration_sec / self.base.frame_shift_ms)
@@ -209,12 +209,12 @@ class Service:
 
 
 def _room(base: BaseModel, cache: SubmodelCache, settings: ServerSettings) -> Room:
-    """Say what a batch can hold, given the slots that preloaded Submodels leave."""
+    """Return the limits of a batch, given the slots not taken by preloaded Submodels."""
     resident = frozenset(settings.preload)
     if len(resident) >= cache.num_slots:
         raise ConfigError(
             f"--preload: {len(resident)} Submodels of {cache.bytes_each} bytes leave none of the "
-            f"{cache.num_slots} slots of --submodel-mb {settings.submodel_mb:g} to others; raise it"
+            f"{cache.num_slots} slots to others; raise --submodel-mb {settings.submodel_mb:g}"
         )
     return Room(
         num_rows=settings.limits.max_batch,

@@ -1,4 +1,4 @@
-"""Processes that share a port, each with a model of its own, since threads of one share an interpreter."""
+"""Worker processes that share a port, each with its own model, since Python threads share one interpreter."""
 
 import logging
 import multiprocessing
@@ -26,7 +26,7 @@ _LONGEST_PAUSE_SEC = 60.0  # between attempts to replace a process
 
 @dataclass(frozen=True)
 class Started:
-    """What a process says once it serves."""
+    """What a process reports once it is ready."""
 
     num_known: int
     num_slots: int
@@ -35,145 +35,145 @@ class Started:
 Work: TypeAlias = Callable[[Callable[[Started], None]], None]
 
 
-class _Place:
-    """One process, and those that take its place."""
+class _WorkerSlot:
+    """A worker process and its replacements."""
 
     def __init__(self, work: Work):
         self._work = work
-        self._num_failed = 0  # in a row, before they served
+        self._num_failed = 0  # consecutive failures before being ready
         self.start()
 
     def start(self) -> None:
         """Start a process."""
-        self._news, there = _SPAWN.Pipe(duplex=False)
+        self._reports, there = _SPAWN.Pipe(duplex=False)
         self._process = _SPAWN.Process(target=_run, args=(self._work, there), daemon=True)
         self._process.start()
-        there.close()  # so that its end is seen
+        there.close()  # so that the end of the process closes the pipe
         self._started: Started | None = None
-        self._due_sec: float | None = None  # when another one starts
+        self._due_sec: float | None = None  # when to start a replacement
 
     @property
     def sentinel(self) -> int | None:
-        """Give what tells that the process ends; nothing while there is none."""
+        """The handle that becomes ready when the process ends; None while there is no process."""
         return self._process.sentinel if self._due_sec is None else None
 
     def wait(self) -> Started:
-        """Wait until it serves; where it ends before, its reason is an AdaptkitError."""
-        said = self._hear()
-        if isinstance(said, str):
-            raise AdaptkitError(said)
-        self._started = said
-        return said
+        """Wait until the process is ready; if it ends before that, raise its reason."""
+        report = self._receive()
+        if isinstance(report, str):
+            raise AdaptkitError(report)
+        self._started = report
+        return report
 
-    def tend(self) -> float:
-        """Replace a process that has ended; give when to look again, if not before."""
+    def restart_if_ended(self) -> float:
+        """Replace a process that has ended; return when a pending replacement is due, or infinity."""
         if self._due_sec is None and not self._process.is_alive():
-            self._bury()
+            self._note_end()
         if self._due_sec is not None and monotonic() >= self._due_sec:
             self.start()
         return float("inf") if self._due_sec is None else self._due_sec
 
     def terminate(self) -> None:
-        """Ask the process to end."""
+        """Send the process SIGTERM."""
         self._process.terminate()
 
     def join(self, until_sec: float) -> None:
-        """Wait until it has ended; it is killed where that takes longer than until then."""
+        """Wait until the process has ended; kill it at `until_sec`."""
         self._process.join(max(0.0, until_sec - monotonic()))
         if self._process.is_alive():
-            _LOG.warning("process %d does not end; it is killed", self._process.pid)
+            _LOG.warning("process %d does not end; killing it", self._process.pid)
             self._process.kill()
             self._process.join()
 
-    def _bury(self) -> None:
-        """Note the end of a process: one that served is replaced at once, others after longer and longer."""
-        said = self._started or self._hear()
-        has_served = isinstance(said, Started)
+    def _note_end(self) -> None:
+        """Schedule a replacement: at once if the process was ready, else with exponential backoff."""
+        report = self._started or self._receive()
+        has_served = isinstance(report, Started)
         self._num_failed = 0 if has_served else self._num_failed + 1
         pause_sec = min(2.0**self._num_failed - 1, _LONGEST_PAUSE_SEC)
         reason = f"process {self._process.pid} ended with exit code {self._process.exitcode}"
         when = f"in {pause_sec:g} s" if pause_sec else "now"
-        _LOG.warning("%s; another takes its place %s", reason if has_served else said, when)
+        _LOG.warning("%s; a replacement starts %s", reason if has_served else report, when)
         metrics.forget(self._process.pid)
         self._due_sec = monotonic() + pause_sec
 
-    def _hear(self) -> Started | str:
-        """Wait for what the process says: that it serves, or why it ends."""
+    def _receive(self) -> Started | str:
+        """Wait for the report of the process: that it is ready, or why it ends."""
         try:
-            return self._news.recv()
+            return self._reports.recv()
         except EOFError:
             self._process.join()
             return (
                 f"process {self._process.pid} ended with exit code {self._process.exitcode} before it "
-                "served; what it wrote may tell why, and fewer --workers need less memory"
+                "was ready; check its output; if memory ran out, use fewer --workers"
             )
 
 
 def supervise(work: Work, num_workers: int, *, on_start: Callable[[Started], None], most_sec: float) -> None:
-    """Run `work` in processes until a signal ends this one; one that ends is replaced.
+    """Run `work` in processes until a signal ends this one; replace processes that end.
 
-    The first must serve before the others start, so that what is wrong is said once. `work` is pickled; it
-    is given a function to call when it serves. In the end a process has `most_sec` for what is under way.
+    The first must be ready before the others start, so that an error is reported once. `work` is pickled and
+    called with a function to report that it is ready. At shutdown, a process has `most_sec` to finish.
     """
     leave_on_signals()
-    places: list[_Place] = []
+    slots: list[_WorkerSlot] = []
     with tempfile.TemporaryDirectory(prefix="adaptkit-serve-", ignore_cleanup_errors=True) as folder:
         metrics.share(Path(folder))
         try:
-            places.append(_Place(work))
-            started = places[0].wait()
-            places += [_Place(work) for _ in range(num_workers - 1)]
-            for place in places[1:]:
-                place.wait()
+            slots.append(_WorkerSlot(work))
+            started = slots[0].wait()
+            slots += [_WorkerSlot(work) for _ in range(num_workers - 1)]
+            for slot in slots[1:]:
+                slot.wait()
             on_start(started)
             while True:
-                _tend(places)
+                _replace_ended(slots)
         finally:
             _ignore_signals()
-            for place in places:
-                place.terminate()
+            for slot in slots:
+                slot.terminate()
             until_sec = monotonic() + most_sec
-            for place in places:
-                place.join(until_sec)
+            for slot in slots:
+                slot.join(until_sec)
 
 
 def leave_on_signals() -> None:
-    """Let SIGTERM and SIGINT end this process, with what is to be done in the end."""
+    """End this process on SIGTERM and SIGINT, with its cleanup."""
     for number in _SIGNALS:
         signal.signal(number, _leave)
 
 
-def _tend(places: Sequence[_Place]) -> None:
-    """Replace processes that have ended, and wait until there is something to do."""
-    due_sec = min(place.tend() for place in places)
+def _replace_ended(slots: Sequence[_WorkerSlot]) -> None:
+    """Replace processes that have ended, then wait until another ends or a replacement is due."""
+    due_sec = min(slot.restart_if_ended() for slot in slots)
     timeout_sec = None if due_sec == float("inf") else max(0.0, due_sec - monotonic())
-    wait([place.sentinel for place in places if place.sentinel is not None], timeout_sec)
+    wait([slot.sentinel for slot in slots if slot.sentinel is not None], timeout_sec)
 
 
-def _run(work: Work, news: Connection) -> None:
+def _run(work: Work, reports: Connection) -> None:
     leave_on_signals()
     Thread(target=_leave_with_parent, name="parent", daemon=True).start()
     try:
-        work(news.send)
+        work(reports.send)
     except AdaptkitError as error:
         with suppress(OSError):
-            news.send(str(error))
+            reports.send(str(error))
         sys.exit(1)
 
 
 def _leave_with_parent() -> None:
-    """End as by a signal once the process that supervises is gone, were it killed."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # which would not wake the main thread from here
+    """End this process as SIGTERM would, once the supervising process is gone, even if killed."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # signals in this thread would not wake the main one
     multiprocessing.parent_process().join()
     metrics.unshare()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave(number: int, frame: object) -> None:
-    _ignore_signals()  # a second one would break off what is to be done
+    _ignore_signals()  # a second signal would interrupt the cleanup
     sys.exit(0)
 
 
 def _ignore_signals() -> None:
     for number in _SIGNALS:
-        signal.signal(number, lambda *_: None)  # with SIG_IGN, Python would complain of one just arrived
+        signal.signal(number, lambda *_: None)  # with SIG_IGN, Python warns about a signal just received

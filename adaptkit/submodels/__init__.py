@@ -1,1 +1,1 @@
-"""Submodels, what one task owns of trained adapters, on disk and in memory."""
+"""Submodels: the per-task weights of trained adapters, on disk and in memory."""

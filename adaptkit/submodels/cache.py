@@ -1,6 +1,6 @@
-"""A cache of Submodels: those used last lie in the slots of one stack of adapters, the others on disk.
+"""An LRU cache of Submodels: recently used ones are in the slots of an adapter stack, the others on disk.
 
-A slot is a task of that stack, so that a batch mixes Submodels, and rows of the base, as it mixes tasks.
+A slot is a task of that stack, so a batch can mix Submodels and base-model rows as it mixes tasks.
 """
 
 import time
@@ -20,16 +20,16 @@ from adaptkit.submodels.files import Submodel
 from adaptkit.submodels.folder import File, SubmodelFolder
 from adaptkit.submodels.slots import CacheStats, Counts, Resident, Slots, build_slots
 
-_MOST_SLOTS = 65536  # a Submodel of a space is a few numbers, and every slot has a name
+_MOST_SLOTS = 65536  # bounds the number of slot names, as a speaker embedding takes only a few bytes
 
 
 class SubmodelCache:
-    """The Submodels of a folder, as many of them in memory as `budget_bytes` hold; safe with threads.
+    """The Submodels of a folder, of which `budget_bytes` bounds those in memory; thread-safe.
 
-    A budget that holds none is refused. On CPU a slot takes memory from its first use on, on CUDA all do now.
-    `stack` is what a model is hooked with. Passes through it are one at a time, since `stack.for_tasks`
-    chooses their rows' slots; loading goes on meanwhile. On CUDA passes run on the default stream, on which
-    Submodels are copied too.
+    A budget below the size of one Submodel is refused. On CPU a slot takes memory from its first use on, on
+    CUDA all slots are allocated at once. `stack` holds the adapters to hook into a model. Forward passes run
+    one at a time, since `stack.for_tasks` sets the slots of their rows; Submodels are loaded meanwhile. On
+    CUDA, passes and copies both use the default stream.
     """
 
     def __init__(
@@ -45,41 +45,41 @@ class SubmodelCache:
         self.bytes_each = self._folder.bytes_each
         if budget_bytes < self.bytes_each:
             raise ConfigError(
-                f"{folder}: a Submodel takes {self.bytes_each:,} bytes, and {budget_bytes:,} are allowed; "
-                f"--submodel-mb {self.megabytes(1)} would do"
+                f"{folder}: a Submodel takes {self.bytes_each:,} bytes, but only {budget_bytes:,} are "
+                f"allowed; raise --submodel-mb to {self.megabytes(1)}"
             )
         self.num_slots = min(budget_bytes // max(1, self.bytes_each), most_slots, _MOST_SLOTS)
         self.stack = build_slots(self._folder.shared, base, self.num_slots)
         self._tables = {name: table.detach() for name, table in task_parameters(self.stack)}
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="submodels")
         self._refreshing = Lock()
-        self._changed = Condition()  # guards all below, and what the folder says
+        self._changed = Condition()  # guards all attributes below, and the state of the folder
         self._slots = Slots(self.num_slots)
-        self._queue: deque[object] = deque()  # who waits for slots, in turn
-        self._heads: dict[int, Submodel] = {}  # of what lies in the slots, without weights
+        self._queue: deque[object] = deque()  # callers waiting for slots, in order
+        self._heads: dict[int, Submodel] = {}  # the Submodel in each slot, without weights
         self._counts = Counts()
         self._is_closed = False
         self.refresh()
 
     def known(self) -> list[str]:
-        """Name the tasks whose files were sound at the last look, sorted."""
+        """List the tasks whose files were valid at the last scan, sorted."""
         with self._changed:
             return self._folder.known()
 
     def problems(self) -> dict[str, str]:
-        """Give what is wrong with other files, by task or, where that cannot be read, by name."""
+        """Return the problem of each unusable file, by task or, if that cannot be read, by file name."""
         with self._changed:
             return self._folder.problems()
 
     def resident(self) -> list[str]:
-        """Name the tasks in memory or on their way there, the least recently used first."""
+        """List the tasks in memory or being loaded, least recently used first."""
         with self._changed:
             return list(self._slots.residents)
 
     def refresh(self) -> list[str]:
-        """Look at the folder again, and name the tasks whose files are new, changed or gone.
+        """Scan the folder again; return the tasks whose files are new, changed or removed.
 
-        What lies in memory of a changed file is let go of; who uses it now keeps it to the end.
+        The Submodel of a changed file is evicted, but batches that are using it finish with it.
         """
         with self._refreshing:
             found = self._folder.look()
@@ -91,9 +91,9 @@ class SubmodelCache:
         return changed
 
     def check(self, tasks: Iterable[str]) -> None:
-        """Read the files of tasks through and refuse those that are damaged, all at once.
+        """Read the whole files of some tasks, and report all damaged ones in one error.
 
-        A task without a file is no problem here.
+        A task without a file is not an error here.
         """
         find = partial(self._folder.find_problem, with_weights=True)
         reasons = [reason for reason in self._executor.map(find, dict.fromkeys(tasks)) if reason]
@@ -101,48 +101,47 @@ class SubmodelCache:
             raise CheckpointError("\n".join(reasons))
 
     def prefetch(self, tasks: Iterable[str]) -> None:
-        """Load Submodels in the background, as many as have room beside those in use.
+        """Load Submodels in the background, as far as the slots that are not in use suffice.
 
-        It is a hint: it does nothing while somebody waits for slots, and what is wrong with a name is told
-        when it is used.
+        This is a hint: it does nothing while a caller waits for slots, and errors are raised on use.
         """
         with self._changed:
             if not self._queue and not self._is_closed:
                 self._load_ahead(task for task in dict.fromkeys(tasks) if self._folder.find(task))
 
     def pin(self, tasks: Iterable[str]) -> None:
-        """Keep Submodels in memory once they are there; more of them than slots are refused."""
+        """Protect Submodels from eviction once they are loaded; refuse more of them than there are slots."""
         tasks = list(dict.fromkeys(tasks))
         with self._changed:
             pinned = self._slots.pinned.union(tasks)
-            strange = self._find_strange(tasks)
-            if not strange and len(pinned) > self.num_slots:
+            unusable = self._find_unusable(tasks)
+            if not unusable and len(pinned) > self.num_slots:
                 raise self._too_few(len(pinned), "pinned")
-            if not strange:
+            if not unusable:
                 self._slots.pinned = pinned
-                self._changed.notify_all()  # who waits for more slots than are left now must not
+                self._changed.notify_all()  # a caller waiting for more slots than are now left must fail
                 return
-        raise CheckpointError(self._explain(strange))
+        raise CheckpointError(self._explain(unusable))
 
     def unpin(self, tasks: Iterable[str]) -> None:
-        """Let Submodels give way to others again."""
+        """Allow Submodels to be evicted again."""
         with self._changed:
             self._slots.pinned.difference_update(tasks)
             self._changed.notify_all()
 
     @contextmanager
     def using(self, tasks: Sequence[str | None]) -> Iterator[list[int]]:
-        """Give the slot of each row's Submodel, -1 for None, the base itself; they stay until the block ends.
+        """Load the Submodels of a batch and yield each row's slot, -1 for None (the base model).
 
-        What is missing is loaded. Slots are taken all at once, and in turn, so that threads cannot wait for
-        each other; but a block inside a block of the same thread may wait for itself. More Submodels than
-        slots are a ConfigError; unknown and damaged ones a CheckpointError with the reasons.
+        They stay in their slots until the block ends. All slots are acquired at once and in the order of
+        calls, so threads cannot deadlock; nesting blocks in one thread can. More Submodels than slots raise
+        ConfigError; unknown and damaged ones raise CheckpointError with the reasons.
         """
         wanted = list(dict.fromkeys(task for task in tasks if task is not None))
         held = self._hold(wanted)
         try:
             for resident in held:
-                self._load(resident)  # unless another thread does
+                self._load(resident)  # unless another thread is loading it
             self._wait_for(held)
             slots = {resident.file.task: resident.slot for resident in held}
             yield [-1 if task is None else slots[task] for task in tasks]
@@ -151,12 +150,12 @@ class SubmodelCache:
                 self._slots.leave(held)
                 self._changed.notify_all()
 
-    def describe(self, slot: int) -> Submodel:
-        """Give the Submodel that lies in a slot, without its weights; inside `using` it is the one used."""
+    def submodel_in(self, slot: int) -> Submodel:
+        """Return the Submodel in a slot, without its weights; inside `using` it is the one in use."""
         return self._heads[slot]
 
     def stats(self) -> CacheStats:
-        """Count what the cache holds now, and what it has done."""
+        """Return the current contents and the counters of the cache."""
         with self._changed:
             return CacheStats(
                 num_slots=self.num_slots,
@@ -169,18 +168,18 @@ class SubmodelCache:
             )
 
     def megabytes(self, num_submodels: int) -> int:
-        """Give the budget, in MiB, that holds so many."""
+        """Return the budget, in MiB, for some number of Submodels."""
         return -(-num_submodels * self.bytes_each // 2**20)
 
     def close(self) -> None:
-        """End the threads that load; nothing can be used from now on, and what is in use stays."""
+        """End the loading threads and refuse further use; Submodels in use stay in their slots."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
         self._executor.shutdown(cancel_futures=True)
 
     def _hold(self, wanted: Sequence[str]) -> list[Resident]:
-        """Take slots for all tasks at once, in turn; those that had none are loading."""
+        """Acquire slots for all tasks at once, in the order of calls, and start loading missing Submodels."""
         turn = object()
         with self._changed:
             self._queue.append(turn)
@@ -188,8 +187,8 @@ class SubmodelCache:
                 if not self._is_over(turn, wanted):
                     self._counts.waits += 1
                     self._changed.wait_for(lambda: self._is_over(turn, wanted))
-                strange = self._find_strange(wanted)
-                if not strange:
+                unusable = self._find_unusable(wanted)
+                if not unusable:
                     num_hits = sum(task in self._slots.residents for task in wanted)
                     self._counts.hits += num_hits
                     self._counts.misses += len(wanted) - num_hits
@@ -198,13 +197,13 @@ class SubmodelCache:
             finally:
                 self._queue.remove(turn)
                 self._changed.notify_all()
-        raise CheckpointError(self._explain(strange))  # without the lock: looking for near names takes long
+        raise CheckpointError(self._explain(unusable))  # without the lock: finding near names is slow
 
     def _is_over(self, turn: object, wanted: Sequence[str]) -> bool:
-        """Tell whether waiting is over: it is one's turn and there is room, or the tasks are unknown."""
+        """Return whether a caller need not wait: it is its turn and there is room, or tasks are unusable."""
         if self._is_closed:
             raise RuntimeError("the cache of Submodels is closed")
-        if self._find_strange(wanted):
+        if self._find_unusable(wanted):
             return True
         num_pinned = self._slots.count_pinned_beside(wanted)
         if len(wanted) + num_pinned > self.num_slots:
@@ -212,16 +211,16 @@ class SubmodelCache:
         return self._queue[0] is turn and self._slots.has_room(wanted)
 
     def _load_ahead(self, tasks: Iterable[str], *, num_own: int = 0) -> None:
-        """Start loading known tasks that have no slot, as far as there is room; the lock is held.
+        """Start loading known tasks that have no slot, as far as there is room; the lock must be held.
 
-        The first `num_own` are left to the caller: to wake a thread takes longer than to load one.
+        The first `num_own` are left to the caller, since waking a thread takes longer than a load.
         """
         admitted = self._slots.admit([self._folder.find(task) for task in tasks])
         for resident in admitted[num_own:]:
             self._executor.submit(self._load, resident)
 
     def _load(self, resident: Resident) -> None:
-        """Bring a Submodel from disk into its slot, unless another thread does."""
+        """Load a Submodel from disk into its slot, unless another thread is loading it."""
         with self._changed:
             if resident.is_started:
                 return
@@ -229,7 +228,7 @@ class SubmodelCache:
         started = time.perf_counter()
         try:
             self._fill(resident.slot, resident.file)
-        except Exception as error:  # whoever waits for it raises it
+        except Exception as error:  # raised in the threads that wait for it
             resident.error = error
         with self._changed:
             self._note(resident, time.perf_counter() - started)
@@ -243,7 +242,7 @@ class SubmodelCache:
         self._heads[slot] = replace(submodel, weights={})
 
     def _note(self, resident: Resident, seconds: float) -> None:
-        """Count a load, and keep the reason why it failed."""
+        """Count a load, or a failure and its reason."""
         counts = self._counts
         if resident.error is None:
             counts.loads += 1
@@ -252,10 +251,10 @@ class SubmodelCache:
             return
         counts.failures += 1
         if isinstance(resident.error, AdaptkitError):
-            self._folder.spoil(resident.file, str(resident.error))
+            self._folder.mark_damaged(resident.file, str(resident.error))
 
     def _wait_for(self, held: Sequence[Resident]) -> None:
-        """Wait until all are loaded; raise what went wrong, the reasons together."""
+        """Wait until all Submodels are loaded; raise their failures in one error."""
         with self._changed:
             self._changed.wait_for(lambda: all(resident.is_done for resident in held))
         errors = [resident.error for resident in held if resident.error is not None]
@@ -265,19 +264,19 @@ class SubmodelCache:
         if errors:
             raise CheckpointError("\n".join(map(str, errors)))
 
-    def _find_strange(self, wanted: Iterable[str]) -> dict[str, str]:
-        """Give the tasks that cannot be used, and what is wrong with their files, if they have any."""
+    def _find_unusable(self, wanted: Iterable[str]) -> dict[str, str]:
+        """Return the tasks that cannot be used, with the problem of their file if there is one."""
         return {task: self._folder.find_problem(task) for task in wanted if not self._folder.find(task)}
 
-    def _explain(self, strange: Mapping[str, str]) -> str:
+    def _explain(self, unusable: Mapping[str, str]) -> str:
         known = self.known()
         return "\n".join(
             reason or f"{self._folder.path}: has no Submodel of '{task}'{nearest(task, known)}"
-            for task, reason in strange.items()
+            for task, reason in unusable.items()
         )
 
     def _too_few(self, num: int, what: str) -> ConfigError:
         return ConfigError(
-            f"{num} Submodels of {self.bytes_each:,} bytes are to be in memory ({what}), and "
-            f"{self.num_slots} may be; --submodel-mb {self.megabytes(num)} would do"
+            f"{num} Submodels of {self.bytes_each:,} bytes must be in memory ({what}), but only "
+            f"{self.num_slots} fit; raise --submodel-mb to {self.megabytes(num)}"
         )

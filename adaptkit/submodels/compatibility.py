@@ -1,4 +1,4 @@
-"""What the Submodels of a folder have to go with, and what is wrong with a file that cannot be used."""
+"""Compatibility checks for the Submodels of a folder, and the problems of unusable files."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import torch
 
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, listed
-from adaptkit.files import describe, stamp
+from adaptkit.files import explain_os_error, stamp
 from adaptkit.submodels.files import (
     SHARED_FILE,
     SUFFIX,
@@ -27,24 +27,24 @@ class Entry:
     """A file in a folder of Submodels."""
 
     path: Path
-    task: str  # or the name of the file, where that does not tell it
+    task: str  # or the file name, if the task cannot be told from it
     kind: str
     num_parameters: int
     num_bytes: int
     base_fingerprint: str
-    problem: str  # why it cannot be used, and what would mend that; nothing where it can
+    problem: str  # why it cannot be used, and the remedy; empty if it can
 
 
 @dataclass(frozen=True)
 class Compatibility:
-    """What each Submodel of a folder must go with: the rest of the weights and, if given, a base model."""
+    """What each Submodel of a folder must match: the shared weights and, if given, a base model."""
 
     shared: Shared
     base: BaseModel | None = None
-    shapes: Mapping[str, torch.Size] | None = None  # of a Submodel's weights; None where nobody knows them
+    shapes: Mapping[str, torch.Size] | None = None  # of a Submodel's weights; None if unknown
 
     def inspect(self, path: Path) -> Entry:
-        """Look at a file without its weights."""
+        """Inspect a file without reading its weights."""
         named, num_bytes = name_task(path), sum(stamp(path)[:1])
         try:
             head, num_parameters = read_head(path)
@@ -61,7 +61,7 @@ class Compatibility:
         )
 
     def read(self, path: Path) -> Submodel:
-        """Read a Submodel; one that is damaged or not compatible is a CheckpointError."""
+        """Read a Submodel; a damaged or incompatible one raises CheckpointError."""
         submodel = read(path)
         problem = self._find_misfit(path, submodel) or self._find_odd_shapes(submodel)
         if problem:
@@ -74,10 +74,10 @@ class Compatibility:
             return f"holds the Submodel of {head.task!r}; {remedy}"
         difference = self.shared.difference(head)
         if difference:
-            return f"{difference} as {SHARED_FILE} says; move it to a folder of its own kind"
+            return f"{difference} as in {SHARED_FILE}; move it to a folder of its own"
         if self.base is not None and self.base.fingerprint != head.base_fingerprint:
             found = f"{self.base.path} is {self.base.fingerprint}"
-            return f"of the base model {head.base_fingerprint}, {found}; give its own"
+            return f"for base model {head.base_fingerprint}, but {found}; use the matching base model"
         return ""
 
     def _find_odd_shapes(self, submodel: Submodel) -> str:
@@ -85,19 +85,19 @@ class Compatibility:
         if self.shapes is None or shapes == self.shapes:
             return ""
         names = sorted(dict(shapes.items() ^ self.shapes.items()))
-        return f"does not fit the configuration it comes with: {listed(names)}; export it again"
+        return f"does not match its own configuration: {listed(names)}; export it again"
 
 
 def find_files(folder: Path) -> list[Path]:
-    """Find the files that are Submodels by their names: not what they share, nor what a killed run left."""
+    """Find Submodel files by name, without the shared weights and the partial files of killed runs."""
     try:
         with os.scandir(folder) as found:
             names = [entry.name for entry in found if entry.name.endswith(SUFFIX)]
     except OSError as error:
-        raise CheckpointError(describe(error, folder)) from error
+        raise CheckpointError(explain_os_error(error, folder)) from error
     return [folder / name for name in names if name != SHARED_FILE and not name.startswith(".")]
 
 
 def reason(path: Path, error: CheckpointError) -> str:
-    """Say what an error tells of a file, without its name."""
+    """Return the message of an error about a file, without the path."""
     return str(error).removeprefix(f"{path}: ")

@@ -1,7 +1,7 @@
-"""Every Submodel on every speaker, as a table and a picture: `adaptkit submodels cross`.
+"""Cross-evaluate every Submodel on every speaker, as a table and a plot: `adaptkit submodels cross`.
 
-The diagonal is what a Submodel does for its own speaker, the rest what it does to others; on speakers of whom
-the bank knows none, such as those that the base model was trained on, all of it is damage or help.
+The diagonal shows each Submodel on its own speaker, the rest its effect on other speakers, who may also be
+unseen ones such as the speakers of the base model's training set.
 """
 
 import json
@@ -27,8 +27,8 @@ from adaptkit.progress import counting
 from adaptkit.scoring import wer
 
 BASE = "(base)"  # the column of the base model alone
-_MOST_NAMES = 48  # that are legible beside a picture
-_MOST_WER = 100.0  # at the end of the colour scale
+_MOST_NAMES = 48  # more would not be legible in the plot
+_MOST_WER = 100.0  # upper end of the colour scale
 DPI = 120
 
 
@@ -43,14 +43,14 @@ class CrossMatrix:
 
     @property
     def rates(self) -> np.ndarray:
-        """Give the WER of every cell in percent (S, K + 1), NaN for speakers without words."""
+        """The WER of every cell in percent (S, K + 1), NaN for speakers without words."""
         words = np.where(self.words > 0, self.words, np.nan)
         return 100 * self.errors / words[:, None]
 
     def summary(self) -> dict[str, float]:
-        """Give the WER in percent under the base, own Submodels, others', and the best and worst of all.
+        """Return the WER in percent of the base model, own, other, best single and worst single Submodels.
 
-        What there are no words for is left out.
+        Entries without reference words are left out.
         """
         own = np.zeros_like(self.errors, dtype=bool)
         for row, speaker in enumerate(self.speakers):
@@ -79,9 +79,9 @@ def cross(
     batch_frames: int = 12000,
     allow_pipes: bool = False,
 ) -> CrossMatrix:
-    """Recognise a set with every task's adapters and the base; write a table, a picture and a summary.
+    """Recognise a data set with every task's adapters and the base; write a table, a plot and a summary.
 
-    `per_speaker` is how many utterances of a speaker are taken at most; all if not given.
+    `per_speaker` limits the number of utterances per speaker; None takes all.
     """
     loaded = load_experiment(exp, base=base, device=device)
     examples = read_examples(data, loaded.base, allow_pipes=allow_pipes)
@@ -97,9 +97,9 @@ def cross(
 
 
 def measure(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> CrossMatrix:
-    """Count the word errors of every utterance with every task's weights and none.
+    """Count the word errors of every utterance with every task's weights and with the base model.
 
-    Of an utterance that is too short for the encoder all words are deleted.
+    All words of an utterance that is too short for the encoder count as deletions.
     """
     tasks = adapted.adapters.tasks
     if not tasks:
@@ -115,9 +115,9 @@ def measure(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> Cro
     short = find_frameless(examples)
     for utt_id in short:
         errors[rows[utt_id]] += len(refs[utt_id].split())
-    heard = examples.without(short)
-    with counting("crossing", len(heard) * len(columns)) as advance:
-        for column, texts in _recognise(adapted, heard, columns, batch_frames):
+    kept = examples.without(short)
+    with counting("cross-evaluating", len(kept) * len(columns)) as advance:
+        for column, texts in _recognise(adapted, kept, columns, batch_frames):
             counts = wer.count_words([refs[utt_id] for utt_id in texts], list(texts.values()))
             for utt_id, count in zip(texts, counts, strict=True):
                 errors[rows[utt_id], column] += count.errors
@@ -126,7 +126,7 @@ def measure(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> Cro
 
 
 def draw(matrix: CrossMatrix, path: Path, *, title: str) -> None:
-    """Draw a matrix as a PNG, a colour for every WER; what lies above 100 % is drawn as that."""
+    """Draw a matrix as a PNG heat map; a WER above 100 % has the colour of 100 %."""
     with matplotlib.rc_context({"text.parse_math": False, "font.size": 9}):
         columns, rows = max(60, len(matrix.submodels)), max(60, len(matrix.speakers))
         size = (3.2 + 0.05 * min(columns, 200), 2.0 + 0.05 * min(rows, 200))  # inches
@@ -137,8 +137,8 @@ def draw(matrix: CrossMatrix, path: Path, *, title: str) -> None:
         )
         ax.axvline(len(matrix.submodels) - 0.5, color="white", linewidth=2)
         ax.set_title(title, loc="left")
-        ax.set_xlabel("Submodel of speaker, as in matrix.tsv from 0; beyond the line the base model alone")
-        ax.set_ylabel("speaker, as in matrix.tsv from 0")
+        ax.set_xlabel("Submodel (column of matrix.tsv, from 0); right of the line: base model alone")
+        ax.set_ylabel("speaker (row of matrix.tsv, from 0)")
         _name(ax, "x", [*matrix.submodels, BASE])
         _name(ax, "y", matrix.speakers)
         figure.colorbar(image, label="WER in percent", extend="max")
@@ -149,7 +149,7 @@ def draw(matrix: CrossMatrix, path: Path, *, title: str) -> None:
 def _recognise(
     adapted: AdaptedModel, examples: Examples, columns: Sequence[int], batch_frames: int
 ) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """Give the texts of each batch under each column's task."""
+    """Yield the texts of each batch for each column's task."""
     device = next(adapted.espnet.parameters()).device
     with torch.inference_mode(), adapted.hooked():
         for batch in load_batches(examples, plan_decoding(adapted, examples, batch_frames)):
@@ -160,7 +160,7 @@ def _recognise(
 
 
 def _write_tsv(matrix: CrossMatrix, path: Path) -> None:
-    """Write word errors and, last, the words of each speaker's references."""
+    """Write the word errors and, in the last column, the number of reference words of each speaker."""
     lines = ["\t".join(["speaker", *matrix.submodels, BASE, "words"])]
     for speaker, errors, words in zip(matrix.speakers, matrix.errors, matrix.words, strict=True):
         lines.append("\t".join([speaker, *map(str, errors), str(words)]))

@@ -1,7 +1,7 @@
-"""Folders of Submodels: export an experiment into a file per task, list them, and pack them again.
+"""Folders of Submodels: export an experiment to one file per task, list them, and pack them again.
 
-A folder goes with one configuration, one base model and one set of shared weights, of which
-`files.Shared` tells. A file that does not has a problem, and the others can be used.
+All files of a folder have one configuration, one base model and one set of shared weights (`files.Shared`).
+A file that does not match has a problem; the others remain usable.
 """
 
 from collections.abc import Collection, Sequence
@@ -22,17 +22,17 @@ from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
 from adaptkit.progress import counting
-from adaptkit.records import Effort, Recorded, write_record
+from adaptkit.records import Effort, RecordedModel, write_record
 from adaptkit.submodels.compatibility import Compatibility, Entry, find_files, reason
 from adaptkit.submodels.files import SHARED_FILE, Shared, Submodel, read_shared, write, write_shared
 from adaptkit.tables import aligned
 
-_THREADS = 8  # that read and write files; most of the time is the disk's
+_THREADS = 8  # for reading and writing files, which mostly wait for the disk
 
 
 @dataclass(frozen=True)
 class Packed:
-    """An experiment that was made of Submodels: their tasks, and the files that were left out."""
+    """The result of packing Submodels: their tasks, and the files that were left out."""
 
     tasks: tuple[str, ...]
     left_out: tuple[Entry, ...]
@@ -41,9 +41,9 @@ class Packed:
 def export(
     adapter_path: Path, base: BaseModel, folder: Path, *, tasks: Sequence[str] | None = None
 ) -> list[Path]:
-    """Write the Submodel of each task, or of some, into a folder; those of other tasks stay there."""
+    """Write the Submodels of all or some tasks to a folder; files of other tasks there are kept."""
     if folder.resolve() == adapter_path.parent.resolve():
-        raise ConfigError(f"{folder}: holds the experiment itself; give Submodels a folder of their own")
+        raise ConfigError(f"{folder}: holds the experiment itself; choose a separate folder for Submodels")
     file = checkpoint.load(adapter_path)
     stack = checkpoint.restore(file, base, adapter_path)
     own = {name for name, _ in task_parameters(stack)}
@@ -62,35 +62,36 @@ def export(
 
 
 def scan(folder: Path, base: BaseModel | None = None) -> list[Entry]:
-    """List the Submodels of a folder by task, of their headers alone: damage to weights is not seen."""
+    """List the Submodels of a folder by task, from their headers only: damaged weights go unnoticed."""
     return _scan(folder, Compatibility(read_shared(folder), base))
 
 
 def check(folder: Path, base: BaseModel | None = None) -> list[Entry]:
-    """List the Submodels of a folder as `scan` does, with their weights read too."""
+    """List the Submodels of a folder as `scan` does, but also read their weights."""
     return [entry for entry, _ in _open_all(folder, read_shared(folder), base)]
 
 
 def pack(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = False) -> Packed:
-    """Make an experiment of all Submodels of a folder, which decodes as the one they were exported from.
+    """Make an experiment of all Submodels of a folder, equivalent to the one they were exported from.
 
-    A file with a problem is an error, which lists them all, or left out.
+    Files with a problem are left out if `skip_problems`, else they raise one error that lists them all.
     """
     shared = read_shared(folder)
     settings = _settings(shared, base, folder=folder, out=out)
     opened = _open_all(folder, shared, base)
     left_out = tuple(entry for entry, submodel in opened if submodel is None)
     if left_out and not skip_problems:
-        raise CheckpointError("\n  ".join([f"{folder}: {len(left_out)} problem(s):", *map(_tell, left_out)]))
-    sound = [submodel for _, submodel in opened if submodel is not None]
-    if not sound:
+        lines = [f"{entry.path}: {entry.problem}" for entry in left_out]
+        raise CheckpointError("\n  ".join([f"{folder}: {len(left_out)} problem(s):", *lines]))
+    usable = [submodel for _, submodel in opened if submodel is not None]
+    if not usable:
         raise CheckpointError(f"{folder}: has no Submodel to pack; 'adaptkit submodels export' writes them")
-    file = _bank(sound, shared)
+    file = _stack(usable, shared)
     stack = checkpoint.restore(file, base, folder)
     folder_out = RunFolder(out)
     checkpoint.save(folder_out.adapter, stack, file.base_fingerprint, file.step, file.weights)
     experiment.save(settings, folder_out.config)
-    made = Recorded(settings.name, stack.kind, stack.tasks, stack.num_parameters, stack.num_per_task)
+    made = RecordedModel(settings.name, stack.kind, stack.tasks, stack.num_parameters, stack.num_per_task)
     write_record(
         out,
         made,
@@ -103,7 +104,7 @@ def pack(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = Fals
 
 
 def format_entries(entries: Sequence[Entry]) -> str:
-    """Lay a folder's files out as a table."""
+    """Format the files of a folder as a table."""
     rows = [["speaker", "adapter", "base", "parameters", "bytes"], *map(_cells, entries)]
     problems = ["problem", *(entry.problem for entry in entries)]
     lines = aligned(rows, left=3).split("\n")
@@ -111,14 +112,14 @@ def format_entries(entries: Sequence[Entry]) -> str:
 
 
 def summarise(entries: Sequence[Entry]) -> str:
-    """Count a folder's files in one line."""
+    """Summarise the files of a folder in one line."""
     num_bytes = sum(entry.num_bytes for entry in entries)
     num_problems = sum(bool(entry.problem) for entry in entries)
     return f"{len(entries):,} Submodels of {num_bytes:,} bytes, {num_problems:,} with a problem"
 
 
 def _refuse_unknown(tasks: Sequence[str], known: Collection[str], path: Path) -> Sequence[str]:
-    """Give each task once, if an experiment has them all."""
+    """Return the tasks without duplicates; refuse those that the experiment does not have."""
     unknown = [f"{task!r}{nearest(task, known)}" for task in tasks if task not in known]
     if unknown:
         raise ConfigError(f"{path}: has no speaker {listed(unknown)}")
@@ -126,14 +127,14 @@ def _refuse_unknown(tasks: Sequence[str], known: Collection[str], path: Path) ->
 
 
 def _start(folder: Path, shared: Shared) -> None:
-    """Write what the Submodels of a folder share, or compare it with what lies there."""
+    """Write the shared weights of a folder, or compare them with those already there."""
     if not (folder / SHARED_FILE).exists():
         write_shared(folder, shared)
         return
     difference = read_shared(folder).difference(shared)
     if difference:
         raise CheckpointError(
-            f"{folder}: its Submodels do not go with these, which are {difference}; choose another folder"
+            f"{folder}: its Submodels do not match these, which are {difference}; choose another folder"
         )
 
 
@@ -144,7 +145,7 @@ def _scan(folder: Path, compatibility: Compatibility) -> list[Entry]:
 
 
 def _cut(file: AdapterFile, shared: Shared, number: int) -> Submodel:
-    """Take the Submodel of one task out of an experiment's weights."""
+    """Slice the Submodel of one task out of an experiment's weights."""
     own = {name: weight[number] for name, weight in file.weights.items() if name not in shared.weights}
     return Submodel(
         file.tasks[number], file.adapters, file.base_fingerprint, shared.fingerprint, file.step, own
@@ -152,7 +153,7 @@ def _cut(file: AdapterFile, shared: Shared, number: int) -> Submodel:
 
 
 def _open_all(folder: Path, shared: Shared, base: BaseModel | None) -> list[tuple[Entry, Submodel | None]]:
-    """Read the Submodels of a folder whole; None stands for one with a problem."""
+    """Read the Submodels of a folder with their weights; None stands for one with a problem."""
     compatibility = Compatibility(shared, base)
     if base is not None and base.fingerprint == shared.base_fingerprint:
         stack = api.build(shared.adapters, base.sites, ("one",), seed=None)
@@ -171,35 +172,31 @@ def _open(compatibility: Compatibility, entry: Entry) -> tuple[Entry, Submodel |
         return replace(entry, problem=reason(entry.path, error)), None
 
 
-def _tell(entry: Entry) -> str:
-    return f"{entry.path}: {entry.problem}"
-
-
 def _settings(shared: Shared, base: BaseModel, *, folder: Path, out: Path) -> Experiment:
-    """Describe the experiment that is made, before anything is written."""
+    """Return the settings of the packed experiment; checked before anything is written."""
     if shared.base_fingerprint != base.fingerprint:
         raise CheckpointError(
-            f"{folder}: Submodels of the base model {shared.base_fingerprint}, {base.path} is "
-            f"{base.fingerprint}; give the folder of the right one with --base"
+            f"{folder}: Submodels for base model {shared.base_fingerprint}, but {base.path} is "
+            f"{base.fingerprint}; set --base to the folder of the right one"
         )
     taken = next((file.name for file in (RunFolder(out).log, out / SHARED_FILE) if file.exists()), None)
     if taken:
-        raise ConfigError(f"{out}: holds {taken}, which packing would damage; choose another folder")
+        raise ConfigError(f"{out}: holds {taken}, which packing would invalidate; choose another folder")
     adapters = [config.dump(entry) for entry in shared.adapters]
     content = {"name": out.resolve().name, "base": {"dir": str(base.path)}, "adapters": adapters}
     return config.check(Experiment, content, str(out))
 
 
-def _bank(submodels: Sequence[Submodel], shared: Shared) -> AdapterFile:
+def _stack(submodels: Sequence[Submodel], shared: Shared) -> AdapterFile:
     """Stack Submodels along the task axis."""
     names = submodels[0].weights
-    bank = {name: torch.stack([submodel.weights[name] for submodel in submodels]) for name in names}
+    stacked = {name: torch.stack([submodel.weights[name] for submodel in submodels]) for name in names}
     return AdapterFile(
         adapters=shared.adapters,
         tasks=tuple(submodel.task for submodel in submodels),
         base_fingerprint=shared.base_fingerprint,
         step=max(submodel.step for submodel in submodels),
-        weights={**bank, **shared.weights},
+        weights={**stacked, **shared.weights},
     )
 
 

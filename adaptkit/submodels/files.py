@@ -1,11 +1,11 @@
-"""What one task owns of an experiment's adapters, in a small file, and what all such files go with.
+"""Submodel files: the per-task weights of an experiment's adapters, and the weights that tasks share.
 
 Biadsy et al., A scalable model specialization framework for training and inference using Submodels and its
 application to speech model personalization, Interspeech 2022, arXiv:2203.12559.
 
-A Submodel is index k of every parameter that tasks own, so that no kind of adapter needs code of its own.
-Submodels of a folder share a configuration, a base model and the weights that no task owns; these lie once in
-`+shared.safetensors`. Files are sealed (see adaptkit.tensors), so that a flipped bit is told.
+A Submodel is index k of every per-task parameter, so adapter types need no code of their own for it. The
+Submodels of a folder have a configuration, a base model and the shared weights in common; the latter are
+stored once, in `+shared.safetensors`. Files carry a checksum (see adaptkit.tensors) that detects damage.
 """
 
 import hashlib
@@ -28,53 +28,53 @@ from adaptkit.adapters.api import AdapterConfig
 from adaptkit.errors import CheckpointError, listed
 from adaptkit.tensors import hash_tensors, read_tensors, write_tensors
 
-SHARED_FILE = "+shared.safetensors"  # no task's: their names have + before a digest only
+SHARED_FILE = "+shared.safetensors"  # not a task's file: in those, + occurs only before a digest
 SUFFIX = ".safetensors"
 _FORMAT = 1
-_LONGEST = 180  # bytes of a task in a file name; file systems allow 255, and a partial file's is longer
-_MALFORMED = (KeyError, TypeError, ValueError, RecursionError)  # what a header of others brings about
+_LONGEST = 180  # bytes of a task in a file name; file systems allow 255, and partial files add a suffix
+_MALFORMED = (KeyError, TypeError, ValueError, RecursionError)  # raised by unrelated headers
 _MADE_BY = "'adaptkit submodels export' writes it"
 
 
 @dataclass(frozen=True)
 class Submodel:
-    """One task's own weights, and what they go with."""
+    """The weights of one task, and what they are compatible with."""
 
     task: str
     adapters: tuple[AdapterConfig, ...]
     base_fingerprint: str
     shared: str  # fingerprint of the shared weights it was trained with
-    step: int  # optimiser steps behind it
+    step: int  # optimizer steps it was trained for
     weights: Mapping[str, Tensor]  # by the names of `task_parameters`, without the task axis
 
     @property
     def kind(self) -> str:
-        """The kinds joined as they act."""
+        """The adapter types in the order they act, joined by `+`."""
         return "+".join(entry.kind for entry in self.adapters)
 
     @property
     def num_parameters(self) -> int:
-        """Count the weights."""
+        """The number of weights."""
         return sum(weight.numel() for weight in self.weights.values())
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all Submodels of a folder go with."""
+    """What all Submodels of a folder have in common."""
 
     adapters: tuple[AdapterConfig, ...]
     base_fingerprint: str
-    weights: Mapping[str, Tensor]  # that no task owns
+    weights: Mapping[str, Tensor]  # shared by all tasks
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash the weights; 32 hexadecimal digits."""
+        """The hash of the weights, 32 hexadecimal digits."""
         return hash_tensors(self.weights)
 
     def difference(self, other: "Shared | Submodel") -> str:
-        """Say what keeps `other` from going with this; nothing where it does."""
+        """Describe why `other` is not compatible; empty if it is."""
         if other.base_fingerprint != self.base_fingerprint:
-            return f"of the base model {other.base_fingerprint}, not {self.base_fingerprint}"
+            return f"for base model {other.base_fingerprint}, not {self.base_fingerprint}"
         if other.adapters != self.adapters:
             return _config_difference(other.adapters, self.adapters)
         theirs = other.shared if isinstance(other, Submodel) else other.fingerprint
@@ -82,13 +82,13 @@ class Shared:
 
 
 def file_name(task: str) -> str:
-    """Name a task's file: percent-encoded, with a digest where that is too long or case alone tells it.
+    """Return a task's file name: percent-encoded, with a digest if it is too long or has capitals.
 
     >>> file_name("spk1/a b")
     'spk1%2Fa%20b.safetensors'
     """
     quoted = quote(task, safe="", errors="surrogatepass")
-    if quoted.startswith("."):  # hidden, as partial files are
+    if quoted.startswith("."):  # would be hidden, as partial files are
         quoted = "%2E" + quoted[1:]
     if quoted and len(quoted) <= _LONGEST and not re.search("[A-Z]", task):
         return quoted + SUFFIX
@@ -97,13 +97,13 @@ def file_name(task: str) -> str:
 
 
 def name_task(path: Path) -> str:
-    """Tell the task by the name of its file; the name itself where that does not tell."""
+    """Return the task that a file name encodes, or the file name itself if it encodes none."""
     task = unquote(path.stem)
     return task if file_name(task) == path.name else path.name
 
 
 def write(folder: Path, submodel: Submodel) -> Path:
-    """Write a Submodel into a folder, atomically; give its path."""
+    """Write a Submodel to a folder, atomically; return its path."""
     path = folder / file_name(submodel.task)
     header = {
         "format": _FORMAT,
@@ -120,26 +120,26 @@ def write(folder: Path, submodel: Submodel) -> Path:
 
 
 def read(path: Path) -> Submodel:
-    """Read a Submodel; a damaged or foreign file is a CheckpointError with the reason."""
+    """Read a Submodel; a damaged or unrelated file raises CheckpointError with the reason."""
     header, weights = _read(path, "submodel")
     return replace(_parse(path, header), weights=weights)
 
 
 def read_head(path: Path) -> tuple[Submodel, int]:
-    """Read a Submodel without its weights, and how many they are; damage to weights is not seen."""
+    """Read a Submodel without its weights, and their number; damaged weights go unnoticed."""
     try:
         with safe_open(path, framework="np") as file:
             header = dict(json.loads(file.metadata()["adaptkit"]))
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, *_MALFORMED):
-        header, weights = _read(path, "submodel")  # which says why
+        header, weights = _read(path, "submodel")  # raises the reason
         return _parse(path, header), sum(weight.numel() for weight in weights.values())
     _check_format(path, header, "submodel")
     return _parse(path, header), sum(torch.Size(shape).numel() for shape in shapes)
 
 
 def write_shared(folder: Path, shared: Shared) -> Path:
-    """Write what all Submodels of a folder go with, atomically; give its path."""
+    """Write what all Submodels of a folder have in common, atomically; return its path."""
     path = folder / SHARED_FILE
     header = {
         "format": _FORMAT,
@@ -152,14 +152,14 @@ def write_shared(folder: Path, shared: Shared) -> Path:
 
 
 def read_shared(folder: Path) -> Shared:
-    """Read what all Submodels of a folder go with."""
+    """Read what all Submodels of a folder have in common."""
     path = folder / SHARED_FILE
     header, weights = _read(path, "shared")
     try:
         return Shared(_read_configs(json.dumps(header["adapters"])), header["base_fingerprint"], weights)
     except _MALFORMED as error:
         raise CheckpointError(
-            f"{path}: the header is not whole: {error}; export into a new folder"
+            f"{path}: the header is incomplete: {error}; export into a new folder"
         ) from error
 
 
@@ -174,14 +174,14 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _check_format(path: Path, header: Mapping[str, Any], holds: str) -> None:
     if header.get("holds") != holds:
-        what = "a Submodel" if holds == "submodel" else "what Submodels share"
+        what = "a Submodel" if holds == "submodel" else "the shared weights of Submodels"
         raise CheckpointError(f"{path}: written by adaptkit, but not {what}; {_MADE_BY}")
     if header.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: of format {header.get('format')}, not {_FORMAT}; export it again")
+        raise CheckpointError(f"{path}: has format {header.get('format')}, not {_FORMAT}; export it again")
 
 
 def _parse(path: Path, header: Mapping[str, Any]) -> Submodel:
-    """Check what a header says; the weights are not in it."""
+    """Check a header and make a Submodel without weights of it."""
     try:
         words = [header[name] for name in ("task", "base_fingerprint", "shared")]
         if not all(isinstance(word, str) for word in words) or not isinstance(header["step"], int):
@@ -190,12 +190,12 @@ def _parse(path: Path, header: Mapping[str, Any]) -> Submodel:
         adapters = _read_configs(json.dumps(header["adapters"]))
         return Submodel(task, adapters, base_fingerprint, shared, header["step"], {})
     except _MALFORMED as error:
-        raise CheckpointError(f"{path}: the header is not whole: {error}; export it again") from error
+        raise CheckpointError(f"{path}: the header is incomplete: {error}; export it again") from error
 
 
 @lru_cache(maxsize=64)
 def _read_configs(text: str) -> tuple[AdapterConfig, ...]:
-    """Check json of adapters, once for thousands of files."""
+    """Check the json of adapters; cached, since thousands of files have the same."""
     return tuple(api.read_config(entry) for entry in json.loads(text))
 
 
@@ -204,10 +204,10 @@ def _dump(adapters: Sequence[AdapterConfig]) -> list[dict[str, Any]]:
 
 
 def _config_difference(theirs: Sequence[AdapterConfig], ours: Sequence[AdapterConfig]) -> str:
-    """Name the options that differ, or the kinds."""
+    """Describe the options, or the adapter types, that differ."""
     kinds, own_kinds = ("+".join(entry.kind for entry in side) for side in (theirs, ours))
     if kinds != own_kinds:
-        return f"of kind {kinds}, not {own_kinds}"
+        return f"of adapter type {kinds}, not {own_kinds}"
     changed = [
         f"adapters.{index}.{name} {value!r}, not {own[name]!r}"
         for index, (other, own) in enumerate(zip(_dump(theirs), _dump(ours), strict=True))

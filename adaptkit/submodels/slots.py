@@ -1,4 +1,4 @@
-"""The slots of a cache of Submodels: their weights, which Submodel lies where, and which is evicted."""
+"""The slots of the Submodel cache: their weights, which Submodel is in which slot, and LRU eviction."""
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
@@ -19,41 +19,41 @@ from adaptkit.submodels.folder import File
 
 @dataclass(eq=False)
 class Resident:
-    """A Submodel in a slot, or on its way there."""
+    """A Submodel in a slot, or being loaded into it."""
 
     file: File
     slot: int
-    num_holders: int = 0  # who use it, or wait for it
+    num_holders: int = 0  # batches that use it or wait for it
     is_started: bool = False
     is_done: bool = False  # loaded, or failed with `error`
-    is_dropped: bool = False  # nobody finds it any more; the slot is free when its last holder leaves
+    is_dropped: bool = False  # no longer available; the slot is freed when its last holder leaves
     error: Exception | None = None
 
 
 class Slots:
-    """Places for `num_slots` Submodels; one that nobody holds and that is not pinned gives way to others.
+    """Slots for Submodels with LRU eviction of those that are neither held nor pinned.
 
-    It has no lock of its own.
+    Not thread-safe by itself.
     """
 
     def __init__(self, num_slots: int):
         self.num_slots = num_slots
         self.pinned: set[str] = set()
         self.num_evicted = 0
-        self.residents: OrderedDict[str, Resident] = OrderedDict()  # by task, the least recently used first
+        self.residents: OrderedDict[str, Resident] = OrderedDict()  # by task, least recently used first
         self._free = list(range(num_slots - 1, -1, -1))
 
     def count_pinned_beside(self, tasks: Iterable[str]) -> int:
-        """Count the other Submodels that will not give way."""
+        """Count the pinned Submodels other than `tasks`."""
         return sum(task in self.residents for task in self.pinned.difference(tasks))
 
     def has_room(self, tasks: Collection[str]) -> bool:
-        """Tell whether all these can be in slots at once, now."""
+        """Return whether all these tasks fit into slots now."""
         num_missing = sum(task not in self.residents for task in tasks)
         return len(self._free) + len(self._find_idle(tasks, num_missing)) >= num_missing
 
     def admit(self, files: Sequence[File]) -> list[Resident]:
-        """Give slots to Submodels that have none, as far as there is room; give those that are to be loaded.
+        """Assign slots to Submodels that have none, as far as there is room; return those to be loaded.
 
         All of them count as used now.
         """
@@ -69,20 +69,20 @@ class Slots:
         return admitted
 
     def hold(self, tasks: Iterable[str]) -> list[Resident]:
-        """Keep Submodels, which have slots, in them until their holder leaves."""
+        """Hold Submodels in their slots until `leave`."""
         held = [self.residents[task] for task in tasks]
         for resident in held:
             resident.num_holders += 1
         return held
 
     def leave(self, held: Iterable[Resident]) -> None:
-        """Let go of Submodels again."""
+        """Release held Submodels."""
         for resident in held:
             resident.num_holders -= 1
             self._free_slot(resident)
 
     def finish(self, resident: Resident) -> None:
-        """Take note that one is loaded, or that it could not be: then it is gone."""
+        """Mark a Submodel as loaded; drop it if loading failed."""
         resident.is_done = True
         if resident.error is not None and not resident.is_dropped:
             self.drop(resident.file.task)
@@ -90,7 +90,7 @@ class Slots:
             self._free_slot(resident)
 
     def drop(self, task: str) -> None:
-        """Let nobody find a Submodel any more, if it is there; who holds it keeps it."""
+        """Make a Submodel unavailable, if it is there; its slot is freed once nobody holds it."""
         if task in self.residents:
             resident = self.residents.pop(task)
             resident.is_dropped = True
@@ -101,7 +101,7 @@ class Slots:
             self._free.append(resident.slot)
 
     def _find_idle(self, beside: Collection[str], most: int) -> list[Resident]:
-        """Find Submodels that can give way, the least recently used first."""
+        """Find Submodels that can be evicted, least recently used first."""
         kept = self.pinned.union(beside)
         idle = (
             resident
@@ -113,7 +113,7 @@ class Slots:
 
 @dataclass
 class Counts:
-    """What a cache has done so far."""
+    """The counters of a cache."""
 
     hits: int = 0
     misses: int = 0
@@ -126,25 +126,25 @@ class Counts:
 
 @dataclass(frozen=True)
 class CacheStats:
-    """What a cache holds now, and what it has done since it was made."""
+    """The contents of a cache and its counters since it was made."""
 
     num_slots: int
     num_known: int
-    num_resident: int  # with those on their way
+    num_resident: int  # including those being loaded
     num_pinned: int
     resident_bytes: int
-    hits: int  # asked for and in a slot, or already on its way there
+    hits: int  # requests for Submodels in a slot or already being loaded
     misses: int
-    waits: int  # times that somebody waited for slots that others held
+    waits: int  # times that a caller waited for slots held by others
     evictions: int
     loads: int
     failures: int  # loads that ended in an error
-    load_seconds: float  # of all loads, from disk into the slot
+    load_seconds: float  # total time of loads, from disk into the slot
     load_seconds_max: float
 
 
 def build_slots(shared: Shared, base: BaseModel, num_slots: int) -> AdapterStack:
-    """Build adapters with empty slots, and with the weights that all Submodels share."""
+    """Build adapters with empty slots and with the shared weights of the Submodels."""
     one = api.build(shared.adapters, base.sites, ["one"], seed=None)
     one = one.to(next(base.model.parameters()).device)
     for part in owning_parts(one).values():
@@ -152,16 +152,16 @@ def build_slots(shared: Shared, base: BaseModel, num_slots: int) -> AdapterStack
             setattr(part, name, nn.Parameter(_zeros(num_slots, table.detach()[0])))
     names = [f"slot {slot}" for slot in range(num_slots)]
     stack = AdapterStack(list(one), one.configs, names).eval().requires_grad_(False)
-    weights = stack.state_dict()  # they are the stack's own, not copies
+    weights = stack.state_dict()  # refers to the stack's own tensors
     for name, tensor in shared.weights.items():
         weights[name].copy_(tensor)
     return stack
 
 
 def _zeros(num_slots: int, one: Tensor) -> Tensor:
-    """Give zeros like `one` for each slot; on CPU memory is taken where something is written first.
+    """Return zeros like `one` for each slot; on CPU, memory is only taken when a slot is first written.
 
-    torch.zeros writes all of it, and numpy has it from calloc.
+    torch.zeros writes to all of it, whereas numpy uses calloc.
     """
     shape = (num_slots, *one.shape)
     return one.new_zeros(shape) if one.is_cuda else torch.from_numpy(np.zeros(shape, one.numpy().dtype))

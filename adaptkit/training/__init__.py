@@ -1,1 +1,1 @@
-"""Train base models, adapters and new speakers."""
+"""Training of base models and adapters, and enrolment of new speakers."""

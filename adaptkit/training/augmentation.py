@@ -1,4 +1,4 @@
-"""The augmentation of a run: a policy by name, that of an experiment, or the base model's own SpecAugment."""
+"""The augmentation of a run: a named policy, an experiment's policy, or the base model's own SpecAugment."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 def augmented(train: Examples, policy: Policy | Literal["own"] | None, seed: int) -> Examples:
     """Augment a training set by a policy, or by the SpecAugment of the base model's own yaml.
 
-    Noisy features must differ from the extracted ones in nothing but the noise, so those are looked at.
+    If noise is added, the features are computed during training; they must match the extracted ones.
     """
     if policy == "own":
         policy = _own_policy(train.base.config)
@@ -33,18 +33,19 @@ def augmented(train: Examples, policy: Policy | Literal["own"] | None, seed: int
         refuse_other_features(train)
     if working and policy.spec and policy.spec.fill == "zero" and train.base.model.normalize is None:
         _LOG.warning(
-            "the base model does not normalise features, so masks of zeros are not their mean; fill: mean is"
+            "the base model does not normalise features, so masks of zeros differ from their mean; "
+            "consider 'fill: mean'"
         )
     return train
 
 
 def spec_of(train: Examples) -> SpecAugment | None:
-    """Give the masks of a training set."""
+    """Return the SpecAugment settings of a training set, if any."""
     return train.augmentation.policy.spec if train.augmentation else None
 
 
 def resolve_all(words: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Policy]:
-    """Give the policies that some words mean; two of one name have to be the same."""
+    """Return the policies of several words by name; two policies of one name must be equal."""
     found: dict[str, Policy] = {}
     for word in words:
         for name, policy in resolve(word, overrides).items():
@@ -54,10 +55,10 @@ def resolve_all(words: Sequence[str], overrides: Sequence[str] = ()) -> dict[str
 
 
 def resolve(word: str, overrides: Sequence[str] = ()) -> dict[str, Policy]:
-    """Give the policies that a word means: one by its name or yaml, or those of an experiment's yaml.
+    """Return the policies, by name, of a policy's name or yaml, or of an experiment's yaml.
 
-    The latter are those of its base model, if the experiment trains it, and of its adapters, under their
-    names; there are none where nothing is augmented.
+    An experiment has one for its adapters and, if it trains its base model, one for that; none if nothing is
+    augmented.
     """
     path = config.find_published("augment", word)
     if "base" not in config.read_yaml(path):
@@ -72,11 +73,13 @@ def resolve(word: str, overrides: Sequence[str] = ()) -> dict[str, Policy]:
 
 
 def _read_own(settings: Experiment) -> Policy | None:
-    """Read the SpecAugment of the yaml that the base model is, or will be, built from."""
-    return _own_policy(config.read_yaml(settings.base.model or RunFolder(settings.base.dir).config))
+    """Read the SpecAugment of the yaml that the base model is built from."""
+    base = settings.base
+    path = config.find_published("base", base.model) if base.model else RunFolder(base.dir).config
+    return _own_policy(config.read_yaml(path))
 
 
 def _own_policy(model_config: Mapping[str, Any]) -> Policy | None:
-    """Return the SpecAugment of a base model's own yaml as a policy; None where it has none."""
+    """Return the SpecAugment of a base model's own yaml as a policy; None if it has none."""
     spec = translate(model_config)
     return Policy(spec=spec) if spec else None

@@ -1,4 +1,4 @@
-"""The best weights of a run by validation: of each task, or of the run where tasks share weights."""
+"""Best weights by validation and early stopping: per task, or global if tasks share trained weights."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,21 +16,21 @@ from adaptkit.training.validation import Validation
 
 
 class BestWeights:
-    """Judges a run by its validations and writes its best weights where decoding finds them.
+    """Selects the best weights of a run by validation and writes them to its adapter file or base model.
 
-    Tasks that share nothing that is trained are judged one by one: each keeps its own best weights and stops
-    by itself. A task without utterances to validate on keeps its last ones. Where something is shared,
-    weights of different steps do not go together, and the run is judged as a whole.
+    If tasks share no trained weights, selection and early stopping are per task, and a task without
+    validation utterances keeps its last weights. If they do, weights of different steps cannot be combined,
+    and selection and early stopping are global.
     """
 
     def __init__(self, plan: Plan, trained: nn.Module, tasks: Sequence[str]):
         self.plan, self.trained = plan, trained
-        self.ids = {task: index for index, task in enumerate(tasks)}  # of those judged one by one
+        self.ids = {task: index for index, task in enumerate(tasks)}  # empty: selection is global
         self.owned = [name for name, _ in task_parameters(trained)]
         self.best_by_task = self._copy() if tasks else {}
 
-    def judge(self, state: State, validation: Validation, *, writes: bool) -> State:
-        """Rank a validation; write the weights of what did better than before."""
+    def update(self, state: State, validation: Validation, *, writes: bool) -> State:
+        """Rank a validation, and write the weights that improved."""
         options, entries, better = self.plan.options, self._entries(state, validation), []
         standings = dict(state.standings)
         for name, entry in entries.items():
@@ -38,21 +38,21 @@ class BestWeights:
             standings[name] = before.after(entry, average=options.average, patience=options.patience)
             if standings[name].waited == 0:
                 better.append(name)
-        unjudged = [task for task in self.ids if task not in validation.by_task]
+        unvalidated = [task for task in self.ids if task not in validation.by_task]
         trained = set(self.plan.train.data.tasks)
-        is_over = all(s.is_stopped for s in standings.values()) and not (trained & {*unjudged})
+        is_over = all(s.is_stopped for s in standings.values()) and not (trained & {*unvalidated})
         state = replace(state, standings=standings, is_done=state.is_done or is_over)
         if not writes:
             return state
         if options.average > 1 and state.step in state.kept_steps:
             write_tensors(self._path(state.step), self.trained.state_dict(), {"step": state.step})
-        self._take([*better, *unjudged])
-        if better or unjudged:
+        self._take([*better, *unvalidated])
+        if better or unvalidated:
             self.plan.write(self.best_by_task or self.trained.state_dict(), state.step)
         return state
 
     def finish(self, state: State) -> None:
-        """Write what a finished run leaves: averages where asked for, and the last weights unvalidated."""
+        """Write the final weights of a run: averages if asked for, the last ones without validation."""
         if self.plan.valid is None:
             self.plan.write(self.trained.state_dict(), state.step)
             return
@@ -71,7 +71,7 @@ class BestWeights:
         self.plan.write(self.best_by_task, max(kept))
 
     def remove_unnamed(self, state: State) -> None:
-        """Remove checkpoints that a saved state does not name, and all of a run that is over."""
+        """Remove the checkpoints that a saved state does not name; all of them once the run is over."""
         folder = self._path(0).parent
         if state.is_done:
             shutil.rmtree(folder, ignore_errors=True)
@@ -81,7 +81,7 @@ class BestWeights:
                 path.unlink()
 
     def _entries(self, state: State, validation: Validation) -> dict[str, list[float]]:
-        """Give WER, loss and step of what is judged: all tasks that still train, or the whole."""
+        """Return [WER, loss, step] by task, for the tasks still in training, or for the whole run."""
         if not self.ids:
             return {WHOLE: [validation.wer, validation.loss, state.step]}
         trained = set(self.plan.train.data.tasks) - state.stopped
@@ -92,7 +92,7 @@ class BestWeights:
         }
 
     def _take(self, tasks: Sequence[str]) -> None:
-        """Take the present weights of some tasks for their best."""
+        """Copy the current weights of some tasks into their best weights."""
         present = self.trained.state_dict()
         for task in tasks if self.ids else ():
             for name, own in self._slices(present, task).items():

@@ -1,10 +1,10 @@
-"""Enroll new speakers: train their own weights, everything else frozen: `adaptkit submodels enroll`.
+"""Enrolment: train the per-speaker weights of new speakers, all else frozen (`adaptkit submodels enroll`).
 
-Their own weights are a slice of each per-speaker table, or the speaker embedding (see `adapters.per_task`).
-Several speakers are enrolled in one job, in which none changes another's outcome.
+These are a slice of each per-speaker parameter, or a speaker embedding (see `adapters.per_task`). One job
+enrolls several speakers, and none affects the result of another.
 
-They are trained in `added/` of the folder whose adapter file they then join. A finished training is appended
-once: running it again only checks that the file has its speakers, and appends them if it has not.
+Training runs in `added/` of the folder whose adapter file the speakers are appended to. Running a finished
+enrolment again only appends speakers that the file lacks.
 """
 
 import hashlib
@@ -38,14 +38,14 @@ from adaptkit.training.run import read_set, warn_of_coupled_rows
 from adaptkit.training.state import State, describe_contents, identify
 
 _LOG = logging.getLogger(__name__)
-_HEARD = 4  # utterances of a new speaker by which the nearest known one is found
+_NUM_COMPARED = 4  # utterances of a new speaker that select the nearest known speaker
 _OF_VALIDATION = {"train.patience", "train.average", "train.valid_every"}
 
 
 def enroll(options: EnrollOptions, *, device: str) -> Path:
-    """Train new speakers of an experiment and add them to its adapter file; return the folder that has it.
+    """Train new speakers of an experiment and append them to its adapter file; return the file's folder.
 
-    A stopped run resumes; the adapter file is written once all are trained.
+    An interrupted run resumes; the adapter file is written once all speakers are trained.
     """
     _refuse_misuse(options)
     target = options.target
@@ -57,15 +57,15 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
         owned = {name for name, _ in task_parameters(known)}
         if not owned:
             raise ConfigError(
-                f"{loaded.folder.adapter}: its speakers share all weights of {known.kind}; "
-                "train it with per_task: true"
+                f"{loaded.folder.adapter}: {known.kind} has no per-speaker weights; train it with "
+                "'per_task: true'"
             )
         train, valid = _read(options, base)
         warn_of_coupled_rows(base, train.data.tasks)
         folder = RunFolder(target.enrolled / _name(train.data.tasks))
-        bank = find_target(options, owned)
+        present = find_target(options, owned)
         if not folder.state.exists():
-            refuse_known(train.data.tasks, bank.tasks, target.path)
+            refuse_known(train.data.tasks, present.tasks, target.path)
         stack = start(known, train, options.start, seed=settings.train.seed)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
@@ -82,16 +82,16 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
         plan = Plan(train, valid, folder.path, settings.train, identity, write, finish=lambda state: None)
         state = fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=True)
         if not distributed.is_initialized() or distributed.get_rank() == 0:
-            _say_result(train.data.tasks, state)
+            _log_result(train.data.tasks, state)
             append(options, settings, base=base, folder=folder, state=state, device=device)
     return target.path
 
 
 def start(known: AdapterStack, train: Examples, where: str, *, seed: int) -> AdapterStack:
-    """Build adapters of the new speakers alone, which share the frozen rest of those that are known.
+    """Build adapters for the new speakers only, with the frozen shared weights of the known ones.
 
-    `where` is mean, nearest (the known speaker with whose weights the new one's first utterances have the
-    lowest loss) or new.
+    Per-speaker weights start from `where`: `mean` (of the known speakers), `nearest` (the known speaker whose
+    weights give the new speaker's first utterances the lowest loss) or `new` (the adapter's initialisation).
     """
     tasks = train.data.tasks
     stack = api.build(known.configs, train.base.sites, tasks, seed).to(next(known.parameters()).device)
@@ -110,23 +110,23 @@ def start(known: AdapterStack, train: Examples, where: str, *, seed: int) -> Ada
 
 
 def find_nearest(known: AdapterStack, train: Examples, task: str) -> int:
-    """Find the known task with whose weights a new one's first utterances have the lowest loss."""
-    own = [u.utt_id for u in train.data.utterances if u.task == task][:_HEARD]
-    heard = train.without({u.utt_id for u in train.data.utterances} - {*own})
+    """Return the id of the known task whose weights give a new task's first utterances the lowest loss."""
+    own = [u.utt_id for u in train.data.utterances if u.task == task][:_NUM_COMPARED]
+    first = train.without({u.utt_id for u in train.data.utterances} - {*own})
     adapted = AdaptedModel(train.base, known).eval()
-    heard = replace(heard, task_ids={task: 0}, augmentation=None)
-    plan = plan_batches(heard.lengths, sum(heard.lengths) * len(heard), groups=heard.groups(known))
+    first = replace(first, task_ids={task: 0}, augmentation=None)
+    plan = plan_batches(first.lengths, sum(first.lengths) * len(first), groups=first.groups(known))
     device = next(train.base.model.parameters()).device
     losses = torch.zeros(len(known.tasks))
     with torch.inference_mode(), adapted.hooked():
-        for batch in load_batches(heard, plan):
+        for batch in load_batches(first, plan):
             rows = adapted.read_taps(batch.to(device))
             for index in range(len(known.tasks)):
                 losses[index] += float(adapted.loss(rows.of_task(index))) * len(rows.utt_ids)
     if not losses.isfinite().any():
         raise DataError(
-            f"{train.data.path}: no known speaker's weights give {listed(own)} a finite loss; look at their "
-            "audio and features, or take --start mean"
+            f"{train.data.path}: the loss of {listed(own)} is not finite with any known speaker's weights; "
+            "check their audio and features, or use --start mean"
         )
     return int(losses.where(losses.isfinite(), torch.inf).argmin())
 
@@ -135,25 +135,23 @@ def _refuse_misuse(options: EnrollOptions) -> None:
     """Refuse options that contradict each other."""
     other = [word for word in options.overrides if not word.startswith("train.")]
     if other:
-        raise ConfigError(
-            f"--set {other[0]}: new speakers are trained as the known ones but for train.*; drop it"
-        )
+        raise ConfigError(f"--set {other[0]}: enrolment can change train.* only; remove this option")
     if options.out is not None and options.out.resolve() == options.exp.resolve():
-        raise ConfigError(f"--out {options.out}: is EXP itself; leave --out away to add to its adapter file")
+        raise ConfigError(f"--out {options.out}: is EXP itself; omit --out to add to its adapter file")
     idle = [word for word in options.overrides if word.partition("=")[0] in _OF_VALIDATION]
     if idle and options.valid is None:
-        raise ConfigError(f"--set {idle[0]}: nothing is validated without --valid; give that or drop it")
+        raise ConfigError(f"--set {idle[0]}: has no effect without --valid; add --valid or remove this")
 
 
 def _settings_words(options: EnrollOptions) -> list[str]:
-    """Write the changes of the experiment's settings as words of --set."""
+    """Return the changes of the experiment's settings in the form of --set."""
     changes = {} if options.base is None else {"base.dir": str(options.base)}
     if options.out is not None:
         changes["name"] = options.out.resolve().name
     return [*options.overrides, *experiment.setting(changes)]
 
 
-def _say_result(tasks: Sequence[str], state: State) -> None:
+def _log_result(tasks: Sequence[str], state: State) -> None:
     """Log how many steps a training took and, for each speaker, its best validation."""
     _LOG.info("%s: %d steps, %.0f s", listed(tasks, 5), state.step, state.seconds)
     for task, standing in sorted(state.standings.items()):
@@ -163,7 +161,7 @@ def _say_result(tasks: Sequence[str], state: State) -> None:
 
 
 def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples | None]:
-    """Read the new speakers' utterances, to train on and to validate with, each with its speaker's id."""
+    """Read the new speakers' training and validation utterances, with matching task ids."""
     train = read_set(options.data, base, allow_pipes=options.allow_pipes)
     unknown = [name for name in options.speakers if name not in train.data.tasks]
     if unknown:
@@ -175,7 +173,9 @@ def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples |
         return train, None
     valid = _only(read_set(options.valid, base, allow_pipes=options.allow_pipes), chosen)
     if not len(valid):
-        raise DataError(f"{options.valid}: has none of {listed(chosen)}; leave --valid away or give theirs")
+        raise DataError(
+            f"{options.valid}: has no utterance of {listed(chosen)}; omit --valid or name a set that has them"
+        )
     return train, replace(valid, task_ids=number_tasks(valid.data, train.data.tasks))
 
 
@@ -186,7 +186,7 @@ def _only(examples: Examples, tasks: Sequence[str]) -> Examples:
 
 
 def _name(tasks: Sequence[str]) -> str:
-    """Name the folder in which they are trained."""
+    """Return the name of the folder in which some tasks are trained."""
     quoted = quote(tasks[0], safe="").replace(".", "%2E")
     if len(tasks) == 1 and len(quoted) <= 100:
         return quoted

@@ -1,4 +1,4 @@
-"""The log of a training: `train.jsonl`, messages, and TensorBoard where it is installed."""
+"""The training log: `train.jsonl`, messages, and TensorBoard if it is installed."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class TrainingLog:
-    """Writes a line per optimizer step and validation; an inactive one (another process's) writes nothing."""
+    """Writes a line per optimizer step and validation; only the first process has an active log."""
 
     def __init__(self, folder: Path, *, is_active: bool):
         self.path, self.is_active = RunFolder(folder).log, is_active
@@ -45,7 +45,7 @@ class TrainingLog:
         self._write("step", state, loss=loss, grad_norm=grad_norm, lr=lr)
 
     def valid(self, state: State, validation: Validation, seconds: float) -> None:
-        """Log a validation, which took so many seconds."""
+        """Log a validation and how long it took."""
         figures = {"loss": validation.loss, "wer": validation.wer, "by_task": validation.by_task}
         self._write("valid", state, **figures, stopped=sorted(state.stopped), valid_seconds=seconds)
         if self.is_active:
@@ -57,15 +57,15 @@ class TrainingLog:
             )
 
     def _mark(self, state: State) -> str:
-        """Say what improved on its best so far, and how many tasks have stopped."""
+        """Describe which tasks improved on their best validation, and how many have stopped."""
         better = [name for name, s in state.standings.items() if s.waited == 0 and not s.is_stopped]
         if WHOLE in state.standings:
             return " (best)" if better else ""
         stopped = f", {len(state.stopped)} stopped" if state.stopped else ""
-        return f" (best of {len(better)} of {len(state.standings)} tasks{stopped})"
+        return f" (best for {len(better)} of {len(state.standings)} speakers{stopped})"
 
     def rewind(self, step: int) -> None:
-        """Drop the lines after a save, whose steps are done again."""
+        """Remove the lines after the last save, since those steps are repeated."""
         if not self.is_active or not self.path.exists():
             return
         kept = [event for event in read_log(self.path) if event["step"] <= step]
@@ -75,7 +75,7 @@ class TrainingLog:
         if not self.is_active:
             return
         place = {"event": event, "step": state.step, "epoch": state.epoch, "seconds": round(state.seconds, 3)}
-        for name, value in figures.items():  # json has no nan: float16 skips a step whose gradient overflows
+        for name, value in figures.items():  # json has no nan: a float16 step whose gradient overflowed
             figures[name] = None if isinstance(value, float) and not math.isfinite(value) else value
         self.file.write(json.dumps({**place, **figures}) + "\n")
         if self.board is not None:

@@ -1,9 +1,9 @@
-"""The training loop, one for adapters and base models alike, and under `torchrun`."""
+"""The training loop, for adapters and base models, in one process or under `torchrun`."""
 
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,7 +17,7 @@ from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
 from adaptkit.training.best import BestWeights
 from adaptkit.training.log import TrainingLog
-from adaptkit.training.optimizer import Part, PerTask
+from adaptkit.training.optimizer import PerTask, StepSettings
 from adaptkit.training.plan import Plan
 from adaptkit.training.precision import autocast, find_not_finite, seed_everything
 from adaptkit.training.schedule import learning_rate
@@ -26,7 +26,7 @@ from adaptkit.training.validation import Validation, validate
 
 
 def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
-    """Train until the epochs are over or validation has stopped improving; leave the best weights written."""
+    """Train for all epochs or until early stopping, and write the best weights."""
     refuse_another(plan.folder, resume=resume)
     loop = _Loop(adapted, plan)
     if resume:
@@ -38,17 +38,18 @@ def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
     if adapted.adapters is not None and adapted.adapters.is_cached:
         loop.plan = plan.cached(adapted.adapters)
     loop.log.rewind(loop.state.step)
-    with adapted.hooked(), loop.log:
+    counted = counting(str(plan.folder), loop.num_steps[WHOLE], loop.state.step)
+    with adapted.hooked(), loop.log, counted as advance:
         while not loop.state.is_done:
-            loop.run_epoch()
+            loop.run_epoch(advance)
     return loop.state
 
 
-_FIRST_SCALE = 2.0**11  # of float16's loss, which is a sum over utterances; torch's 2^16 is meant for means
+_FIRST_SCALE = 2.0**11  # float16 loss scale; the loss is a sum over utterances, torch's 2^16 suits a mean
 
 
 class _Loop:
-    """The parts of a run that live as long as it does."""
+    """The state of a run: model, optimizer, loss scaler, best weights and log."""
 
     def __init__(self, adapted: AdaptedModel, plan: Plan):
         self.adapted, self.plan, self.options = adapted, plan, plan.options
@@ -78,8 +79,8 @@ class _Loop:
         self.num_steps = plan.count_steps(adapted.adapters)
         self.log = TrainingLog(plan.folder, is_active=self.rank == 0)
 
-    def run_epoch(self) -> None:
-        """Train over what is left of the epoch, then validate if it is time to."""
+    def run_epoch(self, advance: Callable[[int, str], None]) -> None:
+        """Train for the rest of the epoch, then validate if due."""
         options, epoch = self.options, self.state.epoch
         steps = self.plan.steps(epoch, self.adapted.adapters, self.state.stopped)
         left = steps[self.state.position :]
@@ -87,28 +88,25 @@ class _Loop:
         own = [self._share(indices) for step in left for indices in step]
         batches = load_batches(examples, own, options.num_workers)
         self.adapted.train()
-        what = f"{self.plan.folder} epoch {epoch + 1}/{options.max_epochs}"
-        with counting(what, len(steps), self.state.position) as advance:
-            for step in left:
-                started = time.monotonic()
-                loss, norm, rate = self._step([next(batches).to(self.device) for _ in step], step)
-                self._advance(time.monotonic() - started)
-                self.log.step(self.state, loss=loss, grad_norm=norm, lr=rate)
-                advance(1, f"loss {loss:.3f}")
-                if self.state.step % options.save_every_steps == 0 and self.state.position < len(steps):
-                    self.save()
+        for step in left:
+            started = time.monotonic()
+            loss, norm, rate = self._step([next(batches).to(self.device) for _ in step], step)
+            self._advance(time.monotonic() - started)
+            self.log.step(self.state, loss=loss, grad_norm=norm, lr=rate)
+            advance(1, f"epoch {epoch + 1}/{options.max_epochs}, loss {loss:.3f}")
+            if self.state.step % options.save_every_steps == 0 and self.state.position < len(steps):
+                self.save()
         self._end_epoch()
 
     def _share(self, indices: Sequence[int]) -> list[int]:
-        """Give this process's utterances of a batch.
+        """Return this process's utterances of a batch.
 
-        A batch smaller than the number of processes leaves some with a borrowed utterance that counts for
-        nothing.
+        If the batch has fewer utterances than there are processes, some repeat its first one with weight 0.
         """
         return list(indices[self.rank :: self.world]) or [indices[0]]
 
     def _step(self, batches: list[Batch], step: Batches) -> tuple[float, float, float]:
-        """Take a step on the mean loss over all utterances of all batches and processes, task by task."""
+        """Take an optimizer step on the mean loss over all batches and processes, separately per task."""
         options = self.options
         seed_everything(options.seed, self.state.step, self.rank)
         loss_sum = torch.zeros((), device=self.device)
@@ -133,25 +131,27 @@ class _Loop:
         return float(loss_sum) / total, norm, rate
 
     def _normalise(self, step: Batches, total: int) -> float:
-        """Average what each part learns from over its own utterances, and give the highest learning rate."""
+        """Divide each task's gradients by its number of utterances; return the highest learning rate."""
         utterances, task_ids = self.plan.train.data.utterances, self.plan.train.task_ids
         counts = Counter(utterances[index].task for indices in step for index in indices)
         taken = self.optimizer.steps.tolist()
-        shared = Part(total, self._rate(self.state.step, WHOLE))
+        shared = StepSettings(total, self._rate(self.state.step, WHOLE))
         tasks = {}
         if self.optimizer.owned:
             named = {task: (task_ids[task], count) for task, count in counts.items()}
-            tasks = {index: Part(n, self._rate(taken[index], task)) for task, (index, n) in named.items()}
+            tasks = {
+                index: StepSettings(n, self._rate(taken[index], task)) for task, (index, n) in named.items()
+            }
         self.optimizer.normalise(shared, tasks)
-        parts = [*tasks.values(), *([shared] if self.optimizer.shared else [])]
-        return max(part.lr for part in parts)
+        used = [*tasks.values(), *([shared] if self.optimizer.shared else [])]
+        return max(settings.lr for settings in used)
 
-    def _rate(self, step: int, part: str) -> float:
-        """Give the learning rate of a step of a task's own, or of the run's."""
+    def _rate(self, step: int, task: str) -> float:
+        """Return the learning rate of a task's step, or of the run's step if `task` is WHOLE."""
         options = self.options
         return learning_rate(
             step,
-            self.num_steps[part],
+            self.num_steps[task],
             peak=options.lr,
             warmup_steps=options.warmup_steps,
             schedule=options.schedule,
@@ -163,14 +163,14 @@ class _Loop:
         found = find_not_finite(self.adapted, batches, self.options.precision)
         found = self._from_all(found)
         named = found or self._from_all([utt_id for batch in batches for utt_id in batch.utt_ids])
-        how = "these alone" if found else "these together"
+        how = "caused by" if found else "computed over"
         raise TrainingError(
-            f"{self.plan.folder}: the {what} of step {self.state.step + 1} is {value}, from {how}: "
-            f"{listed(named)}. Look at audio and text or lower train.lr; --resume starts at the last save"
+            f"{self.plan.folder}: the {what} of step {self.state.step + 1} is {value}, {how} "
+            f"{listed(named)}; check their audio and text or lower train.lr; --resume starts at the last save"
         )
 
     def _from_all(self, names: list[str]) -> list[str]:
-        """Join the names that each process found."""
+        """Return the names found in any process, sorted."""
         gathered = [names] * self.world
         if self.world > 1:
             distributed.all_gather_object(gathered, names)
@@ -183,7 +183,7 @@ class _Loop:
         )
 
     def _end_epoch(self) -> None:
-        """Turn to the next epoch; validate, keep the best, stop if it is time to, and save."""
+        """Finish an epoch: validate if due, keep the best weights, stop if due, and save."""
         options = self.options
         epoch = self.state.epoch + 1
         is_last = epoch >= options.max_epochs
@@ -191,7 +191,7 @@ class _Loop:
         if self.plan.valid is not None and (epoch % options.valid_every == 0 or is_last):
             started = time.monotonic()
             validation = self._validate()
-            self.state = self.best.judge(self.state, validation, writes=self.rank == 0)
+            self.state = self.best.update(self.state, validation, writes=self.rank == 0)
             self.log.valid(self.state, validation, time.monotonic() - started)
         if self.state.is_done and self.rank == 0:
             self.best.finish(self.state)
@@ -199,17 +199,17 @@ class _Loop:
         self.save()
 
     def _validate(self) -> Validation:
-        """Validate in the first process and tell the others, so that all take the same decisions."""
-        outcome: list[Validation | None] = [None]
+        """Validate in the first process and broadcast the result, so that all processes decide alike."""
+        result: list[Validation | None] = [None]
         if self.rank == 0:
             self.adapted.eval()
-            outcome = [validate(self.adapted, self.plan.valid, self.options.batch_frames)]
+            result = [validate(self.adapted, self.plan.valid, self.options.batch_frames)]
         if self.world > 1:
-            distributed.broadcast_object_list(outcome)
-        return outcome[0]
+            distributed.broadcast_object_list(result)
+        return result[0]
 
     def save(self) -> None:
-        """Write the state, then remove checkpoints that it does not name; not before, for a killed run."""
+        """Write the state, then remove checkpoints it does not name; in this order a kill loses nothing."""
         if self.rank == 0:
             self.saved.write(self.plan.folder, self.state)
             self.best.remove_unnamed(self.state)

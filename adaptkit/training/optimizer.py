@@ -1,9 +1,9 @@
-"""Optimisation in which every task takes steps of its own, so that one job trains as many would.
+"""An optimizer with separate state per task, so that one job trains each task as a job of its own would.
 
-Weights that a task owns have a learning rate, a step count, moments, a bound on their gradient and weight
-decay of their own, and a task that is absent from a step keeps weights and state bit for bit. Dense AdamW
-over a table does not: its momentum moves the rows of absent tasks, and its step count is that of the job.
-Shared weights are left to torch's own optimiser.
+Per-task weights have their own learning rate, step count, moments, gradient clipping and weight decay; if a
+task is absent from a step, its weights and optimizer state stay bit-identical. AdamW over a stacked parameter
+would not do: its momentum moves the rows of absent tasks, and its step count is that of the whole job. Shared
+weights use torch's own optimizer.
 """
 
 import math
@@ -15,21 +15,21 @@ from torch import Tensor, nn
 
 from adaptkit.adapters.per_task import task_parameters
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch's defaults, as of the shared weights
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch's defaults, also for the shared weights
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a task, or what tasks share, does in a step."""
+class StepSettings:
+    """Settings of one optimizer step, for a task's weights or for the shared ones."""
 
-    num_utterances: int  # over which its loss is averaged
+    num_utterances: int  # over which the loss is averaged
     lr: float
 
 
 class PerTask:
-    """AdamW, or plain SGD, over what tasks own and what they share; weight decay is decoupled in both.
+    """AdamW or plain SGD over per-task and shared weights, with decoupled weight decay in both.
 
-    Gradients are those of the sum of the utterances' losses; `normalise` makes them those of means.
+    Gradients come from the sum of the utterances' losses; `normalise` turns them into gradients of means.
     """
 
     def __init__(self, module: nn.Module, num_tasks: int, *, algorithm: str, weight_decay: float):
@@ -40,53 +40,53 @@ class PerTask:
         self.algorithm, self.weight_decay = algorithm, weight_decay
         self.inner = _of_torch(self.shared, algorithm, weight_decay) if self.shared else None
         device = next(iter(wanted.values())).device
-        self.steps = torch.zeros(num_tasks, dtype=torch.long)  # that each task has taken
-        size = (num_tasks if self.owned and algorithm == "adamw" else 0, self._numbers())
+        self.steps = torch.zeros(num_tasks, dtype=torch.long)  # taken so far by each task
+        size = (num_tasks if self.owned and algorithm == "adamw" else 0, self._num_per_task())
         self.moments = torch.zeros(2, *size, device=device)  # of the gradient and of its square (2, K, P)
-        self.present: list[int] = []  # tasks of the coming step
+        self.present: list[int] = []  # tasks of the next step
         self.rates = self.gradients = torch.empty(0)  # their learning rates (n, 1), and gradients (n, P)
 
     @property
     def is_by_task(self) -> bool:
-        """Tell whether every number that is trained is some task's own."""
+        """Whether all trained weights are per-task."""
         return bool(self.owned) and not self.shared
 
     @property
     def param_groups(self) -> list[dict[str, list[nn.Parameter]]]:
-        """Give the parameters as GradScaler looks for their gradients."""
+        """The parameters, in the form in which GradScaler looks for gradients."""
         return [{"params": [*self.shared, *self.owned]}]
 
-    def normalise(self, shared: Part, tasks: Mapping[int, Part]) -> None:
-        """Take the gradients of a step, each over its own number of utterances, and its learning rates."""
+    def normalise(self, shared: StepSettings, tasks: Mapping[int, StepSettings]) -> None:
+        """Divide the gradients by each task's number of utterances, and set the learning rates."""
         for parameter in self.shared:
-            if parameter.grad is not None:  # as of a layer that stochastic depth left out
+            if parameter.grad is not None:  # None for a layer that stochastic depth skipped
                 parameter.grad /= shared.num_utterances
         if self.inner is not None:
             self.inner.param_groups[0]["lr"] = shared.lr
         self.present = sorted(tasks) if self.owned else []
         if not self.present:
             return
-        parts = [tasks[task] for task in self.present]
+        own = [tasks[task] for task in self.present]
         device = self.moments.device
-        self.rates = torch.tensor([[part.lr] for part in parts], device=device)
-        counts = torch.tensor([[float(part.num_utterances)] for part in parts], device=device)
+        self.rates = torch.tensor([[settings.lr] for settings in own], device=device)
+        counts = torch.tensor([[float(settings.num_utterances)] for settings in own], device=device)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.owned]
         self.gradients = self._rows(gradients) / counts
 
     def clip(self, limit: float | None) -> float:
-        """Bound the norm of the shared gradient and of each task's; give the largest norm before."""
+        """Clip the norms of the shared and each task's gradient; return the largest norm before clipping."""
         largest = 0.0
         if self.shared:
             largest = float(nn.utils.clip_grad_norm_(self.shared, limit or math.inf))
         if self.present:
-            # row by row, since the order of a sum over many rows at once may depend on how many there are
+            # row by row: the summation order of a batched norm may depend on the number of rows
             norms = torch.stack([torch.linalg.vector_norm(row) for row in self.gradients])
             largest = float(torch.cat([norms, norms.new_tensor([largest])]).max())  # max keeps nan
             self.gradients = self.gradients * ((limit or math.inf) / (norms + 1e-6)).clamp(max=1.0)[:, None]
         return largest
 
     def step(self) -> None:
-        """Take the step; rows of absent tasks are not touched."""
+        """Take an optimizer step; rows of absent tasks do not change."""
         if self.inner is not None:
             self.inner.step()
         if self.present:
@@ -94,19 +94,19 @@ class PerTask:
             self._step_tasks()
 
     def zero_grad(self) -> None:
-        """Let go of the gradients."""
+        """Release the gradients."""
         for parameter in (*self.shared, *self.owned):
             parameter.grad = None
         self.present, self.gradients = [], torch.empty(0)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give all that resuming needs."""
+        """Return the optimizer state needed to resume."""
         slots = self.inner.state_dict()["state"] if self.inner is not None else {}
         inner = {f"shared.{i}.{name}": torch.as_tensor(t) for i, s in slots.items() for name, t in s.items()}
         return {"steps": self.steps, "moments": self.moments, **inner}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `tensors` gave."""
+        """Load a state returned by `tensors`."""
         self.steps.copy_(tensors["steps"])
         self.moments.copy_(tensors["moments"])
         slots: dict[int, dict[str, Tensor]] = {}
@@ -127,7 +127,7 @@ class PerTask:
                 parameter.index_copy_(0, ids, own.view(-1, *parameter.shape[1:]))
 
     def _directions(self) -> Tensor:
-        """Move the moments of the present tasks on, and give where AdamW goes (n, P)."""
+        """Update the moments of the present tasks, and return their AdamW update directions (n, P)."""
         ids, gradient = self._ids(), self.gradients
         first = self.moments[0].index_select(0, ids) * _BETA1 + gradient * (1 - _BETA1)
         second = self.moments[1].index_select(0, ids) * _BETA2 + gradient * gradient * (1 - _BETA2)
@@ -138,14 +138,14 @@ class PerTask:
         return (first / corrections[0]) / ((second / corrections[1]).sqrt() + _EPSILON)
 
     def _rows(self, tables: list[Tensor]) -> Tensor:
-        """Give the present tasks' slices of all tables side by side (n, P)."""
+        """Concatenate the present tasks' slices of all parameters (n, P)."""
         ids = self._ids()
         return torch.cat([table.detach().index_select(0, ids).flatten(1) for table in tables], dim=1)
 
     def _ids(self) -> Tensor:
         return torch.tensor(self.present, device=self.moments.device)
 
-    def _numbers(self) -> int:
+    def _num_per_task(self) -> int:
         return sum(parameter[0].numel() for parameter in self.owned)
 
 
@@ -156,7 +156,7 @@ def _of_torch(parameters: list[nn.Parameter], algorithm: str, weight_decay: floa
 
 
 class _DecoupledSGD(torch.optim.SGD):
-    """Plain SGD, with weight decay beside the gradient as AdamW has it."""
+    """Plain SGD with decoupled weight decay, as in AdamW."""
 
     def __init__(self, parameters: list[nn.Parameter], *, weight_decay: float):
         super().__init__(parameters, lr=0.0)

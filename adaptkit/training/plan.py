@@ -1,4 +1,4 @@
-"""What a run trains on, in which steps, and where what it makes goes."""
+"""The plan of a training run: its data, its steps and its output."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.data.batches import shuffle_batches
 from adaptkit.data.dataset import Examples, Group
-from adaptkit.data.sampler import Batches, Limits, Set, count_visits, own_batches, plan_steps
+from adaptkit.data.sampler import Batches, StepLimits, TrainingSet, count_visits, own_batches, plan_steps
 from adaptkit.experiment import Training
 from adaptkit.model import encoder_cache
 from adaptkit.training.state import WHOLE, State
@@ -19,20 +19,20 @@ from adaptkit.training.state import WHOLE, State
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run trains on and validates with, where it goes, and how."""
+    """The data sets, settings and output of a training run."""
 
     train: Examples
-    valid: Examples | None  # None: the last weights are kept, not the best
+    valid: Examples | None  # None: the last weights are kept instead of the best
     folder: Path
     options: Training
-    identity: Mapping[str, Any]  # what a resumed run must have in common with the one that was stopped
-    write: Callable[[Mapping[str, Tensor], int], None]  # puts weights of a step where decoding finds them
-    finish: Callable[[State], None]  # leaves the record of a run that is over
+    identity: Mapping[str, Any]  # what a resumed run must share with the interrupted one
+    write: Callable[[Mapping[str, Tensor], int], None]  # saves weights, of a step, for decoding
+    finish: Callable[[State], None]  # writes the record of a finished run
 
     def steps(
         self, epoch: int, adapters: AdapterStack | None = None, stopped: Collection[str] = ()
     ) -> list[Batches]:
-        """Plan the steps of an epoch in which `adapters` are trained, without the tasks that have stopped."""
+        """Plan the steps of an epoch of training `adapters`, without the tasks that have stopped."""
         options, groups = self.options, self.train.groups(adapters)
         if adapters is not None and adapters.num_per_task:
             own = {task: batches for task, batches in self._own(epoch, groups).items() if task not in stopped}
@@ -58,19 +58,21 @@ class Plan:
         visits = count_visits({task: len(own) for task, own in data.tasks.items()}, limits.temperature)
         return {t: own_batches(t, n, data, limits, seed=seed, epoch=epoch) for t, n in visits.items()}
 
-    def _set(self, groups: Sequence[Group]) -> Set:
+    def _set(self, groups: Sequence[Group]) -> TrainingSet:
         tasks: dict[str, list[int]] = {}
         for index, utterance in enumerate(self.train.data.utterances):
             tasks.setdefault(utterance.task, []).append(index)
-        return Set(tasks, self.train.lengths, groups)
+        return TrainingSet(tasks, self.train.lengths, groups)
 
     @property
-    def _limits(self) -> Limits:
+    def _limits(self) -> StepLimits:
         options = self.options
-        return Limits(options.batch_frames, options.accumulate, options.task_utterances, options.temperature)
+        return StepLimits(
+            options.batch_frames, options.accumulate, options.task_utterances, options.temperature
+        )
 
     def cached(self, adapters: AdapterStack) -> "Plan":
-        """Take what the encoder gives from EXP/taps, written first unless it is there, for both sets."""
+        """Return a plan that reads encoder outputs from EXP/taps, which is written if missing."""
         folder, frames = self.folder / "taps", self.options.batch_frames
         train = encoder_cache.cached(self.train, adapters, folder / "train", batch_frames=frames)
         valid = self.valid and encoder_cache.cached(

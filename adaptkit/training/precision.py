@@ -1,4 +1,4 @@
-"""Mixed precision, seeds of single steps, and losses that are not finite."""
+"""Mixed precision, per-step seeds, and the search for losses that are not finite."""
 
 import math
 import random
@@ -12,15 +12,14 @@ from adaptkit.model.adapted import AdaptedModel
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Compute the forward pass in `precision`; float32 leaves it alone."""
+    """Return the autocast context for `precision`; it is disabled for float32."""
     return torch.autocast(device.type, dtype=getattr(torch, precision), enabled=precision != "float32")
 
 
 def seed_everything(seed: int, step: int, rank: int = 0) -> None:
-    """Seed every global generator for one step, for dropout.
+    """Seed all global random generators for one step, for dropout.
 
-    Each step starts from its own seed, so a resumed run needs no saved generator states to draw the same
-    numbers.
+    Each step has its own seed, so a resumed run draws the same numbers without saved generator states.
     """
     mixed = random.Random(f"{seed} {step} {rank}").getrandbits(32)
     torch.manual_seed(mixed)
@@ -29,7 +28,7 @@ def seed_everything(seed: int, step: int, rank: int = 0) -> None:
 
 
 def find_not_finite(adapted: AdaptedModel, batches: Sequence[Batch], precision: str) -> list[str]:
-    """Name the utterances whose own loss is not finite, by taking them one at a time."""
+    """Return the utterances whose loss, computed one by one, is not finite."""
     found = []
     for batch in batches:
         for row, utt_id in enumerate(batch.utt_ids):

@@ -1,7 +1,7 @@
-"""Leave adapters out of one block after another, and see what that costs: `adaptkit adapters prune`.
+"""Remove adapters from one block after another and measure the WER: `adaptkit adapters prune`.
 
-Chen et al., Efficient adapters for giant speech models, 2023, arXiv:2306.08131: adapters of the lower blocks
-in particular can be left out [abstract]. How what is left is trained on is ours [ours].
+Chen et al., Efficient adapters for giant speech models, 2023, arXiv:2306.08131: adapters can be removed, in
+particular from the lower blocks [abstract]. The further training of the remaining adapters is ours [ours].
 """
 
 import json
@@ -28,17 +28,17 @@ from adaptkit.training.run import train_adapters
 
 @dataclass(frozen=True)
 class PrunedRow:
-    """Which blocks still carry adapters, counted from 0, and how well these recognise the set."""
+    """The blocks that keep adapters, counted from 0, with parameter counts and word error rates."""
 
     blocks: tuple[int, ...]
-    num_dropped: int  # blocks that carried adapters too
+    num_dropped: int  # blocks whose adapters were removed
     params: int
     params_per_task: int
     pruned: ErrorRate
     retrained: ErrorRate | None
 
 
-Measure = Callable[[Path, Path, int], ErrorRate]  # of an experiment's folder on a set, by batches of frames
+Measure = Callable[[Path, Path, int], ErrorRate]  # (experiment folder, data set, batch_frames)
 
 
 def prune(
@@ -51,12 +51,12 @@ def prune(
     from_bottom: bool = True,
     retrain_epochs: int | None = None,
 ) -> list[PrunedRow]:
-    """Measure an experiment with ever fewer blocks that carry adapters, down to one; write `prune.json`.
+    """Measure an experiment with adapters in fewer and fewer blocks, down to one; write `prune.json`.
 
-    What is left lies in `keep_<first>-<last>` of `out` (a folder inside `exp` if not given) and decodes as an
-    experiment does. Its folder `retrained` holds the experiment trained further from there with the same
-    options, which can be reported too; a stopped retraining resumes, and a finished one is not repeated. WER
-    is measured on `data`, the experiment's validation set if not given.
+    Each pruned experiment is written to `keep_<first>-<last>` in `out` (by default a folder inside `exp`).
+    With `retrain_epochs` it is trained further, with the same options, in its subfolder `retrained`; an
+    interrupted retraining resumes and a finished one is not repeated. WER is measured on `data`, by default
+    the experiment's validation set.
     """
     loaded = load_experiment(exp)
     settings, base, file = loaded.settings, loaded.base, loaded.file
@@ -80,7 +80,7 @@ def prune(
 
 
 def format_rows(rows: Sequence[PrunedRow]) -> str:
-    """Lay the rows out as a table."""
+    """Format the rows as a table."""
     interval = f"{LEVEL} % interval"
     head = ["blocks", "dropped", "parameters", "per speaker", "WER", interval]
     if rows[0].retrained:
@@ -91,16 +91,16 @@ def format_rows(rows: Sequence[PrunedRow]) -> str:
 def find_kept(
     entries: Sequence[AdapterConfig], num_blocks: int, *, from_bottom: bool
 ) -> list[tuple[int, ...]]:
-    """Give the blocks that go on carrying adapters, all first; each adapter that can be pruned keeps one.
+    """List the sets of blocks that keep adapters, the full set first; every adapter keeps a block.
 
-    An adapter that cannot be pruned, where there are others, stays whole.
+    If there are several adapters, those that cannot be pruned keep all their blocks.
     """
     own = [set(_carrying(entry, num_blocks)) for entry in entries if _has_blocks(type(entry))]
     if not own:
         kinds = [kind for kind in available() if _has_blocks(api.load_kind(kind).Config)]
         raise ConfigError(
-            f"{listed(entry.kind for entry in entries)}: cannot be pruned, since its blocks share weights or "
-            f"cannot be left out one by one; kinds with an option 'blocks' can: {listed(kinds)}"
+            f"{listed(entry.kind for entry in entries)}: cannot be pruned, because its blocks share weights "
+            f"or depend on each other; adapter types with an option 'blocks' can: {listed(kinds)}"
         )
     carrying = tuple(sorted(set().union(*own)))
     counts = range(len(carrying), 0, -1)
@@ -109,7 +109,7 @@ def find_kept(
 
 
 def cut(loaded: LoadedExperiment, blocks: Sequence[int]) -> AdapterStack:
-    """Build the adapters of an experiment in some of their blocks only, weights as they are there."""
+    """Build the adapters of an experiment in some of its blocks only, with their trained weights."""
     base, file = loaded.base, loaded.file
     entries = tuple(_without_others(entry, blocks, base.num_blocks) for entry in file.adapters)
     own = api.build(entries, base.sites, file.tasks, seed=0).state_dict()
@@ -135,12 +135,12 @@ def _without_others(entry: AdapterConfig, blocks: Sequence[int], num_blocks: int
 
 def _find_data(folder: RunFolder, settings: Experiment) -> Path:
     if settings.data is None:
-        raise ConfigError(f"{folder.config}: names no data to measure on; give a set with --data")
+        raise ConfigError(f"{folder.config}: names no data to measure on; name a set with --data")
     return settings.data.valid
 
 
 def _save(folder: RunFolder, settings: Experiment, *, stack: AdapterStack, file: AdapterFile) -> Experiment:
-    """Write what is left of adapters as an experiment of its own, and return its settings."""
+    """Write the remaining adapters as an experiment of their own, and return its settings."""
     name = f"{settings.name}_{folder.path.name}"
     left = settings.model_copy(update={"name": name, "adapters": stack.configs})
     experiment.save(left, folder.config)
@@ -149,7 +149,7 @@ def _save(folder: RunFolder, settings: Experiment, *, stack: AdapterStack, file:
 
 
 def _retrain(folder: RunFolder, settings: Experiment, *, epochs: int, device: str) -> Path:
-    """Train what is left further, and return the folder it is in."""
+    """Train the remaining adapters further, and return the folder of the result."""
     options = settings.train.model_copy(update={"max_epochs": epochs})
     changed = settings.model_copy(update={"name": f"{settings.name}_retrained", "train": options})
     out = folder.path / "retrained"

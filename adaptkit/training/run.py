@@ -1,4 +1,4 @@
-"""Train an experiment: read its data, build what is trained, run the loop, leave a record."""
+"""Train an experiment: read its data, build the model or adapters, run the loop, write the record."""
 
 import hashlib
 import logging
@@ -21,7 +21,7 @@ from adaptkit.experiment import Experiment, Sets
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
-from adaptkit.records import Effort, Recorded, write_record
+from adaptkit.records import Effort, RecordedModel, write_record
 from adaptkit.tensors import load_strictly
 from adaptkit.training.augmentation import augmented, spec_of
 from adaptkit.training.distributed import in_processes
@@ -31,7 +31,7 @@ from adaptkit.training.precision import seed_everything
 from adaptkit.training.state import State, describe_contents, digest, identify, refuse_another
 
 _LOG = logging.getLogger(__name__)
-_MOST_SKIPPED = 0.05  # of the utterances
+_MOST_SKIPPED = 0.05  # fraction of the utterances
 
 
 def train_adapters(
@@ -43,9 +43,9 @@ def train_adapters(
     start: Path | None = None,
     allow_pipes: bool = False,
 ) -> None:
-    """Train the adapters of an experiment on its base model; the base stays as it is, bit for bit.
+    """Train the adapters of an experiment on its base model, which stays bit-identical.
 
-    Their first weights are those of the adapter file `start`, where it is given.
+    If `start` is given, the weights are initialised from that adapter file.
     """
     if settings.data is None or not settings.adapters:
         raise ConfigError(
@@ -68,7 +68,7 @@ def train_adapters(
 
         def finish(state: State) -> None:
             counts = (adapters.num_parameters, adapters.num_per_task)
-            made = Recorded(settings.name, adapters.kind, adapters.tasks, *counts)
+            made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts)
             _write_record(folder, made, base, effort=effort_of(state, settings.train.seed), device=device)
 
         identity = {
@@ -86,26 +86,26 @@ def train_adapters(
 
 
 def train_base(settings: Experiment, *, device: str, resume: bool = False, allow_pipes: bool = False) -> None:
-    """Train a base model from scratch, by the same loop with everything unfrozen."""
+    """Train a base model from scratch, in the same loop with all weights trainable."""
     wanted = settings.base
     if wanted.data is None or wanted.model is None:
         raise ConfigError("base: needs 'model' (ESPnet's yaml) and 'data' (train, valid) to be trained")
     folder = wanted.dir
     with in_processes(device):
         refuse_another(folder, resume=resume)
-        model_config = _describe(settings)
+        model_config = _make_model_config(settings)
         seed_everything(wanted.train.seed, 0)
         base = base_checkpoint.wrap(folder, model_config, build.build(model_config).to(device))
         train, valid = _read_sets(wanted.data, base, allow_pipes)
         train = augmented(train, wanted.augment, wanted.train.seed)
-        model_config = _tell_augmentation(model_config, train)
+        model_config = _add_augmentation(model_config, train)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
             base_checkpoint.save(folder, model_config, weights)
 
         def finish(state: State) -> None:
             made, saved = (
-                Recorded(wanted.name, "base", (), base.num_parameters, 0),
+                RecordedModel(wanted.name, "base", (), base.num_parameters, 0),
                 base_checkpoint.load(folder),
             )
             _write_record(folder, made, saved, effort=effort_of(state, wanted.train.seed), device=device)
@@ -113,14 +113,14 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
         identity = {
             **identify(settings, "base"),
             **describe_contents(train, valid),
-            "model": digest(config.read_yaml(wanted.model)),
+            "model": digest(config.read_yaml(config.find_published("base", wanted.model))),
         }
         plan = Plan(train, valid, folder, wanted.train, identity, write, finish)
         fit(AdaptedModel(base, spec=spec_of(train)), plan, resume=resume)
 
 
 def read_set(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
-    """Read a set, every task left to the base so far, without the utterances too short to learn from."""
+    """Read a data set without the utterances too short for their text; no task has adapters yet."""
     examples = read_examples(path, base, allow_pipes=allow_pipes)
     data = examples.data
     tokens.refuse_unknown(base.tokens, {u.utt_id: u.text for u in data.utterances}, str(path))
@@ -136,11 +136,11 @@ def read_set(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examp
 
 
 def effort_of(state: State, seed: int) -> Effort:
-    """Say what a run took that this process has finished."""
+    """Return the training effort of a run that this process has finished."""
     return Effort(state.seconds, state.epoch, state.step, seed)
 
 
-def _write_record(folder: Path, made: Recorded, base: BaseModel, *, effort: Effort, device: str) -> None:
+def _write_record(folder: Path, made: RecordedModel, base: BaseModel, *, effort: Effort, device: str) -> None:
     write_record(
         folder,
         made,
@@ -152,30 +152,30 @@ def _write_record(folder: Path, made: Recorded, base: BaseModel, *, effort: Effo
 
 
 def warn_of_coupled_rows(base: BaseModel, tasks: Sequence[str]) -> None:
-    """Warn where the base model's own loss keeps one job from being as many."""
+    """Warn if the base model's loss prevents tasks from being trained independently in one job."""
     is_coupled = base.config["model_conf"].get("length_normalized_loss") and base.model.ctc_weight < 1
     if is_coupled and len(tasks) > 1:
-        what = "weighs an utterance by the others of its batch, so no task is trained as in a job of its own"
+        what = "couples the utterances of a batch, so a speaker's result depends on the others in the job"
         _LOG.warning("%s: its length_normalized_loss %s", base.path, what)
 
 
 def _take_over(path: Path, adapters: AdapterStack, base: BaseModel) -> dict[str, str]:
-    """Give adapters the weights of a file of the same base model and tasks, and say which file it was."""
+    """Copy the weights of an adapter file of the same base model and tasks; return its digest."""
     file = checkpoint.load(path)
     if file.tasks != adapters.tasks:
         raise CheckpointError(
-            f"{path}: its tasks are {listed(file.tasks)}, and those of the training set are "
-            f"{listed(adapters.tasks)}; start from adapters of the same tasks"
+            f"{path}: its speakers are {listed(file.tasks)}, but those of the training set are "
+            f"{listed(adapters.tasks)}; start from adapters of the same speakers"
         )
     weights = checkpoint.restore(file, base, path).state_dict()
     load_strictly(adapters, weights, path)
     return {"start": hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()}
 
 
-def _describe(settings: Experiment) -> dict[str, Any]:
-    """Describe the model of a new run, in the first process, or read how a run to be resumed did.
+def _make_model_config(settings: Experiment) -> dict[str, Any]:
+    """Make the model's yaml for a new run, in the first process, or read that of a run to be resumed.
 
-    A resumed run leaves tokens and statistics as they are, even where the data have changed since.
+    A resumed run keeps its tokens and statistics even if the data have changed.
     """
     wanted, folder = settings.base, RunFolder(settings.base.dir)
     if folder.state.exists():
@@ -184,7 +184,7 @@ def _describe(settings: Experiment) -> dict[str, Any]:
     if not distributed.is_initialized() or distributed.get_rank() == 0:
         described = [
             create.make_config(
-                wanted.model,
+                config.find_published("base", wanted.model),
                 wanted.data.train,
                 wanted.dir,
                 token_type=wanted.tokens.type,
@@ -201,7 +201,7 @@ def _read_sets(sets: Sets, base: BaseModel, allow_pipes: bool) -> list[Examples]
     return [read_set(path, base, allow_pipes=allow_pipes) for path in (sets.train, sets.valid)]
 
 
-def _tell_augmentation(model_config: Mapping[str, Any], train: Examples) -> dict[str, Any]:
-    """Write what a base model is trained under into adaptkit's own section of its yaml."""
+def _add_augmentation(model_config: Mapping[str, Any], train: Examples) -> dict[str, Any]:
+    """Return a base model's yaml with its training augmentation in the section `adaptkit`."""
     policy = config.dump(train.augmentation.policy) if train.augmentation else None
     return {**model_config, "adaptkit": {**(model_config.get("adaptkit") or {}), "augment": policy}}

@@ -4,7 +4,7 @@ import math
 
 
 def learning_rate(step: int, num_steps: int, *, peak: float, warmup_steps: int, schedule: str) -> float:
-    """Give the learning rate of a step, counted from 0: a linear rise, then the schedule's decay.
+    """Return the learning rate of a step, counted from 0: linear warmup, then the schedule's decay.
 
     >>> [learning_rate(s, 6, peak=1.0, warmup_steps=2, schedule="linear") for s in range(6)]
     [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]

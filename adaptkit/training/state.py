@@ -1,4 +1,4 @@
-"""Where a training run stands, the file that a stopped run resumes from, and what both runs must share."""
+"""The state of a training run, its checkpoint for resuming, and the settings both runs must share."""
 
 import hashlib
 import json
@@ -22,20 +22,20 @@ from adaptkit.training.optimizer import PerTask
 _LOG = logging.getLogger(__name__)
 
 
-_CHANGES_NOTHING = ("num_workers", "save_every_steps")  # in what a run makes, so a resumed one may differ
-WHOLE = ""  # names the whole run among what is judged
+_CHANGES_NOTHING = ("num_workers", "save_every_steps")  # do not affect results, so may differ on resuming
+WHOLE = ""  # in place of a task's name: the whole run, if early stopping is global
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How what is judged by itself has done so far: a task, or the whole run where tasks share weights."""
+    """The early-stopping state of a task, or of the whole run if tasks share trained weights."""
 
     best: list[list[float]] = field(default_factory=list)  # [wer, loss, step], best first
-    waited: int = 0  # validations since the best
+    waited: int = 0  # validations since the best one
     is_stopped: bool = False
 
     def after(self, entry: list[float], *, average: int, patience: int | None) -> "Standing":
-        """Rank a validation among the best few, and stop once `patience` of them were no better."""
+        """Return the state after a validation; it stops after `patience` validations without improvement."""
         best = sorted([*self.best, entry])
         waited = 0 if best[0] == entry else self.waited + 1
         return Standing(best[:average], waited, patience is not None and waited >= patience)
@@ -43,52 +43,52 @@ class Standing:
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands; with weights, best weights and the optimiser's tensors, all that resuming needs."""
+    """The progress of a run; `Saved` adds weights, best weights and optimizer state."""
 
     step: int = 0
     epoch: int = 0
     position: int = 0  # steps of the epoch already taken
     seconds: float = 0.0
-    standings: dict[str, Standing] = field(default_factory=dict)  # of WHOLE, or of every task
+    standings: dict[str, Standing] = field(default_factory=dict)  # by task, or of WHOLE
     is_done: bool = False
 
     @property
     def stopped(self) -> frozenset[str]:
-        """Name the tasks that train no more."""
+        """The tasks whose training has stopped."""
         return frozenset(name for name, standing in self.standings.items() if standing.is_stopped)
 
     @property
     def kept_steps(self) -> set[int]:
-        """Give the steps that are among the best few of something."""
+        """The steps whose checkpoints are among the best of a task or of the run."""
         return {int(step) for standing in self.standings.values() for _, _, step in standing.best}
 
 
 def refuse_another(folder: Path, *, resume: bool) -> None:
-    """Refuse to start a run where there is one already, unless it is to go on."""
+    """Refuse to start a run in a folder that holds one, unless it is resumed."""
     if RunFolder(folder).state.exists() and not resume:
         raise CheckpointError(
-            f"{folder}: holds a run already; --resume goes on with it, removing it starts over"
+            f"{folder}: holds a run already; --resume continues it, or remove the folder to start over"
         )
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a run was writing when it was killed (see files.replacing)."""
+    """Remove partial files of a run that was killed (see files.replacing)."""
     for path in folder.glob(".*.partial*"):
         path.unlink()
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What of a run lies in its file."""
+    """The parts of a run that its state file holds."""
 
     module: nn.Module  # what is trained
     optimizer: PerTask
     scaler: torch.amp.GradScaler
-    identity: Mapping[str, Any]  # what a resumed run must have in common with the one that was stopped
-    best: dict[str, Tensor]  # each task's best weights so far, where tasks are judged one by one; else empty
+    identity: Mapping[str, Any]  # what a resumed run must share with the interrupted one
+    best: dict[str, Tensor]  # best weights so far if early stopping is per task; else empty
 
     def write(self, folder: Path, state: State) -> None:
-        """Write everything that resuming needs, atomically."""
+        """Write the state file, atomically."""
         parts = {
             "weights": self.module.state_dict(),
             "best": self.best,
@@ -99,10 +99,10 @@ class Saved:
         write_tensors(RunFolder(folder).state, tensors, header)
 
     def restore(self, folder: Path) -> State:
-        """Go on where the last save was, at the start if there is none; other settings are refused."""
+        """Restore the last saved state, or start anew if there is none; refuse changed settings."""
         path = RunFolder(folder).state
         if not path.exists():
-            _LOG.info("%s: nothing to resume, starting", folder)
+            _LOG.info("%s: nothing to resume, starting from scratch", folder)
             return State()
         tensors, header = read_tensors(path)
         self._refuse_other(header["identity"], path)
@@ -127,13 +127,13 @@ class Saved:
         ]
         if changed:
             raise CheckpointError(
-                f"{path}: saved by a run with another {listed(changed, 5)}; resume with its settings, "
-                "or remove the folder to start over"
+                f"{path}: saved by a run with different settings: {listed(changed, 5)}; resume with its "
+                "settings, or remove the folder to start over"
             )
 
 
 def identify(settings: Experiment, *sections: str) -> dict[str, Any]:
-    """Give the full keys and values of a configuration that a resumed run must share."""
+    """Return the full keys and values of the settings that a resumed run must share."""
     resolved = config.dump(settings)
     leaves = dict(_leaves({section: resolved[section] for section in sections}))
     return {key: value for key, value in leaves.items() if key.rpartition(".")[2] not in _CHANGES_NOTHING}
@@ -149,7 +149,7 @@ def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def describe_contents(train: Examples, valid: Examples | None) -> dict[str, str]:
-    """Give digests of the utterances, since the same folders may hold others by now."""
+    """Return digests of the utterances, since the contents of a data folder may have changed."""
     sets = {"training set": train, "validation set": valid}
     noise = train.augmentation.bank if train.augmentation else None
     described = {
@@ -160,12 +160,12 @@ def describe_contents(train: Examples, valid: Examples | None) -> dict[str, str]
         if e is not None
     }
     if noise:
-        described["noise recordings"] = noise.describe()
+        described["noise recordings"] = noise.list_contents()
     return {name: digest(content) for name, content in described.items()}
 
 
 def digest(content: object) -> str:
-    """Give a digest of anything that json can hold or str tells."""
+    """Return a digest of any object that json or str can represent."""
     return hashlib.blake2b(
         json.dumps(content, sort_keys=True, default=str).encode(), digest_size=8
     ).hexdigest()

@@ -1,4 +1,4 @@
-"""Validate a model while it is trained: loss and word error rate, over all utterances and for each task."""
+"""Validation during training: loss and word error rate, over all utterances and per task."""
 
 from dataclasses import dataclass
 
@@ -14,16 +14,16 @@ from adaptkit.scoring.wer import ErrorCounts, count_words
 
 @dataclass(frozen=True)
 class Validation:
-    """How well a model does on a validation set; rates in percent."""
+    """Loss and word error rates (percent) on a validation set."""
 
     loss: float  # mean over utterances
     wer: float
     by_task: dict[str, float]  # WER
-    loss_by_task: dict[str, float]  # none for a base model
+    loss_by_task: dict[str, float]  # empty for a base model
 
 
 def validate(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> Validation:
-    """Measure loss and word error rate; with adapters every batch holds one task only."""
+    """Measure loss and word error rate; with adapters every batch holds a single task."""
     device = next(adapted.espnet.parameters()).device
     losses: dict[int, float] = {}  # sums over utterances, by task id
     by_tasks = adapted.adapters is not None

@@ -5,7 +5,7 @@
 # NOISE holds recordings <type>.wav and folders <type>/: here the backgrounds of Speech Commands v0.02 (arXiv:1804.03209) and
 # clips of ESC-10 (doi 10.1145/2733373.2806390). Types helicopter, rain, exercise_bike and running_tap are kept for tests.
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
-exec ../../recipes/adapt.sh --config conf/augment.yaml --adapt false --jobs 2 \
+exec recipes/compare.sh --config conf/augment.yaml --adapt false --jobs 2 \
   --expdir exp/augment --minus "plain switchboard_mild mixed_mild" \
   --augment "plain switchboard_mild adapt_mild mtr stacked_mild mixed_mild" \
   --sets "train_lengths valid_lengths test test_20db test_10db test_5db test_0db

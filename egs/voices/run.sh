@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# The larger embedded corpus: commands and digit strings spoken by eSpeak NG. A base model learns 14 ordinary voices,
+# The larger embedded corpus: commands and digit strings synthesised by eSpeak NG. A base model learns 14 ordinary voices,
 # then adapters learn 32 unusual ones, all in one job; 8 more are kept apart, unseen by both. Nothing is needed from
-# outside.
-# One kind of adapter, or all of conf/adapters, three seeds of each:   ./run.sh --adapter hra
+# outside. Other adapters, a row of conf/compare.yaml:   ./run.sh --adapter hra
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
-exec ../../recipes/adapt.sh --config conf/voices.yaml --prepare-options "--nj 2" \
+exec recipes/adapt.sh --config conf/compare.yaml --prepare-options "--nj 2" \
   --sets "base_train base_valid base_test adapt_train adapt_valid adapt_test new_train new_valid new_test" \
-  --base-test-sets "base_test new_test" --test-sets adapt_test --exp exp/residual_32 --seeds "1 2 3" "$@"
+  --base-test-sets "base_test new_test" --test-sets adapt_test "$@"

@@ -44,7 +44,7 @@ def test_available_kinds_are_the_modules_of_the_package():
 
 
 def test_unknown_kind_is_refused_with_the_nearest():
-    with pytest.raises(ConfigError, match="no adapter kind 'residul'; did you mean 'residual'"):
+    with pytest.raises(ConfigError, match="no adapter type 'residul'; did you mean 'residual'"):
         api.load_kind("residul")
 
 

@@ -9,7 +9,7 @@ import torch
 from adaptkit.adapters import api
 from adaptkit.adapters.catalog import available
 from adaptkit.adapters.kinds.residual import Config
-from adaptkit.adapters.per_task import Space, TaskLinear, shared_parameters, task_parameters
+from adaptkit.adapters.per_task import Hypernetwork, TaskLinear, shared_parameters, task_parameters
 from adaptkit.adapters.site import Site
 from adaptkit.base.fold import fold
 from adaptkit.errors import ConfigError
@@ -20,7 +20,6 @@ SPACE = {"bank": "space", "space_dim": 2}
 SITE = Site("encoder.encoders.0", "block", 0, 2, 2)
 OWNED = ["0.space.codes.table"]
 ALL_TASKS = (0, 1, 2)
-espnet = pytest.mark.espnet
 every_kind = pytest.mark.parametrize("kind", available())
 
 
@@ -45,7 +44,7 @@ def linear():
     """y = W^T x + c of 2 numbers to 1 for three tasks, with a space of 2 dimensions; and the space."""
     linear = TaskLinear(1, 2, 1)
     linear.weight.data[0], linear.bias.data[0] = torch.tensor([[1.0], [2.0]]), torch.tensor([3.0])  # g0
-    space = Space(linear, 3, 2)
+    space = Hypernetwork(linear, 3, 2)
     space.codes.table.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, -1.0]]) / 32  # as they are kept
     space.basis.data = torch.tensor([[0.5, 0.0, 10.0], [0.0, -1.0, 20.0]])  # W, then c
     return linear, space
@@ -140,7 +139,6 @@ def test_codes_are_about_one_long():
     assert float(32 * codes.norm(dim=1).mean()) == pytest.approx(1.0, abs=0.05)
 
 
-@espnet
 @every_kind
 def test_a_task_owns_its_code_alone(base, kind, new_stack):
     plain, stack = new_stack(base, kind), new_stack(base, kind, **SPACE)
@@ -151,7 +149,6 @@ def test_a_task_owns_its_code_alone(base, kind, new_stack):
     assert shared == {name: tuple(p.shape) for name, p in shared_parameters(plain)}
 
 
-@espnet
 @every_kind
 def test_a_space_of_one_number_can_be_every_table_of_a_task(base, kind, new_stack, new_batch, encode):
     table, space = new_stack(base, kind, is_trained=True), new_stack(base, kind, bank="space", space_dim=1)
@@ -170,7 +167,6 @@ def test_a_space_of_one_number_can_be_every_table_of_a_task(base, kind, new_stac
     assert torch.equal(encode(base, space, batch), encode(base, table, batch))
 
 
-@espnet
 @every_kind
 def test_an_untrained_adapter_with_a_space_changes_nothing(variant, kind, new_stack, new_batch, encode):
     batch = new_batch(ALL_TASKS)
@@ -178,7 +174,6 @@ def test_an_untrained_adapter_with_a_space_changes_nothing(variant, kind, new_st
     assert torch.equal(adapted, encode(variant, None, batch))
 
 
-@espnet
 @every_kind
 def test_basis_and_codes_learn_within_two_steps(base, kind, new_stack, new_batch):
     adapted = AdaptedModel(base, new_stack(base, kind, **SPACE)).train()
@@ -195,7 +190,6 @@ def test_basis_and_codes_learn_within_two_steps(base, kind, new_stack, new_batch
     assert adapted.adapters[0].space.codes.table.grad.any(dim=1).all()
 
 
-@espnet
 @pytest.mark.parametrize("kind", ["full", "bitfit", "lora", "tpa"])
 def test_an_adapter_with_a_space_folds_into_the_base(base, kind, new_stack, new_batch, encode):
     options = {"tpa": {"input": "normed", "activation": "swish"}}.get(kind, {})
@@ -206,7 +200,6 @@ def test_an_adapter_with_a_space_folds_into_the_base(base, kind, new_stack, new_
     assert (expected - encode(base, None, batch)).abs().max() > 1e-2
 
 
-@espnet
 @every_kind
 def test_a_copy_and_a_pickle_use_weights_of_their_own(base, kind, new_stack, new_batch, encode):
     stack, batch = new_stack(base, kind, is_trained=True, **SPACE), new_batch(ALL_TASKS)
@@ -218,7 +211,6 @@ def test_a_copy_and_a_pickle_use_weights_of_their_own(base, kind, new_stack, new
         assert torch.equal(encode(base, stack, batch), expected)
 
 
-@espnet
 def test_a_file_of_an_adapter_with_a_space_says_so(base, new_stack, tmp_path):
     stack, path = new_stack(base, **SPACE), tmp_path / "adapter.safetensors"
     checkpoint.save(path, stack, base.fingerprint, 0, stack.state_dict())
@@ -226,7 +218,6 @@ def test_a_file_of_an_adapter_with_a_space_says_so(base, new_stack, tmp_path):
     assert (entry.bank, entry.space_dim) == ("space", 2)
 
 
-@espnet
 def test_an_adapter_of_another_dimension_is_refused(base, new_stack, tmp_path):
     stack, other = new_stack(base, **SPACE), new_stack(base, bank="space", space_dim=3)
     with pytest.raises(RuntimeError, match="size mismatch for 0.space.basis"):
@@ -236,12 +227,9 @@ def test_an_adapter_of_another_dimension_is_refused(base, new_stack, tmp_path):
 # options
 
 
-@espnet
 @pytest.mark.parametrize("kind", ["full", "bitfit"])
 def test_a_space_for_a_kind_of_which_tasks_own_nothing_is_refused(base, kind, new_stack):
-    expected = (
-        f"adapter '{kind}': 'bank: space' makes weights that tasks own, and it has none; set 'bank: table'"
-    )
+    expected = f"adapter '{kind}': 'bank: space' generates per-speaker weights, and there are none; set 'bank"
     with pytest.raises(ConfigError, match=expected):
         new_stack(base, kind, per_task=False, **SPACE)
 
@@ -252,7 +240,7 @@ def test_a_space_without_a_size_is_refused():
 
 
 def test_a_size_without_a_space_is_refused():
-    with pytest.raises(ValueError, match="'space_dim: 4' does nothing with 'bank: table'; drop it"):
+    with pytest.raises(ValueError, match="'space_dim: 4' has no effect with 'bank: table'; remove it"):
         api.read_config({"kind": "residual", "space_dim": 4})
 
 

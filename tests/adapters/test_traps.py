@@ -11,7 +11,6 @@ from adaptkit.adapters.catalog import available
 from adaptkit.errors import ConfigError
 from adaptkit.model.adapted import AdaptedModel
 
-pytestmark = pytest.mark.espnet
 TASKS = (0, 1, 2)
 SIZES = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 2}
 FFNS = {"use_ffn": True, "macaron_ffn": True, "gradient_checkpoint_layers": [1, 2]}

@@ -86,7 +86,7 @@ def test_a_set_with_some_features_is_refused(dump):
     lines = (dump / "feats.scp").read_text().splitlines(keepends=True)
     (dump / "feats.scp").write_text("".join(lines[1:]))
 
-    with pytest.raises(DataError, match="feats.scp: misses spk1-00; 'adaptkit feats"):
+    with pytest.raises(DataError, match="feats.scp: missing spk1-00; 'adaptkit feats"):
         read_corpus(dump)
 
 

@@ -185,7 +185,7 @@ def test_another_noise_stands_in_for_one_of_digital_silence(write, caplog):
     write(np.zeros(RATE_HZ), "noise/silent.wav")
     bank = bank_of(write(white(RATE_HZ)))
     assert {Path(bank.perturb(SPEECH, key).noise).stem for key in range(20)} == {"a"}
-    assert caplog.text.count("silent.wav: nothing but digital silence; other noises stand in") == 1
+    assert caplog.text.count("silent.wav: nothing but digital silence; other noises are used") == 1
 
 
 @pytest.mark.parametrize("num_samples", [0, 400])

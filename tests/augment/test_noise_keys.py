@@ -85,11 +85,12 @@ def test_speech_itself_stays_as_it_was(noises):
 
 
 def test_the_description_changes_with_recordings_and_options(noises, write):
-    described = {noises.describe(), NoiseBank(noises.options, 8000).describe()}
-    described.add(NoiseBank(noises.options.model_copy(update={"snr_db": (0.0, 20.0)}), RATE_HZ).describe())
+    described = {noises.list_contents(), NoiseBank(noises.options, 8000).list_contents()}
+    louder = noises.options.model_copy(update={"snr_db": (0.0, 20.0)})
+    described.add(NoiseBank(louder, RATE_HZ).list_contents())
     write(0, 30001)  # one sample longer
-    described.add(NoiseBank(noises.options, RATE_HZ).describe())
+    described.add(NoiseBank(noises.options, RATE_HZ).list_contents())
     write(9)
-    described.add(NoiseBank(noises.options, RATE_HZ).describe())
+    described.add(NoiseBank(noises.options, RATE_HZ).list_contents())
     assert len(described) == 5
-    assert NoiseBank(noises.options, RATE_HZ).describe() in described
+    assert NoiseBank(noises.options, RATE_HZ).list_contents() in described

@@ -152,7 +152,7 @@ def test_what_is_no_policy_is_refused(load, augment):
 
 def test_an_unknown_name_in_an_experiment_is_refused_with_the_nearest(load):
     for part in ({"augment": "binz"}, {"base": "binz"}):
-        with pytest.raises(ConfigError, match="augmentation 'binz': .*did you mean 'bins'"):
+        with pytest.raises(ConfigError, match="'binz': .*did you mean 'bins'"):
             load(**part)
 
 
@@ -168,7 +168,7 @@ def test_another_augmentation_names_the_experiment(load, folder):
 def test_another_augmentation_of_other_adapters_adds_its_name_to_theirs(load, folder):
     config.write_yaml(folder / "small.yaml", {"adapters": [{"kind": "residual"}]})
 
-    assert load(adapter=folder / "small.yaml", augment_by="bins").name == "small_bins"
+    assert load(adapter=str(folder / "small.yaml"), augment_by="bins").name == "small_bins"
 
 
 def test_another_augmentation_names_the_base_model(load, folder):

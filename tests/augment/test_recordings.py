@@ -64,11 +64,11 @@ def test_paths_count_from_the_working_folder(write, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", r"noises: \S+nowhere: no such folder or list \(seen from .*; correct the list"),
-        ("empty", r"empty: holds no recording \(\.wav"),
-        ("empty.scp", "empty.scp: a list needs lines 'name location'"),
-        ("half.scp", "half.scp: a list needs lines 'name location'"),
-        ("x.wav", "x.wav: a recording where a folder or a list of them is needed"),
+        ("nowhere", r"noises: \S+nowhere: no such folder or list \(relative to .*; correct the list"),
+        ("empty", r"empty: contains no recordings \(\.wav"),
+        ("empty.scp", "empty.scp: expected a list of lines 'name location'"),
+        ("half.scp", "half.scp: expected a list of lines 'name location'"),
+        ("x.wav", "x.wav: a recording; expected a folder or a list of recordings"),
     ],
 )
 def test_places_without_recordings_are_refused(write, tmp_path, name, message):

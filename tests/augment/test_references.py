@@ -9,7 +9,7 @@ from torchaudio.functional import mask_along_axis_iid
 from adaptkit import config
 from adaptkit.augment.specaugment import SpecAugment, augment
 
-pytestmark = pytest.mark.espnet
+pytestmark = pytest.mark.slow
 
 LEAST = 1e-3  # p-value; the draws are fixed, so a test that passes always does
 NUM_FRAMES, NUM_BINS, NUM_DRAWS = 200, 80, 1500

@@ -12,7 +12,7 @@ from adaptkit.augment.policy import Policy
 from adaptkit.errors import DataError
 
 SPEC = {"freq_masks": 1, "freq_width": 5}
-NAMES = [f"spk{number % 50}-{number:05}" for number in range(4000)]
+NAMES = [f"spk{number % 50}-{number:05}" for number in range(1000)]
 
 
 @pytest.fixture

@@ -30,16 +30,16 @@ def options(**fields):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "does nothing: set time_warp, freq_masks or time_masks, or the whole to null"),
-        ({"time_masks": 0}, "does nothing"),
-        ({**TIME, "time_masks_ratio": 0.04}, "time_masks 2 and time_masks_ratio 0.04 both give the number"),
-        ({**TIME, "time_width_ratio": 0.05}, "time_width [0, 40] and time_width_ratio [0.0, 0.05] both give"),
-        ({"time_masks": 2}, "have a number and no width; set time_width or time_width_ratio"),
-        ({"time_width": 40}, "have a width and no number; set time_masks or time_masks_ratio"),
-        ({"time_masks": 2, "time_width": [40, 40]}, "time_width [40, 40] is no range"),
-        ({"time_masks": 2, "time_width": 0}, "time_width [0, 0] is no range"),
-        ({"time_masks": 2, "time_width_ratio": [0.05, 0.01]}, "time_width_ratio [0.05, 0.01] is no range"),
-        ({"freq_masks": 1, "freq_width": [9, 3]}, "its end is excluded and has to be above its lowest"),
+        ({}, "no effect: set time_warp, freq_masks or time_masks, or set all of it to null"),
+        ({"time_masks": 0}, "no effect"),
+        ({**TIME, "time_masks_ratio": 0.04}, "time_masks 2 and time_masks_ratio 0.04 both set the number"),
+        ({**TIME, "time_width_ratio": 0.05}, "time_width [0, 40] and time_width_ratio [0.0, 0.05] both set"),
+        ({"time_masks": 2}, "have a number but no width; set time_width or time_width_ratio"),
+        ({"time_width": 40}, "have a width but no number; set time_masks or time_masks_ratio"),
+        ({"time_masks": 2, "time_width": [40, 40]}, "time_width [40, 40] is empty"),
+        ({"time_masks": 2, "time_width": 0}, "time_width [0, 0] is empty"),
+        ({"time_masks": 2, "time_width_ratio": [0.05, 0.01]}, "time_width_ratio [0.05, 0.01] is empty"),
+        ({"freq_masks": 1, "freq_width": [9, 3]}, "the end is excluded and must exceed the lowest width"),
         (
             {"time_masks": 1, "time_width_ratio": 0.1, "time_width_bound": 0.2},
             "time_width_bound 0.2 bounds time_width, which is not set",
@@ -60,7 +60,7 @@ def test_options_that_mean_nothing_are_refused(fields, message):
 
 
 def test_all_that_does_not_go_together_is_said_at_once():
-    with pytest.raises(ConfigError, match=r"both give the number.*freq_width \[5, 5\] is no range"):
+    with pytest.raises(ConfigError, match=r"both set the number.*freq_width \[5, 5\] is empty"):
         options(**TIME, time_masks_ratio=0.1, freq_masks=1, freq_width=[5, 5])
 
 

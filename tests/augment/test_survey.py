@@ -8,7 +8,7 @@ import torch
 
 from adaptkit.augment import plot, survey
 from adaptkit.augment.corpus import Corpus
-from adaptkit.augment.describe import describe
+from adaptkit.augment.describe import describe_policy
 from adaptkit.augment.policy import Policy, read_policy
 from adaptkit.errors import ConfigError
 from adaptkit.features.fbank import FbankOptions
@@ -34,11 +34,11 @@ def new_corpus(*num_frames):
 
 
 def rows_of(policy, *num_frames):
-    return survey.show("policy", policy, new_corpus(*num_frames)).rows
+    return survey.survey_policy("policy", policy, new_corpus(*num_frames)).rows
 
 
 def warnings_of(policy, *num_frames):
-    return " / ".join(survey.show("policy", policy, new_corpus(*num_frames)).warnings)
+    return " / ".join(survey.survey_policy("policy", policy, new_corpus(*num_frames)).warnings)
 
 
 def test_one_mask_of_ten_in_a_hundred_frames_masks_a_tenth():
@@ -106,6 +106,7 @@ def test_a_bound_has_no_closed_form_and_is_drawn():
         assert (row.expected, row.measured) == pytest.approx((share, share))
 
 
+@pytest.mark.slow
 def test_many_utterances_are_drawn_evenly():
     rows = rows_of(new_policy(**ADAPTIVE), *range(100, 4100))
 
@@ -147,38 +148,38 @@ def test_lengths_without_a_warp_are_warned_of_with_a_window_that_fits():
 def test_utterances_without_a_frame_are_warned_of():
     warned = warnings_of(one_mask(10), 0, 100)
 
-    assert warned.startswith("1 of 2 utterances (50.0 %, 0.00 to 0.00 s) hold no frame")
+    assert warned.startswith("1 of 2 utterances (50.0 %, 0.00 to 0.00 s) contain no frames")
     assert "adaptkit data fix data/train --min-sec" in warned
 
 
 def test_warnings_go_to_the_log_and_into_the_table(caplog, tmp_path):
-    shown = survey.show("faint", one_mask(1), new_corpus(100))
+    shown = survey.survey_policy("faint", one_mask(1), new_corpus(100))
     survey.write(shown, tmp_path)
 
     assert f"faint: {shown.warnings[0]}" in caplog.messages
     assert f"- warning: {shown.warnings[0]}\n" in (tmp_path / "table.md").read_text()
-    assert shown.warnings[0] not in survey.render(shown)
+    assert shown.warnings[0] not in survey.format_survey(shown)
 
 
 def test_a_policy_without_masks_has_a_table_of_lengths():
-    shown = survey.show("plain", Policy(), new_corpus(100, 100))
+    shown = survey.survey_policy("plain", Policy(), new_corpus(100, 100))
 
-    assert "nothing: features stay as they are" in survey.render(shown)
-    assert survey.render(shown).splitlines()[-1].split() == ["all", "2", "100.0"]
+    assert "none: features are unchanged" in survey.format_survey(shown)
+    assert survey.format_survey(shown).splitlines()[-1].split() == ["all", "2", "100.0"]
 
 
 def test_masks_wider_than_the_features_are_refused():
     with pytest.raises(
         ConfigError, match="wide on data/train: freq_width .0, 81. is wider than features of 80 bins"
     ):
-        survey.show("wide", new_policy(freq_masks=1, freq_width=81), new_corpus(100))
+        survey.survey_policy("wide", new_policy(freq_masks=1, freq_width=81), new_corpus(100))
 
 
 def test_a_written_policy_is_the_same_when_it_is_read(tmp_path):
     policy = Policy.model_validate(
         {"spec": {**ADAPTIVE, **BINS}, "noise": {"noises": ["data/noise"]}, "mix": {"masks_on": "all"}}
     )
-    survey.write(survey.show("policy", policy, new_corpus(300)), tmp_path)
+    survey.write(survey.survey_policy("policy", policy, new_corpus(300)), tmp_path)
 
     assert read_policy(tmp_path / "policy.yaml") == policy
     assert "most_time_masks: 20" in (tmp_path / "policy.yaml").read_text()
@@ -188,12 +189,12 @@ def test_a_policy_is_said_in_words():
     noise = {"noises": ["data/noise"], "snr_db": [5, 20], "room_share": 0}
     policy = Policy.model_validate({"spec": {**ADAPTIVE, **BINS}, "noise": noise, "mix": {"noisy": 0.3}})
 
-    assert describe(policy) == [
-        "warp: one, by up to 80 frames, of utterances longer than 160",
+    assert describe_policy(policy) == [
+        "time warp: up to 80 frames, for utterances longer than 160",
         "frequency masks: 2, 0 to 26 bins wide",
-        "time masks: 4 for every 100 frames, at most 20, 0 to below 4 % of the utterance wide",
+        "time masks: 4 per 100 frames, at most 20, 0 to below 4 % of the utterance wide",
         "masked values: zero",
-        "noise: of data/noise, 5 to 20 dB below the speech",
+        "noise: data/noise, SNR 5 to 20 dB",
         "utterances: 30 % noisy, 70 % masked, 0 % both, 0 % neither",
     ]
 
@@ -202,7 +203,7 @@ def test_stacked_masks_are_on_noisy_utterances_too():
     mix = {"noisy": 0.25, "masks_on": "all"}
     policy = Policy.model_validate({"spec": BINS, "noise": {"noises": ["data/noise"]}, "mix": mix})
 
-    assert describe(policy)[-1] == "utterances: 25 % noisy, 100 % masked, 25 % both, 0 % neither"
+    assert describe_policy(policy)[-1] == "utterances: 25 % noisy, 100 % masked, 25 % both, 0 % neither"
 
 
 def test_masked_values_are_white_in_the_picture(examples_corpus):
@@ -228,8 +229,8 @@ def test_noise_has_a_panel_of_its_own(examples_corpus, tmp_path):
 
 def test_the_picture_is_not_blank_and_the_same_in_every_call(examples_corpus, tmp_path):
     shown = [
-        survey.show("one", one_mask(3), examples_corpus),
-        survey.show("plain", Policy(), examples_corpus),
+        survey.survey_policy("one", one_mask(3), examples_corpus),
+        survey.survey_policy("plain", Policy(), examples_corpus),
     ]
 
     for name in ("first.png", "second.png"):

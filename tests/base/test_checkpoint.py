@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -11,8 +12,6 @@ import torch
 from adaptkit.base import checkpoint
 from adaptkit.errors import CheckpointError
 from adaptkit.tokens import bpe_tokens
-
-pytestmark = pytest.mark.espnet
 
 
 @pytest.fixture
@@ -66,7 +65,54 @@ def test_a_missing_file_is_refused(folder, lost):
 def test_truncated_weights_are_refused(folder, part):
     content = (folder / "model.pth").read_bytes()
     (folder / "model.pth").write_bytes(content[: int(part * len(content))])
-    with pytest.raises(CheckpointError, match="model.pth: not a whole file of model weights"):
+    with pytest.raises(CheckpointError, match="model.pth: not a complete file of model weights"):
+        checkpoint.load(folder)
+
+
+def test_a_changed_byte_of_the_weights_is_refused(folder):
+    content = bytearray((folder / "model.pth").read_bytes())
+    weights = torch.load(folder / "model.pth", weights_only=True)
+    place = content.find(weights["ctc.ctc_lo.weight"].numpy().tobytes())
+    assert place > 0
+    content[place + 2] ^= 1
+    (folder / "model.pth").write_bytes(content)
+    assert torch.load(folder / "model.pth", weights_only=True)  # which torch reads without a word
+    with pytest.raises(CheckpointError, match="model.pth: not a complete .* checksum of .* does not match"):
+        checkpoint.load(folder)
+
+
+def test_a_compressed_archive_is_refused(folder):
+    with zipfile.ZipFile(folder / "model.pth") as archive:
+        content = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(folder / "model.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    with pytest.raises(CheckpointError, match="its entries are compressed"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "config.yaml"])
+def test_a_fifo_is_refused_without_waiting_for_a_writer(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match="expected config.yaml and model.pth"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(4, 4).to_sparse(),
+        torch.zeros(4, dtype=torch.complex64),
+        torch.zeros(1).expand(10**9),
+        torch.quantize_per_tensor(torch.zeros(4), 0.1, 0, torch.qint8),
+        torch.zeros(4, device="meta"),
+    ],
+    ids=["sparse", "complex", "expanded", "quantised", "meta"],
+)
+def test_a_tensor_that_is_not_plain_is_refused(folder, tensor):
+    rewrite(folder, lambda weights: weights.update({"ctc.ctc_lo.bias": tensor}))
+    with pytest.raises(CheckpointError, match=r"model.pth: (ctc.ctc_lo.bias: not a plain|not a complete)"):
         checkpoint.load(folder)
 
 
@@ -85,14 +131,14 @@ class Touch:
 )
 def test_a_pickle_is_refused_and_not_run(folder, write, tmp_path):
     write({"a": Touch(tmp_path / "ran")}, folder / "model.pth")
-    with pytest.raises(CheckpointError, match="not a whole file of model weights"):
+    with pytest.raises(CheckpointError, match="not a complete file of model weights"):
         checkpoint.load(folder)
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_training_checkpoint_is_refused_with_the_file_to_give(folder):
     torch.save({"model": {"a": torch.zeros(1)}, "epoch": 3}, folder / "model.pth")
-    with pytest.raises(CheckpointError, match="does not hold model weights alone; give ESPnet's model file"):
+    with pytest.raises(CheckpointError, match="contains more than model weights; use ESPnet's model file"):
         checkpoint.load(folder)
 
 
@@ -103,7 +149,7 @@ def test_a_missing_an_extra_and_a_reshaped_weight_are_all_named(folder):
         weights["ctc.ctc_lo.weight"] = torch.zeros(3, 3)
 
     rewrite(folder, spoil)
-    expected = "missing: ctc.ctc_lo.bias; not in the model: more; of another shape: ctc.ctc_lo.weight"
+    expected = "missing: ctc.ctc_lo.bias; not in the model: more; wrong shape: ctc.ctc_lo.weight"
     with pytest.raises(CheckpointError, match=expected):
         checkpoint.load(folder)
 
@@ -136,7 +182,7 @@ def test_a_configuration_without_tokens_is_refused(folder):
 def test_a_model_of_unknown_features_is_refused(folder):
     config = checkpoint.read_yaml(folder / "config.yaml")
     checkpoint.write_yaml(folder / "config.yaml", {**config, "adaptkit": None})
-    with pytest.raises(CheckpointError, match="reads features of 20 bins, not saying how they are made"):
+    with pytest.raises(CheckpointError, match="reads features of 20 bins without options"):
         checkpoint.load(folder)
 
 
@@ -144,6 +190,15 @@ def test_a_bpe_model_is_found_beside_the_weights_when_it_has_moved(base, tmp_pat
     tokens = bpe_tokens(["AB BA", "ABBA CAB"], 12, tmp_path / "bpe.model")
     config = {**base.config, "token_list": list(tokens.tokens), "bpemodel": "/nowhere/bpe.model"}
     assert checkpoint.wrap(tmp_path, config, base.model).tokens == tokens
+
+
+def test_the_bpe_model_beside_the_weights_comes_before_one_in_the_working_folder(base, tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    tokens = bpe_tokens(["AB BA", "ABBA CAB"], 12, tmp_path / "model/bpe.model")
+    bpe_tokens(["XY YX", "XYYX YXY"], 12, tmp_path / "bpe.model")
+    monkeypatch.chdir(tmp_path)
+    config = {**base.config, "token_list": list(tokens.tokens), "bpemodel": "bpe.model"}
+    assert checkpoint.wrap(tmp_path / "model", config, base.model).tokens == tokens
 
 
 def test_one_changed_weight_changes_the_fingerprint(base):

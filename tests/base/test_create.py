@@ -9,7 +9,6 @@ import pytest
 from adaptkit import config
 from adaptkit.base import create
 from adaptkit.errors import DataError
-from adaptkit.experiment import Tokens
 
 YAML = {"input_size": 20, "encoder": "conformer", "normalize": "global_mvn", "optim": "adam", "max_epoch": 9}
 
@@ -20,9 +19,10 @@ def describe(corpus, tmp_path):
     data = shutil.copytree(corpus / "dump/train", tmp_path / "train")
     np.savez(data / "feats_stats.npz", count=1.0, sum=np.zeros(20), sum_square=np.ones(20))
 
-    def run(tokens=None, **changes):
+    def run(token_type="char", num_tokens=500, **changes):
         config.write_yaml(tmp_path / "conformer.yaml", {**YAML, **changes})
-        return create.describe(tmp_path / "conformer.yaml", data, tmp_path / "base", tokens or Tokens())
+        files = (tmp_path / "conformer.yaml", data, tmp_path / "base")
+        return create.make_config(*files, token_type=token_type, num_tokens=num_tokens)
 
     return run
 
@@ -32,7 +32,7 @@ def test_tokens_are_the_characters_of_the_training_set(describe):
 
 
 def test_bpe_is_trained_into_the_folder(describe, tmp_path):
-    described = describe(Tokens(type="bpe", size=8))
+    described = describe("bpe", 8)
     assert len(described["token_list"]) == 8
     assert described["bpemodel"] == str(tmp_path / "base/bpe.model")
 
@@ -64,4 +64,4 @@ def test_lost_statistics_are_refused_with_the_command_that_makes_them(describe, 
 def test_options_of_espnets_own_training_are_said_to_be_unused(describe, caplog):
     with caplog.at_level(logging.INFO):
         describe()
-    assert "not used, base.train takes its place: max_epoch, optim" in caplog.text
+    assert "not used, base.train replaces them: max_epoch, optim" in caplog.text

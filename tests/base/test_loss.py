@@ -9,7 +9,6 @@ from adaptkit.base.loss import has_inner_ctc, loss_from_encoded
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.errors import CheckpointError
 
-pytestmark = pytest.mark.espnet
 DECODER = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
 BLOCK_OF_CTC = {"output_size": 16, "num_blocks": 2, "attention_heads": 2, "linear_units": 24}
 

@@ -5,7 +5,6 @@ import torch
 
 from adaptkit.base import padding
 
-pytestmark = pytest.mark.espnet
 SPEECH = {
     "input_size": None,
     "frontend": "default",

@@ -13,7 +13,6 @@ from adaptkit.adapters.site import SITE_KINDS
 from adaptkit.base.sites import attached, find_sites
 from adaptkit.errors import CheckpointError
 
-pytestmark = pytest.mark.espnet
 EVERY = {kind: 1 if kind == "encoder_out" else 2 for kind in SITE_KINDS if kind != "weight"}
 MACARON = {"ffn_macaron", "ffn_macaron_raw", "ffn_macaron_in", "ffn_macaron_out"}
 TRANSFORMER = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 2}

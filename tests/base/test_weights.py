@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from adaptkit.base.weights import changed
+from adaptkit.base.weights import changed, leaving_no_trace
 from adaptkit.model.adapted import AdaptedModel
 
 DECODERS = {
@@ -118,7 +118,6 @@ def test_a_name_that_the_model_lacks_is_refused_with_nothing_changed():
     assert model.weight is weight
 
 
-@pytest.mark.espnet
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_parameter_of_a_recogniser_acts_as_if_it_were_its_own(new_base, new_batch, decoder):
     model_conf = {"ctc_weight": 0.3}
@@ -130,10 +129,47 @@ def test_every_parameter_of_a_recogniser_acts_as_if_it_were_its_own(new_base, ne
     assert torch.equal(found, AdaptedModel(twin).eval()(batch))
 
 
-@pytest.mark.espnet
 def test_every_parameter_of_an_encoder_acts_as_if_it_were_its_own(variant, new_batch, encode):
     differences, batch = noise(variant.model), new_batch((-1, -1))
     twin = replace(variant, model=added(variant.model, differences))
     with changed(variant.model, differences):
         found = encode(variant, None, batch)
     assert torch.equal(found, encode(twin, None, batch))
+
+
+def encode_ones(model):
+    with torch.no_grad():
+        return model.encode(torch.ones(1, 60, 20), torch.tensor([60]))[0]
+
+
+def test_a_pass_in_bfloat16_does_not_round_the_positions_of_the_next(new_base):
+    model = new_base().model
+    with leaving_no_trace(model):
+        before = encode_ones(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            encode_ones(model)
+        assert torch.equal(encode_ones(model), before)
+
+
+def test_attention_weights_are_let_go_of(new_base):
+    model = new_base().model
+    with leaving_no_trace(model):
+        encode_ones(model)
+    assert all(block.self_attn.attn is None for block in model.encoder.encoders)
+
+
+def test_a_model_can_be_copied_after_a_pass_with_gradients(new_base):
+    model = new_base().model.requires_grad_(True)
+    with leaving_no_trace(model):
+        encoded, _ = model.encode(torch.ones(1, 60, 20), torch.tensor([60]))
+        copied = copy.deepcopy(model)
+    encoded.sum().backward()
+    weights = model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in copied.state_dict().items())
+
+
+def test_positions_beyond_the_table_are_still_made(new_base):
+    conf = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "max_pos_emb_len": 5}
+    model = new_base(encoder_conf={**conf, "rel_pos_type": "latest"}).model
+    with leaving_no_trace(model):
+        assert torch.equal(encode_ones(model), encode_ones(model))

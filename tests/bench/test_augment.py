@@ -23,7 +23,6 @@ def test_espnet_gets_the_mean_number_of_masks():
     assert (conf["time_warp_window"], conf["freq_mask_width_range"]) == (80, [0, 27])
 
 
-@pytest.mark.espnet
 @pytest.mark.parametrize(
     "spec", [LIBRI, SpecAugment(time_masks=2, time_width=20, fill="mean"), SpecAugment(time_warp=5)]
 )
@@ -35,7 +34,7 @@ def test_espnet_takes_the_nearest_options(spec):
     assert feats.shape == (3, 300, 80)
 
 
-@pytest.mark.espnet
+@pytest.mark.slow
 def test_both_augmentations_and_the_step_are_timed(base):
     spec = SpecAugment(time_masks=2, time_width=20, freq_masks=1, freq_width=5)
 

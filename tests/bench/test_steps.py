@@ -1,9 +1,12 @@
 """The step benchmark: what is counted and what is timed."""
 
+import pytest
 import torch
 
 from adaptkit.adapters import api
 from adaptkit.bench import steps as bench
+
+pytestmark = pytest.mark.slow
 
 SIZE = bench.Size(num_utterances=4, seconds=0.6, num_tasks=2, num_tokens=3)
 RESIDUAL = api.read_config({"kind": "residual", "bottleneck": 4})

@@ -3,16 +3,16 @@
 import logging
 
 import pytest
-from typer.testing import CliRunner
 
 from adaptkit import config
 from adaptkit.augment.policy import read_policy
-from adaptkit.cli import augment
 from adaptkit.errors import AdaptkitError
 
 
-def run(*words):
-    return CliRunner().invoke(augment.app, ["show", *map(str, words)])
+@pytest.fixture
+def show(adaptkit):
+    """Run `adaptkit augment show`."""
+    return lambda *words: adaptkit("augment", "show", *words)
 
 
 @pytest.fixture
@@ -32,58 +32,58 @@ def contents(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_show_prints_words_and_a_table(policy, dump):
-    done = run(policy, "--data", dump)
+def test_show_prints_words_and_a_table(show, policy, dump):
+    done = show(policy, "--data", dump)
 
-    assert done.exit_code == 0, done.output
-    assert done.stdout.startswith(f"light on {dump}\n  warp: one, by up to 5 frames")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith(f"light on {dump}\n  time warp: up to 5 frames")
     row = next(line.split() for line in done.stdout.splitlines() if line.startswith("all"))
     assert row[1] == "18"
     assert abs(float(row[5]) - float(row[6])) < 2  # expected and measured, in percent
 
 
-def test_show_writes_policy_table_and_picture_and_the_same_again(policy, dump, tmp_path):
-    run(policy, "--data", dump, "--out", tmp_path / "out")
+def test_show_writes_policy_table_and_picture_and_the_same_again(show, policy, dump, tmp_path):
+    show(policy, "--data", dump, "--out", tmp_path / "out")
     first = contents(tmp_path / "out")
-    run(policy, "--data", dump, "--out", tmp_path / "out")
+    show(policy, "--data", dump, "--out", tmp_path / "out")
 
     assert sorted(first) == ["light/policy.yaml", "light/table.md", "policies.png"]
     assert contents(tmp_path / "out") == first
     assert read_policy(tmp_path / "out/light/policy.yaml") == read_policy(policy)
 
 
-def test_show_takes_an_experiment(policy, dump, tmp_path):
+def test_show_takes_an_experiment(show, policy, dump, tmp_path):
     own = {"apply_time_warp": False, "apply_time_mask": False, "freq_mask_width_range": [0, 9]}
     config.write_yaml(tmp_path / "model.yaml", {"specaug": "specaug", "specaug_conf": own})
     base = {"dir": "exp/base", "model": str(tmp_path / "model.yaml")}
     config.write_yaml(tmp_path / "x.yaml", {"name": "tiny", "base": base, "augment": str(policy)})
 
-    done = run(tmp_path / "x.yaml", "--data", dump, "--out", tmp_path / "out")
+    done = show(tmp_path / "x.yaml", "--data", dump, "--out", tmp_path / "out")
 
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 0, done.stderr
     assert {file.parent.name for file in (tmp_path / "out").rglob("policy.yaml")} == {"base", "tiny"}
 
 
-def test_show_of_an_experiment_without_augmentation_says_so(dump, tmp_path):
+def test_show_of_an_experiment_without_augmentation_says_so(show, dump, tmp_path):
     config.write_yaml(tmp_path / "x.yaml", {"name": "tiny", "base": {"dir": "exp/base"}})
 
-    done = run(tmp_path / "x.yaml", "--data", dump, "--out", tmp_path / "out")
+    done = show(tmp_path / "x.yaml", "--data", dump, "--out", tmp_path / "out")
 
-    assert (done.exit_code, done.stdout) == (0, "nothing is augmented\n")
+    assert (done.exit_code, done.stdout) == (0, "no augmentation\n")
 
 
-def test_show_reads_recordings_where_there_are_no_features(policy, corpus, tmp_path):
-    done = run(policy, "--data", corpus / "data" / "train", "--out", tmp_path / "out")
+def test_show_reads_recordings_where_there_are_no_features(show, policy, corpus, tmp_path):
+    done = show(policy, "--data", corpus / "data" / "train", "--out", tmp_path / "out")
 
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 0, done.stderr
     assert (tmp_path / "out/policies.png").stat().st_size > 10000
 
 
-def test_show_changes_options_and_warns(policy, dump, caplog):
+def test_show_changes_options_and_warns(show, policy, dump, caplog):
     with caplog.at_level(logging.WARNING):
-        done = run(policy, "--data", dump, "--set", "spec.time_warp=500")
+        done = show(policy, "--data", dump, "--set", "spec.time_warp=500")
 
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 0, done.stderr
     assert "18 of 18 utterances" in caplog.text
     assert "are not warped" in caplog.text
 
@@ -97,12 +97,12 @@ def test_show_changes_options_and_warns(policy, dump, caplog):
         (["missing.yaml"], "missing.yaml: no such file"),
     ],
 )
-def test_show_says_what_cannot_be_shown(words, message, dump, tmp_path, monkeypatch):
+def test_show_says_what_cannot_be_shown(show, words, message, dump, tmp_path, monkeypatch):
     config.write_yaml(tmp_path / "conf/augment/plain.yaml", {"spec": None})
     config.write_yaml(tmp_path / "wide.yaml", {"spec": {"freq_masks": 1, "freq_width": 21}})
     monkeypatch.chdir(tmp_path)
 
-    error = run("--data", dump, *words).exception
+    done = show("--data", dump, *words)
 
-    assert isinstance(error, AdaptkitError)
-    assert message in str(error)
+    assert isinstance(done.error, AdaptkitError)
+    assert message in done.stderr

@@ -1,20 +1,17 @@
 """`adaptkit bench submodels` as a user runs it."""
 
 import pytest
-from typer.testing import CliRunner
 
-from adaptkit.cli import bench
-
-SIZES = ["--speakers", "2", "--seconds", "1", "--rounds", "1", "--loads", "3"]
-WORDS = ["submodels", *SIZES, "--set", "bottleneck=4"]
+SIZES = ["--speakers", 2, "--sec", 1, "--rounds", 1, "--loads", 3]
+WORDS = ["bench", "submodels", *SIZES, "--set", "bottleneck=4"]
 
 
-@pytest.mark.espnet
-def test_all_columns_are_printed(base_dir):
+@pytest.mark.slow
+def test_all_columns_are_printed(adaptkit, base_dir):
     more = ["--resident", "10", "--serve", "--clients", "2"]
-    done = CliRunner().invoke(bench.app, [*WORDS, "--base", str(base_dir), *more])
+    done = adaptkit(*WORDS, "--base", base_dir, *more)
 
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line[:18].strip() for line in lines] == [
         *("decoding", "base alone", "mixed", "mixed, half base", "one by one"),
@@ -26,13 +23,13 @@ def test_all_columns_are_printed(base_dir):
 
 
 @pytest.mark.parametrize("words", [[], ["--base", "x", "--model", "y"]])
-def test_a_base_or_a_model_is_needed(words):
-    assert CliRunner().invoke(bench.app, ["submodels", *words]).exit_code == 2
+def test_a_base_or_a_model_is_needed(adaptkit, words):
+    assert adaptkit("bench", "submodels", *words).exit_code == 2
 
 
 @pytest.mark.parametrize("option", ["--clients", "--workers"])
-def test_options_of_the_server_without_one_are_refused(base_dir, option):
-    done = CliRunner().invoke(bench.app, [*WORDS, "--base", str(base_dir), option, "2"])
+def test_options_of_the_server_without_one_are_refused(adaptkit, base_dir, option):
+    done = adaptkit(*WORDS, "--base", base_dir, option, 2)
 
     assert done.exit_code == 2
-    assert "those of --serve" in done.output
+    assert "need --serve" in done.stderr

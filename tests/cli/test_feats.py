@@ -3,15 +3,9 @@
 import numpy as np
 import pytest
 import soundfile
-import typer
-from typer.testing import CliRunner
 
-from adaptkit.cli import feats
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
-
-app = typer.Typer()
-feats.register(app)
 
 
 @pytest.fixture
@@ -25,19 +19,15 @@ def data(tmp_path):
     return str(made.path)
 
 
-def test_features_and_statistics_are_written_and_the_set_is_summed_up(data, tmp_path):
+def test_features_and_statistics_are_written_and_the_set_is_summed_up(adaptkit, data, tmp_path):
     out, stats = str(tmp_path / "dump"), tmp_path / "stats.npz"
-    result = CliRunner().invoke(app, [data, out, "--nj", "2", "--num-bins", "40", "--cmvn", str(stats)])
+    result = adaptkit("feats", data, out, "--nj", 2, "--num-bins", 40, "--cmvn", stats)
     assert result.stdout == f"{out}: 2 utterances, 0.00 hours, 40 bins\n"
     assert len(datadir.read(tmp_path / "dump").feats) == 2
     assert np.load(stats)["count"] == 2 * 98
 
 
-def test_another_rate_is_the_rate_of_the_features(data, tmp_path):
-    CliRunner().invoke(app, [data, str(tmp_path / "dump"), "--rate", "8000", "--num-bins", "40"])
+def test_another_rate_is_the_rate_of_the_features(adaptkit, data, tmp_path):
+    adaptkit("feats", data, tmp_path / "dump", "--rate", 8000, "--num-bins", 40)
     assert '"rate_hz": 8000' in (tmp_path / "dump" / "feats.json").read_text()
     assert datadir.read(tmp_path / "dump").duration_sec["bob-1"] == 1.0
-
-
-def test_help_ends_with_an_example():
-    assert "Example: adaptkit feats data/train dump/train" in CliRunner().invoke(app, ["--help"]).stdout

@@ -4,49 +4,23 @@ import json
 import shutil
 
 import pytest
-import torch
-from typer.testing import CliRunner
 
 from adaptkit import experiment
-from adaptkit.adapters import api
 from adaptkit.base import checkpoint as base_checkpoint
-from adaptkit.cli import main
 from adaptkit.errors import CheckpointError, DataError
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.scoring import files as score_files
 
-pytestmark = pytest.mark.espnet
 SPEAKERS = ("spk1", "spk10", "spk2")
 SPEECH = {"fs": 8000, "n_fft": 256, "hop_length": 80, "n_mels": 20}
 
 
-def run(*words, **options):
-    return CliRunner().invoke(main.app, [str(word) for word in words], **options)
-
-
 @pytest.fixture
-def new_exp(base, settings, tmp_path):
-    """Make a folder of trained adapters of some tasks, of the tiny Conformer or of another base."""
-
-    def make(tasks=SPEAKERS, base=base):
-        made = settings()
-        stack = api.build(made.adapters, base.sites, tasks, seed=None)
-        for parameter in stack.parameters():
-            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(2))
-        experiment.save(made, tmp_path / "exp/config.yaml")
-        path = tmp_path / "exp/adapter.safetensors"
-        checkpoint.save(path, stack, base.fingerprint, 7, stack.state_dict())
-        return path.parent
-
-    return make
-
-
-@pytest.fixture
-def folder(new_exp, tmp_path):
+def folder(adaptkit, new_exp, tmp_path):
     """A folder of Submodels, which a test may spoil."""
-    done = run("submodels", "export", new_exp(), tmp_path / "submodels")
-    assert done.exit_code == 0, done.output
+    done = adaptkit("submodels", "export", new_exp(bottleneck=4), tmp_path / "submodels")
+    assert done.exit_code == 0, done.stderr
     return tmp_path / "submodels"
 
 
@@ -62,8 +36,9 @@ def test_export_writes_a_file_for_each_task(folder):
     assert names == sorted(["+shared.safetensors", *(f"{task}.safetensors" for task in SPEAKERS)])
 
 
-def test_export_writes_named_tasks_alone(new_exp, tmp_path):
-    done = run("submodels", "export", new_exp(), tmp_path / "some", "--task", "spk2", "--task", "spk1")
+def test_export_writes_named_speakers_alone(adaptkit, new_exp, tmp_path):
+    names = ["--speaker", "spk2", "--speaker", "spk1"]
+    done = adaptkit("submodels", "export", new_exp(bottleneck=4), tmp_path / "some", *names)
     assert done.stdout == f"{tmp_path}/some\n"
     assert sorted(path.name for path in (tmp_path / "some").glob("spk*")) == [
         "spk1.safetensors",
@@ -71,41 +46,45 @@ def test_export_writes_named_tasks_alone(new_exp, tmp_path):
     ]
 
 
-def test_export_takes_a_base_that_moved(new_exp, base_dir, tmp_path):
-    exp = new_exp()
+def test_export_takes_a_base_that_moved(adaptkit, new_exp, base_dir, tmp_path):
+    exp = new_exp(bottleneck=4)
     (tmp_path / "moved").symlink_to(base_dir)
     text = (exp / "config.yaml").read_text()
     (exp / "config.yaml").write_text(text.replace(str(base_dir), str(tmp_path / "nowhere")))
-    assert isinstance(run("submodels", "export", exp, tmp_path / "out").exception, CheckpointError)
-    done = run("submodels", "export", exp, tmp_path / "out", "--base", tmp_path / "moved")
-    assert done.exit_code == 0, done.output
+    done = adaptkit("submodels", "export", exp, tmp_path / "out")
+    assert isinstance(done.error, CheckpointError)
+    done = adaptkit("submodels", "export", exp, tmp_path / "out", "--base", tmp_path / "moved")
+    assert done.exit_code == 0, done.stderr
 
 
-def test_add_and_cross_take_a_base_that_moved(new_exp, base_dir, corpus, tmp_path):
-    exp, moved = new_exp(("spk1", "spk10")), tmp_path / "moved"
+def test_enroll_and_cross_take_a_base_that_moved(adaptkit, new_exp, base_dir, corpus, tmp_path):
+    exp, moved = new_exp(tasks=("spk1", "spk10"), bottleneck=4), tmp_path / "moved"
     moved.symlink_to(base_dir)
     text = (exp / "config.yaml").read_text()
     (exp / "config.yaml").write_text(text.replace(str(base_dir), str(tmp_path / "nowhere")))
     out = tmp_path / "more"
-    adding = ["submodels", "add", exp, "--data", corpus / "dump/train", "--speaker", "spk2", "--out", out]
+    named = ["--speaker", "spk2", "--out", out]
+    enrolling = ["submodels", "enroll", exp, "--data", corpus / "dump/train", *named]
     crossing = ["submodels", "cross", exp, corpus / "dump/valid", "--out", tmp_path / "matrix"]
-    for words in (adding, crossing):
-        assert isinstance(run(*words).exception, CheckpointError)
-        done = run(*words, "--base", moved)
-        assert done.exit_code == 0, done.output
+    for words in (enrolling, crossing):
+        assert isinstance(adaptkit(*words).error, CheckpointError)
+        done = adaptkit(*words, "--base", moved)
+        assert done.exit_code == 0, done.stderr
     assert experiment.load(out / "config.yaml").base.dir == moved
     assert (tmp_path / "matrix/summary.json").exists()
 
 
 @pytest.fixture
-def cross(new_exp, new_base, tmp_path):
+def cross(adaptkit, new_exp, new_base, tmp_path):
     """Cross a set on a base that reads speech; give the table and the summary."""
     base = new_base(seed=3, input_size=None, frontend="default", frontend_conf=SPEECH, adaptkit=None)
     base_checkpoint.save(tmp_path / "base", base.config, base.model.state_dict())
-    words = ["submodels", "cross", new_exp(base=base), "--base", tmp_path / "base", "--out"]
+    words = ["submodels", "cross", new_exp(base=base, bottleneck=4), "--base", tmp_path / "base", "--out"]
 
     def make(out, *more):
-        run(*words, tmp_path / out, *more, catch_exceptions=False)
+        done = adaptkit(*words, tmp_path / out, *more)
+        if done.error:
+            raise done.error
         return tuple((tmp_path / out / name).read_text() for name in ("matrix.tsv", "summary.json"))
 
     return make
@@ -127,6 +106,7 @@ def test_cross_refuses_commands_that_are_not_allowed(cross, piped, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_cross_counts_the_errors_of_allowed_commands_as_of_files(cross, piped, corpus, tmp_path):
     commands = read_table(piped / "wav.scp")
     of_files = cross("files", corpus / "dump/valid")
@@ -136,44 +116,45 @@ def test_cross_counts_the_errors_of_allowed_commands_as_of_files(cross, piped, c
     assert cross("others", piped, "--allow-pipes") != of_files  # the speech matters
 
 
-def test_what_is_merged_is_decoded_scored_and_reported(folder, base_dir, corpus, tmp_path):
-    data, out = corpus / "dump/valid", tmp_path / "merged"
-    assert run("submodels", "merge", folder, out, "--base", base_dir).stdout == f"{out}\n"
-    assert run("decode", out, data).exit_code == 0
-    assert run("score", data, out / "decode_valid").exit_code == 0
-    done = run("report", out, "--set", "valid")
-    assert done.exit_code == 0, done.output
+def test_what_is_packed_is_decoded_scored_and_reported(adaptkit, folder, base_dir, corpus, tmp_path):
+    data, out = corpus / "dump/valid", tmp_path / "packed"
+    assert adaptkit("submodels", "pack", folder, out, "--base", base_dir).stdout == f"{out}\n"
+    assert adaptkit("decode", out, data).exit_code == 0
+    assert adaptkit("score", data, out / "decode_valid").exit_code == 0
+    done = adaptkit("report", out, "--test-set", "valid")
+    assert done.exit_code == 0, done.stderr
     rate = score_files.read(out / "decode_valid/score.json").total.rate
-    assert any("merged" in line and f"{rate:.2f}" in line for line in done.stdout.splitlines())
+    assert any("packed" in line and f"{rate:.2f}" in line for line in done.stdout.splitlines())
 
 
-def test_merge_refuses_a_problem_with_its_reason(damaged, base_dir, tmp_path):
-    done = run("submodels", "merge", damaged, tmp_path / "merged", "--base", base_dir)
-    assert isinstance(done.exception, CheckpointError)
-    assert "spk10.safetensors: damaged or truncated (8 bytes)" in str(done.exception)
-    assert not (tmp_path / "merged").exists()
+def test_pack_refuses_a_problem_with_its_reason(adaptkit, damaged, base_dir, tmp_path):
+    done = adaptkit("submodels", "pack", damaged, tmp_path / "packed", "--base", base_dir)
+    assert isinstance(done.error, CheckpointError)
+    assert "spk10.safetensors: damaged or truncated (8 bytes)" in done.stderr
+    assert not (tmp_path / "packed").exists()
 
 
-def test_merge_says_what_it_leaves_out(damaged, base_dir, tmp_path, caplog):
+def test_pack_says_what_it_leaves_out(adaptkit, damaged, base_dir, tmp_path, caplog):
     caplog.set_level("INFO")
-    done = run("submodels", "merge", damaged, tmp_path / "merged", "--base", base_dir, "--skip-problems")
-    assert done.exit_code == 0, done.output
-    assert checkpoint.load(tmp_path / "merged/adapter.safetensors").tasks == ("spk1", "spk2")
+    words = ["submodels", "pack", damaged, tmp_path / "packed", "--base", base_dir]
+    done = adaptkit(*words, "--skip-problems")
+    assert done.exit_code == 0, done.stderr
+    assert checkpoint.load(tmp_path / "packed/adapter.safetensors").tasks == ("spk1", "spk2")
     assert "spk10.safetensors: left out: damaged or truncated" in caplog.text
-    assert "2 Submodels merged, 1 left out" in caplog.text
+    assert "2 Submodels packed, 1 left out" in caplog.text
 
 
-def test_list_has_a_line_of_each_task(damaged, base_dir, caplog):
+def test_list_has_a_line_of_each_speaker(adaptkit, damaged, base_dir, caplog):
     caplog.set_level("INFO")
-    lines = run("submodels", "list", damaged, "--base", base_dir).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["task", *SPEAKERS]
+    lines = adaptkit("submodels", "list", damaged, "--base", base_dir).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["speaker", *SPEAKERS]
     assert "damaged or truncated" in lines[2]
     assert "3 Submodels of " in caplog.text
     assert "1 with a problem" in caplog.text
 
 
-def test_list_as_json_says_all_there_is(damaged, base):
-    sound, broken, _ = json.loads(run("submodels", "list", damaged, "--format", "json").stdout)
+def test_list_as_json_says_all_there_is(adaptkit, damaged, base):
+    sound, broken, _ = json.loads(adaptkit("submodels", "list", damaged, "--format", "json").stdout)
     assert sound == {
         "path": str(damaged / "spk1.safetensors"),
         "task": "spk1",

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from adaptkit.corpora.espeak import ORDINARY, Line, Voice, sentences, speak, speak_corpus, write_script
+from adaptkit.corpora.espeak import (
+    ORDINARY,
+    Line,
+    Voice,
+    sentences,
+    synthesise,
+    synthesise_corpus,
+    write_script,
+)
 from adaptkit.errors import AdaptkitError
 from adaptkit.kaldi import datadir
 
@@ -21,7 +29,7 @@ def line_of(voice, text="MOVE YELLOW CHAIR NEAR KITCHEN"):
 
 
 def say(voice):
-    return speak(line_of(voice)).astype(float)
+    return synthesise(line_of(voice)).astype(float)
 
 
 def centre_hz(speech):
@@ -41,7 +49,7 @@ def periodicity(speech):
 def data(tmp_path_factory):
     """A corpus of eight utterances, spoken in two jobs."""
     folder = tmp_path_factory.mktemp("spoken") / "data"
-    speak_corpus(folder, write_script(SETS, per_speaker=100), 2)
+    synthesise_corpus(folder, write_script(SETS, per_speaker=100), 2)
     return folder
 
 
@@ -71,13 +79,13 @@ def test_a_shorter_script_is_a_part_of_the_whole():
 @pytest.mark.parametrize("voice", [VOICES["alan"], VOICES["hope"], CROAK, WHISPER], ids=lambda v: v.speaker)
 def test_an_utterance_does_not_depend_on_those_before(voice):
     first = say(voice)
-    speak(line_of(VOICES["carl"], "CALL ONE TWO THREE FOUR"))
+    synthesise(line_of(VOICES["carl"], "CALL ONE TWO THREE FOUR"))
     assert np.array_equal(say(voice), first)
 
 
 def test_a_voice_does_not_say_a_sentence_twice_alike():
     line = line_of(VOICES["alan"])
-    assert len(speak(line)) != len(speak(replace(line, number=2)))
+    assert len(synthesise(line)) != len(synthesise(replace(line, number=2)))
 
 
 @pytest.mark.parametrize("voice", ORDINARY, ids=lambda voice: voice.speaker)
@@ -88,7 +96,7 @@ def test_speech_is_as_loud_as_recordings_are(voice):
 
 def test_speech_that_would_be_clipped_is_made_quieter():
     peaky = Line(Voice("robot1", "en-us+klatt2", 150, 50, 18500), "test", 4, "MOVE GREEN LAMP NEAR BEDROOM")
-    assert np.sum(np.abs(speak(peaky)) == 32767) == 1
+    assert np.sum(np.abs(synthesise(peaky)) == 32767) == 1
 
 
 @pytest.mark.parametrize(("played_hz", "sign"), [(25600, 1), (17600, -1)])
@@ -106,6 +114,7 @@ def test_a_voice_that_espeak_lacks_is_named():
         say(Voice("nobody", "en-zz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 def test_the_data_directory_holds_the_script(data, name):
     told = {line.utt_id: line for line in write_script(SETS, per_speaker=100)[name]}
@@ -116,19 +125,21 @@ def test_the_data_directory_holds_the_script(data, name):
     assert all(u.utt_id.startswith(f"{u.speaker}-") and u.task == u.speaker for u in read.utterances)
 
 
+@pytest.mark.slow
 def test_the_files_hold_what_another_process_speaks(data):
     recordings = datadir.read(data / "few_train").recordings
     for line in write_script(SETS, per_speaker=100)["few_train"]:
         heard, rate_hz = soundfile.read(recordings[line.utt_id], dtype="int16")
         assert rate_hz == 16000
-        assert np.array_equal(heard, speak(line))
+        assert np.array_equal(heard, synthesise(line))
 
 
+@pytest.mark.slow
 def test_a_second_run_mends_what_is_missing_and_touches_nothing_else(data):
     lost = data / "wav" / "croak" / "croak-test002.wav"
     spoken = lost.read_bytes()
     times = {path: path.stat().st_mtime_ns for path in data.rglob("*") if path.is_file() and path != lost}
     lost.unlink()
-    speak_corpus(data, write_script(SETS, per_speaker=100), 1)
+    synthesise_corpus(data, write_script(SETS, per_speaker=100), 1)
     assert lost.read_bytes() == spoken
     assert {path: path.stat().st_mtime_ns for path in times} == times

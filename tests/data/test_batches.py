@@ -15,7 +15,6 @@ from adaptkit.errors import AdaptkitError
 from adaptkit.features.fbank import load_feats
 from adaptkit.training import augmentation
 
-pytestmark = pytest.mark.espnet
 LENGTHS = [31, 90, 45, 45, 12, 77, 60, 8, 45, 33]
 GROUPS = [(2,), (0,), (-1,), (2,), (0,), (0,), (2,), (2,), (2,), (0,)]
 

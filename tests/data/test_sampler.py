@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from adaptkit.data.sampler import Limits, Set, count_visits, own_batches, plan_steps
+from adaptkit.data.sampler import StepLimits, TrainingSet, count_visits, own_batches, plan_steps
 
 SIZES = {"spk1": 23, "spk10": 7, "spk2": 1, "a b": 40}
 LENGTHS = [30 + 37 * index % 90 for index in range(sum(SIZES.values()))]
-LIMITS = Limits(batch_frames=600, accumulate=2, task_utterances=4, temperature=1.0)
+LIMITS = StepLimits(batch_frames=600, accumulate=2, task_utterances=4, temperature=1.0)
 
 
 def set_of(sizes, lengths=LENGTHS, groups=None):
@@ -17,7 +17,7 @@ def set_of(sizes, lengths=LENGTHS, groups=None):
     for task, size in sizes.items():
         tasks[task] = list(range(start, start + size))
         start += size
-    return Set(tasks, lengths, groups or [()] * len(lengths))
+    return TrainingSet(tasks, lengths, groups or [()] * len(lengths))
 
 
 DATA = set_of(SIZES)

@@ -114,11 +114,12 @@ def test_a_string_is_the_same_every_time():
 
 
 def test_a_corpus_that_lacks_recordings_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(DataError, match=r"lacks 3000 recordings: recordings/0_george_0\.wav"):
+    with pytest.raises(DataError, match=r"3000 recordings missing: recordings/0_george_0\.wav"):
         recipe["main"](tmp_path, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.corpora
 @pytest.mark.skipif(not REAL.is_dir(), reason="no FSDD below ADAPTKIT_DATA or ../shared/data")
 def test_the_real_corpus_becomes_strings_of_the_length_of_their_parts(prepared):
@@ -129,6 +130,7 @@ def test_the_real_corpus_becomes_strings_of_the_length_of_their_parts(prepared):
     assert len(read_audio(str(prepared / "audio" / f"{string.utt_id}.wav"), rate_hz=16000)) == 2 * num_samples
 
 
+@pytest.mark.slow
 @pytest.mark.corpora
 @pytest.mark.skipif(not (REAL.is_dir() and NOISE.is_dir()), reason="no FSDD and noise below ADAPTKIT_DATA")
 def test_noise_makes_noisy_test_sets_of_the_same_strings(prepared):

@@ -1,19 +1,18 @@
 """egs/mini/local/prepare.py: who says what, and how it sounds."""
 
 import runpy
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from adaptkit.corpora.espeak import speak, write_script
+from adaptkit.corpora.espeak import synthesise, write_script
 from adaptkit.kaldi import datadir
 
 SCRIPT = Path(__file__).parents[2] / "egs" / "mini" / "local" / "prepare.py"
-WHOLE = write_script(runpy.run_path(str(SCRIPT))["SETS"], per_speaker=100)
+RECIPE = runpy.run_path(str(SCRIPT))
+WHOLE = write_script(RECIPE["SETS"], per_speaker=100)
 SETS = ("base_train", "base_valid", "base_test", "adapt_train", "adapt_valid", "adapt_test")
 UNUSUAL = {line.voice.speaker: line for line in WHOLE["adapt_test"]}
 ORDINARY = {line.voice.speaker: line for line in WHOLE["base_test"]}
@@ -21,15 +20,14 @@ ORDINARY = {line.voice.speaker: line for line in WHOLE["base_test"]}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """One utterance of every voice in every set, spoken in two jobs."""
+    """One utterance of every voice in every set."""
     folder = tmp_path_factory.mktemp("mini") / "data"
-    command = [sys.executable, str(SCRIPT), str(folder), "--nj", "2", "--per-speaker", "1"]
-    subprocess.run(command, check=True)
+    RECIPE["main"](folder, nj=1, per_speaker=1)
     return folder
 
 
 def say(line):
-    return speak(replace(line, text="MOVE YELLOW CHAIR NEAR KITCHEN")).astype(float)
+    return synthesise(replace(line, text="MOVE YELLOW CHAIR NEAR KITCHEN")).astype(float)
 
 
 def test_no_sentence_is_spoken_twice():

@@ -2,8 +2,6 @@
 
 import random
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import espeakng_loader
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from adaptkit.corpora.espeak import locate, speak, write_script
+from adaptkit.corpora.espeak import locate, synthesise, write_script
 
 EGS = Path(__file__).parents[2] / "egs"
 SCRIPT = EGS / "voices" / "local" / "prepare.py"
@@ -26,8 +24,7 @@ SETS = [*((f"{kind}_{part}", count) for kind, count in VOICES.items() for part i
 def data(tmp_path_factory):
     """One utterance of every voice in every set, spoken in two jobs."""
     folder = tmp_path_factory.mktemp("voices") / "data"
-    command = [sys.executable, str(SCRIPT), str(folder), "--nj", "2", "--per-speaker", "1", "--many"]
-    subprocess.run(command, check=True)
+    RECIPE["main"](folder, nj=2, per_speaker=1, many=True)
     return folder
 
 
@@ -100,13 +97,15 @@ def test_training_holds_every_word(name):
     assert {word for line in WHOLE[name] for word in line.text.split()} == words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "_count"), SETS)
 def test_every_text_fits_the_encoder_frames(data, name, _count, assert_fits_ctc):
     assert_fits_ctc(data / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["many_test", "new_test"])
 def test_every_voice_says_the_same_in_another_process(data, name):
     for line in WHOLE[name]:
         if line.number == 1:
-            assert np.array_equal(soundfile.read(locate(data, line), dtype="int16")[0], speak(line))
+            assert np.array_equal(soundfile.read(locate(data, line), dtype="int16")[0], synthesise(line))

@@ -91,7 +91,7 @@ def test_a_killed_run_goes_on_with_the_arks_that_are_missing(data, caplog):
     with caplog.at_level(logging.INFO):
         assert extract(data) == made
     assert [name for name, time in arks(data).items() if time != before[name]] == ["feats.2.ark"]
-    assert "2 of 3 arks are there already" in caplog.text
+    assert "2 of 3 arks exist already" in caplog.text
     assert "features: 2 utterances" in caplog.text
 
 
@@ -100,7 +100,7 @@ def test_other_options_make_every_ark_again_and_say_so(data, caplog):
     with caplog.at_level(logging.INFO):
         made = extract(data, FbankOptions(num_bins=30))
     assert load_feats(made.feats["bob-3"]).shape[1] == 30
-    assert "3 arks miss utterances or are of other data or options, made again" in caplog.text
+    assert "3 arks are incomplete or of other data or options, made again" in caplog.text
 
 
 def test_a_recording_that_changes_makes_only_its_ark_again(data, tmp_path):
@@ -121,7 +121,7 @@ def test_arks_of_an_earlier_larger_set_and_of_a_killed_run_are_removed(data):
 
 def test_more_than_a_twentieth_of_failures_is_refused_with_the_first_of_them(data, tmp_path):
     record(tmp_path / "bob-2.wav", 399)
-    expected = r"1 of 5 utterances gave no features: bob-2 \(399 samples are less than one window of 400\)"
+    expected = r"1 of 5 utterances have no features: bob-2 \(399 samples are shorter than one window of 400\)"
     with pytest.raises(DataError, match=expected):
         extract(data)
     assert not (tmp_path / "dump" / "feats.scp").exists()
@@ -132,7 +132,7 @@ def test_up_to_a_twentieth_of_failures_is_left_out_and_said(data, tmp_path, monk
     record(tmp_path / "bob-2.wav", 399)
     made = extract(data)
     assert [u.utt_id for u in datadir.read(made.path).utterances] == ["bob-0", "bob-1", "bob-3", "bob-4"]
-    assert "1 utterances gave no features: bob-2 (399 samples" in caplog.text
+    assert "1 utterances have no features: bob-2 (399 samples" in caplog.text
 
 
 def test_an_utterance_that_failed_is_tried_again(data, tmp_path):
@@ -144,7 +144,7 @@ def test_an_utterance_that_failed_is_tried_again(data, tmp_path):
 
 
 def test_the_data_directory_itself_is_no_place_for_features(data):
-    with pytest.raises(DataError, match="a folder of their own"):
+    with pytest.raises(DataError, match="features need a separate folder"):
         dump.extract(data.path, data.path, OPTIONS)
 
 

@@ -64,7 +64,7 @@ def test_no_window_fits_in_399_samples():
 
 
 def test_speech_shorter_than_a_window_is_refused_with_both_lengths():
-    with pytest.raises(DataError, match="399 samples are less than one window of 400"):
+    with pytest.raises(DataError, match="399 samples are shorter than one window of 400"):
         log_mel(noise(399), OPTIONS)
 
 
@@ -91,7 +91,7 @@ def test_options_that_no_filterbank_can_have_are_refused(wrong):
 
 
 def test_more_bins_than_the_spectrum_can_fill_are_refused():
-    with pytest.raises(ConfigError, match="1 of 128 bins hold no frequency at 16000 Hz"):
+    with pytest.raises(ConfigError, match="1 of 128 mel bins are empty at 16000 Hz"):
         FbankOptions(num_bins=128)
 
 
@@ -126,7 +126,6 @@ def test_statistics_of_no_features_are_refused():
         cmvn_stats([])
 
 
-@pytest.mark.espnet
 def test_global_mvn_of_espnet_reads_the_statistics_and_normalises_with_them(tmp_path):
     from espnet2.layers.global_mvn import GlobalMVN
 

@@ -48,17 +48,17 @@ def test_segments_of_before_go_when_there_are_none_now(segmented, folder):
 
 def test_utterance_written_twice_is_refused(folder):
     data = datadir.read(folder.path)
-    with pytest.raises(DataError, match="an utterance id stands twice among the 8"):
+    with pytest.raises(DataError, match="duplicate utterance ids among the 8"):
         datadir.write(replace(data, utterances=data.utterances * 2))
 
 
 @pytest.mark.parametrize(
     ("name", "before", "after", "message"),
     [
-        ("text", b"anna-2 THREE\n", b"", "text: misses anna-2; 'adaptkit data fix"),
-        ("utt2spk", b"bert-2", b"bert-3", "text: misses bert-3"),
-        ("segments", b"anna 1.0", b"cara 1.0", "segments: not in wav.scp: anna-2"),
-        ("segments", b"1.000 2.000", b"2.0 1.0", "anna-2: 2 s to 1 s is no stretch of time"),
+        ("text", b"anna-2 THREE\n", b"", "text: missing anna-2; 'adaptkit data fix"),
+        ("utt2spk", b"bert-2", b"bert-3", "text: missing bert-3"),
+        ("segments", b"anna 1.0", b"cara 1.0", "segments: no recording in wav.scp for anna-2"),
+        ("segments", b"1.000 2.000", b"2.0 1.0", "anna-2: 2 s to 1 s is not a valid time span"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(segmented, name, before, after, message):
@@ -69,13 +69,13 @@ def test_what_does_not_fit_together_is_refused(segmented, name, before, after, m
 
 def test_empty_segments_do_not_turn_recordings_into_utterances(segmented):
     segmented.write("segments", "")
-    with pytest.raises(DataError, match="segments: misses anna-1, anna-2, bert-1, bert-2"):
+    with pytest.raises(DataError, match="segments: missing anna-1, anna-2, bert-1, bert-2"):
         datadir.read(segmented.path)
 
 
 def test_utt2task_that_misses_an_utterance_is_refused(folder):
     folder.write("utt2task", "anna-1 car\n")
-    with pytest.raises(DataError, match="utt2task: misses anna-2, bert-1, bert-2"):
+    with pytest.raises(DataError, match="utt2task: missing anna-2, bert-1, bert-2"):
         datadir.read(folder.path)
 
 
@@ -96,5 +96,5 @@ def test_missing_directory_and_missing_table_are_refused(folder):
 def test_directory_without_utterances_is_refused(folder):
     for name in ("wav.scp", "text", "utt2spk"):
         folder.write(name, "")
-    with pytest.raises(DataError, match="holds no utterance"):
+    with pytest.raises(DataError, match="contains no utterances"):
         datadir.read(folder.path)

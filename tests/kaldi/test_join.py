@@ -130,7 +130,7 @@ def test_what_exceeds_full_scale_is_brought_down_as_a_whole(make_data, tmp_path,
     before, after = (
         read_audio(str(tmp_path / name), rate_hz=8000) for name in ("a-0.wav", "out/audio/a-0.wav")
     )
-    assert "1 brought down to full scale: a-0" in caplog.text
+    assert "1 scaled down to full scale: a-0" in caplog.text
     torch.testing.assert_close(after, before / before.abs().max(), atol=2**-14, rtol=0)
 
 
@@ -166,12 +166,12 @@ def test_the_source_is_not_replaced(make_data, tmp_path, name):
     (tmp_path / "audio").mkdir()
     (tmp_path / "a-0.wav").rename(tmp_path / "audio" / "a-0.wav")
     datadir.write_table(data.path / "wav.scp", {"a-0": str(tmp_path / "audio" / "a-0.wav")})
-    with pytest.raises(DataError, match="would replace the directory it is made of"):
+    with pytest.raises(DataError, match="would overwrite the directory it is made from"):
         join(datadir.read(data.path), path=tmp_path / name, most_sec=9.0)
     assert (data.path / "wav.scp").exists()
 
 
 def test_two_joined_utterances_of_one_id_are_refused(make_data, tmp_path):
     lengths = {"a": ("a", 0.5), "a-b": ("a", 0.5), "a-comb2": ("a", 0.5)}
-    with pytest.raises(DataError, match="two joined utterances would be a-comb2"):
+    with pytest.raises(DataError, match="two joined utterances would have the id a-comb2"):
         join(make_data(lengths), path=tmp_path / "out", most_sec=1.0)

@@ -76,7 +76,7 @@ def test_more_utterances_than_there_are_is_refused():
 
 
 def test_empty_subset_is_refused():
-    with pytest.raises(DataError, match="a subset of no utterance"):
+    with pytest.raises(DataError, match="the subset has no utterances"):
         subset(DATA, [], path=Path("part"))
 
 
@@ -87,13 +87,13 @@ def test_overlapping_parts_combine_into_the_whole():
 
 def test_utterances_that_differ_under_one_id_are_refused():
     other = replace(DATA, path=Path("other"), utterances=(replace(UTTERANCES[0], text="OTHER"),))
-    with pytest.raises(DataError, match=r"utterance ids that differ: a-0 \(data, other\)"):
+    with pytest.raises(DataError, match=r"conflicting utterances: a-0 \(data, other\)"):
         combine([DATA, other], path=Path("all"))
 
 
 def test_recordings_that_differ_under_one_name_are_refused():
     other = replace(DATA, path=Path("other"), recordings=DATA.recordings | {"a-0": "elsewhere.wav"})
-    with pytest.raises(DataError, match=r"recording ids that differ: a-0 \(data, other\)"):
+    with pytest.raises(DataError, match=r"conflicting recordings: a-0 \(data, other\)"):
         combine([DATA, other], path=Path("all"))
 
 
@@ -114,7 +114,7 @@ def test_whole_recordings_and_segments_combine(folder, tmp_path):
 
 def test_directory_is_not_replaced_by_its_own_part(folder):
     data = datadir.read(folder.path)
-    with pytest.raises(DataError, match="would replace the directory it is made of"):
+    with pytest.raises(DataError, match="would overwrite the directory it is made from"):
         save(subset(data, ["anna-1"], path=folder.path / ".." / "data"), [data])
 
 

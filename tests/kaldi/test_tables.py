@@ -29,7 +29,7 @@ def test_windows_line_ends_are_no_part_of_values(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"a 1\n\nb 2\n", ":2: empty line"), (b"a 1\na 2\n", ":2: a stands twice")]
+    ("content", "message"), [(b"a 1\n\nb 2\n", ":2: empty line"), (b"a 1\na 2\n", ":2: duplicate key a")]
 )
 def test_line_that_cannot_stand_is_named(tmp_path, content, message):
     (tmp_path / "text").write_bytes(content)

@@ -52,7 +52,7 @@ def test_empty_table_is_reported(segmented, name, content):
     ("name", "before", "after", "problem"),
     [
         ("text", b"anna-2", b"\nanna-2", "text:2: empty line"),
-        ("text", b"anna-2", b"anna-1 AGAIN\nanna-2", "text:2: anna-1 stands twice, first on line 1"),
+        ("text", b"anna-2", b"anna-1 AGAIN\nanna-2", "text:2: duplicate key anna-1, first on line 1"),
         ("utt2spk", b"anna-1 anna\nanna-2 anna\n", b"anna-2 anna\nanna-1 anna\n",
          "utt2spk:2: not sorted in C order, anna-1 after anna-2"),
         ("text", b"ONE TWO", b"ONE TWO\r", "text:1: 1 lines end in CR LF, as on Windows"),
@@ -60,7 +60,7 @@ def test_empty_table_is_reported(segmented, name, content):
         ("text", b"anna-2 THREE", b"anna-2 THREE\nanna-3 \xff", "text:3: not UTF-8 text"),
         ("text", b"anna-2 THREE", b"anna-2 THREE\nanna-3 \0\0", "text:3: not UTF-8 text"),
         ("text", b" THREE", b"", "text:2: anna-2: empty text"),
-        ("utt2spk", b"anna-1 anna", b"anna-1 anna x", "utt2spk:1: anna-1: 'anna x' is not one speaker"),
+        ("utt2spk", b"anna-1 anna", b"anna-1 anna x", "utt2spk:1: anna-1: 'anna x' is not a single speaker"),
     ],
 )  # fmt: skip
 def test_line_of_bad_form_is_reported(folder, name, before, after, problem):
@@ -105,7 +105,7 @@ def test_speaker_that_is_no_prefix_is_only_a_warning(folder):
     folder.write("spk2utt", "bert bert-1 bert-2\nspk1 anna-1 anna-2\n")
     (problem,) = find_problems(folder.path)
     assert problem.is_warning
-    assert "warning: the speaker is no prefix of 2 utterance ids: anna-1, anna-2;" in str(problem)
+    assert "warning: the speaker is not a prefix of 2 utterance ids: anna-1, anna-2;" in str(problem)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_speaker_that_is_no_prefix_is_only_a_warning(folder):
     [
         ("anna 1.0 2.5", "anna-2: 1 s to 2.5 s is beyond the 2.00 s of recording anna"),
         ("anna 2.0 -1", "anna-2: 2 s to its end is beyond the 2.00 s of recording anna"),
-        ("anna 1.0 1.0", "anna-2: 1 s to 1 s is no stretch of time"),
-        ("anna 1.5 1.0", "anna-2: 1.5 s to 1 s is no stretch of time"),
-        ("anna -0.5 1.0", "anna-2: -0.5 s to 1 s is no stretch of time"),
-        ("anna 1.0 nan", "anna-2: 1 s to nan s is no stretch of time"),
+        ("anna 1.0 1.0", "anna-2: 1 s to 1 s is not a valid time span"),
+        ("anna 1.5 1.0", "anna-2: 1.5 s to 1 s is not a valid time span"),
+        ("anna -0.5 1.0", "anna-2: -0.5 s to 1 s is not a valid time span"),
+        ("anna 1.0 nan", "anna-2: 1 s to nan s is not a valid time span"),
         ("anna 1.0", "anna-2: 'anna 1.0' is not 'recording start end' in seconds"),
         ("anna 1.0 2.0 A", "anna-2: 'anna 1.0 2.0 A' is not 'recording start end' in seconds"),
         ("cara 1.0 2.0", "recording cara of utterance anna-2 is not in wav.scp"),
@@ -188,7 +188,7 @@ def test_failing_command_is_reported_with_what_it_said(folder):
     folder.edit("wav.scp", b"anna-1 ", b"anna-1 cat nothing-here ")
     folder.edit("wav.scp", b".wav", b".wav |")
     (problem,) = heads(folder, allow_pipes=True)
-    assert "exit code 1, it said: cat: nothing-here: No such file" in problem
+    assert "exit code 1, stderr: cat: nothing-here: No such file" in problem
 
 
 def test_characters_outside_the_tokens_are_reported(folder, tmp_path):
@@ -236,7 +236,7 @@ def test_rate_that_lies_is_caught_by_the_length_of_a_text(folder):
     folder.edit("text", b"THREE", b"FIFTEEN WORDS ARE NOT SAID IN ONE SECOND")
     assert heads(folder) == []
     soundfile.write(folder.recording("anna-2"), np.zeros(8000), 16000)
-    assert heads(folder) == ["text:2: anna-2: 40 characters in 0.50 s, more than anyone speaks"]
+    assert heads(folder) == ["text:2: anna-2: 40 characters in 0.50 s, too fast for speech"]
 
 
 def test_rate_that_lies_everywhere_is_a_warning_by_the_pace_of_speech(folder):
@@ -246,11 +246,11 @@ def test_rate_that_lies_everywhere_is_a_warning_by_the_pace_of_speech(folder):
         "text", "".join(f"{u} {'FOURTEEN LETTERS' * 26}\n" for u in ("anna-1", "anna-2", "bert-1", "bert-2"))
     )
     assert heads(folder) == [
-        "wav.scp:1: warning: recordings said to have 16000 Hz are spoken at 26.0 characters a second"
+        "wav.scp:1: warning: recordings with a stated rate of 16000 Hz have 26.0 characters per second"
     ]
 
 
 def test_rate_that_no_speech_has_is_reported(folder):
     soundfile.write(folder.recording("anna-2"), np.zeros(800), 800)
     (problem,) = heads(folder)
-    assert problem.endswith("the header says 800 Hz, speech has 4000 to 192000 Hz")
+    assert problem.endswith("the header says 800 Hz, outside 4000 to 192000 Hz")

@@ -9,7 +9,6 @@ import torch
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.model.adapted import AdaptedModel
 
-pytestmark = pytest.mark.espnet
 ALL_TASKS = (0, 1, 2)
 
 

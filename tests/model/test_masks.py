@@ -18,7 +18,6 @@ from adaptkit.model.recognise import recognise
 from adaptkit.training import augmentation
 from adaptkit.training.validation import validate
 
-pytestmark = pytest.mark.espnet
 SPEC = {"time_warp": 5, "freq_masks": 1, "freq_width": 8, "time_masks": 2, "time_width": 12}
 ALL = [list(range(18))]
 
@@ -207,6 +206,7 @@ def test_decoding_and_validation_of_an_objective_with_masks_are_those_without(ex
         assert found == (recognise(without, examples, 500), validate(without, examples, 500))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", available())
 def test_adapters_of_every_kind_learn_under_masks_and_noise(new_run, augmented, kind):
     examples = augmented(noisy=0.5, masks_on="all")

@@ -25,8 +25,21 @@ def recipe(*words, cwd=None):
 
 
 def adapt(*words, cwd=None):
-    """Run the recipe of adapters."""
+    """Run the staged recipe."""
     return recipe(ROOT / "recipes/adapt.sh", *words, cwd=cwd)
+
+
+def compare(*words, cwd=None):
+    """Run the recipe of comparisons."""
+    return recipe(ROOT / "recipes/compare.sh", *words, cwd=cwd)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with an experiment that compares two adapters."""
+    rows = {"small": {"adapter": "residual", "set": {"adapters.0.bottleneck": 4}}, "hra": None}
+    config.write_yaml(tmp_path / "x.yaml", {"name": "x", "base": {"dir": "exp/base"}, "compare": rows})
+    return tmp_path
 
 
 def test_help_lists_every_option_with_its_default():
@@ -37,21 +50,23 @@ def test_help_lists_every_option_with_its_default():
     assert "--cmd              Kaldi's run.pl" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["adapter", "augment", "adapt", "seeds", "minus"])
-def test_help_names_the_options_of_comparisons(name):
-    assert f"  --{name} " in run(ROOT / "recipes/adapt.sh", "--help").stdout
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adapt", ["adapter", "augment", "seed", "adapt", "exp"]),
+        ("compare", ["adapter", "augment", "seeds", "adapt", "minus", "jobs"]),
+        ("submodels", ["few", "known", "new", "embeddings", "counts", "starts"]),
+    ],
+)
+def test_help_names_the_options_of_a_recipe(name, options):
+    printed = run(ROOT / f"recipes/{name}.sh", "--help").stdout
+    assert [option for option in options if f"  --{option} " not in printed] == []
 
 
-@pytest.mark.parametrize("name", ["few", "known", "new", "spaces", "counts", "starts"])
-def test_help_names_the_options_of_submodels(name):
-    assert f"  --{name} " in run(ROOT / "recipes/submodels.sh", "--help").stdout
-
-
-@pytest.mark.parametrize("corpus", ["voices", "fsdd"])
-def test_submodels_of_a_corpus_take_options_that_the_recipe_has(corpus):
-    done = run(ROOT / "egs" / corpus / "submodels.sh", "--help")
-    assert done.returncode == 0, done.stderr
-    assert "Train Submodels of many speakers" in done.stdout
+def test_scripts_of_every_corpus_take_options_that_their_recipe_has():
+    scripts = sorted((ROOT / "egs").glob("*/*.sh"))
+    refused = [script for script in scripts if run(script, "--help").returncode != 0]
+    assert (len(scripts) > 8, refused) == (True, [])
 
 
 @pytest.mark.parametrize(
@@ -69,52 +84,148 @@ def test_submodels_without_what_they_need_are_misuse(words, message):
     assert message in done.stderr
 
 
-def test_adapters_and_augmentations_are_not_compared_at_once(tmp_path):
-    done = adapt("--config", "x.yaml", "--adapter", "residual", "--augment", "plain", cwd=tmp_path)
+@pytest.mark.parametrize("script", [adapt, compare])
+def test_adapters_and_augmentations_are_not_changed_at_once(folder, script):
+    done = script("--config", "x.yaml", "--adapter", "residual", "--augment", "plain", cwd=folder)
 
     assert done.returncode == 2
     assert "give --adapter or --augment, not both" in done.stderr
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in folder.iterdir()] == ["x.yaml"]
 
 
+@pytest.mark.parametrize("script", [adapt, compare])
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--augment", "plain own"], "'own' is said in the yaml"),
+        (["--augment", "own"], "the yaml says 'own'"),
         (["--augment", "plain", "--set", "augment.spec.freq_masks=1"], "write a policy"),
+        (["--adapt", "false", "--adapter", "residual"], "--adapt false"),
+        (["--config", "y.yaml"], "no y.yaml here"),
+        (["--config", ""], "--config is needed"),
     ],
 )
-def test_augmentations_that_would_not_be_those_shown_are_misuse(tmp_path, words, message):
-    done = adapt("--config", "x.yaml", *words, cwd=tmp_path)
+def test_what_a_recipe_cannot_do_is_misuse(folder, script, words, message):
+    done = script("--config", "x.yaml", *words, cwd=folder)
     assert done.returncode == 2
     assert message in done.stderr
 
 
+@pytest.mark.slow
+def test_unknown_adapters_are_refused_before_anything_runs(folder):
+    done = compare("--config", "x.yaml", "--adapter", "small residul", cwd=folder)
+
+    assert done.returncode == 1
+    assert "did you mean 'residual'" in done.stderr
+    assert "--adapter residul: no such adapters, and no such row of 'compare:' in x.yaml" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["x.yaml"]
+
+
+def test_all_adapters_are_the_rows_of_the_yaml(folder):
+    lib, yaml = ROOT / "recipes/lib.sh", ROOT / "egs/voices/conf/compare.yaml"
+    assert run("bash", "-c", f". {lib}; list_rows x.yaml", cwd=folder).stdout.split() == ["small", "hra"]
+    assert run("bash", "-c", f". {lib}; list_rows {yaml}").stdout.split() == list(
+        config.read_yaml(yaml)["compare"]
+    )
+
+
+def test_all_adapters_of_a_yaml_without_rows_are_misuse(tmp_path):
+    config.write_yaml(tmp_path / "x.yaml", {"name": "x", "base": {"dir": "exp/base"}})
+    done = compare("--config", "x.yaml", "--adapter", "all", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "x.yaml has no section 'compare:'" in done.stderr
+
+
 @pytest.fixture
-def stage_4(corpus, tmp_path):
+def submitted(folder):
+    """Run a recipe with a runner, as queue.pl would be one, that writes down what it is given to run."""
+    runner, jobs = folder / "runner", folder / "jobs"
+    runner.write_text(f'#!/bin/sh\nshift\necho "$@" >>"{jobs}"\ntest "$7" != 13\n')
+    runner.chmod(0o755)
+
+    def call(script, *words, returncode=0):
+        done = script("--config", "x.yaml", "--cmd", runner, *words, cwd=folder)
+        assert done.returncode == returncode, done.stderr
+        return jobs.read_text().replace("adaptkit ", "").splitlines()
+
+    return call
+
+
+def test_the_folder_of_an_experiment_is_named_after_the_adapters_and_the_seed(submitted):
+    jobs = submitted(adapt, "--adapter", "small", "--seed", 2, "--stage", 6, "--stop-stage", 6)
+    assert jobs == ["train x.yaml --adapter small --seed 2 --exp exp/small/2 --resume"]
+
+
+def test_the_folder_of_an_experiment_is_named_as_its_yaml_says(submitted):
+    assert submitted(adapt, "--stage", 6, "--stop-stage", 6) == ["train x.yaml --exp exp/x --resume"]
+
+
+def test_a_base_model_with_an_augmentation_of_its_own_is_an_experiment(submitted):
+    words = ("--adapt", "false", "--augment", "plain", "--stage", 5, "--stop-stage", 7)
+    assert submitted(adapt, *words) == [
+        "base train x.yaml --augment plain --exp exp/plain --resume",
+        "decode exp/plain dump/test --base-only --out exp/plain/decode_test",
+    ]
+
+
+def test_a_comparison_trains_every_adapter_of_one_seed_before_the_next(submitted):
+    words = ("--seeds", "1 2", "--set", "train.lr=1e-4", "--stage", 6, "--stop-stage", 6)
+    assert submitted(compare, *words) == [
+        f"train x.yaml --adapter {name} --seed {seed} --exp exp/{name}/{seed} --resume --set train.lr=1e-4"
+        for seed in (1, 2)
+        for name in ("small", "hra")
+    ]
+
+
+def test_a_comparison_does_what_experiments_share_once(submitted):
+    jobs = submitted(compare, "--base-test-sets", "other", "--stage", 5, "--stop-stage", 7)
+    assert jobs[:3] == [
+        "base train x.yaml --resume",
+        "decode x.yaml dump/other --base-only --out exp/none/decode_other",
+        "decode x.yaml dump/test --base-only --out exp/none/decode_test",
+    ]
+    assert [job.split()[0] for job in jobs[3:]] == ["train", "decode"] * 2
+
+
+def test_a_comparison_of_base_models_trains_one_for_each_augmentation(submitted):
+    words = ("--adapt", "false", "--augment", "plain mtr", "--stage", 5, "--stop-stage", 5)
+    assert submitted(compare, *words) == [
+        "base train x.yaml --augment plain --seed 1 --exp exp/plain/1 --resume",
+        "base train x.yaml --augment mtr --seed 1 --exp exp/mtr/1 --resume",
+    ]
+
+
+def test_a_comparison_goes_on_after_an_experiment_that_fails_and_fails_itself(submitted):
+    words = ("--adapter", "small hra", "--jobs", 2, "--stage", 6, "--stop-stage", 6)
+    assert len(submitted(compare, *words, "--seeds", "1 13", returncode=1)) == 4
+
+
+@pytest.fixture
+def stage_4(corpus, folder):
     """Run the stage that shows augmentations, in a folder with two policies and an experiment without any."""
     for name, width in (("narrow", 3), ("wide", 9)):
         config.write_yaml(
-            tmp_path / f"conf/augment/{name}.yaml", {"spec": {"freq_masks": 1, "freq_width": width}}
+            folder / f"conf/augment/{name}.yaml", {"spec": {"freq_masks": 1, "freq_width": width}}
         )
-    config.write_yaml(tmp_path / "x.yaml", {"name": "x", "base": {"dir": "exp/base"}})
-    (tmp_path / "dump").symlink_to(corpus / "dump")
+    (folder / "dump").symlink_to(corpus / "dump")
 
-    def show(*words):
+    def show(script, *words):
         stages = ("--config", "x.yaml", "--sets", "train", "--stage", 4, "--stop-stage", 4)
-        done = adapt(*stages, *words, cwd=tmp_path)
+        done = script(*stages, *words, cwd=folder)
         assert done.returncode == 0, done.stderr
-        return sorted(path.parent.name for path in tmp_path.glob("exp/augment/*/policy.yaml"))
+        assert "stage 4: augmentation" in done.stderr
+        return sorted(path.parent.name for path in folder.glob("exp/augment/*/policy.yaml"))
 
     return show
 
 
+@pytest.mark.slow
 def test_stage_4_shows_the_augmentations_that_are_compared(stage_4):
-    assert stage_4("--augment", "narrow wide") == ["narrow", "wide"]
+    assert stage_4(compare, "--augment", "narrow wide") == ["narrow", "wide"]
 
 
+@pytest.mark.slow
 def test_stage_4_shows_that_of_the_experiment_as_changed_by_set(stage_4):
-    assert stage_4("--set", "name=changed augment=wide") == ["changed"]
+    assert stage_4(adapt, "--set", "name=changed augment=wide") == ["changed"]
 
 
 def test_unknown_option_is_misuse():
@@ -132,18 +243,18 @@ def test_missing_value_is_misuse():
 
 
 def test_runner_keeps_output_in_the_log_and_shows_it(tmp_path):
-    done = run(ROOT / "recipes/run.sh", tmp_path / "log/x.log", "echo", "two words")
+    done = run(ROOT / "recipes/run_local.sh", tmp_path / "log/x.log", "echo", "two words")
 
     assert done.stdout == "two words\n"
     assert (tmp_path / "log/x.log").read_text() == "# echo two words\ntwo words\n"
 
 
 def test_runner_fails_with_its_command(tmp_path):
-    assert run(ROOT / "recipes/run.sh", tmp_path / "x.log", "false").returncode == 1
+    assert run(ROOT / "recipes/run_local.sh", tmp_path / "x.log", "false").returncode == 1
 
 
 def test_runner_numbers_the_jobs_of_an_array(tmp_path):
-    run(ROOT / "recipes/run.sh", "JOB=1:3", tmp_path / "x.JOB.log", "echo", "job JOB")
+    run(ROOT / "recipes/run_local.sh", "JOB=1:3", tmp_path / "x.JOB.log", "echo", "job JOB")
 
     assert [(tmp_path / f"x.{n}.log").read_text().splitlines()[1] for n in (1, 2, 3)] == [
         "job 1",
@@ -153,7 +264,7 @@ def test_runner_numbers_the_jobs_of_an_array(tmp_path):
 
 
 def test_runner_fails_when_one_job_of_an_array_fails(tmp_path):
-    done = run(ROOT / "recipes/run.sh", "JOB=1:2", tmp_path / "x.JOB.log", "test", "JOB", "-eq", "2")
+    done = run(ROOT / "recipes/run_local.sh", "JOB=1:2", tmp_path / "x.JOB.log", "test", "JOB", "-eq", "2")
 
     assert done.returncode == 1
 

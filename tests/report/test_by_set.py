@@ -4,18 +4,13 @@ import json
 import shutil
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from adaptkit.cli import report
 from adaptkit.errors import AdaptkitError, ScoringError
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.records import DecodeRecord
 from adaptkit.report import by_set
 from adaptkit.scoring import files as score_files
 
-app = typer.Typer()
-report.register(app)
 HALF = "a b"  # of "a b c d": two deletions
 
 
@@ -47,8 +42,10 @@ def with_long(folders, tmp_path):
     return folders
 
 
-def run(*words):
-    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+@pytest.fixture
+def report(adaptkit):
+    """Run `adaptkit report`."""
+    return lambda *words: adaptkit("report", *words)
 
 
 def test_all_is_the_errors_of_all_sets_over_their_words(folders):
@@ -103,7 +100,7 @@ def test_seeds_are_pooled_before_sets_are(seeded, tmp_path):
     (group,) = by_set.load(seeded[1:3], ["test", "noisy"])
     rates = [figure for figure, _ in by_set.as_cells(group)[1]]
     assert rates[1:4] == ["6.25", "25.00", "15.62"]  # 0 and 5 of 40 on `test`; 25 of 160 in all
-    assert group.together.outcomes[0].seeds == [1, 2]
+    assert group.together.results[0].seeds == [1, 2]
 
 
 def test_markdown_has_a_table_for_each_group_and_says_how_they_were_made(with_long):
@@ -118,15 +115,15 @@ def test_markdown_has_a_table_for_each_group_and_says_how_they_were_made(with_lo
 # the command
 
 
-def test_report_on_several_sets_is_a_column_for_each(folders):
-    head, *rows = run(*folders, "--set", "test", "--set", "noisy").stdout.splitlines()
+def test_report_on_several_sets_is_a_column_for_each(report, folders):
+    head, *rows = report(*folders, "--test-set", "test", "--test-set", "noisy").stdout.splitlines()
 
     assert head.split()[:4] == ["experiment", "test", "noisy", "all"]
     assert [row.split()[0] for row in rows] == ["none", "residual64"]
 
 
-def test_report_on_sets_of_other_references_is_a_table_for_each(with_long):
-    done = run(*with_long, "--set", "test", "--set", "long", "--minus", "residual64")
+def test_report_on_sets_of_other_references_is_a_table_for_each(report, with_long):
+    done = report(*with_long, "--test-set", "test", "--test-set", "long", "--minus", "residual64")
 
     assert [line.split()[:2] for line in done.stdout.splitlines() if "experiment" in line] == [
         ["experiment", "test"],
@@ -135,23 +132,27 @@ def test_report_on_sets_of_other_references_is_a_table_for_each(with_long):
 
 
 @pytest.mark.parametrize(("form", "start"), [("md", "10 utterances"), ("json", "["), ("table", "exp")])
-def test_report_on_several_sets_writes_a_file(folders, tmp_path, form, start):
-    done = run(*folders, "--set", "test", "--set", "noisy", "--format", form, "--output", tmp_path / "out")
+def test_report_on_several_sets_writes_a_file(report, folders, tmp_path, form, start):
+    done = report(
+        *folders, "--test-set", "test", "--test-set", "noisy", "--format", form, "--out", tmp_path / "out"
+    )
 
     assert done.stdout == ""
     assert (tmp_path / "out").read_text().startswith(start)
 
 
-def test_a_page_is_of_one_set(folders):
-    done = run(*folders, "--set", "test", "--set", "noisy", "--format", "html")
+def test_a_page_is_of_one_set(report, folders):
+    done = report(*folders, "--test-set", "test", "--test-set", "noisy", "--format", "html")
 
     assert done.exit_code == 2
-    assert "a page is of one --set" in done.stderr
+    assert "html needs a single --test-set" in done.stderr
 
 
-def test_one_set_named_once_or_twice_is_one_set(folders):
-    assert json.loads(run(*folders, "--set", "test", "--format", "json").stdout)[1]["wer"] == 12.5
-    assert run(*folders, "--set", "test", "--set", "test").stdout.splitlines()[0].split()[:2] == [
+def test_one_set_named_once_or_twice_is_one_set(report, folders):
+    assert json.loads(report(*folders, "--test-set", "test", "--format", "json").stdout)[1]["wer"] == 12.5
+    assert report(*folders, "--test-set", "test", "--test-set", "test").stdout.splitlines()[0].split()[
+        :2
+    ] == [
         "experiment",
         "test",
     ]

@@ -29,9 +29,9 @@ def write(tmp_path):
 def test_single_jobs_stand_for_all(write):
     one = cost.read([write("one", 8, 100.0, 50.0)])
     each = cost.read([write("a", 1, 20.0, 6.0), write("b", 1, 30.0, 4.0)])
-    assert each == cost.Cost(2, 2, 50.0, 10.0)
-    assert each.scaled(8) == cost.Cost(8, 8, 200.0, 40.0)
-    lines = [line.split() for line in cost.render(one, each).splitlines()]
+    assert each == cost.TrainingCost(2, 2, 50.0, 10.0)
+    assert each.scaled(8) == cost.TrainingCost(8, 8, 200.0, 40.0)
+    lines = [line.split() for line in cost.format_cost(one, each).splitlines()]
     assert lines[1] == ["one", "job", "1", "8", "100", "1.00", "50", "1.00"]
     assert lines[2] == ["single", "jobs", "2", "2", "50", "10"]
     assert lines[3] == ["single", "jobs", "for", "all", "8", "8", "200", "2.00", "40", "0.80"]

@@ -18,25 +18,27 @@ def change_record(folder, **changes):
 
 
 def test_runs_of_one_name_are_one_experiment_in_the_order_of_seeds(seeded):
-    outcomes = runs.load(seeded).outcomes
-    assert [(o.name, o.seeds) for o in outcomes] == [("none", [0]), ("residual64", [1, 2]), ("hra", [1])]
+    results = runs.load(seeded).results
+    assert [(o.name, o.seeds) for o in results] == [("none", [0]), ("residual64", [1, 2]), ("hra", [1])]
 
 
 def test_name_is_that_of_the_record_whatever_the_folder(experiments):
     change_record(experiments[1], name="mine")
-    assert [o.name for o in runs.load(experiments).outcomes] == ["none", "mine"]
+    assert [o.name for o in runs.load(experiments).results] == ["none", "mine"]
 
 
 def test_same_seed_twice_is_refused_with_both_folders(seeded):
     change_record(seeded[1], seed=1)
-    message = r"exp/residual64/2, .*exp/residual64/1: both are experiment 'residual64' with seed 1; leave one"
+    message = r"exp/residual64/2, .*exp/residual64/1: both are experiment 'residual64' with seed 1; omit one"
     with pytest.raises(AdaptkitError, match=message):
         runs.load(seeded)
 
 
 def test_seeds_of_another_configuration_are_refused(seeded):
     change_record(seeded[1], params_per_task=3, params_trainable=6)
-    with pytest.raises(AdaptkitError, match=r"but differ in params_trainable, params_per_task; give each"):
+    with pytest.raises(
+        AdaptkitError, match=r"but differ in params_trainable, params_per_task; use a different"
+    ):
         runs.load(seeded)
 
 
@@ -51,21 +53,21 @@ def test_baselines_are_those_named_once_each(seeded):
 
 def test_unknown_baseline_is_refused_with_the_nearest(seeded):
     message = (
-        r"--minus: no experiment 'residual', did you mean 'residual64'\?; there are none, residual64, hra"
+        r"no experiment 'residual'; did you mean 'residual64'\?; the experiments are none, residual64, hra"
     )
-    with pytest.raises(AdaptkitError, match=message.replace(", did", "; did")):
+    with pytest.raises(AdaptkitError, match=f"--minus: {message}"):
         runs.load(seeded, minus=["residual"])
 
 
 def test_set_goes_unnamed_only_where_it_is_the_only_one(experiments):
     shutil.copytree(experiments[0] / "decode_test", experiments[0] / "decode_dev")
-    with pytest.raises(ScoringError, match=r"exp/none: several sets .* --set: dev, test"):
+    with pytest.raises(ScoringError, match=r"exp/none: several sets .* --test-set: dev, test"):
         runs.load(experiments)
-    assert len(runs.load(experiments, "test").outcomes) == 2
+    assert len(runs.load(experiments, "test").results) == 2
 
 
 def test_set_that_was_not_decoded_is_refused(experiments):
-    with pytest.raises(ScoringError, match="set dev is not decoded, only: test"):
+    with pytest.raises(ScoringError, match="set dev is not decoded, only test"):
         runs.load(experiments, "dev")
 
 
@@ -78,7 +80,9 @@ def test_experiments_on_different_sets_are_refused(experiments):
 def test_experiments_scored_on_other_references_are_refused(experiments, tmp_path):
     decoded = experiments[1] / "decode_test"
     score_files.write(score_files.score_files(tmp_path / "data/text", decoded), decoded)  # without speakers
-    with pytest.raises(ScoringError, match=r"residual64/decode_test: references or speakers are not those"):
+    with pytest.raises(
+        ScoringError, match=r"residual64/decode_test: references or speakers differ from those"
+    ):
         runs.load(experiments)
 
 
@@ -95,13 +99,13 @@ def test_no_experiment_is_refused():
 
 def test_undecoded_experiment_says_which_command_decodes_it(experiments):
     shutil.rmtree(experiments[0] / "decode_test")
-    with pytest.raises(ScoringError, match="'adaptkit decode' makes it"):
+    with pytest.raises(ScoringError, match="'adaptkit decode' creates it"):
         runs.load(experiments)
 
 
 def test_unscored_experiment_says_which_command_scores_it(experiments):
     (experiments[0] / "decode_test/score.json").unlink()
-    with pytest.raises(ScoringError, match=r"'adaptkit score data/test .*exp/none/decode_test' makes it"):
+    with pytest.raises(ScoringError, match=r"'adaptkit score data/test .*exp/none/decode_test' creates it"):
         runs.load(experiments)
 
 
@@ -114,11 +118,11 @@ def test_untrained_experiment_says_which_command_trains_it(experiments):
 def test_seeds_of_unlike_configurations_are_not_one_experiment(seeded):
     for folder, lr in zip(seeded[1:3], (1e-2, 1e-4), strict=True):
         config.write_yaml(folder / "config.yaml", {"train": {"lr": lr, "seed": int(folder.name)}})
-    with pytest.raises(AdaptkitError, match="both are experiment 'residual64' but differ in train:; give"):
+    with pytest.raises(AdaptkitError, match="both are experiment 'residual64' but differ in train:; use"):
         runs.load(seeded)
 
 
 def test_seeds_of_one_configuration_are_one_experiment(seeded):
     for folder in seeded[1:3]:
         config.write_yaml(folder / "config.yaml", {"train": {"lr": 1e-2, "seed": int(folder.name)}})
-    assert runs.load(seeded).outcomes[1].seeds == [1, 2]
+    assert runs.load(seeded).results[1].seeds == [1, 2]

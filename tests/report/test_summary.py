@@ -90,13 +90,13 @@ def test_markdown_has_experiments_speakers_and_commands(seeded):
     assert "| residual64 (residual) | 6.25 (" in text
     assert "| bob & <co> | 50.00 | 0.00 | 0.00 |" in text
     assert "- `residual64` (seeds 1, 2): `adaptkit train conf/residual64.yaml --seed 1`\n" in text
-    assert text.endswith("\nVersions: torch 2.11.0, commit unknown.")
+    assert text.endswith("\nVersions: torch 2.11.0, adaptkit commit unknown, recipe commit unknown.")
 
 
 def test_versions_that_differ_name_their_experiments(seeded):
     record = RunRecord.read(seeded[3] / "run.json")
-    dataclasses.replace(record, commit="5d1").write(seeded[3] / "run.json")
-    assert summary.describe_versions(load(seeded).outcomes) == [
-        "Versions of none, residual64: torch 2.11.0, commit unknown.",
-        "Versions of hra: torch 2.11.0, commit 5d1.",
+    dataclasses.replace(record, recipe_commit="5d1").write(seeded[3] / "run.json")
+    assert summary.list_versions(load(seeded).results) == [
+        "Versions of none, residual64: torch 2.11.0, adaptkit commit unknown, recipe commit unknown.",
+        "Versions of hra: torch 2.11.0, adaptkit commit unknown, recipe commit 5d1.",
     ]

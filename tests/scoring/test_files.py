@@ -56,6 +56,24 @@ def test_score_json_is_read_back(folders):
     assert score_files.read(folders[1] / "score.json") == report
 
 
+def test_report_survives_json(folders):
+    report = score_files.score_files(*folders)
+    assert score_files.from_json(score_files.to_json(report, with_alignments=True)) == report
+
+
+def test_json_starts_with_the_rates_and_leaves_alignments_out(folders):
+    data = score_files.to_json(score_files.score_files(*folders))
+    assert (data["wer"], data["by_speaker"]["bob"]["wer"]) == (50.0, 33.33)
+    assert "alignment" not in data["utterances"][0]
+
+
+def test_json_that_misses_a_field_is_refused_by_name(folders):
+    data = score_files.to_json(score_files.score_files(*folders))
+    del data["interval"]
+    with pytest.raises(ScoringError, match="interval: field required"):
+        score_files.from_json(data)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"wer": 1}'])
 def test_broken_score_json_is_refused_with_its_name(tmp_path, content):
     (tmp_path / "score.json").write_text(content)
@@ -64,20 +82,23 @@ def test_broken_score_json_is_refused_with_its_name(tmp_path, content):
 
 
 def test_result_starts_as_kaldi_writes_it(folders):
-    lines = score_files.render(score_files.score_files(*folders)).splitlines()
+    lines = score_files.format_report(score_files.score_files(*folders)).splitlines()
     assert lines[0] == "%WER 50.00 [ 3 / 6, 1 ins, 1 del, 1 sub ]"
     assert lines[1].startswith("%CER ")
     assert lines[2].endswith("resamples of 2 speakers and their utterances)")
 
 
 def test_result_has_a_row_per_speaker(folders):
-    rows = [line.split() for line in score_files.render(score_files.score_files(*folders)).splitlines()[-2:]]
+    rows = [
+        line.split()
+        for line in score_files.format_report(score_files.score_files(*folders)).splitlines()[-2:]
+    ]
     assert rows[0][:7] == ["ann", "1", "3", "1", "0", "1", "66.67"]
     assert rows[1][:7] == ["bob", "1", "3", "0", "1", "0", "33.33"]
 
 
 def test_alignments_stand_in_kaldis_form(folders):
-    text = score_files.render(score_files.score_files(*folders), with_alignments=True)
+    text = score_files.format_report(score_files.score_files(*folders), with_alignments=True)
     assert text.endswith(
         "ann-1 ref  the cat sat ***\n"
         "ann-1 hyp  the bat sat down\n"

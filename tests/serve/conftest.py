@@ -2,12 +2,10 @@
 
 import asyncio
 import io
-import os
 import re
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,7 +28,6 @@ from adaptkit.serve.app import create_app
 from adaptkit.serve.service import ServerLimits, ServerSettings, Service
 from adaptkit.submodels import export
 
-ADAPTKIT = Path(sys.executable).with_name("adaptkit")
 RATE_HZ = 8000
 SPEAKERS = ("spk1", "spk10", "spk2")
 LIMITS = ServerLimits(
@@ -199,20 +196,22 @@ def audio(noise):
 class Running:
     """A server process and where it listens."""
 
-    def __init__(self, process):
+    def __init__(self, process, until):
         self.process, self.log = process, []
-        self.port = self._read_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.reading = threading.Thread(target=lambda: self.log.extend(process.stderr), daemon=True)
+        self.reading = threading.Thread(target=self._read, daemon=True)
         self.reading.start()
+        self.port = int(until(self._find_port))
+        self.url = f"http://127.0.0.1:{self.port}"
 
-    def _read_port(self):
+    def _read(self):
         for line in self.process.stderr:
             self.log.append(line)
-            found = re.search(r"http://127\.0\.0\.1:(\d+) serves 3 Submodels", line)
-            if found:
-                return int(found[1])
-        raise AssertionError("".join(self.log))
+
+    def _find_port(self):
+        log = "".join(self.log)
+        assert self.process.poll() is None, log
+        found = re.search(r"http://127\.0\.0\.1:(\d+) serves 3 Submodels", log)
+        return found and found[1]
 
     def connect(self):
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
@@ -222,26 +221,24 @@ class Running:
         return httpx.post(f"{self.url}/v1/recognize", params=params, content=body, timeout=30)
 
 
-@contextmanager
-def _started(*words):
-    """Run `adaptkit serve` on a free port until the block ends."""
-    command = [ADAPTKIT, "serve", "--port", "0", "--device", "cpu", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
-        try:
-            server = Running(process)
-            yield server
-        finally:
-            process.kill()
-        server.reading.join(60)  # which its last process ends
-        assert not server.reading.is_alive()
-
-
 @pytest.fixture(scope="session")
-def started():
-    """Run `adaptkit serve` with options, as a process."""
-    return _started
+def started(environment, until):
+    """Run `adaptkit serve` with options on a free port until the block ends, as a process."""
+
+    @contextmanager
+    def start(*words, **variables):
+        command = ["adaptkit", "serve", "--port", "0", "--device", "cpu", *map(str, words)]
+        own, pipe = {**environment, **variables}, subprocess.PIPE
+        with subprocess.Popen(command, env=own, stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                server = Running(process, until)
+                yield server
+            finally:
+                process.kill()
+            server.reading.join(60)  # which its last process ends
+            assert not server.reading.is_alive()
+
+    return start
 
 
 @pytest.fixture(scope="session")

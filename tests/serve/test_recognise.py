@@ -7,7 +7,6 @@ import random
 
 import pytest
 
-pytestmark = pytest.mark.espnet
 SPEAKERS = ("spk1", "spk10", "spk2")
 
 
@@ -83,6 +82,7 @@ def test_requests_at_once_are_answered_as_decoded_each_with_its_own_submodel(
     assert max(r.json()["timings"]["batch_speakers"] for r in responses) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [{"max_batch": 3}, {"batch_frames": 150}, {"batch_frames": 1}])
 def test_small_batches_give_the_same_answers(serve, recordings, asked, decoded, limits):
     responses = ask_all(serve(**limits), recordings, asked)
@@ -140,6 +140,7 @@ def test_audio_too_short_for_the_encoder_has_no_words(server, audio, noise, num_
     assert answer["timings"]["batch_size"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "bitfit", "hff"])
 def test_kinds_that_share_no_pass_are_answered_as_one_by_one(kind, serve, replace_folder, recordings):
     replace_folder(kind=kind)
@@ -153,6 +154,7 @@ def test_kinds_that_share_no_pass_are_answered_as_one_by_one(kind, serve, replac
     assert len(set(scores)) == len(scores)
 
 
+@pytest.mark.slow
 def test_a_model_of_legacy_positions_gets_rows_of_one_length(serve, new_base, replace_folder, recordings):
     conf = {"output_size": 16, "attention_heads": 2, "num_blocks": 2, "linear_units": 16}
     base = new_base(encoder_conf=conf)  # ESPnet's default positions are legacy

@@ -7,8 +7,6 @@ import pytest
 
 from adaptkit.serve.app import create_app
 
-pytestmark = pytest.mark.espnet
-
 
 @pytest.fixture
 def held(serve):
@@ -46,7 +44,7 @@ def test_requests_beyond_the_limit_are_503_with_retry_after(held, audio):
 
     refused, health, served = server.run(talk)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-    assert "2 requests are under way already" in refused.json()["message"]
+    assert "2 requests are in progress already" in refused.json()["message"]
     assert [one.status_code for one in (health, *served)] == [200, 200, 200]
 
 
@@ -151,7 +149,7 @@ def test_an_error_of_ours_is_500_and_logged_and_requests_under_way_are_counted_o
     response = server.post(audio(), "spk1")
     assert (response.status_code, response.json()["message"]) == (
         500,
-        "an error of the server; its log says more",
+        "internal error; see the log of the server",
     )
     assert "RuntimeError: the cache of Submodels is closed" in caplog.text
     assert server.service.num_open == 0

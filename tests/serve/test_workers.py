@@ -16,9 +16,9 @@ import pytest
 from adaptkit.errors import AdaptkitError
 from adaptkit.serve import run
 
-pytestmark = pytest.mark.espnet
+pytestmark = pytest.mark.slow
 SPEAKERS = ("spk1", "spk10", "spk2")
-PATIENCE = 60  # seconds
+PATIENCE = 180  # seconds
 SCRIPT = """
 import logging
 import sys
@@ -28,7 +28,7 @@ from pathlib import Path
 
 from adaptkit.cli.script import run
 from adaptkit.errors import AdaptkitError
-from adaptkit.serve.supervise import Started, supervise
+from adaptkit.serve.workers import Started, supervise
 
 
 def work(folder, on_start):
@@ -45,17 +45,17 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     say = lambda started: print("all serve", started.num_known, flush=True)
     job = partial(work, Path(sys.argv[1]))
-    run(lambda: supervise(job, 2, on_start=say, most_sec=2), "script")
+    run(lambda: supervise(job, 2, on_start=say, most_sec=float(sys.argv[2])), "script")
 """
 
 
 @contextlib.contextmanager
-def supervising(folder, *names):
+def supervising(folder, *names, most_sec=PATIENCE):
     """Supervise two processes that serve nothing, with files of some names in their folder."""
     (folder / "script.py").write_text(SCRIPT)
     for name in names:
         (folder / name).touch()
-    words = [sys.executable, folder / "script.py", folder]
+    words = [sys.executable, folder / "script.py", folder, str(most_sec)]
     environment, pipe = {**os.environ, "TMPDIR": str(folder)}, subprocess.PIPE
     with subprocess.Popen(
         words, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True
@@ -65,15 +65,6 @@ def supervising(folder, *names):
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-def until(is_so):
-    """Wait until something is so; give what it is."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := is_so()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def find_workers(process, number=2):
@@ -95,7 +86,7 @@ def is_running(pid):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("names", [["go"], []], ids=["serving", "loading"])
-def test_a_signal_ends_all_processes_in_silence(tmp_path, number, names):
+def test_a_signal_ends_all_processes_in_silence(until, tmp_path, number, names):
     with supervising(tmp_path, *names) as process:
         if names:
             assert process.stdout.readline() == "all serve 3\n"
@@ -115,13 +106,13 @@ def test_processes_end_with_one_that_was_killed(tmp_path):
 
 
 def test_a_process_that_does_not_end_is_killed(tmp_path):
-    with supervising(tmp_path, "go") as process:
+    with supervising(tmp_path, "go", most_sec=1) as process:
         process.stdout.readline()
         stopped = find_workers(process)[0]
         os.kill(stopped, signal.SIGSTOP)
         process.terminate()
         assert process.wait(PATIENCE) == 0
-        assert f"process {stopped} does not end; it is killed" in process.stderr.read()
+        assert f"process {stopped} does not end; killing it" in process.stderr.read()
         assert not is_running(stopped)
 
 
@@ -132,18 +123,18 @@ def test_what_keeps_the_first_from_serving_is_said_once(tmp_path):
     assert (tmp_path / "started").read_text() == "x"
 
 
-def test_one_that_is_killed_before_it_serves_is_told_with_a_remedy(tmp_path):
+def test_one_that_is_killed_before_it_serves_is_told_with_a_remedy(until, tmp_path):
     with supervising(tmp_path) as process:
         until(lambda: (tmp_path / "started").exists())
         os.kill(until(lambda: find_workers(process, 1))[0], signal.SIGKILL)
         assert process.wait(PATIENCE) == 1
         assert re.fullmatch(
-            r"script: process \d+ ended with exit code -9 before it served; .*fewer --workers.*\n",
+            r"script: process \d+ ended with exit code -9 before it was ready; .*fewer --workers.*\n",
             process.stderr.read(),
         )
 
 
-def test_processes_that_end_are_replaced_until_others_serve(tmp_path):
+def test_processes_that_end_are_replaced_until_others_serve(until, tmp_path):
     with supervising(tmp_path, "go") as process:
         process.stdout.readline()
         first, other = find_workers(process)
@@ -155,8 +146,8 @@ def test_processes_that_end_are_replaced_until_others_serve(tmp_path):
         assert is_running(other)
         process.terminate()
         log = process.stderr.read()
-    assert f"process {first} ended with exit code -9; another takes its place now" in log
-    assert "this is why; another takes its place in 1 s" in log
+    assert f"process {first} ended with exit code -9; a replacement starts now" in log
+    assert "this is why; a replacement starts in 1 s" in log
 
 
 @pytest.fixture(scope="module")
@@ -205,13 +196,13 @@ def test_answers_are_not_held_back_for_an_acknowledgement(several):
     assert min(taken) < 0.035
 
 
-def test_what_a_process_held_is_forgotten_when_it_dies(several, recordings):
+def test_what_a_process_held_is_forgotten_when_it_dies(until, several, recordings):
     with several.connect() as connection:
         connection.sendall(b"POST /v1/recognize HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n")
         until(lambda: read_metric(several, "adaptkit_requests_open") == 1)
         for pid in find_workers(several.process):
             os.kill(pid, signal.SIGKILL)
-        until(lambda: "".join(several.log).count("takes its place") == 2)
+        until(lambda: "".join(several.log).count("a replacement starts") == 2)
 
         def is_back():
             with contextlib.suppress(httpx.TransportError):
@@ -236,10 +227,3 @@ def test_a_port_is_refused_to_another_server_while_the_first_still_loads(is_shar
         with run._take(socket.AF_INET, held.getsockname(), (socket.SO_REUSEADDR, socket.SO_REUSEPORT)) as own:
             own.listen()
             socket.create_connection(("127.0.0.1", port), timeout=20).close()
-
-
-def test_metrics_of_other_programs_are_left_alone(started, base_dir, submodels, tmp_path, monkeypatch):
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "of another"))
-    with started("--base", base_dir, "--submodels", submodels) as server:
-        assert read_metric(server, "adaptkit_requests_open") == 0
-    assert not [*tmp_path.iterdir()]

@@ -12,7 +12,6 @@ from adaptkit.model.recognise import recognise
 from adaptkit.scoring import wer
 from adaptkit.submodels import cross
 
-pytestmark = pytest.mark.espnet
 SPEAKERS = ("spk1", "spk10", "spk2")
 
 
@@ -59,17 +58,17 @@ def test_a_set_of_which_all_is_too_short_has_all_words_deleted(adapted, valid):
 
 
 def test_a_speaker_without_words_has_no_rate_and_divides_nothing(tmp_path):
-    matrix = cross.Matrix(("a", "b"), ("a", "b"), np.array([[1, 5, 8], [1, 0, 2]]), np.array([10, 0]))
+    matrix = cross.CrossMatrix(("a", "b"), ("a", "b"), np.array([[1, 5, 8], [1, 0, 2]]), np.array([10, 0]))
     assert matrix.rates[0].tolist() == [10.0, 50.0, 80.0]
     assert np.isnan(matrix.rates[1]).all()
     assert matrix.summary()["own"] == 10.0  # one error of a, none of b
-    assert cross.Matrix(("b",), ("b",), np.array([[1, 2]]), np.array([0])).summary() == {}
+    assert cross.CrossMatrix(("b",), ("b",), np.array([[1, 2]]), np.array([0])).summary() == {}
     cross.draw(matrix, tmp_path / "matrix.png", title="")
 
 
 def test_the_summary_adds_up_by_hand():
     errors = np.array([[1, 5, 8], [6, 2, 4]])
-    matrix = cross.Matrix(("a", "b"), ("a", "b"), errors, np.array([10, 20]))
+    matrix = cross.CrossMatrix(("a", "b"), ("a", "b"), errors, np.array([10, 20]))
     assert matrix.summary() == {
         "base": 40.0,
         "own": 10.0,
@@ -81,7 +80,7 @@ def test_the_summary_adds_up_by_hand():
 
 
 def test_speakers_whom_the_bank_does_not_know_have_no_own():
-    matrix = cross.Matrix(("c",), ("a", "b"), np.array([[1, 3, 2]]), np.array([10]))
+    matrix = cross.CrossMatrix(("c",), ("a", "b"), np.array([[1, 3, 2]]), np.array([10]))
     assert "own" not in matrix.summary()
     assert matrix.summary()["worst Submodel for all"] == 30.0
 

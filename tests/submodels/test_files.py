@@ -122,7 +122,7 @@ def test_a_truncated_file_is_refused_from_its_head(path, part):
 @pytest.mark.parametrize("place", [-1, -20, -50])
 def test_a_flipped_bit_in_the_weights_is_refused(path, place):
     flip(path, place)
-    with pytest.raises(CheckpointError, match="damaged: .* not those that were written; copy, export"):
+    with pytest.raises(CheckpointError, match="damaged: the checksum does not match; copy, export"):
         files.read(path)
 
 
@@ -140,7 +140,7 @@ def test_a_changed_header_is_refused(path):
     assert path.read_bytes().count(before) == 1
     path.write_bytes(path.read_bytes().replace(before, after))
     assert files.read_head(path)[0].step == 8
-    with pytest.raises(CheckpointError, match="damaged: header and weights"):
+    with pytest.raises(CheckpointError, match="damaged: the checksum"):
         files.read(path)
 
 
@@ -168,7 +168,7 @@ def test_another_file_of_ours_is_refused_with_what_is_needed(path):
 def test_another_format_is_refused_with_its_number(path):
     rewrite(path, format=2)
     for read in (files.read, files.read_head):
-        with pytest.raises(CheckpointError, match="of format 2, not 1; export it again"):
+        with pytest.raises(CheckpointError, match="has format 2, not 1; export it again"):
             read(path)
 
 
@@ -183,7 +183,7 @@ def test_another_format_is_refused_with_its_number(path):
 def test_a_header_that_is_not_whole_is_refused(path, damage):
     rewrite(path, **damage)
     for read in (files.read, files.read_head):
-        with pytest.raises(CheckpointError, match="the header is not whole: .*; export it again"):
+        with pytest.raises(CheckpointError, match="the header is incomplete: .*; export it again"):
             read(path)
 
 
@@ -223,9 +223,9 @@ def test_a_difference_is_said_with_both_values():
     adapters = (residual.Config(bottleneck=4),)
     ours = Shared(adapters, "base", {})
     others = {
-        "of the base model other, not base": replace(ours, base_fingerprint="other"),
-        "of kind hra, not residual": replace(ours, adapters=(hra.Config(),)),
-        "of kind residual+hra, not residual": replace(ours, adapters=(*adapters, hra.Config())),
+        "for base model other, not base": replace(ours, base_fingerprint="other"),
+        "of adapter type hra, not residual": replace(ours, adapters=(hra.Config(),)),
+        "of adapter type residual+hra, not residual": replace(ours, adapters=(*adapters, hra.Config())),
         "with adapters.0.bottleneck 8, not 4": replace(ours, adapters=(residual.Config(bottleneck=8),)),
     }
     assert {ours.difference(other) for other in others.values()} == set(others)

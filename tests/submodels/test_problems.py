@@ -13,8 +13,6 @@ from adaptkit.model import checkpoint
 from adaptkit.submodels import export as folders
 from adaptkit.submodels import files
 
-pytestmark = pytest.mark.espnet
-
 
 def problems_in(folder, base=None):
     return {entry.task: entry.problem for entry in folders.check(folder, base) if entry.problem}
@@ -45,13 +43,13 @@ def take_a_weight(folder):
 
 DAMAGE = {
     "damaged or truncated": truncate,
-    "damaged: header and weights": flip_a_bit,
-    "of the base model other, not .*; move it": lambda folder: write_other(folder, base_fingerprint="other"),
+    "damaged: the checksum": flip_a_bit,
+    "for base model other, not .*; move it": lambda folder: write_other(folder, base_fingerprint="other"),
     "with shared weights other, not .*; move it": lambda folder: write_other(folder, shared="other"),
-    "of kind tpa, not residual .*; move it": lambda folder: write_other(
+    "of adapter type tpa, not residual .*; move it": lambda folder: write_other(
         folder, adapters=(api.read_config({"kind": "tpa"}),)
     ),
-    "does not fit the configuration it comes with: .*; export it": take_a_weight,
+    "does not match its own configuration: .*; export it": take_a_weight,
     "not written by adaptkit": lambda folder: safetensors.torch.save_file(
         {"a": torch.zeros(1)}, folder / "spk10.safetensors"
     ),
@@ -111,7 +109,7 @@ def test_of_another_base_every_file_is_a_problem(folder, new_base):
 
 
 def test_a_merge_for_another_base_is_refused_in_one_line(folder, new_base, tmp_path):
-    with pytest.raises(CheckpointError, match="give the folder of the right one with --base") as refused:
+    with pytest.raises(CheckpointError, match="set --base to the folder of the right one") as refused:
         folders.pack(folder, new_base(seed=1), tmp_path / "merged", skip_problems=True)
     assert "\n" not in str(refused.value)
 
@@ -137,14 +135,14 @@ def test_a_folder_with_nothing_sound_is_not_merged(folder, pack):
 
 def test_a_table_ends_with_the_problem(folder):
     flip_a_bit(folder)
-    head, *lines = folders.render(folders.check(folder)).splitlines()
-    assert head.split() == ["task", "kind", "base", "parameters", "bytes", "problem"]
+    head, *lines = folders.format_entries(folders.check(folder)).splitlines()
+    assert head.split() == ["speaker", "adapter", "base", "parameters", "bytes", "problem"]
     assert [line.split()[0] for line in lines] == ["spk1", "spk10", "spk2"]
     assert lines[1].endswith("copy, export or train it again")
 
 
 def test_a_name_that_would_spoil_the_table_is_escaped(new_exp, export):
-    table = folders.render(folders.scan(export(new_exp(tasks=["a\n\x1b[2J"]))))
+    table = folders.format_entries(folders.scan(export(new_exp(tasks=["a\n\x1b[2J"]))))
     assert table.splitlines()[1].startswith(r"'a\n\x1b[2J'  residual  ")
 
 

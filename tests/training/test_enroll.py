@@ -19,7 +19,8 @@ from adaptkit.records import RunRecord
 from adaptkit.tensors import write_tensors
 from adaptkit.training import enroll
 
-pytestmark = pytest.mark.espnet
+pytestmark = pytest.mark.slow
+
 KNOWN, NEW = ("spk1", "spk10"), "spk2"
 BANKS = {
     "table": {"kind": "residual", "bottleneck": 4},
@@ -55,7 +56,7 @@ def entry(request):
 
 @pytest.fixture
 def known(entry, base, base_dir, corpus, new_stack, tmp_path):
-    """An experiment whose bank knows two of the three speakers."""
+    """An experiment whose adapter file has two of the three speakers."""
     sets = {name: str(corpus / "dump" / name) for name in ("train", "valid")}
     train = {"max_epochs": 2, "lr": 0.02, "warmup_steps": 0, "task_utterances": 3}
     content = {
@@ -217,7 +218,7 @@ def test_an_out_that_holds_something_else_is_refused_and_stays(options, known, n
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(b"of something else")
     before = content(out)
-    with pytest.raises(CheckpointError, match=f"holds {names[0]} of something else"):
+    with pytest.raises(CheckpointError, match=f"has {names[0]} of another run"):
         enroll.enroll(replace(options, out=out), device="cpu")
     assert content(out) == before
 
@@ -229,7 +230,7 @@ def test_an_out_of_another_experiment_is_refused_and_stays(options, known, base,
     before = content(out)
     stack = new_stack(base, **BANKS["table"], tasks=KNOWN)  # of the same tasks and sizes
     checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
-    with pytest.raises(CheckpointError, match="not a bank of the speakers of"):
+    with pytest.raises(CheckpointError, match="more: its adapter file does not extend that of"):
         enroll.enroll(replace(options, out=out), device="cpu")
     assert content(out) == before
 
@@ -242,7 +243,7 @@ def test_in_place_is_refused_until_the_training_is_over(options, known, is_done)
         enroll.enroll(options, device="cpu")
         assert read(known).tasks == (*KNOWN, NEW)
         return
-    with pytest.raises(CheckpointError, match="its training is not over"):
+    with pytest.raises(CheckpointError, match="its training is unfinished"):
         enroll.enroll(options, device="cpu")
     assert not (known / "added").exists()
 
@@ -262,7 +263,7 @@ def test_in_place_the_record_counts_the_new_speaker(options, known):
 def test_adapters_of_which_speakers_own_nothing_are_refused(options, known, base, new_stack, kind):
     stack = new_stack(base, kind, per_task=False, tasks=KNOWN)
     checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
-    with pytest.raises(ConfigError, match=f"share all of {kind}"):
+    with pytest.raises(ConfigError, match=f"{kind} has no per-speaker weights"):
         enroll.enroll(options, device="cpu")
 
 
@@ -313,7 +314,7 @@ def test_a_known_speaker_whose_loss_is_no_number_is_not_the_nearest(known, base,
             table[index] = torch.nan
         if expected is not None:
             assert enroll.find_nearest(stack, examples, NEW) == expected
-    with pytest.raises(DataError, match="no known speaker's weights give spk2-00, .* a finite loss"):
+    with pytest.raises(DataError, match="the loss of spk2-00, .* is not finite with any known speaker's"):
         enroll.find_nearest(stack, examples, NEW)
 
 
@@ -329,10 +330,9 @@ def test_a_validation_set_chooses_the_weights(options, known, corpus):
     ("changes", "error", "match"),
     [
         ({"speakers": ("spk3",)}, DataError, "'spk3'"),
-        ({"speakers": ("spk1",)}, CheckpointError, "knows spk1 already"),
-        ({"start": "middle"}, ConfigError, "mean, nearest, new"),
-        ({"overrides": ("adapters.0.bottleneck=9",)}, ConfigError, "drop it"),
-        ({"overrides": ("train.patience=2",)}, ConfigError, "nothing is validated without --valid"),
+        ({"speakers": ("spk1",)}, CheckpointError, "has spk1 already"),
+        ({"overrides": ("adapters.0.bottleneck=9",)}, ConfigError, "remove this option"),
+        ({"overrides": ("train.patience=2",)}, ConfigError, "has no effect without --valid"),
     ],
 )
 def test_what_cannot_be_enrolled_is_refused(options, known, changes, error, match):

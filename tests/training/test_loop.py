@@ -14,8 +14,6 @@ from adaptkit.features.fbank import load_feats
 from adaptkit.tensors import read_tensors
 from adaptkit.training.state import WHOLE
 
-pytestmark = pytest.mark.espnet
-
 
 def gradients(run):
     """Each task's gradient (K, P) in the only step so far: AdamW's first moment is a tenth of it."""
@@ -101,6 +99,7 @@ def test_validation_can_be_rarer_but_never_misses_the_last_epoch(new_run):
     assert [event["epoch"] for event in run.events("valid")] == [2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_lower_precision_trains_float32_weights_to_about_the_same(new_run, precision):
     exact, coarse = (
@@ -117,6 +116,7 @@ def test_lower_precision_trains_float32_weights_to_about_the_same(new_run, preci
     assert coarse.events("valid")[-1]["loss"] == pytest.approx(expected, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_loaded_by_other_processes_train_the_same(new_run, num_workers, assert_same):
     run, expected = new_run("there", num_workers=num_workers), new_run("here")
@@ -140,7 +140,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_utterance(new_run, exampl
         feats[10, 3] = value
 
     run = new_run(plan={"train": with_feats(examples, tmp_path, "spk10-03", spoil)})
-    expected = r"the loss of step [123] is nan, from these alone: spk10-03\. Look at audio and text"
+    expected = r"the loss of step [123] is nan, caused by spk10-03; check their audio and text"
     with pytest.raises(TrainingError, match=expected):
         run.fit()
 

@@ -15,7 +15,8 @@ from adaptkit.tensors import read_tensors
 from adaptkit.training import run as training_run
 from adaptkit.training.state import State
 
-pytestmark = pytest.mark.espnet
+pytestmark = pytest.mark.slow
+
 TASKS = ("spk1", "spk10", "spk2")
 # a pair of utterances of one speaker fits into a batch and two pairs do not, so each passes the model alone,
 # and every step holds a pair of each

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from adaptkit.adapters.per_task import TaskLinear, shared_parameters, task_parameters
-from adaptkit.training.optimizer import Part, PerTask
+from adaptkit.training.optimizer import PerTask, StepSettings
 
 NUM_TASKS = 4
 PRESENT = [(0, 2), (2,), (0, 1, 2), (1,), (0,), (0, 2)]  # the tasks of each step; task 3 in none of them
@@ -63,8 +63,8 @@ def take(net, optimizer, grads, present, *, clip=None, counts=None):
     """Take a step as the loop does; give the norm it tells."""
     give(net, grads)
     taken, counts = optimizer.steps.tolist(), counts or {}
-    parts = {task: Part(counts.get(task, 1), rate(task, taken[task])) for task in present}
-    optimizer.normalise(Part(1, 0.02), parts)
+    parts = {task: StepSettings(counts.get(task, 1), rate(task, taken[task])) for task in present}
+    optimizer.normalise(StepSettings(1, 0.02), parts)
     norm = optimizer.clip(clip)
     optimizer.step()
     optimizer.zero_grad()
@@ -208,7 +208,7 @@ def test_the_loss_of_each_task_is_averaged_over_its_own_utterances(net, gradient
 def test_the_shared_loss_is_averaged_over_all_utterances(net, gradients):
     before, optimizer = net.both.weight.detach().clone(), per_task(net, "sgd", weight_decay=0.0)
     give(net, gradients[0])
-    optimizer.normalise(Part(11, 0.5), {0: Part(3, 0.1), 2: Part(8, 0.1)})
+    optimizer.normalise(StepSettings(11, 0.5), {0: StepSettings(3, 0.1), 2: StepSettings(8, 0.1)})
     optimizer.step()
     expected = before - 0.5 * gradients[0]["both.weight"] / 11
     torch.testing.assert_close(net.both.weight.detach(), expected)

@@ -7,7 +7,8 @@ import pytest
 from adaptkit.errors import CheckpointError
 from adaptkit.training.state import Standing, State
 
-pytestmark = pytest.mark.espnet
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"max_epochs": 3, "average": 2, "save_every_steps": 2}
 
 
@@ -81,14 +82,14 @@ def test_resuming_a_finished_run_does_nothing(new_run):
 
 def test_a_second_run_in_the_same_folder_is_refused(new_run):
     new_run("run").fit()
-    with pytest.raises(CheckpointError, match="run: holds a run already; --resume goes on with it"):
+    with pytest.raises(CheckpointError, match="run: holds a run already; --resume continues it"):
         new_run("run").fit()
 
 
 def test_resuming_with_other_settings_is_refused_with_both_values(new_run):
     new_run("run").fit()
     other = new_run("run", plan={"identity": {"lr": 2}})
-    with pytest.raises(CheckpointError, match=r"by a run with another lr \(1, now 2\); resume"):
+    with pytest.raises(CheckpointError, match=r"by a run with different settings: lr \(1, now 2\); resume"):
         other.fit(resume=True)
 
 

@@ -1,15 +1,16 @@
-"""Full fine-tuning, as differences to the base's parameters: what adapters are measured against.
+"""Full fine-tuning as differences to the base parameters, the reference that adapters are compared with.
 
 Tomanek et al., Residual adapters for parameter-efficient ASR adaptation to atypical and accented speech,
-2021, arXiv:2109.06952, compare the two for speech recognition.
+2021, arXiv:2109.06952, compare it with adapters for speech recognition.
 
-Provenance: it is usual fine-tuning but for three things [ours]. The base stays in eval(), so dropout is off
-and the statistics of BatchNorm do not move. Weight decay draws weights to those of the base rather than to
-zero, as in Li et al., Explicit inductive bias for transfer learning with convolutional networks, 2018,
-arXiv:1802.01483. And every batch holds one task.
+Provenance: standard fine-tuning with three differences [ours]. The base stays in eval(), so dropout is off
+and the BatchNorm statistics are fixed. Weight decay pulls the weights towards those of the base rather than
+towards zero, as in Li et al., Explicit inductive bias for transfer learning with convolutional networks,
+2018, arXiv:1802.01483. Every batch holds a single task.
 
-Cost: for K tasks the differences, their gradients (zeros for absent tasks) and AdamW's two moments hold K
-times the base each. A pass makes one more copy of the changed parameters, and serves one difference alone.
+Cost: for K tasks, the differences, their gradients (zeros for absent tasks) and AdamW's two moments each take
+K times the size of the base. A forward pass makes one more copy of the changed parameters, and serves a
+single set of differences.
 """
 
 from collections.abc import Sequence
@@ -26,22 +27,22 @@ from adaptkit.errors import ConfigError, listed
 
 Parts = Annotated[tuple[str, ...], Field(min_length=1)] | None  # top-level modules of an ESPnet model
 
-_AFTER_ENCODER = ("ctc", "decoder")  # parts that only read what the encoder gives
+_AFTER_ENCODER = ("ctc", "decoder")  # parts that only read the encoder's output
 
 
 class Config(AdapterConfig):
-    """What is fine-tuned, and for whom."""
+    """Which parameters are fine-tuned, and whether separately for each task."""
 
     kind: Literal["full"] = "full"
-    parts: Parts = Field(None, description="encoder, ctc, decoder or what else the base has; null for all")
-    per_task: bool = Field(True, description="a copy for every task; false: one for all, pooled fine-tuning")
+    parts: Parts = Field(None, description="top-level modules: encoder, ctc, decoder, ...; null for all")
+    per_task: bool = Field(True, description="one copy per task; false: one for all (pooled fine-tuning)")
 
 
 class Full(Adapter):
-    """W + D[k] in place of each parameter W at `sites`, with k the task; W + D for all without `per_task`.
+    """W + D[k] in place of each parameter W at `sites`, with k the task; W + D with `per_task: false`.
 
-    D is zero at birth, so an untrained adapter changes nothing. Parameters: K P, without `per_task` P, where
-    P counts the chosen parameters.
+    D is initialised to zero, so an untrained adapter changes nothing. Parameters: K P, or P with
+    `per_task: false`, for P parameters in the chosen parts.
     """
 
     wants = frozenset({"weight"})
@@ -58,11 +59,11 @@ class Full(Adapter):
             self.tables = nn.ParameterDict({key: torch.zeros(shape) for key, shape in shapes.items()})
 
     def group(self, task: int) -> int:
-        """Give the task itself, or the same number for all that share their differences."""
+        """Return the task itself, or 0 if all tasks share the differences."""
         return task if self.per_task else 0
 
     def differences(self, task: int) -> dict[str, Tensor]:
-        """Give what a task adds to each parameter, shaped as it is, by its name in the base."""
+        """Return what a task adds to each parameter, by the parameter's name in the base."""
         own = self.tables.of(task) if self.per_task else self.tables
         return {self.names[key]: difference for key, difference in own.items()}
 
@@ -73,7 +74,7 @@ def build(config: Config, sites: Sequence[Site], num_tasks: int) -> Full:
 
 
 def choose_parts(sites: Sequence[Site], parts: Parts) -> list[Site]:
-    """Take the parameters of some top-level parts of the base, or all; a part not there is refused."""
+    """Return the parameters of some top-level parts of the base, or of all; an unknown part is refused."""
     by_part: dict[str, list[Site]] = {}
     for site in sites:
         if site.kind == "weight":

@@ -7,7 +7,7 @@ Independently recurrent neural network (IndRNN), 2018, arXiv:1803.04831. PEFT's 
 
 Provenance: one controller shared by tasks and blocks, and one head per task shared by blocks [abstract]; the
 recurrence over depth, the sum x + o and both forms of head [review]; that x is the block's output and x + o
-enters the next block, the biases of the heads, how everything is initialised and how u is bounded [ours].
+enters the next block, the biases of the heads, the initialisation and the bound on u [ours].
 """
 
 from collections.abc import Sequence
@@ -28,21 +28,21 @@ class Config(AdapterConfig):
     """Sizes and ablations of a hierarchical recurrent adapter."""
 
     kind: Literal["hra"] = "hra"
-    controller_width: PositiveInt = Field(256, description="width H of the controller, which all tasks share")
+    controller_width: PositiveInt = Field(256, description="width H of the controller shared by all tasks")
     head: Literal["linear", "ffn"] = Field(
         "linear",
-        description="a task's own map from H to the base's width: one matrix, or two around a relu",
+        description="a task's map from H to the width of the base: one matrix, or two with a relu between",
     )
-    head_width: PositiveInt | None = Field(None, description="inner width F of 'head: ffn', and only of that")
-    recurrent: bool = Field(True, description="false: the controller forgets the blocks before (u = 0)")
-    share_controller: bool = Field(True, description="false: every block has a controller of its own")
+    head_width: PositiveInt | None = Field(None, description="inner width F; only with 'head: ffn'")
+    recurrent: bool = Field(True, description="false: no recurrence over blocks (u = 0)")
+    share_controller: bool = Field(True, description="false: a separate controller for every block")
 
     @model_validator(mode="after")
     def _head_has_its_width(self) -> "Config":
         if self.head == "ffn" and self.head_width is None:
             raise ValueError("'head: ffn' needs 'head_width', its inner width")
         if self.head == "linear" and self.head_width is not None:
-            raise ValueError(f"'head_width: {self.head_width}' does nothing with 'head: linear'; drop it")
+            raise ValueError(f"'head_width: {self.head_width}' has no effect with 'head: linear'; remove it")
         return self
 
 
@@ -50,23 +50,23 @@ class Hra(Adapter):
     """h_l = relu(W x_l + u * h_(l-1) + b), y_l = x_l + head_k(h_l), x_l the output of block l and k the task.
 
     h_0 = 0; u is a vector and * element-wise; head_k(h) = M h + c, or M2 relu(M1 h + c1) + c2 with `ffn`. The
-    last matrix and bias of a head are zero at birth, so an untrained adapter changes nothing; W is
-    Xavier-uniform, b = 0 and u uniform in 0 to 1, so that units remember over unlike numbers of blocks; from
-    u = 1 they all sum over all blocks, and egs/voices is learned more slowly, as RESULTS.md tells [ours].
+    last matrix and bias of a head are initialised to zero, so an untrained adapter changes nothing; W is
+    Xavier-uniform, b = 0 and u uniform from 0 to 1, so that units remember over different numbers of blocks;
+    with u = 1 they would all sum over all blocks, and training on egs/voices is slower (RESULTS.md) [ours].
 
-    Parameters: D H + 2 H + K (H D + D); with D the width, L the blocks and K the tasks, in detail:
+    Parameters: D H + 2 H + K (H D + D); with width D, L blocks and K tasks, in detail:
 
     - controller: D H + 2 H; with `recurrent: false` there is no u: D H + H
-    - controllers with `share_controller: false`: L (D H + 2 H) - H, as the first block has no h before it and
-      so no u; with `recurrent: false` L (D H + H)
+    - controllers with `share_controller: false`: L (D H + 2 H) - H, as the first block has no previous h and
+      hence no u; with `recurrent: false` L (D H + H)
     - heads: K (H D + D), or K (H F + F + F D + D) with `ffn`
 
-    On a base model of one block nothing comes before it either: D H + H.
+    In a base model with a single block the controller has no u either: D H + H.
     """
 
     wants = frozenset({"block"})
-    hidden: Tensor | None = None  # h of the block before (B, U, H), during a forward pass
-    maps: tuple[tuple[Tensor, Tensor], ...] = ()  # of the rows' heads, during a forward pass
+    hidden: Tensor | None = None  # h of the previous block (B, U, H), in a forward pass
+    maps: tuple[tuple[Tensor, Tensor], ...] = ()  # of the rows' heads, in a forward pass
 
     def __init__(self, config: Config, sites: Sequence[Site], num_tasks: int):
         super().__init__()
@@ -83,20 +83,21 @@ class Hra(Adapter):
         self.head.append(TaskLinear(num_tasks, *to_base, zero=True))
 
     def begin(self) -> None:
-        """Start without memory, and bring every u back into +-2^(1/L), so that L blocks at most double h.
+        """Reset h, and clip every u to +-2^(1/L), so that L blocks at most double h.
 
-        IndRNN clips after the update too. Clipped in the equation, a u beyond would get no gradient and stay.
+        IndRNN also clips after the update. Clipped in the equation, a u out of range would get no gradient
+        and stay there.
         """
         self.end()
         for controller in self.controllers.values():
             controller.clip(self.limit)
 
     def end(self) -> None:
-        """Let go of the last block's h and of the rows' heads."""
+        """Release the last block's h and the rows' heads."""
         self.hidden, self.maps = None, ()
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
-        """Add what the head of each row's task reads from the controller to a block's output (B, U, D)."""
+        """Add the output of each row's head, which reads the controller, to a block's output (B, U, D)."""
         if not self.maps:  # gathered once for all blocks: with many tasks the gradient of a gather is costly
             self.maps = tuple(linear.of_rows(self.task_ids, x_out.dtype) for linear in self.head)
         self.hidden = self.controllers[self._key(site)](x_out, self.hidden)
@@ -111,7 +112,7 @@ class Hra(Adapter):
 
 
 class _Controller(nn.Module):
-    """h = relu(W x + u * h_before + b) with x (B, U, D) and h (B, U, H); without memory there is no u."""
+    """h = relu(W x + u * h_before + b) with x (B, U, D) and h (B, U, H); no u without memory."""
 
     def __init__(self, dim: int, width: int, has_memory: bool):
         super().__init__()
@@ -126,7 +127,7 @@ class _Controller(nn.Module):
         return torch.relu(hidden)
 
     def clip(self, limit: float) -> None:
-        """Bring u back within -limit to limit."""
+        """Clip u to the range from -limit to limit."""
         if self.factor is not None:
             self.factor.data.clamp_(-limit, limit)
 

@@ -1,11 +1,11 @@
-"""LoRA, low-rank differences to linear maps of attention and feed-forward, one pair of matrices per task.
+"""LoRA: low-rank differences to the linear maps of attention and feed-forward, one pair of matrices per task.
 
 Hu et al., LoRA: Low-rank adaptation of large language models, 2021, arXiv:2106.09685.
 
-Provenance: the equation, the zero B and the factor alpha / R are the paper's [code]. A is drawn as the
-authors' library and PEFT draw it, Kaiming-uniform with a = sqrt(5), so uniform within 1 / sqrt(D_in) [code];
-the paper says Gaussian. That all linear maps are adapted, not query and value alone, and that there is no
-dropout is our choice [ours].
+Provenance: the equation, B initialised to zero and the factor alpha / R are the paper's [code]. A is
+initialised as in the authors' library and in PEFT, Kaiming-uniform with a = sqrt(5), hence uniform within
++-1 / sqrt(D_in) [code]; the paper says Gaussian. Adapting all linear maps, not only query and value, and
+leaving out dropout are our choice [ours].
 """
 
 import math
@@ -26,23 +26,23 @@ Target = Literal["query", "key", "value", "out", "ffn_macaron_in", "ffn_macaron_
 
 
 class Config(AdapterConfig):
-    """Size and places of a low-rank adapter."""
+    """Rank, scale and targets of a low-rank adapter."""
 
     kind: Literal["lora"] = "lora"
-    rank: PositiveInt = Field(8, description="inner width R; 1 to 64 in the literature")
-    alpha: PositiveFloat = Field(8.0, description="scale of the difference, times R; the first rank tried")
+    rank: PositiveInt = Field(8, description="rank R; 1 to 64 in the literature")
+    alpha: PositiveFloat = Field(8.0, description="scale of the difference times R; the first rank tried")
     targets: tuple[Target, ...] = Field(
         get_args(Target),
         min_length=1,
-        description="kinds of linear map to adapt; those that the base lacks are passed over",
+        description="linear maps to adapt; those that the base does not have are skipped",
     )
 
 
 class LoRA(Adapter):
     """y = W x + c + (alpha / R) B[k] A[k] x, with W x + c a linear map of the base and k the task.
 
-    B is zero at birth, so an untrained adapter changes nothing. Parameters: K R (D_in + D_out), summed over
-    the linear maps; with all those of L blocks with two feed-forwards of F units, K L R (12 D + 4 F).
+    B is initialised to zero, so an untrained adapter changes nothing. Parameters: K R (D_in + D_out), summed
+    over the linear maps; for all maps of L blocks with two feed-forwards of F units, K L R (12 D + 4 F).
     """
 
     def __init__(self, config: Config, sites: Sequence[Site], num_tasks: int):
@@ -57,8 +57,8 @@ class LoRA(Adapter):
             self.up[site.key] = TaskLinear(num_tasks, config.rank, site.dim_out, zero=True, has_bias=False)
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
-        """Add the low-rank map of x_in (B, U, D_in) by each row's task to x_out (B, U, D_out)."""
-        x = x_in.to(x_out.dtype)  # autocast has made it that of x_out for the linear map too
+        """Add the low-rank map of x_in (B, U, D_in) for each row's task to x_out (B, U, D_out)."""
+        x = x_in.to(x_out.dtype)  # as autocast does for the linear map of the base
         down, _ = self.down[site.key].of_rows(self.task_ids, x.dtype)
         up, _ = self.up[site.key].of_rows(self.task_ids, x.dtype)
         hidden = _Narrow.apply(x, down)  # (B, U, R)
@@ -67,21 +67,21 @@ class LoRA(Adapter):
         return x_out.baddbmm_(hidden, up, alpha=self.scale)  # five times as fast for wide x_out
 
     def fold(self, task: int) -> list[Added]:
-        """Give (alpha / R) B[k] A[k] (D_out, D_in) for the weight of each linear map."""
+        """Return (alpha / R) B[k] A[k] (D_out, D_in) for the weight of each linear map."""
         pairs = [(self.down[site.key].of(task), self.up[site.key].of(task)) for site in self.sites]
         products = [self.scale * (down["weight"] @ up["weight"]).T for down, up in pairs]
         return [Added(site, product) for site, product in zip(self.sites, products, strict=True)]
 
 
 def _draw_narrow(weight: Tensor) -> None:
-    """Draw a task's A (D_in, R) from its fan-in."""
+    """Initialise a task's A (D_in, R) by its fan-in."""
     nn.init.kaiming_uniform_(weight.T, a=math.sqrt(5))
 
 
 class _Narrow(torch.autograd.Function):
-    """x A for x (B, U, D) and A (B, D, R), as torch.bmm, whose own gradient of a narrow A is slow on CPUs.
+    """x A for x (B, U, D) and A (B, D, R), as torch.bmm, whose own gradient for a narrow A is slow on CPUs.
 
-    With R = 8 and D = 1024 it takes 3.7 ms there, and its transpose, taken here, 0.6 ms.
+    With R = 8 and D = 1024 that takes 3.7 ms, and the transposed product used here 0.6 ms.
     """
 
     @staticmethod

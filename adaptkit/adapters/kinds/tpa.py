@@ -1,12 +1,12 @@
-"""Two parallel adapters in every block, one beside each of its half-step feed-forwards.
+"""Two parallel adapters in every block, one beside each half-step feed-forward.
 
 Chen, Shafran, Zhang, Chiu, Soltau, Qin, Wu, Efficient adapters for giant speech models, 2023,
 arXiv:2306.08131.
 
-Provenance: two adapters in a Conformer block, and that those of the lower blocks can be pruned, are the
-paper's [abstract]; the equation, the raw input, relu and the zero W_up follow the public code of the same
-group (google/praxis) [code]; b_up is zero here though that code leaves it non-zero, so that an untrained
-adapter changes nothing, and `input: normed` with its fold into the feed-forward is ours [ours].
+Provenance: two adapters per Conformer block, and that those of the lower blocks can be pruned, are the
+paper's [abstract]; the equation, the raw input, relu and W_up initialised to zero follow the public code of
+the same group (google/praxis) [code]; b_up is initialised to zero too, unlike in that code, so that an
+untrained adapter changes nothing, and `input: normed` with its folding into the feed-forward is ours [ours].
 """
 
 from collections.abc import Sequence
@@ -27,15 +27,15 @@ _ACTIVATIONS = {"relu": functional.relu, "swish": functional.silu, "gelu": funct
 
 
 class Config(AdapterConfig):
-    """Sizes and places of two parallel adapters."""
+    """Size, input and placement of two parallel adapters."""
 
     kind: Literal["tpa"] = "tpa"
-    bottleneck: PositiveInt = Field(64, description="inner width R of each adapter")
+    bottleneck: PositiveInt = Field(64, description="bottleneck width R of each adapter")
     input: Literal["raw", "normed"] = Field(
-        "raw", description="what it reads: the feed-forward's input before its norm or after; normed can fold"
+        "raw", description="the feed-forward's input before or after its norm; only normed can be folded"
     )
     activation: Literal["relu", "swish", "gelu"] = Field(
-        "relu", description="to fold, that of the base's feed-forwards (activation_type of ESPnet's yaml)"
+        "relu", description="to be folded: that of the base's feed-forwards (activation_type in its yaml)"
     )
     blocks: Blocks = Field(None, description="blocks with adapters, counted from 0; null for all")
 
@@ -43,11 +43,11 @@ class Config(AdapterConfig):
 class TwoParallel(Adapter):
     """y = x + r (FFN(LN(x)) + A(z)), A(z) = W_up[k] act(W_down[k] z + b_down[k]) + b_up[k], k the task.
 
-    z is x, or LN(x) with `input: normed`; r is the half step 0.5, or 1 where a block has one feed-forward
-    (no macaron). An adapter adds A(z) to what its feed-forward gives, so the base's own r scales both, and x
-    stays on the skip path. W_up and b_up are zero at birth, so an untrained adapter changes nothing.
-    Parameters: K 2 L (2 D R + R + D), half of that without macaron; with `blocks` L is how many are
-    chosen.
+    z is x, or LN(x) with `input: normed`; r is the half-step factor 0.5, or 1 in a block with one
+    feed-forward (no macaron). An adapter adds A(z) to the output of its feed-forward, so the base's own r
+    scales both, and x stays on the skip path. W_up and b_up are initialised to zero, so an untrained adapter
+    changes nothing. Parameters: K 2 L (2 D R + R + D), half of that without macaron; with `blocks`, L is the
+    number of chosen blocks.
     """
 
     def __init__(self, config: Config, sites: Sequence[Site], num_tasks: int):
@@ -60,18 +60,18 @@ class TwoParallel(Adapter):
             self.up[site.key] = TaskLinear(num_tasks, config.bottleneck, site.dim_out, zero=True)
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
-        """Add the bottleneck of each row's task, beside a feed-forward from x_in to x_out (B, U, D)."""
-        if site.key not in self.down:  # a block that carries none
+        """Add the adapter of each row's task, applied to x_in, to a feed-forward's output x_out (B, U, D)."""
+        if site.key not in self.down:  # a block without an adapter
             return x_out
         hidden = _ACTIVATIONS[self.activation](self.down[site.key](x_in, self.task_ids))  # (B, U, R)
         return x_out + self.up[site.key](hidden, self.task_ids)
 
     def fold(self, task: int) -> Sequence[Fold]:
-        """Widen each feed-forward by R hidden units; refused where the adapter reads another input."""
+        """Widen each feed-forward by R hidden units; refused if the adapter reads a different input."""
         if self.input == "raw":
             raise ConfigError(
-                "it reads a feed-forward's input before the norm, which the feed-forward itself never sees "
-                "(input: raw); train it with 'input: normed' to fold it"
+                "it reads a feed-forward's input before the norm (input: raw), and the feed-forward itself "
+                "reads it after; train it with 'input: normed' to fold it"
             )
         return [self._widened(site, task) for site in self.sites]
 

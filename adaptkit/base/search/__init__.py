@@ -1,1 +1,1 @@
-"""How hypotheses are found in what leaves the encoder."""
+"""Search algorithms that find hypotheses in the encoder's output."""

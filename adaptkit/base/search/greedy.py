@@ -1,4 +1,4 @@
-"""Greedy CTC search (Graves et al., 2006): the best token of every frame, repeats and blanks removed."""
+"""Greedy CTC search (Graves et al., 2006): the best token of every frame, without repeats and blanks."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class BestPath:
 
 
 def greedy(model: nn.Module, encoded: Tensor, frames: Tensor) -> list[BestPath]:
-    """Search each row of what left the encoder, x (B, U, D), with numbers of frames (B,)."""
+    """Find the best path of each row of encoder outputs (B, U, D) with numbers of frames (B,)."""
     if model.ctc is None:
         raise CheckpointError(
             "the base model has no CTC (model_conf.ctc_weight: 0.0), which greedy search needs"
@@ -30,7 +30,7 @@ def greedy(model: nn.Module, encoded: Tensor, frames: Tensor) -> list[BestPath]:
 
 
 def collapse(frames: Tensor, blank: int = 0) -> list[int]:
-    """Merge repeats, then drop blanks.
+    """Merge repeated tokens, then drop blanks.
 
     >>> collapse(torch.tensor([0, 3, 3, 0, 3, 4, 4]))
     [3, 3, 4]

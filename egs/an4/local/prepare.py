@@ -1,16 +1,16 @@
-"""Turn AN4 (CMU's "Census" recordings of 1991) as distributed into data/train, data/valid and data/test.
+"""Prepare data/train, data/valid and data/test from AN4 (CMU's "Census" recordings of 1991) as distributed.
 
-Expected below CORPUS: etc/an4_{train,test}.{fileids,transcription} and the audio the file ids name, as
-<id>.flac, .wav, .sph or .raw, at once below CORPUS or below CORPUS/wav. The README of the raw files says
-little endian, those seen are big endian: adaptkit.kaldi.audio decides by their level.
+Expected below CORPUS: etc/an4_{train,test}.{fileids,transcription} and the audio files that the file ids
+name, <id>.flac, .wav, .sph or .raw, directly below CORPUS or below CORPUS/wav. The README of the raw files
+says little endian, those we saw are big endian: adaptkit.kaldi.recording detects the byte order by level.
 
-With --noise there are also, for experiments with noise and with long utterances: noise_train and noise_test,
-lists of recordings of noise that share no type; test_long, the test set joined to at most 20 s; train_lengths
-and valid_lengths, half of each speaker's utterances as they are and half joined; and test and test_long at
-several ratios of speech to noise, test_10db say.
+For experiments with noise and with long utterances, --noise also writes noise_train and noise_test, lists of
+noise recordings that share no type; test_long, the test set joined to at most 20 s; train_lengths and
+valid_lengths, half of each speaker's utterances unchanged and half joined; and test and test_long at several
+SNRs, for example test_10db.
 
-The test set is the official one. AN4 has no validation set: the speakers of valid_speakers.txt (ours, drawn
-once at random, 4 of 74 speakers and 5 % of the utterances) leave the training set for it.
+The test set is the official one. AN4 has no validation set: the speakers in valid_speakers.txt (ours, drawn
+once at random, 4 of 74 speakers and 5 % of the utterances) are moved from the training set to it.
 A. Acero, Acoustical and environmental robustness in automatic speech recognition, Kluwer, 1993.
 """
 
@@ -22,8 +22,8 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.augment import copies
 from adaptkit.cli.script import run_script
+from adaptkit.corpora import noise_sets
 from adaptkit.errors import DataError, listed
 from adaptkit.files import read_text
 from adaptkit.kaldi import datadir, subset
@@ -40,14 +40,14 @@ VALID_SPEAKERS = Path(__file__).with_name("valid_speakers.txt")
 
 
 def main(
-    corpus: Annotated[Path, typer.Argument(help="folder of AN4, the one that holds etc/")],
-    data: Annotated[Path, typer.Argument(help="folder to make train, valid and test in")],
+    corpus: Annotated[Path, typer.Argument(help="folder of AN4, the one that contains etc/")],
+    data: Annotated[Path, typer.Argument(help="folder to write train, valid and test to")],
     noise: Annotated[
         Path | None,
-        typer.Option(help="folder of noises: <type>.wav, <type>/*.flac; makes noisy and long sets"),
+        typer.Option(help="folder of noises: <type>.wav, <type>/*.flac; adds noisy and long sets"),
     ] = None,
 ) -> None:
-    """Write AN4's data directories.
+    """Write the data directories of AN4.
 
     Example: python local/prepare.py downloads/an4 data
     """
@@ -64,16 +64,16 @@ def main(
             "%s: %d utterances of %d speakers", data / name, len(found), len({u.speaker for u in found})
         )
     if noise:
-        copies.write_noise_lists(noise, data)
+        noise_sets.write_noise_lists(noise, data)
         test = datadir.read(data / "test")
         subset.save(join(test, path=data / "test_long", most_sec=LONG_SEC), [test])
         for name in ("train", "valid"):
             write_lengths(data / name, data / f"{name}_lengths")
-        copies.copy_tests(data, ["test", "test_long"])
+        noise_sets.copy_tests(data, ["test", "test_long"])
 
 
 def write_lengths(source: Path, out_dir: Path) -> None:
-    """Write every other utterance of each speaker as it is, and the rest joined, so that lengths vary."""
+    """Write every other utterance of each speaker unchanged, and the rest joined, so that lengths vary."""
     data = datadir.read(source)
     speakers = defaultdict(list)
     for utterance in data.utterances:
@@ -86,7 +86,7 @@ def write_lengths(source: Path, out_dir: Path) -> None:
 
 
 def read_set(corpus: Path, name: str) -> dict[Utterance, Path]:
-    """Read the official set `name` and where the audio of each of its utterances is."""
+    """Read the utterances of the official set `name`, with the audio file of each."""
     ids, texts = (corpus / "etc" / f"an4_{name}.{ending}" for ending in ("fileids", "transcription"))
     for path in (ids, texts):
         if not path.is_file():
@@ -95,17 +95,17 @@ def read_set(corpus: Path, name: str) -> dict[Utterance, Path]:
     found = {file_id: find_audio(corpus, file_id) for file_id in file_ids}
     _refuse(ids, "no audio below the corpus or its wav/", [i for i, path in found.items() if path is None])
     _refuse(texts, "no transcription", [i for i in file_ids if i.rpartition("/")[2] not in spoken])
-    return {describe(file_id, spoken): path for file_id, path in found.items()}
+    return {make_utterance(file_id, spoken): path for file_id, path in found.items()}
 
 
-def describe(file_id: str, spoken: dict[str, str]) -> Utterance:
-    """Name the utterance of a file id; the speaker comes first, so that utterances sort by speaker."""
+def make_utterance(file_id: str, spoken: dict[str, str]) -> Utterance:
+    """Return the utterance of a file id; its id begins with the speaker, to sort utterances by speaker."""
     speaker, name = file_id.split("/")[-2:]
     return Utterance(f"{speaker}-{name}", speaker, recording=f"{speaker}-{name}", text=spoken[name])
 
 
 def read_transcription(path: Path) -> dict[str, str]:
-    """Read lines of `<s> WORDS </s> (name)`, with or without the marks, into upper-case words by name."""
+    """Read lines of `<s> WORDS </s> (name)`, with or without sentence marks, as upper-case words by name."""
     spoken = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         match = re.fullmatch(r"(.*\S)\s*\((\S+)\)\s*", line)
@@ -117,7 +117,7 @@ def read_transcription(path: Path) -> dict[str, str]:
 
 
 def find_audio(corpus: Path, file_id: str) -> Path | None:
-    """Find the recording of a file id in any of the forms AN4 is distributed in."""
+    """Find the recording of a file id in any of the formats in which AN4 is distributed."""
     stems = (corpus / file_id, corpus / "wav" / file_id)
     places = (stem.with_name(stem.name + ending) for stem in stems for ending in ENDINGS)
     return next((place.resolve() for place in places if place.is_file()), None)

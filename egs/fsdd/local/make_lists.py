@@ -1,10 +1,10 @@
 """Draw the digit strings of lists/{train,valid,test}.txt, which prepare.py only reads.
 
-A line is `utterance pause recording pause ... recording pause`: seconds, and `digit_index` of the speaker
-in front of the utterance id. Test strings are made of the official test recordings (index 0 to 4),
-validation strings of index 5 to 9, training strings of 10 to 49, so no recording is in two sets. Each
-recording is used PASSES times, in different strings: the 50 test recordings of a speaker become about 50
-strings, whose errors are therefore dependent. A confidence interval should draw speakers, not utterances.
+A line is `utterance pause recording pause ... recording pause`: pauses in seconds, and recordings as
+`digit_index` of the speaker that begins the utterance id. Test strings use the official test recordings
+(index 0 to 4), validation strings index 5 to 9 and training strings 10 to 49, so no recording is in two sets.
+Each recording is used PASSES times, in different strings: the 50 test recordings of a speaker give about 50
+strings, whose errors are therefore dependent. A confidence interval should resample speakers, not utterances.
 """
 
 import random
@@ -26,7 +26,7 @@ PAUSE_SEC = (0.05, 0.30)
 def main(
     lists: Annotated[Path, typer.Argument(help="folder to write train.txt, valid.txt and test.txt to")],
 ) -> None:
-    """Draw the digit strings; the same ones every time.
+    """Draw the digit strings, the same in every run.
 
     Example: python local/make_lists.py lists
     """
@@ -47,7 +47,7 @@ def draw(speaker: str, name: str) -> Iterator[str]:
 
 
 def split(rng: random.Random, recordings: Sequence[str]) -> Iterator[list[str]]:
-    """Split shuffled recordings into strings of FEWEST to MOST, each recording in one of them."""
+    """Split shuffled recordings into strings of FEWEST to MOST digits, using each recording once."""
     left = rng.sample(recordings, len(recordings))
     while left:
         lengths = [n for n in range(FEWEST, MOST + 1) if len(left) - n == 0 or len(left) - n >= FEWEST]

@@ -1,19 +1,19 @@
-"""Join the Free Spoken Digit Dataset's isolated digits into strings: data/train, data/valid, data/test.
+"""Join the isolated digits of the Free Spoken Digit Dataset to strings: data/train, data/valid, data/test.
 
 data/train_20 holds 20 strings of each speaker out of data/train. With --noise there are also noise_train and
-noise_test, lists of recordings of noise that share no type, and the test set at several ratios of speech to
-noise, data/test_10db say.
+noise_test, lists of noise recordings that share no type, and the test set at several SNRs, for example
+data/test_10db.
 
-Expected below CORPUS: recordings/{digit}_{speaker}_{index}.wav, 8 kHz. lists/ says which recordings of one
-speaker follow each other with which pauses; local/make_lists.py drew it and says how the sets and their
-sizes came about.
+Expected below CORPUS: recordings/{digit}_{speaker}_{index}.wav, 8 kHz. lists/ gives the recordings of one
+speaker in each string and the pauses between them; local/make_lists.py drew it and explains the sets and
+their sizes.
 
-Strings are joined at 8 kHz and brought to 16 kHz as a whole, so that pauses are as empty above 4 kHz as the
-digits are. Loudness stays as it was recorded: it is part of what a speaker's adapter has to learn. Two
-things are changed. Each recording loses its mean, since a step from one to the next would be a click
-(nicolas has a mean of 0.7 % of full scale). Pauses are Gaussian noise, seeded by the utterance, as loud as
-the quietest twentieth of the 10 ms frames of the string: the recordings are cut so closely that they hold
-no pause to copy, and digital silence has log-mel values that no recording has.
+Strings are joined at 8 kHz and resampled to 16 kHz as a whole, so that pauses are as empty above 4 kHz as the
+digits are. The recorded loudness is kept: it is part of what a speaker's adapter has to learn. Two things are
+changed. The mean of each recording is removed, since a step from one to the next would be a click (nicolas
+has a mean of 0.7 % of full scale). Pauses are Gaussian noise, seeded by the utterance, as loud as the
+quietest twentieth of the 10 ms frames of the string: the recordings are cut so tightly that they contain no
+pause to copy, and digital silence has log-mel values that no recording has.
 
 Z. Jackson and others, Free Spoken Digit Dataset, https://github.com/Jakobovski/free-spoken-digit-dataset
 """
@@ -30,8 +30,8 @@ import typer
 from torch import Tensor
 from torchaudio.functional import resample
 
-from adaptkit.augment import copies
 from adaptkit.cli.script import run_script
+from adaptkit.corpora import noise_sets
 from adaptkit.errors import DataError, listed
 from adaptkit.files import read_text
 from adaptkit.kaldi import datadir, subset
@@ -45,21 +45,21 @@ RATE_HZ = 8000  # of the recordings
 RATE_OUT_HZ = 16000
 FRAME = 80  # samples; 10 ms at 8 kHz
 FEW = 20  # strings of each speaker in the small training set
-QUIET = 0.05  # of the frames are taken for silence
+QUIET = 0.05  # share of the frames that is taken as silence
 
 
 def main(
-    corpus: Annotated[Path, typer.Argument(help="folder of the dataset, the one that holds recordings/")],
-    data: Annotated[Path, typer.Argument(help="folder to make train, valid and test in")],
+    corpus: Annotated[Path, typer.Argument(help="folder of the dataset, the one that contains recordings/")],
+    data: Annotated[Path, typer.Argument(help="folder to write train, valid and test to")],
     noise: Annotated[
-        Path | None, typer.Option(help="folder of noises: <type>.wav, <type>/*.flac; makes noisy test sets")
+        Path | None, typer.Option(help="folder of noises: <type>.wav, <type>/*.flac; adds noisy test sets")
     ] = None,
 ) -> None:
     """Write the digit strings and their data directories.
 
     Example: python local/prepare.py downloads/free-spoken-digit-dataset data
     """
-    torch.set_num_threads(1)  # for so short filters more of them only wait for each other
+    torch.set_num_threads(1)  # for such short filters, more threads only wait for each other
     sets = {name: read_list(LISTS / f"{name}.txt") for name in ("train", "valid", "test")}
     refuse_missing(corpus, {path for strings in sets.values() for s in strings for path in s.files})
     for name, strings in sets.items():
@@ -78,13 +78,13 @@ def main(
     few = subset.choose_per_speaker(whole, FEW)
     subset.save(subset.subset(whole, few, path=data / f"train_{FEW}"), [whole])
     if noise:
-        copies.write_noise_lists(noise, data)
-        copies.copy_tests(data, ["test"])
+        noise_sets.write_noise_lists(noise, data)
+        noise_sets.copy_tests(data, ["test"])
 
 
 @dataclass(frozen=True)
 class DigitString:
-    """Recordings of one speaker, each `digit_index`, and the seconds of pause around them, one more."""
+    """Recordings of one speaker, each `digit_index`, and the pauses before, between and after them."""
 
     utt_id: str
     recordings: tuple[str, ...]
@@ -92,12 +92,12 @@ class DigitString:
 
     @property
     def speaker(self) -> str:
-        """Who speaks: the first part of the utterance's id."""
+        """The speaker: the first part of the utterance id."""
         return self.utt_id.partition("-")[0]
 
     @property
     def files(self) -> list[str]:
-        """Where the recordings are below the corpus."""
+        """The paths of the recordings below the corpus."""
         parts = (recording.split("_") for recording in self.recordings)
         return [f"recordings/{digit}_{self.speaker}_{index}.wav" for digit, index in parts]
 
@@ -117,10 +117,10 @@ def read_list(path: Path) -> list[DigitString]:
 
 
 def refuse_missing(corpus: Path, files: Iterable[str]) -> None:
-    """Refuse a corpus without some of the files, before anything is written."""
+    """Refuse a corpus in which files are missing, before anything is written."""
     missing = sorted(file for file in files if not (corpus / file).is_file())
     if missing:
-        raise DataError(f"{corpus}: lacks {len(missing)} recordings: {listed(missing, most=3)}; {EXPECTED}")
+        raise DataError(f"{corpus}: {len(missing)} recordings missing: {listed(missing, most=3)}; {EXPECTED}")
 
 
 def join(digits: Sequence[Tensor], pauses_sec: Sequence[float], *, seed: int) -> Tensor:

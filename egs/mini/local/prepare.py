@@ -1,7 +1,7 @@
-"""Speak the mini corpus: commands and digit strings, in 14 ordinary voices and 6 unusual ones.
+"""Synthesise the mini corpus: commands and digit strings, in 14 ordinary voices and 6 unusual ones.
 
-The ordinary voices make base_train, base_valid and base_test; the unusual ones make adapt_train,
-adapt_valid and adapt_test, where the speaker is the task. `adaptkit.speaking` says how they speak.
+The ordinary voices are in base_train, base_valid and base_test; the unusual ones are in adapt_train,
+adapt_valid and adapt_test, where the speaker is the task. `adaptkit.corpora.espeak` describes the voices.
 """
 
 from pathlib import Path
@@ -10,17 +10,17 @@ from typing import Annotated
 import typer
 
 from adaptkit.cli.script import run_script
-from adaptkit.corpora.espeak import BASE_SETS, Voice, speak_corpus, write_script
+from adaptkit.corpora.espeak import BASE_SETS, Voice, synthesise_corpus, write_script
 
 UNUSUAL = (
     Voice("accent", "fr"),  # reads English words as if they were French
     Voice("child", "en-us+f4", wpm=112, pitch=70, played_hz=25600),
     Voice("croak", "en-us+croak", wpm=157, played_hz=17600),
-    Voice("fast", "en-us+m1", wpm=165),  # at 190, letters would outnumber encoder frames of 40 ms
+    Voice("fast", "en-us+m1", wpm=165),  # at 190 there would be more letters than encoder frames of 40 ms
     Voice("slow", "en-us+m2", wpm=88),
     Voice("whisper", "en-us", wpm=102, played_hz=28000, is_whispered=True),  # formants rise in whispers
 )
-SETS = {  # the voices and the utterances of each
+SETS = {  # voices, and number of utterances of each
     **BASE_SETS,
     "adapt_train": (UNUSUAL, 50),
     "adapt_valid": (UNUSUAL, 8),
@@ -29,15 +29,15 @@ SETS = {  # the voices and the utterances of each
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="folder to make the six sets and their recordings in")],
-    nj: Annotated[int, typer.Option(min=1, help="processes that speak")] = 1,
+    data: Annotated[Path, typer.Argument(help="folder to write the six sets and their recordings to")],
+    nj: Annotated[int, typer.Option(min=1, help="parallel jobs")] = 1,
     per_speaker: Annotated[int, typer.Option(min=1, help="most utterances of a voice in a set")] = 100,
 ) -> None:
-    """Speak the mini corpus into data directories.
+    """Synthesise the mini corpus into data directories.
 
     Example: python local/prepare.py data --nj 2
     """
-    speak_corpus(data, write_script(SETS, per_speaker), nj)
+    synthesise_corpus(data, write_script(SETS, per_speaker), nj)
 
 
 if __name__ == "__main__":

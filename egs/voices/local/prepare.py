@@ -1,11 +1,11 @@
-"""Speak a larger corpus: the 14 ordinary voices of egs/mini, unusual ones, and 8 more that are kept apart.
+"""Synthesise a larger corpus: the 14 ordinary voices of egs/mini, unusual ones, and 8 more held out.
 
-The ordinary voices make base_train, base_valid and base_test, which are those of egs/mini; 32 unusual ones
-make adapt_train, adapt_valid and adapt_test, and the 8 others new_train, new_valid and new_test, for speakers
-whom no training has heard. With --many, 96 more unusual voices make many_train, many_valid and many_test
-together with the 32, and the 8 others enrol_train. Where a voice is in two sets of one part, such as
-adapt_train and many_train, it says the same in both as far as both go. The speaker is the task.
-`adaptkit.speaking` says how they speak.
+The ordinary voices are in base_train, base_valid and base_test, which are those of egs/mini; 32 unusual ones
+are in adapt_train, adapt_valid and adapt_test, and the 8 others in new_train, new_valid and new_test, as
+speakers unseen in training. With --many, many_train, many_valid and many_test contain the 32 and 96 more
+unusual voices, and enrol_train the 8 others. A voice in two sets of the same part, such as adapt_train and
+many_train, has the same sentences in both, as far as both go. The speaker is the task.
+`adaptkit.corpora.espeak` describes the voices.
 """
 
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Annotated
 import typer
 
 from adaptkit.cli.script import run_script
-from adaptkit.corpora.espeak import BASE_SETS, Voice, speak_corpus, write_script
+from adaptkit.corpora.espeak import BASE_SETS, Voice, synthesise_corpus, write_script
 
-# A language reads English words as if they were its own. Where played_hz changes the speed, wpm makes up for
-# most of it.
+# Other languages read English words as if they were their own. Where played_hz changes the speed, wpm
+# compensates for most of it.
 UNUSUAL = (
     Voice("afrikaans", "af+m4"),
     Voice("child", "en-us+f1", wpm=112, pitch=70, played_hz=26800),
@@ -62,7 +62,7 @@ NEW = (
     Voice("vietnamese1", "vi-vn-x-south+m3"),
     Voice("whisper3", "en-us+f1", wpm=112, played_hz=26000, is_whispered=True),
 )
-# Others, which the base model understands as well as ordinary voices, were left out.
+# Other voices, which the base model recognises as well as ordinary ones, were left out.
 MORE = (
     Voice("albanian", "sq+m2"),
     Voice("android", "en-us+UniRobot", wpm=105),
@@ -161,7 +161,7 @@ MORE = (
     Voice("whisper7", "en-029+f1", wpm=125, is_whispered=True),
     Voice("whisper8", "en-gb-x-gbclan+m4", wpm=105, played_hz=27500, is_whispered=True),
 )
-SETS = {  # the voices and the utterances of each
+SETS = {  # voices, and number of utterances of each
     **BASE_SETS,
     "adapt_train": (UNUSUAL, 24),
     "adapt_valid": (UNUSUAL, 4),
@@ -179,17 +179,17 @@ MANY_SETS = {
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="folder to make the sets and their recordings in")],
-    nj: Annotated[int, typer.Option(min=1, help="processes that speak")] = 1,
+    data: Annotated[Path, typer.Argument(help="folder to write the sets and their recordings to")],
+    nj: Annotated[int, typer.Option(min=1, help="parallel jobs")] = 1,
     per_speaker: Annotated[int, typer.Option(min=1, help="most utterances of a voice in a set")] = 100,
-    many: Annotated[bool, typer.Option("--many", help="make the sets of 128 unusual voices too")] = False,
+    many: Annotated[bool, typer.Option("--many", help="also write the sets of 128 unusual voices")] = False,
 ) -> None:
-    """Speak the corpus of voices into data directories.
+    """Synthesise the corpus of voices into data directories.
 
     Example: python local/prepare.py data --nj 2
     """
     sets = {**SETS, **MANY_SETS} if many else SETS
-    speak_corpus(data, write_script(sets, per_speaker), nj)
+    synthesise_corpus(data, write_script(sets, per_speaker), nj)
 
 
 if __name__ == "__main__":

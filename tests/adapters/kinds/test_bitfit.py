@@ -13,7 +13,6 @@ from adaptkit.base.weights import changed
 from adaptkit.errors import ConfigError
 from adaptkit.model.adapted import AdaptedModel
 
-pytestmark = pytest.mark.espnet
 TINY = {"output_size": 4, "attention_heads": 1, "linear_units": 3, "num_blocks": 1, "rel_pos_type": "latest"}
 NAMES = {
     "encoder.norm.bias": True,
@@ -98,6 +97,7 @@ def test_other_tasks_keep_the_biases_of_the_base(base, new_stack, new_batch):
     assert not any(difference.any() for task in (0, 2) for difference in stack.differences(task).values())
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences_in_float64(new_base, new_stack, new_batch):
     base = new_base(encoder_conf={**TINY, "macaron_style": True, "cnn_module_kernel": 3})
     base.model.double()

@@ -14,7 +14,6 @@ from adaptkit.errors import ConfigError
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 
-pytestmark = pytest.mark.espnet
 ALL_TASKS = (0, 1, 2)
 DECODER_CONF = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
 HYBRID = {"decoder": "transformer", "decoder_conf": DECODER_CONF, "model_conf": {"ctc_weight": 0.3}}

@@ -185,7 +185,7 @@ def test_no_output_of_a_block_is_kept_after_the_pass():
 
 
 def test_a_tap_that_is_not_there_is_refused_with_the_range():
-    with pytest.raises(ConfigError, match="taps: 12 is not among this base model's, 0 to 11"):
+    with pytest.raises(ConfigError, match="taps: 12 not among this base model's blocks, 0 to 11"):
         build(places(12, 4), taps=(0, 12))
 
 

@@ -280,7 +280,7 @@ def test_bfloat16_inputs_give_bfloat16():
     ("options", "message"),
     [
         ({"head": "ffn"}, "'head: ffn' needs 'head_width'"),
-        ({"head_width": 8}, "'head_width: 8' does nothing with 'head: linear'"),
+        ({"head_width": 8}, "'head_width: 8' has no effect with 'head: linear'"),
         ({"head": "fnn"}, "did you mean 'ffn'"),
         ({"hidden": 8}, "unknown key"),
     ],

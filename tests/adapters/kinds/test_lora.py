@@ -39,7 +39,6 @@ def test_number_of_parameters_is_the_closed_form(num_tasks, rank, sizes):
     assert count(build(sites, num_tasks, rank=rank)) == expected
 
 
-@pytest.mark.espnet
 def test_number_of_parameters_of_a_whole_conformer_is_the_closed_form(base):
     width, units, blocks, tasks, rank = 16, 24, 2, 3, 5
     expected = tasks * blocks * rank * (12 * width + 4 * units)
@@ -93,7 +92,6 @@ def test_each_task_is_drawn_from_the_fan_in_of_its_own_matrix():
     assert not torch.equal(weight[0], weight[1])
 
 
-@pytest.mark.espnet
 @pytest.mark.parametrize(
     ("targets", "expected"),
     [(("query", "value"), {"query", "value"}), ((*FFN, *MACARON), {*FFN, *MACARON})],
@@ -103,7 +101,6 @@ def test_targets_are_the_kinds_of_site_that_are_adapted(base, targets, expected)
     assert kinds == expected
 
 
-@pytest.mark.espnet
 def test_targets_that_a_base_lacks_are_passed_over(new_base, model_config):
     conf = {**model_config()["encoder_conf"], "macaron_style": False}
     sites = new_base(encoder_conf=conf).sites
@@ -144,7 +141,7 @@ def loss_of(base, stack, batch):
         return adapted.loss(batch)
 
 
-@pytest.mark.espnet
+@pytest.mark.slow
 def test_loss_and_gradients_are_those_of_peft(base, pair, new_batch):
     stack, theirs = pair
     ours, expected = loss_of(base, stack, new_batch((1, 1))), loss_of(theirs, None, new_batch((1, 1)))
@@ -157,7 +154,7 @@ def test_loss_and_gradients_are_those_of_peft(base, pair, new_batch):
             torch.testing.assert_close(grad, other.default.weight.grad.T, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.espnet
+@pytest.mark.slow
 def test_folded_weights_are_those_of_peft(pair):
     stack, theirs = pair
     for added in stack[0].fold(1):

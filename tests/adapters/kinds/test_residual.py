@@ -82,7 +82,7 @@ def test_a_block_that_is_not_chosen_leaves_as_it_came():
 
 
 def test_a_block_that_is_not_there_is_refused_with_the_range():
-    with pytest.raises(ConfigError, match="blocks: 12 is not among this base model's, 0 to 11"):
+    with pytest.raises(ConfigError, match="blocks: 12 not among this base model's blocks, 0 to 11"):
         build(blocks(12, 4), 1, blocks=(0, 12))
 
 

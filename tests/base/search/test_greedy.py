@@ -26,7 +26,6 @@ def test_each_row_ends_at_its_own_length_and_scores_its_best_path():
     assert cut.score == pytest.approx(torch.tensor(0.9).log())
 
 
-@pytest.mark.espnet
 def test_a_model_without_ctc_is_refused(new_base):
     conf = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
     model = new_base(decoder="transformer", decoder_conf=conf, model_conf={"ctc_weight": 0.0}).model

@@ -1,8 +1,5 @@
 """A cache over the Submodels of six tasks, and what tests do with it."""
 
-import time
-from threading import Event
-
 import pytest
 import torch
 
@@ -14,7 +11,6 @@ from adaptkit.submodels.files import Submodel, file_name, read, write
 from adaptkit.submodels.folder import SubmodelFolder
 
 TASKS = tuple(f"spk{number}" for number in range(6))
-PATIENCE = 60  # seconds after which a test gives up on threads
 
 
 @pytest.fixture
@@ -103,19 +99,6 @@ def count_loads(use):
         return cache.stats().misses - before
 
     return count
-
-
-@pytest.fixture(scope="session")
-def until():
-    """Wait for what a thread brings about."""
-
-    def wait(is_so):
-        deadline = time.monotonic() + PATIENCE
-        while not is_so():
-            assert time.monotonic() < deadline
-            Event().wait(0.001)
-
-    return wait
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,6 @@ from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import SHARED_FILE, file_name
 from adaptkit.submodels.folder import SubmodelFolder
 
-pytestmark = pytest.mark.espnet
-
 TASKS = tuple(f"spk{number}" for number in range(6))
 
 
@@ -71,15 +69,15 @@ def test_a_file_that_was_removed_since_the_look_is_unknown_once_asked_for(new_ca
         use(cache, "spk3")
 
 
-def test_a_file_that_turns_out_to_be_spoilt_during_a_look_stays_so(base, folder):
+def test_a_file_that_turns_out_to_be_damaged_during_a_scan_stays_so(base, folder):
     watched = SubmodelFolder(folder, base)
     watched.take(watched.look())
     flip_bit(folder / file_name("spk3"))
     watched.take(watched.look())
     look = watched.look()
-    watched.spoil(watched.find("spk3"), "spoilt")
+    watched.mark_damaged(watched.find("spk3"), "damaged")
     assert watched.take(look) == []
-    assert watched.problems() == {"spk3": "spoilt"}
+    assert watched.problems() == {"spk3": "damaged"}
     flip_bit(folder / file_name("spk3"))
     assert watched.take(watched.look()) == ["spk3"]
     assert watched.problems() == {}
@@ -191,7 +189,7 @@ def test_a_submodel_of_other_shared_weights_is_refused(base, new_stack, new_cach
     export(new_stack(base, "hra", tasks=TASKS, is_trained=True), "other")
     shutil.copy(folder.parent / "other" / file_name("spk3"), folder)
     cache = new_cache(2)
-    with pytest.raises(CheckpointError, match=r"spk3.safetensors: of kind hra, not residual"):
+    with pytest.raises(CheckpointError, match=r"spk3.safetensors: of adapter type hra, not residual"):
         use(cache, "spk3")
     use(cache, "spk4")
 
@@ -215,7 +213,7 @@ def test_other_shared_weights_are_never_mixed_in(base, new_stack, new_cache, exp
 
 
 def test_submodels_of_another_base_are_refused(new_base, folder):
-    with pytest.raises(CheckpointError, match="submodels: Submodels of the base model"):
+    with pytest.raises(CheckpointError, match="submodels: Submodels for base model"):
         SubmodelCache(folder, new_base(seed=1), budget_bytes=1)
 
 

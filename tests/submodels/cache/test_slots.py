@@ -16,8 +16,6 @@ from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import file_name, read, write
 from adaptkit.submodels.folder import SubmodelFolder
 
-pytestmark = pytest.mark.espnet
-
 TASKS = tuple(f"spk{number}" for number in range(6))
 SPACE = {"bank": "space", "space_dim": 2}
 
@@ -36,7 +34,7 @@ def test_a_budget_in_bytes_is_a_number_of_slots(base, folder, stack):
 
 def test_a_budget_that_holds_no_submodel_is_refused_with_one_that_does(base, folder):
     bytes_each = SubmodelFolder(folder, base).bytes_each
-    with pytest.raises(ConfigError, match="a Submodel takes .* bytes, and .* --submodel-mb 1 would do"):
+    with pytest.raises(ConfigError, match="a Submodel takes .* bytes, but only .* raise --submodel-mb to 1"):
         SubmodelCache(folder, base, budget_bytes=bytes_each - 1)
 
 
@@ -114,7 +112,7 @@ def test_more_pins_than_slots_are_refused(new_cache):
     cache = new_cache(2)
     cache.pin(["spk0", "spk1"])
     with pytest.raises(
-        ConfigError, match=r"3 Submodels .*\(pinned\), and 2 may be; --submodel-mb 1 would do"
+        ConfigError, match=r"3 Submodels .*\(pinned\), but only 2 fit; raise --submodel-mb to 1"
     ):
         cache.pin(["spk1", "spk2"])
     with pytest.raises(CheckpointError, match="has no Submodel of 'spk'; did you mean 'spk"):
@@ -153,7 +151,7 @@ def test_more_submodels_than_slots_are_refused_with_a_budget_that_does(
     base, new_cache, folder, use, use_at_once
 ):
     cache = new_cache(2)
-    with pytest.raises(ConfigError, match="--submodel-mb 1 would do"), cache.using(TASKS):
+    with pytest.raises(ConfigError, match="raise --submodel-mb to 1"), cache.using(TASKS):
         pass
     assert cache.megabytes(10**6) * 2**20 // cache.bytes_each >= 10**6
     cache.pin(["spk0"])
@@ -168,12 +166,12 @@ def test_a_slot_tells_what_lies_in_it_and_not_what_lies_on_disk(new_cache, folde
     with cache.using(["spk3"]) as (slot,):
         write(folder, replace(read(path), step=8))
         cache.refresh()
-        assert (cache.describe(slot).task, cache.describe(slot).step) == ("spk3", 7)
+        assert (cache.submodel_in(slot).task, cache.submodel_in(slot).step) == ("spk3", 7)
         with cache.using(["spk3"]) as (other,):
-            assert (cache.describe(slot).step, cache.describe(other).step) == (7, 8)
+            assert (cache.submodel_in(slot).step, cache.submodel_in(other).step) == (7, 8)
         path.unlink()
         cache.refresh()
-        assert cache.describe(slot).step == 7
+        assert cache.submodel_in(slot).step == 7
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

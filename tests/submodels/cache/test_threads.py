@@ -9,8 +9,6 @@ import torch
 
 from adaptkit.errors import ConfigError
 
-pytestmark = pytest.mark.espnet
-
 TASKS = tuple(f"spk{number}" for number in range(6))
 PATIENCE = 60  # seconds after which a test gives up on threads
 
@@ -69,6 +67,7 @@ def test_a_closed_cache_tells_who_waits_and_who_comes(new_cache, threads, use, u
         use(cache, "spk0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_slots", [3, 5])
 def test_every_thread_finds_the_weights_of_its_own_speakers(
     new_cache, stack, threads, assert_same, num_slots, in_slot, in_bank
@@ -92,6 +91,7 @@ def test_every_thread_finds_the_weights_of_its_own_speakers(
     assert stats.num_resident <= num_slots
 
 
+@pytest.mark.slow
 def test_files_that_change_all_the_time_are_never_half_new(new_cache, folder, threads, in_slot, give_weights):
     cache, is_over = new_cache(3), Event()
 

@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Compare adapters or augmentations, each with several seeds, on the same base model and data. Run it from egs/<corpus>.
+#
+# adapt.sh does the work, and the stages are its own: 1 to 5 once, 6 to 8 for every experiment, into exp/<name>/<seed>,
+# and 7 and 8 for the base model alone too. Stage 9 reports all of them, with those of earlier calls. With --adapt false
+# the experiments are base models, one for each augmentation and seed: 5 to 8 are then for every one of them.
+#
+# A finished stage can run again and changes nothing; a stopped one goes on where it was.
+
+set -euo pipefail
+recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+# options
+config=                          # yaml of the experiment
+corpus=                          # folder of the corpus as distributed, where the recipe does not make it
+sets="train valid test"          # data sets that local/prepare.py makes
+test_sets="test"                 # data sets to decode and score with every experiment
+base_test_sets=                  # data sets to decode and score with the base model alone
+train_base=true                  # train the base model of the yaml; false uses the one in its folder
+adapt=true                       # the experiments are adapters; false: base models, one for each of --augment
+adapter=                         # adapters to compare, as in "hra tpa"; none or all takes every row of the yaml's 'compare:'
+augment=                         # augmentations to compare in place of adapters: policies of conf/augment
+seeds=1                          # seeds to train each of them with, as in "1 2 3"
+minus="residual full plain mixed mixed_mild" # experiments that the others are compared with, where they are there
+expdir=exp                       # folder of the experiments, of the base model's results and of reports
+prepare_options=                 # further words for local/prepare.py
+set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
+stage=1                          # first stage to run
+stop_stage=9                     # last stage to run
+nj=2                             # jobs for features
+jobs=1                           # experiments at a time, which share the cores
+cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
+# end
+
+. "$recipes/lib.sh"
+parse_options "$recipes/compare.sh" "$@"
+need_adaptkit
+need_config
+need_policies
+$adapt || [ -n "$augment" ] || die 2 "--adapt false compares base models over --augment, which is not given"
+if [ -z "$augment" ] && [ "${adapter:-all}" = all ]; then
+  adapter=$(list_rows "$config")
+  [ -n "$adapter" ] || die 2 "--adapter all: $config has no section 'compare:'; name the adapters"
+fi
+for name in $adapter; do need_adapter "$name"; done
+experiments=()  # name/seed; all of one seed, then of the next, so that a stopped comparison is whole for some seeds
+for seed in $seeds; do
+  for name in $adapter $augment; do experiments+=("$name/$seed"); done
+done
+
+adapt() {  # first and last stage, further options: what is asked for of these stages
+  "$recipes/adapt.sh" --config "$config" --corpus "$corpus" --sets "$sets" --test-sets "$test_sets" --expdir "$expdir" \
+    --prepare-options "$prepare_options" --set "$set" --nj "$nj" --cmd "$cmd" "${@:3}" \
+    --stage "$((stage > $1 ? stage : $1))" --stop-stage "$((stop_stage < $2 ? stop_stage : $2))"
+}
+
+run_one() {  # experiment
+  local name=${1%/*} seed=${1##*/} exp
+  exp=$expdir/$(basename "$name" .yaml)/$seed
+  if [ -n "$adapter" ]; then
+    adapt 6 8 --decode-base false --adapter "$name" --seed "$seed" --exp "$exp"
+  elif $adapt; then
+    adapt 6 8 --decode-base false --augment "$name" --seed "$seed" --exp "$exp"
+  else
+    adapt 5 8 --adapt false --augment "$name" --seed "$seed" --exp "$exp"
+  fi
+}
+
+is_scored() {  # folder of an experiment: on every test set
+  local name
+  for name in $test_sets; do [ -f "$1/decode_$name/score.json" ] || return 1; done
+}
+
+adapt 1 3
+if [ -z "$augment" ]; then
+  adapt 4 4
+elif is_stage 4 "augmentation"; then
+  read -r -a shown <<<"$augment"
+  adaptkit augment show "${shown[@]}" --data "dump/${sets%% *}" --out "$expdir/augment"
+fi
+
+! $adapt || adapt 5 8 --adapt false --train-base "$train_base" --base-test-sets "$base_test_sets"
+[ "$stage" -gt 8 ] || for_each run_one "${experiments[@]}"
+
+if is_stage 9 "report"; then
+  for name in $base_test_sets; do adaptkit report "$expdir/none" --test-set "$name"; done
+  reported=() compared=()
+  if $adapt; then reported=("$expdir/none") compared=(--minus none); fi
+  for folder in "$expdir"/*/[0-9]*; do
+    if is_scored "$folder"; then reported+=("$folder"); fi
+  done
+  for name in $minus; do
+    [[ " ${reported[*]}" != *" $expdir/$name/"* ]] || compared+=(--minus "$name")
+  done
+  report_sets "${reported[@]}" "${compared[@]}"
+fi

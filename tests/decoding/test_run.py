@@ -1,0 +1,122 @@
+"""Decoding a data directory into a folder of hypotheses."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from adaptkit import experiment
+from adaptkit.base import checkpoint as base_checkpoint
+from adaptkit.decoding.run import DecodeOptions, decode_folder
+from adaptkit.errors import AdaptkitError, CheckpointError
+from adaptkit.kaldi.tables import read_table, write_table
+from adaptkit.model import checkpoint
+from adaptkit.records import DecodeRecord, RunRecord
+
+
+@pytest.fixture
+def exp(base, base_dir, new_stack, settings, tmp_path):
+    """An experiment's folder with such adapters."""
+    stack = new_stack(base, is_trained=True)
+    folder = tmp_path / "exp/tiny"
+    experiment.save(settings(), folder / "config.yaml")
+    checkpoint.save(folder / "adapter.safetensors", stack, base.fingerprint, 7, stack.state_dict())
+    return folder
+
+
+@pytest.fixture
+def data(corpus, tmp_path):
+    """The validation set with features, in a folder that a test may spoil."""
+    return shutil.copytree(corpus / "dump/valid", tmp_path / "valid")
+
+
+@pytest.fixture
+def run(exp, data):
+    """Decode into a folder; keywords replace options."""
+    options = DecodeOptions(exp, data)
+    return lambda **changes: decode_folder(replace(options, **changes), device="cpu")
+
+
+def test_a_folder_is_decoded_into_text_scores_and_a_record(run, exp, data):
+    out = run()
+    assert out == exp / "decode_valid"
+    assert (
+        read_table(out / "text").keys()
+        == read_table(out / "utt2score").keys()
+        == read_table(data / "text").keys()
+    )
+    record = DecodeRecord.read(out / "run.json")
+    frames = sum(int(count) for count in read_table(data / "utt2num_frames").values())
+    assert (record.set_name, record.num_utterances) == ("valid", 6)
+    assert record.audio_sec == pytest.approx(0.01 * frames)
+
+
+def test_decoding_again_gives_the_same_files(run):
+    first = (run() / "text").read_bytes()
+    assert (run(batch_frames=1) / "text").read_bytes() == first
+
+
+def test_the_base_alone_is_an_experiment_of_its_own(run, exp, base):
+    out = run(base_only=True)
+    assert out == exp.parent / "none/decode_valid"
+    assert RunRecord.read(out.parent / "run.json").base_fingerprint == base.fingerprint
+    assert (out / "text").read_text() != (run() / "text").read_text()
+
+
+def test_a_base_folder_is_decoded_as_the_base_alone(run, base_dir, tmp_path):
+    out = run(exp=base_dir, out=tmp_path / "here/decode_valid")
+    assert DecodeRecord.read(out / "run.json").base_only
+    assert (out / "text").read_text() == (run(base_only=True) / "text").read_text()
+
+
+def test_an_unknown_task_is_refused_before_anything_is_written(run, exp, data):
+    write_table(data / "utt2task", {**read_table(data / "utt2spk"), "spk1-00": "spk20"})
+    with pytest.raises(CheckpointError, match=r"not 'spk20'; did you mean 'spk2'\?.*--unknown-speaker base"):
+        run()
+    assert not (exp / "decode_valid").exists()
+
+
+def test_an_unknown_task_can_be_left_to_the_base(run, data):
+    expected, base = read_table(run() / "text"), read_table(run(base_only=True) / "text")
+    write_table(data / "utt2task", {**read_table(data / "utt2spk"), "spk1-00": "spk20"})
+    found = read_table(run(unknown_speaker="base") / "text")
+    assert found == {**expected, "spk1-00": base["spk1-00"]}
+
+
+def test_an_utterance_too_short_for_the_encoder_has_no_words_and_is_named(run, data, caplog):
+    write_table(data / "utt2num_frames", {**read_table(data / "utt2num_frames"), "spk2-00": "6"})
+    found = read_table(run() / "text")
+    assert found["spk2-00"] == ""
+    assert len(found) == 6
+    assert "too short for the encoder, no words: spk2-00" in caplog.text
+
+
+def test_a_set_of_nothing_but_short_utterances_is_decoded_to_nothing(run, data):
+    write_table(data / "utt2num_frames", dict.fromkeys(read_table(data / "utt2num_frames"), "3"))
+    assert set(read_table(run() / "text").values()) == {""}
+
+
+def test_another_base_is_refused(run, new_base, tmp_path):
+    other = new_base(seed=1)
+    base_checkpoint.save(tmp_path / "other", other.config, other.model.state_dict())
+    with pytest.raises(CheckpointError, match="other is .*; set --base to the folder of the right one"):
+        run(base=tmp_path / "other")
+
+
+def test_a_base_that_moved_is_found_with_its_new_folder(run, base_dir, tmp_path):
+    expected = (run() / "text").read_bytes()
+    shutil.copytree(base_dir, tmp_path / "moved")
+    assert (run(base=tmp_path / "moved") / "text").read_bytes() == expected
+
+
+def test_an_experiment_that_is_not_there_is_named(run, tmp_path):
+    with pytest.raises(AdaptkitError, match=r"nowhere/config.yaml: no such file"):
+        run(exp=tmp_path / "nowhere")
+
+
+def test_an_experiment_not_trained_yet_is_named_with_what_trains_it(run, exp):
+    (exp / "adapter.safetensors").unlink()
+    with pytest.raises(
+        CheckpointError, match="adapter.safetensors: no such file; 'adaptkit train' writes it"
+    ):
+        run()

@@ -1,0 +1,52 @@
+"""README.md repeats figures of RESULTS.md, and never others."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README, RESULTS = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "RESULTS.md"))
+FIGURE = re.compile(r"\d[\d,]*\.\d+|\d{1,3}(?:,\d{3})+")
+
+
+def rows_of(text: str) -> list[list[str]]:
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|") and not line.startswith("|:") and not line.startswith("|-")
+    ]
+
+
+def figures(text: str) -> set[str]:
+    return set(FIGURE.findall(text))
+
+
+def name_of(cell: str) -> str:
+    """The experiment of a row: 'hra_ffn (hra)' and 'one_job, a table' without what explains them."""
+    return re.split(r" \(|, a ", cell.strip("`"))[0]
+
+
+def measured_rows() -> list[list[str]]:
+    """Those of the tables whose columns are aligned, which are the measured ones."""
+    tables = re.findall(r"^\|:-.*\n((?:\|.*\n)+)", README, re.MULTILINE)
+    return [row for table in tables for row in rows_of(table)]
+
+
+@pytest.mark.parametrize("row", measured_rows(), ids=lambda row: f"{row[0]} {row[1]}")
+def test_a_row_of_figures_is_that_of_one_table_in_the_results(row):
+    wanted = figures(" ".join(row[1:]))
+    rows = [other for other in rows_of(RESULTS) if name_of(other[0]) == name_of(row[0])]
+    assert any(wanted <= figures(" ".join(other[1:])) for other in rows), f"RESULTS.md has no row {row}"
+
+
+def test_figures_in_the_text_are_in_the_results():
+    text = README.split("## References")[0]
+    prose = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+    intervals = re.findall(
+        r"-?\d+\.\d+ points|\d+\.\d+ \(|\(-?\d+\.\d+ to -?\d+\.\d+\)|\d,\d{3}(?![\d,])", prose
+    )
+    assert intervals
+    for text in intervals:
+        for figure in figures(text):
+            assert figure in figures(RESULTS), f"RESULTS.md lacks {text}"

@@ -1,0 +1,145 @@
+"""Files of tensors: whole or refused, and averages of weights."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import threading
+import tracemalloc
+
+import pytest
+import safetensors.torch
+import torch
+
+from adaptkit.errors import CheckpointError
+from adaptkit.tensors import average_tensors, read_tensors, write_tensors
+
+
+def flip(path, place, bit=0):
+    """Change one bit."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_any_bit_of_a_file_that_is_flipped_is_refused(tmp_path, bit):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": torch.arange(3.0), "b": torch.tensor([1, 2])}, {"step": 7})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        flip(path, place, bit)
+        with pytest.raises(CheckpointError):
+            read_tensors(path)
+        path.write_bytes(whole)
+
+
+def test_another_seal_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": torch.zeros(1)}, {"step": 7})
+    whole = path.read_bytes()
+    (seal,) = re.findall(rb'crc32\\": \\"([0-9a-f]{8})', whole)
+    for other in (b"00000000", b"ffffffff", seal[::-1], seal.upper(), seal[:-1] + b" "):
+        path.write_bytes(whole.replace(seal, other))
+        with pytest.raises(CheckpointError, match="damaged: the checksum does not match"):
+            read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *({"step": 7}, {}, {"step": 7, "crc32": "00000000"}, {"crc32": "", "step": 7}),
+        *({"crc32": 7}, {"crc32": None}, {"crc32": "00000000"}, {"crc32": "00000000", "step": 7}),
+    ],
+    ids=json.dumps,
+)
+def test_a_file_without_its_seal_is_refused(tmp_path, header):
+    path = tmp_path / "a.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata={"adaptkit": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="damaged.*: (it has no checksum|the checksum does not match)"):
+        read_tensors(path)
+
+
+def test_a_seal_that_would_lie_elsewhere_is_told_and_nothing_written(tmp_path, monkeypatch):
+    save = safetensors.torch.save
+    monkeypatch.setattr(safetensors.torch, "save", lambda *given: save(*given).replace(b'{"__', b'{ "__'))
+    with pytest.raises(
+        CheckpointError, match="a.safetensors: not written: safetensors .* orders its header diff"
+    ):
+        write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_seal_takes_no_copy_of_the_file(tmp_path):
+    path, tensor = tmp_path / "a.safetensors", torch.zeros(2_000_000)
+    peaks = []
+    for use in (
+        lambda: write_tensors(path, {"a": tensor}, {}),
+        lambda: read_tensors(path),
+    ):
+        tracemalloc.start()
+        try:
+            use()
+            peaks.append(tracemalloc.get_traced_memory()[1] / path.stat().st_size)
+        finally:
+            tracemalloc.stop()
+    assert 1 <= peaks[0] < 1.5  # what is written; copies of tensors are torch's, and not counted
+    assert 2 <= peaks[1] < 2.5  # what is read, and its tensors
+
+
+def test_a_file_that_is_replaced_all_the_time_is_read_whole(tmp_path):
+    path, is_over = tmp_path / "a.safetensors", threading.Event()
+    sides = [tmp_path / "side0.safetensors", tmp_path / "side1.safetensors"]
+    for number, side in enumerate(sides):
+        write_tensors(side, {"a": torch.full((4,), float(number))}, {"number": number})
+
+    def replace():
+        for number in itertools.cycle((0, 1)):
+            if is_over.is_set():
+                return
+            os.link(sides[number], tmp_path / "next")
+            os.replace(tmp_path / "next", path)
+
+    shutil.copy(sides[0], path)
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    try:
+        seen = [read_tensors(path) for _ in range(5000)]
+    finally:
+        is_over.set()
+        replacing.join()
+    assert {header["number"] for _, header in seen} == {0, 1}
+    assert all(bool((tensors["a"] == header["number"]).all()) for tensors, header in seen)
+
+
+def test_tensors_of_any_kind_survive_a_round_trip(tmp_path):
+    whole = torch.arange(6.0).reshape(2, 3)
+    tensors = {
+        **{"scalar": torch.tensor(3), "turned": whole.T, "part": whole[:, 1], "half": whole.bfloat16()},
+        **{"same": whole, "again": whole, "spread": torch.ones(1).expand(4), "none": torch.zeros(0, 2)},
+    }
+    write_tensors(tmp_path / "x.safetensors", tensors, {"a": [1, None, 0.1]})
+    read, header = read_tensors(tmp_path / "x.safetensors")
+    assert header == {"a": [1, None, 0.1]}
+    assert all(
+        torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors
+    )
+
+
+def test_equal_tensors_are_the_same_bytes_however_they_lie_in_memory(tmp_path):
+    whole, contents = torch.arange(6.0).reshape(2, 3), []
+    for tensors in ({"a": whole, "b": whole[0]}, {"b": whole.T.clone()[:, 0], "a": whole.T.contiguous().T}):
+        write_tensors(tmp_path / "x.safetensors", tensors, {"step": 7})
+        contents.append((tmp_path / "x.safetensors").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_an_average_is_the_mean_and_counters_are_the_last_ones():
+    weights = [
+        {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)},
+        {"w": torch.tensor([3.0, 6.0]), "n": torch.tensor(9)},
+    ]
+    averaged = average_tensors(weights)
+    assert torch.equal(averaged["w"], torch.tensor([2.0, 4.0]))
+    assert averaged["n"] == 9

@@ -1,0 +1,219 @@
+"""Training under torchrun, on the CPU: two processes are one with the same global batches."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import kaldiio
+import numpy as np
+import pytest
+import torch
+
+from adaptkit import experiment
+from adaptkit.kaldi.tables import read_table, write_table
+from adaptkit.model import checkpoint
+from adaptkit.tensors import read_tensors
+from adaptkit.training import run as train
+from adaptkit.training.optimizer import PerTask
+
+pytestmark = pytest.mark.slow
+BATCHES = {"batch_frames": 410, "accumulate": 2}
+SPEC = {"time_warp": 5, "freq_masks": 1, "freq_width": 8, "time_masks": 2, "time_width": 12}
+OPTIONS = {"max_epochs": 5, "lr": 0.02, "warmup_steps": 2, "patience": 1, "average": 2, **BATCHES}
+# most batches are of one speaker alone, some of one utterance each of several
+SPARSE = {"batch_frames": 180, "task_utterances": 3, "max_epochs": 2, "valid_every": 2, "weight_decay": 0.1}
+STEADY = {"lr": 0.01, "warmup_steps": 0, "schedule": "constant", "clip_norm": None}
+OPTIMIZERS = ("adamw", "sgd")
+SCRIPT = """
+import runpy
+import sys
+from torch import distributed
+from adaptkit.cli.main import app
+from adaptkit.errors import AdaptkitError
+
+recording = runpy.run_path(sys.argv[1])["recording"]
+distributed.init_process_group("gloo")
+for name in ("good", "adamw", "sgd", "broken"):
+    words = ["train", f"{name}.yaml", "--exp", f"two/{name}", "--device", "cpu"]
+    try:
+        with recording(f"two/{name}.{distributed.get_rank()}"):
+            app(words, standalone_mode=False)
+    except AdaptkitError as error:
+        sys.stdout.write(f"refused {error}\\n")
+distributed.destroy_process_group()
+"""
+
+
+@contextmanager
+def recording(path):
+    """Write what speakers own, weights and the optimiser's state, before the first step and after each."""
+    step, taken = PerTask.step, []
+
+    def snap(optimizer):
+        weights = [parameter.detach().flatten(1) for parameter in optimizer.owned]
+        made = {"weights": torch.cat(weights, dim=1), "steps": optimizer.steps.clone()}
+        if optimizer.algorithm == "adamw":
+            made.update(zip(("first", "second"), optimizer.moments.clone(), strict=True))
+        taken.append(made)
+
+    def step_and_snap(optimizer):
+        if not taken:
+            snap(optimizer)
+        step(optimizer)
+        snap(optimizer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PerTask, "step", step_and_snap)
+        yield
+    torch.save(taken, path)
+
+
+def experiment_of(base_dir, data, valid, options=OPTIONS, augment=None):
+    sets = {"train": str(data), "valid": str(valid)}
+    section = {"name": "tiny", "base": {"dir": str(base_dir)}, "data": sets, "train": options}
+    return experiment.Experiment.model_validate(
+        {**section, "adapters": [{"kind": "residual", "bottleneck": 4}], "augment": augment}
+    )
+
+
+def spoil(data, utt_id):
+    """Make the features of an utterance no numbers."""
+    kaldiio.save_ark(
+        str(data / "nan.ark"), {utt_id: np.full((60, 20), np.nan, np.float32)}, scp=str(data / "nan.scp")
+    )
+    write_table(data / "feats.scp", {**read_table(data / "feats.scp"), **read_table(data / "nan.scp")})
+
+
+@pytest.fixture(scope="module")
+def runs(base_dir, corpus, tmp_path_factory):
+    """A folder of what one process and two trained alike, what steps did there, and what the two said."""
+    folder = tmp_path_factory.mktemp("processes")
+    broken = shutil.copytree(corpus / "dump/train", folder / "broken")
+    spoil(broken, "spk10-03")
+    for name, data in {"good": corpus / "dump/train", "broken": broken}.items():
+        made = experiment_of(base_dir, data, corpus / "dump/valid", augment={"spec": SPEC})
+        experiment.save(made, folder / f"{name}.yaml")
+    for name in OPTIMIZERS:
+        options = {**SPARSE, **STEADY, "optimizer": name}
+        made = experiment_of(base_dir, corpus / "dump/train", corpus / "dump/valid", options)
+        experiment.save(made, folder / f"{name}.yaml")
+    for name in ("good", *OPTIMIZERS):
+        made = experiment.load(folder / f"{name}.yaml")
+        with recording(folder / f"{name}.one"):
+            train.train_adapters(made, folder / "one" / name, device="cpu")
+    (folder / "script.py").write_text(SCRIPT)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "script.py",
+        __file__,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    (folder / "said").write_text(done.stdout)
+    return folder
+
+
+def steps(folder):
+    events = map(json.loads, (folder / "train.jsonl").read_text().splitlines())
+    return [event for event in events if event["event"] == "step"]
+
+
+def test_batches_are_uneven_and_one_is_a_single_utterance(new_run):
+    run = new_run(**BATCHES)
+    plans = [run.plan.steps(epoch, run.adapted.adapters) for epoch in range(5)]
+    assert {len(batch) for steps in plans for step in steps for batch in step} >= {1, 2, 3, 5}
+    assert {len(step) for steps in plans for step in steps} == {1, 2}
+
+
+def test_two_processes_train_the_weights_of_one(runs):
+    one, two = (checkpoint.load(runs / name / "good/adapter.safetensors") for name in ("one", "two"))
+    assert one.step == two.step
+    for name, tensor in one.weights.items():
+        torch.testing.assert_close(two.weights[name], tensor, atol=4e-4, rtol=0)  # after steps of up to 0.02
+
+
+def test_two_processes_count_the_steps_of_each_speaker_as_one_does(runs):
+    (one, _), (two, _) = (read_tensors(runs / name / "good/state.safetensors") for name in ("one", "two"))
+    assert torch.equal(two["optimizer.steps"], one["optimizer.steps"])
+    assert len(one["optimizer.steps"].unique()) > 1
+
+
+def test_two_processes_stop_the_speakers_that_one_does_and_keep_the_same_validations(runs):
+    one, two = (
+        read_tensors(runs / name / "good/state.safetensors")[1]["state"]["standings"]
+        for name in ("one", "two")
+    )
+    steps = [{task: [step for _, _, step in s["best"]] for task, s in each.items()} for each in (one, two)]
+    assert steps[0] == steps[1]
+    assert {task for task, standing in one.items() if standing["is_stopped"]} == {"spk10"}
+    assert {task for task, standing in two.items() if standing["is_stopped"]} == {"spk10"}
+
+
+def test_two_processes_note_the_losses_and_gradients_of_one(runs):
+    one, two = steps(runs / "one/good"), steps(runs / "two/good")
+    for figure in ("step", "loss", "grad_norm", "lr"):
+        assert [s[figure] for s in two] == pytest.approx([s[figure] for s in one], rel=1e-3)
+
+
+def test_both_processes_name_the_utterance_that_one_of_them_had(runs):
+    said = [line for line in (runs / "said").read_text().splitlines() if line.startswith("refused")]
+    assert len(said) == 2
+    assert all("is nan, caused by spk10-03;" in line for line in said)
+
+
+# speaker by speaker
+
+
+@pytest.fixture
+def shares(new_run):
+    """Say of every step which speakers, by their ids, each of two processes has utterances of."""
+    run = new_run(**SPARSE)
+    train, adapters = run.plan.train, run.adapted.adapters
+    ids = [train.task_ids[utterance.task] for utterance in train.data.utterances]
+    plans = (run.plan.steps(epoch, adapters) for epoch in range(SPARSE["max_epochs"]))
+    return [[{ids[i] for i in batch[rank::2]} for rank in (0, 1)] for plan in plans for (batch,) in plan]
+
+
+def taken_in(path, shares):
+    """Give what speakers own before and after each step, and who had utterances in which process."""
+    taken = torch.load(path)
+    return list(zip(taken[:-1], taken[1:], shares, strict=True))
+
+
+def test_some_steps_lack_a_speaker_and_in_some_one_process_alone_has_one(shares):
+    assert {rank for own in shares for rank in (0, 1) if own[rank] - own[1 - rank]} == {0, 1}
+    assert any(own[0] & own[1] for own in shares)
+    assert any(set() in own for own in shares)  # and a process has an utterance that counts for nothing
+    assert all(any(task not in own[0] | own[1] for own in shares[3:]) for task in range(3))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_step_without_utterances_of_a_speaker_in_either_process_keeps_its_every_bit(
+    runs, shares, optimizer, rank
+):
+    for before, after, (first, second) in taken_in(runs / f"two/{optimizer}.{rank}", shares):
+        for task in range(3):
+            is_kept = {name: torch.equal(after[name][task], own[task]) for name, own in before.items()}
+            assert is_kept == dict.fromkeys(before, task not in first | second)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_speaker_of_one_process_alone_learns_in_both_what_it_would_in_one(runs, shares, optimizer, rank):
+    one, two = (taken_in(runs / name, shares) for name in (f"{optimizer}.one", f"two/{optimizer}.{rank}"))
+    for (before, after, (first, second)), (before_2, after_2, _) in zip(one, two, strict=True):
+        for task in first ^ second:
+            for name, own in before.items():
+                learnt = after[name][task] - own[task]
+                difference = after_2[name][task] - before_2[name][task] - learnt
+                assert difference.abs().max() <= 1e-4 * learnt.abs().max()

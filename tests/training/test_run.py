@@ -1,0 +1,146 @@
+"""Whole trainings of adapters: what they leave, what they refuse, and that they survive being killed."""
+
+import shutil
+
+import pytest
+
+from adaptkit import experiment
+from adaptkit.base import checkpoint as base_checkpoint
+from adaptkit.errors import CheckpointError, ConfigError
+from adaptkit.kaldi.tables import read_table, write_table
+from adaptkit.model import checkpoint
+from adaptkit.records import RunRecord
+from adaptkit.training import run as training_run
+
+pytestmark = pytest.mark.slow
+
+
+def with_training(settings, **changes):
+    return settings.model_copy(update={"train": settings.train.model_copy(update=changes)})
+
+
+@pytest.fixture(scope="module")
+def trained(base_dir, corpus, tmp_path_factory):
+    """A folder with trained adapters; no test may change it."""
+    folder = tmp_path_factory.mktemp("exp") / "tiny"
+    sets = {"train": str(corpus / "dump/train"), "valid": str(corpus / "dump/valid")}
+    entry = {"kind": "residual", "bottleneck": 4}
+    section = {"name": "tiny", "base": {"dir": str(base_dir)}, "data": sets, "adapters": [entry]}
+    settings = experiment.Experiment.model_validate({**section, "train": {"max_epochs": 1, "lr": 0.01}})
+    training_run.train_adapters(settings, folder, device="cpu")
+    return folder, settings
+
+
+def test_a_training_leaves_adapters_settings_journal_state_and_record(trained):
+    folder, settings = trained
+    names = {"adapter.safetensors", "config.yaml", "run.json", "state.safetensors", "train.jsonl"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert experiment.load(folder / "config.yaml") == settings
+
+
+def test_the_record_counts_parameters_and_steps(trained, base):
+    run = RunRecord.read(trained[0] / "run.json")
+    per_task = 2 * (2 * 16 * 4 + 4 + 16)  # L (2DR + R + D)
+    assert (run.params_per_task, run.params_trainable) == (per_task, 3 * per_task)
+    assert (run.kind, run.tasks, run.params_base) == (
+        "residual",
+        ["spk1", "spk10", "spk2"],
+        base.num_parameters,
+    )
+    assert (run.base_fingerprint, run.steps > 0) == (base.fingerprint, True)
+
+
+def test_trained_adapters_are_for_the_base_on_disk(trained, base_dir, base):
+    before = base_checkpoint.load(base_dir)
+    path = trained[0] / "adapter.safetensors"
+    stack = checkpoint.restore(checkpoint.load(path), before, path)
+    assert any(parameter.any() for name, parameter in stack.named_parameters() if ".up." in name)
+    assert before.fingerprint == base.fingerprint
+
+
+def test_a_refused_second_run_changes_no_file(trained, content):
+    folder, settings = trained
+    before = content(folder)
+    for resume, message in (
+        (False, "holds a run already"),
+        (True, r"different settings: train\.lr \(0\.01, now 0\.5\)"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            training_run.train_adapters(with_training(settings, lr=0.5), folder, device="cpu", resume=resume)
+    assert content(folder) == before
+
+
+def test_resuming_a_finished_training_changes_no_file(trained, content):
+    folder, settings = trained
+    before = content(folder)
+    training_run.train_adapters(settings, folder, device="cpu", resume=True)
+    assert content(folder) == before
+
+
+def test_a_resumed_training_may_load_and_save_otherwise(trained, content):
+    folder, settings = trained
+    before = content(folder)
+    changed = with_training(settings, num_workers=1, save_every_steps=7)
+    training_run.train_adapters(changed, folder, device="cpu", resume=True)
+    assert content(folder) == before
+
+
+def test_resuming_on_other_utterances_is_refused(settings, corpus, tmp_path):
+    data, folder = shutil.copytree(corpus / "dump/train", tmp_path / "train"), tmp_path / "exp"
+    made = settings(max_epochs=1)
+    made = made.model_copy(update={"data": made.data.model_copy(update={"train": data})})
+    training_run.train_adapters(made, folder, device="cpu")
+    write_table(data / "text", {**read_table(data / "text"), "spk1-00": "CAB"})
+    with pytest.raises(CheckpointError, match="saved by a run with different settings: training set"):
+        training_run.train_adapters(made, folder, device="cpu", resume=True)
+
+
+def test_a_killed_training_resumes_to_the_same_bytes(settings, tmp_path, kill_at, tensors_in, assert_same):
+    made = settings(max_epochs=12, save_every_steps=2, average=3)
+    experiment.save(made, tmp_path / "tiny.yaml")
+    training_run.train_adapters(made, tmp_path / "whole", device="cpu")
+    killed = tmp_path / "killed"
+    kill_at(8, killed, "train", tmp_path / "tiny.yaml", "--exp", killed, "--device", "cpu")
+    assert not (killed / "run.json").exists()
+    training_run.train_adapters(made, killed, device="cpu", resume=True)
+    assert (killed / "adapter.safetensors").read_bytes() == (
+        tmp_path / "whole/adapter.safetensors"
+    ).read_bytes()
+    assert_same(tensors_in(killed), tensors_in(tmp_path / "whole"))
+    assert {path.name for path in killed.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+
+
+def test_a_speaker_of_the_validation_set_alone_is_refused(settings, corpus, tmp_path):
+    shutil.copytree(corpus / "dump/valid", tmp_path / "valid")
+    tasks = {
+        utt_id: speaker.replace("spk2", "spk3")
+        for utt_id, speaker in read_table(tmp_path / "valid/utt2spk").items()
+    }
+    write_table(tmp_path / "valid/utt2task", tasks)
+    made = settings()
+    made = made.model_copy(update={"data": made.data.model_copy(update={"valid": tmp_path / "valid"})})
+    with pytest.raises(
+        CheckpointError, match=r"valid: the adapters have 3 speakers .*, not 'spk3'; did you mean 'spk2'"
+    ):
+        training_run.train_adapters(made, tmp_path / "exp", device="cpu")
+
+
+@pytest.mark.parametrize(("is_normalized", "ctc_weight"), [(True, 0.3), (False, 0.3), (True, 1.0)])
+def test_a_base_whose_loss_couples_the_rows_of_a_batch_is_warned_of(
+    settings, new_base, tmp_path, caplog, is_normalized, ctc_weight
+):
+    decoder = {"attention_heads": 2, "linear_units": 24, "num_blocks": 1}
+    conf = {"ctc_weight": ctc_weight, "length_normalized_loss": is_normalized}
+    base = new_base(decoder="transformer", decoder_conf=decoder, model_conf=conf)
+    base_checkpoint.save(tmp_path / "base", base.config, base.model.state_dict())
+    made = settings(max_epochs=1)
+    made = made.model_copy(update={"base": made.base.model_copy(update={"dir": tmp_path / "base"})})
+    training_run.train_adapters(made, tmp_path / "exp", device="cpu")
+    expected = 1 if is_normalized and ctc_weight < 1 else 0
+    assert caplog.text.count("its length_normalized_loss couples") == expected
+
+
+def test_an_experiment_without_adapters_or_data_is_refused(settings, tmp_path):
+    for change in ({"adapters": ()}, {"data": None}):
+        with pytest.raises(ConfigError, match="experiment 'tiny': needs 'data'"):
+            training_run.train_adapters(settings().model_copy(update=change), tmp_path, device="cpu")

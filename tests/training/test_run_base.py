@@ -1,0 +1,120 @@
+"""Whole trainings of base models."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from adaptkit import config, experiment
+from adaptkit.base import checkpoint as base_checkpoint
+from adaptkit.errors import CheckpointError, ConfigError
+from adaptkit.features.fbank import cmvn_stats, load_feats, write_cmvn
+from adaptkit.kaldi.tables import read_table
+from adaptkit.records import RunRecord
+from adaptkit.training import run as training_run
+
+pytestmark = pytest.mark.slow
+
+ESPNET_YAML = {
+    "input_size": 20,
+    "encoder": "conformer",
+    "encoder_conf": {
+        **{
+            "output_size": 16,
+            "attention_heads": 2,
+            "linear_units": 24,
+            "num_blocks": 2,
+            "macaron_style": True,
+        },
+        **{"rel_pos_type": "latest", "cnn_module_kernel": 7, "dropout_rate": 0.2},
+    },
+    "model_conf": {"ctc_weight": 1.0},
+    "normalize": "global_mvn",
+    "specaug": "specaug",
+    "specaug_conf": {
+        "apply_time_warp": False,
+        "num_freq_mask": 1,
+        "freq_mask_width_range": [0, 5],
+        "apply_time_mask": False,
+    },
+    "optim": "adam",  # ESPnet's own training, which is not used
+}
+
+
+@pytest.fixture
+def base_settings(corpus, tmp_path):
+    """An experiment that trains a base model with dropout and SpecAugment; keywords are training options."""
+    data = shutil.copytree(corpus / "dump", tmp_path / "dump")
+    stats = cmvn_stats(map(load_feats, read_table(data / "train/feats.scp").values()))
+    write_cmvn(data / "train/feats_stats.npz", stats)
+    config.write_yaml(tmp_path / "conformer.yaml", ESPNET_YAML)
+
+    def make(tokens=None, **training):
+        options = {"max_epochs": 3, "batch_frames": 500, "lr": 0.01, "warmup_steps": 2, **training}
+        section = {"dir": str(tmp_path / "base"), "model": str(tmp_path / "conformer.yaml"), "train": options}
+        section["data"] = {"train": str(data / "train"), "valid": str(data / "valid")}
+        section["tokens"] = tokens or {"type": "char"}
+        return experiment.Experiment.model_validate({"name": "tiny", "base": section})
+
+    return make
+
+
+def test_a_trained_base_is_read_back_and_its_model_is_described(base_settings, tmp_path):
+    training_run.train_base(base_settings(max_epochs=1), device="cpu")
+    trained = base_checkpoint.load(tmp_path / "base")
+    assert trained.tokens.tokens == ("<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>")
+    assert trained.features["num_bins"] == 20
+    assert RunRecord.read(tmp_path / "base/run.json").base_fingerprint == trained.fingerprint
+    assert Path(trained.config["normalize_conf"]["stats_file"]).parent == tmp_path / "base"
+
+
+def test_a_base_with_bpe_keeps_its_tokens_beside_it(base_settings, tmp_path):
+    training_run.train_base(base_settings(tokens={"type": "bpe", "size": 8}, max_epochs=1), device="cpu")
+    trained = base_checkpoint.load(tmp_path / "base")
+    assert trained.tokens.bpe_model == tmp_path / "base/bpe.model"
+    assert len(trained.tokens.tokens) == 8
+
+
+def test_a_killed_base_training_resumes_to_the_same_weights(
+    base_settings, tmp_path, kill_at, tensors_in, assert_same
+):
+    made = base_settings(max_epochs=8, save_every_steps=2, average=2)
+    experiment.save(made, tmp_path / "tiny.yaml")
+    kill_at(5, tmp_path / "base", "base", "train", tmp_path / "tiny.yaml", "--device", "cpu")
+    training_run.train_base(made, device="cpu", resume=True)
+    resumed = torch.load(tmp_path / "base/model.pth"), tensors_in(tmp_path / "base")
+    shutil.rmtree(tmp_path / "base")
+    training_run.train_base(made, device="cpu")
+    assert_same(resumed[0], torch.load(tmp_path / "base/model.pth"))
+    assert_same(resumed[1], tensors_in(tmp_path / "base"))
+
+
+def test_a_refused_second_base_changes_no_file(base_settings, tmp_path, content):
+    training_run.train_base(base_settings(tokens={"type": "bpe", "size": 8}, max_epochs=1), device="cpu")
+    before = content(tmp_path / "base")
+    other = base_settings(tokens={"type": "bpe", "size": 9}, max_epochs=1)
+    for resume, message in ((False, "holds a run already"), (True, r"base\.tokens\.size \(8, now 9\)")):
+        with pytest.raises(CheckpointError, match=message):
+            training_run.train_base(other, device="cpu", resume=resume)
+    assert content(tmp_path / "base") == before
+
+
+def test_training_a_base_moves_its_weights_and_statistics(base_settings, tmp_path):
+    training_run.train_base(base_settings(max_epochs=1), device="cpu")
+    norm = base_checkpoint.load(tmp_path / "base").model.encoder.encoders[0].conv_module.norm
+    assert norm.num_batches_tracked > 0
+    assert norm.running_mean.any()
+
+
+def test_a_base_without_a_model_to_build_is_refused(settings):
+    with pytest.raises(ConfigError, match="base: needs 'model'"):
+        training_run.train_base(settings(), device="cpu")
+
+
+def test_a_base_whose_blocks_are_left_out_at_times_is_trained(base_settings, tmp_path):
+    settings = base_settings(max_epochs=1)
+    encoder = {**ESPNET_YAML["encoder_conf"], "stochastic_depth_rate": 0.9}  # some blocks have no gradient
+    config.write_yaml(tmp_path / "conformer.yaml", {**ESPNET_YAML, "encoder_conf": encoder})
+    training_run.train_base(settings, device="cpu")
+    assert RunRecord.read(tmp_path / "base/run.json").epochs == 1
