@@ -11,7 +11,8 @@ from adaptkit.augment.policy import Policy
 from adaptkit.augment.specaugment import SpecAugment
 from adaptkit.errors import listed
 
-LITTLE, MUCH = 0.05, 0.5  # masked shares outside this range are warned of
+LITTLE, MUCH = 0.05, 0.5  # masked shares of the values outside this range are warned of
+_FEW_FRAMES = 0.03  # and so are smaller shares of the frames under time masks, although bins are masked too
 _REACHED = 0.05  # share of the utterances that a proposed W may leave unwarped
 
 
@@ -88,10 +89,10 @@ def find_faults(spec: SpecAugment, corpus: Corpus, shares: Shares) -> Iterator[s
     if little.any():
         remedy = "use more or wider masks" if has_fixed else "add freq_masks or a fixed number of time_masks"
         yield f"{_count(corpus, little)} are expected to lose less than 5 % of their values; {remedy}"
-    short = is_some & (shares.frames < LITTLE) & ~little
+    short = is_some & (shares.frames < _FEW_FRAMES) & ~little
     if short.any() and spec.has_time_masks:
         remedy = "use more or wider time masks" if has_fixed else "set a fixed number of time_masks"
-        yield f"{_count(corpus, short)} are expected to lose less than 5 % of their frames; {remedy}"
+        yield f"{_count(corpus, short)} are expected to lose less than 3 % of their frames; {remedy}"
     much = is_some & (shares.values > MUCH)
     if much.any():
         remedy = "set most_masked: 0.5 to limit it"

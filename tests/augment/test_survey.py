@@ -132,7 +132,7 @@ def test_hardly_masked_frames_are_warned_of_where_bins_are_masked():
     warned = warnings_of(new_policy(**{**ADAPTIVE, **BINS, "time_warp": 0}), 60, 500)
 
     assert (
-        "1 of 2 utterances (50.0 %, 0.60 to 0.60 s) are expected to lose less than 5 % of their frames"
+        "1 of 2 utterances (50.0 %, 0.60 to 0.60 s) are expected to lose less than 3 % of their frames"
         in warned
     )
 

@@ -197,6 +197,7 @@ def test_answers_are_not_held_back_for_an_acknowledgement(several):
 
 
 def test_what_a_process_held_is_forgotten_when_it_dies(until, several, recordings):
+    several.post(recordings["spk1-00"], "spk1")
     with several.connect() as connection:
         connection.sendall(b"POST /v1/recognize HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n")
         until(lambda: read_metric(several, "adaptkit_requests_open") == 1)
