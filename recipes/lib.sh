@@ -71,10 +71,10 @@ list_rows() {
 
 # Refuse adapters that 'adaptkit train --adapter' would not find.
 need_adapter() {
-  local folder
   [[ $1 != *.yaml ]] || [ ! -f "$1" ] || return 0
   ! list_rows "$config" | grep -qxF -- "$1" || return 0
-  for folder in . .. ../.. ../../..; do [ ! -f "$folder/conf/adapters/$1.yaml" ] || return 0; done
+  ! python -c 'import sys; from adaptkit.config import find_optional; sys.exit(not find_optional("adapters", sys.argv[1]))' \
+    "$1" || return 0
   adaptkit adapters show "$1" >/dev/null || die 1 "--adapter $1: no such adapters, and no such row of 'compare:' in $config"
 }
 
