@@ -2,7 +2,6 @@ import logging
 
 import numpy as np
 import pytest
-import soundfile
 
 from adaptkit.augment.copies import RECORD, Copies, copy
 from adaptkit.augment.noise import Noise, active_samples
@@ -10,52 +9,17 @@ from adaptkit.config import write_yaml
 from adaptkit.errors import ConfigError, DataError
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
-from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.tables import read_table
 from adaptkit.kaldi.validate import find_problems
+from tests.fixtures.noises import UTTERANCES, make_noise, read_one, write_wav
 
-UTTERANCES = ("spk1-a", "spk10-a", "spk1-b")
 BOTH_TIMES = [f"{utt_id}-noisy{number}" for utt_id in ("spk1-a", "spk1-b", "spk10-a") for number in (1, 2)]
 IN_PLACE = Copies(with_clean=False)
-
-
-def write_wav(path, samples):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.asarray(samples), 16000)
-    return str(path)
-
-
-def make_noise(num_samples, seed, level=0.1):
-    return level * np.random.default_rng(seed).standard_normal(num_samples)
-
-
-@pytest.fixture
-def noises(tmp_path):
-    """Two noises of a second, of two types."""
-    for seed, name in enumerate(("rain/a.wav", "wind.wav")):
-        write_wav(tmp_path / "noises" / name, make_noise(16000, seed))
-    return tmp_path / "noises"
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Utterances of half a second, a tone between pauses, of two speakers and a task."""
-    utterances, recordings = [], {}
-    for number, utt_id in enumerate(UTTERANCES):
-        tone = np.repeat([3e-4, 0.3, 3e-4], [2000, 4000, 2000]) * np.sin(np.arange(8000) * (number + 1) / 9)
-        recordings[utt_id] = write_wav(tmp_path / "clean" / f"{utt_id}.wav", tone)
-        utterances.append(Utterance(utt_id, utt_id[:-2], utt_id, f"TEXT {number}", task="car"))
-    datadir.write(DataDir(tmp_path / "data", tuple(utterances), recordings))
-    return tmp_path / "data"
 
 
 @pytest.fixture
 def at_ten(noises):
     return Noise(noises=(noises,), snr_db=(10, 10), room_share=0.0)
-
-
-def read_one(made, utt_id):
-    return read_audio(datadir.read(made).recordings[utt_id], rate_hz=16000)
 
 
 def content(path):
@@ -68,98 +32,98 @@ def audio(path):
     return {name: held for name, (_, held) in content(path).items() if name.endswith(".wav")}
 
 
-def test_a_copy_in_the_place_of_the_clean_one_keeps_its_id_and_what_belongs_to_it(data, at_ten, tmp_path):
-    copy(data, tmp_path / "out", at_ten, IN_PLACE)
-    before, after = (datadir.read(path).utterances for path in (data, tmp_path / "out"))
+def test_a_copy_in_the_place_of_the_clean_one_keeps_its_id_and_what_belongs_to_it(tones, at_ten, tmp_path):
+    copy(tones, tmp_path / "out", at_ten, IN_PLACE)
+    before, after = (datadir.read(path).utterances for path in (tones, tmp_path / "out"))
     assert before == after
     assert find_problems(tmp_path / "out") == []
 
 
-def test_copies_stand_beside_the_clean_ones_which_keep_their_recordings(data, at_ten, tmp_path):
-    copy(data, tmp_path / "out", at_ten, Copies(2))
-    read, clean = datadir.read(tmp_path / "out"), datadir.read(data)
+def test_copies_stand_beside_the_clean_ones_which_keep_their_recordings(tones, at_ten, tmp_path):
+    copy(tones, tmp_path / "out", at_ten, Copies(2))
+    read, clean = datadir.read(tmp_path / "out"), datadir.read(tones)
     assert [u.utt_id for u in read.utterances] == sorted([*UTTERANCES, *BOTH_TIMES], key=str.encode)
     assert clean.recordings.items() <= read.recordings.items()
     assert {(u.speaker, u.task) for u in read.utterances} == {("spk1", "car"), ("spk10", "car")}
     assert find_problems(tmp_path / "out") == []
 
 
-def test_several_copies_without_the_clean_ones_are_told_apart(data, at_ten, tmp_path):
-    made = copy(data, tmp_path / "out", at_ten, Copies(2, with_clean=False))
+def test_several_copies_without_the_clean_ones_are_told_apart(tones, at_ten, tmp_path):
+    made = copy(tones, tmp_path / "out", at_ten, Copies(2, with_clean=False))
     assert [u.utt_id for u in made.utterances] == BOTH_TIMES
     assert len(set(audio(tmp_path / "out").values())) == 6
 
 
-def test_the_ratio_in_the_table_is_that_of_the_audio(data, noises, tmp_path):
+def test_the_ratio_in_the_table_is_that_of_the_audio(tones, noises, tmp_path):
     noise = Noise(noises=(noises,), snr_db=(0, 20), room_share=0.0)
-    copy(data, tmp_path / "out", noise, IN_PLACE)
+    copy(tones, tmp_path / "out", noise, IN_PLACE)
     for utt_id, line in read_table(tmp_path / "out" / "utt2noise").items():
-        clean, noisy = (read_one(path, utt_id).double() for path in (data, tmp_path / "out"))
+        clean, noisy = (read_one(path, utt_id).double() for path in (tones, tmp_path / "out"))
         active = active_samples(clean, 16000)
         ratio = clean[active].square().mean() / (noisy - clean)[active].square().mean()
         assert 10 * ratio.log10() == pytest.approx(float(line.split()[0]), abs=0.2)
 
 
-def test_the_table_names_noise_and_room_of_the_noisy_ones_alone(data, noises, tmp_path):
+def test_the_table_names_noise_and_room_of_the_noisy_ones_alone(tones, noises, tmp_path):
     for room_share, room in ((0.0, "-"), (1.0, "generated/0")):
         noise = Noise(noises=(noises / "rain",), snr_db=(5, 5), room_share=room_share, num_rooms=1)
-        copy(data, tmp_path / room, noise)
+        copy(tones, tmp_path / room, noise)
         assert read_table(tmp_path / room / "utt2noise") == {
             f"{utt_id}-noisy1": f"5.00 {noises}/rain/a.wav {room}" for utt_id in UTTERANCES
         }
 
 
-def test_an_utterance_is_the_same_whatever_else_is_copied(data, at_ten, tmp_path):
-    copy(data, tmp_path / "all", at_ten, Copies(2))
+def test_an_utterance_is_the_same_whatever_else_is_copied(tones, at_ten, tmp_path):
+    copy(tones, tmp_path / "all", at_ten, Copies(2))
     for name in ("text", "utt2spk", "utt2task", "wav.scp"):
-        lines = (data / name).read_text().splitlines(keepends=True)
-        (data / name).write_text("".join(line for line in lines if line.startswith("spk10-a ")))
-    copy(data, tmp_path / "one", at_ten, Copies(2))
+        lines = (tones / name).read_text().splitlines(keepends=True)
+        (tones / name).write_text("".join(line for line in lines if line.startswith("spk10-a ")))
+    copy(tones, tmp_path / "one", at_ten, Copies(2))
     assert audio(tmp_path / "one").items() <= audio(tmp_path / "all").items()
 
 
-def test_another_seed_draws_other_noise(data, at_ten, tmp_path):
+def test_another_seed_draws_other_noise(tones, at_ten, tmp_path):
     for seed in (1, 2):
-        copy(data, tmp_path / str(seed), at_ten, Copies(with_clean=False, seed=seed))
+        copy(tones, tmp_path / str(seed), at_ten, Copies(with_clean=False, seed=seed))
     one, other = audio(tmp_path / "1"), audio(tmp_path / "2")
     assert all(one[name] != other[name] for name in one)
 
 
-def test_a_copy_beyond_full_scale_is_brought_down_as_a_whole(data, noises, tmp_path, caplog):
+def test_a_copy_beyond_full_scale_is_brought_down_as_a_whole(tones, noises, tmp_path, caplog):
     noise = Noise(noises=(noises,), snr_db=(-20, -20), room_share=0.0)
     with caplog.at_level(logging.INFO):
-        copy(data, tmp_path / "out", noise, IN_PLACE)
+        copy(tones, tmp_path / "out", noise, IN_PLACE)
     assert "3 of all scaled down to full scale" in caplog.text
     peaks = [read_one(tmp_path / "out", utt_id).abs() for utt_id in UTTERANCES]
     assert [float(peak.max()) for peak in peaks] == [32767 / 32768] * 3
     assert all((peak > 0.999).sum() == 1 for peak in peaks)  # nothing is clipped
 
 
-def test_segments_are_copied_without_the_rest_of_their_recording(data, at_ten, tmp_path):
-    (data / "segments").write_text("".join(f"{utt_id} {utt_id} 0.1 0.35\n" for utt_id in sorted(UTTERANCES)))
-    copy(data, tmp_path / "out", at_ten)
+def test_segments_are_copied_without_the_rest_of_their_recording(tones, at_ten, tmp_path):
+    (tones / "segments").write_text("".join(f"{utt_id} {utt_id} 0.1 0.35\n" for utt_id in sorted(UTTERANCES)))
+    copy(tones, tmp_path / "out", at_ten)
     read = datadir.read(tmp_path / "out")
     assert {u.end_sec for u in read.utterances} == {0.35, None}
     assert len(read_audio(read.recordings["spk1-a-noisy1"], rate_hz=16000)) == 4000
     assert find_problems(tmp_path / "out") == []
 
 
-def test_a_second_run_touches_no_file(data, at_ten, tmp_path):
-    copy(data, tmp_path / "out", at_ten, Copies(2))
+def test_a_second_run_touches_no_file(tones, at_ten, tmp_path):
+    copy(tones, tmp_path / "out", at_ten, Copies(2))
     before = content(tmp_path / "out")
-    copy(data, tmp_path / "out", at_ten, Copies(2))
+    copy(tones, tmp_path / "out", at_ten, Copies(2))
     assert content(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("cut", [0, 40])
-def test_a_killed_run_goes_on_where_it_stopped(data, at_ten, tmp_path, cut):
-    copy(data, tmp_path / "out", at_ten)
+def test_a_killed_run_goes_on_where_it_stopped(tones, at_ten, tmp_path, cut):
+    copy(tones, tmp_path / "out", at_ten)
     whole, record = content(tmp_path / "out"), tmp_path / "out" / RECORD
     first, rest = record.read_text().split("\n", 1)
     record.write_text(f"{first}\n{rest[:cut]}")  # killed while it wrote the second line
     for name in ("wav.scp", "text", "audio/spk1-b-noisy1.wav"):
         (tmp_path / "out" / name).unlink()
-    copy(data, tmp_path / "out", at_ten)
+    copy(tones, tmp_path / "out", at_ten)
     after = content(tmp_path / "out")
     assert {name: held for name, (_, held) in after.items()} == {
         name: held for name, (_, held) in whole.items()
@@ -167,47 +131,47 @@ def test_a_killed_run_goes_on_where_it_stopped(data, at_ten, tmp_path, cut):
     assert after["audio/spk1-a-noisy1.wav"] == whole["audio/spk1-a-noisy1.wav"]  # the first was kept
 
 
-def test_a_run_that_fails_leaves_no_data_directory(data, at_ten, tmp_path):
-    copy(data, tmp_path / "out", at_ten)
+def test_a_run_that_fails_leaves_no_data_directory(tones, at_ten, tmp_path):
+    copy(tones, tmp_path / "out", at_ten)
     write_wav(tmp_path / "clean" / "spk10-a.wav", np.zeros(8000))
     with pytest.raises(DataError, match="spk10-a: 8000 samples of speech are all zero"):
-        copy(data, tmp_path / "out", at_ten)
+        copy(tones, tmp_path / "out", at_ten)
     assert not (tmp_path / "out" / "wav.scp").exists()
 
 
-def test_what_is_made_of_something_else_is_made_again(data, at_ten, tmp_path):
-    copy(data, tmp_path / "out", at_ten)
+def test_what_is_made_of_something_else_is_made_again(tones, at_ten, tmp_path):
+    copy(tones, tmp_path / "out", at_ten)
     before = content(tmp_path / "out")
     write_wav(tmp_path / "clean" / "spk10-a.wav", make_noise(8000, 3))
-    copy(data, tmp_path / "out", at_ten)
+    copy(tones, tmp_path / "out", at_ten)
     changed = {name for name, held in content(tmp_path / "out").items() if held != before[name]}
     assert {name for name in changed if name.endswith(".wav")} == {"audio/spk10-a-noisy1.wav"}
     assert find_problems(tmp_path / "out") == []
 
 
-def test_a_file_that_was_cut_is_made_again(data, at_ten, tmp_path):
-    copy(data, tmp_path / "out", at_ten)
+def test_a_file_that_was_cut_is_made_again(tones, at_ten, tmp_path):
+    copy(tones, tmp_path / "out", at_ten)
     whole, spoilt = audio(tmp_path / "out"), tmp_path / "out" / "audio" / "spk1-a-noisy1.wav"
     spoilt.write_bytes(spoilt.read_bytes()[:100])
-    copy(data, tmp_path / "out", at_ten)
+    copy(tones, tmp_path / "out", at_ten)
     assert audio(tmp_path / "out") == whole
 
 
-def test_other_options_give_other_copies_in_the_same_folder(data, at_ten, tmp_path):
-    copy(data, tmp_path / "out", at_ten, Copies(2))
-    copy(data, tmp_path / "out", at_ten.model_copy(update={"snr_db": (0, 0)}), IN_PLACE)
+def test_other_options_give_other_copies_in_the_same_folder(tones, at_ten, tmp_path):
+    copy(tones, tmp_path / "out", at_ten, Copies(2))
+    copy(tones, tmp_path / "out", at_ten.model_copy(update={"snr_db": (0, 0)}), IN_PLACE)
     assert [u.utt_id for u in datadir.read(tmp_path / "out").utterances] == sorted(UTTERANCES, key=str.encode)
     table = read_table(tmp_path / "out" / "utt2noise")
     assert [line.split()[0] for line in table.values()] == ["0.00"] * 3
 
 
-def test_the_source_is_not_replaced(data, at_ten):
+def test_the_source_is_not_replaced(tones, at_ten):
     with pytest.raises(DataError, match="would overwrite the directory it is made from"):
-        copy(data, data, at_ten)
+        copy(tones, tones, at_ten)
 
 
-def test_ids_that_clash_are_refused_before_any_audio_is_made(data, at_ten, tmp_path):
-    copy(data, tmp_path / "once", at_ten)
+def test_ids_that_clash_are_refused_before_any_audio_is_made(tones, at_ten, tmp_path):
+    copy(tones, tmp_path / "once", at_ten)
     with pytest.raises(DataError, match=r"conflicting recordings: spk1-a-noisy1 \("):
         copy(tmp_path / "once", tmp_path / "twice", at_ten)
     assert not (tmp_path / "twice").exists()
@@ -226,21 +190,21 @@ def run(adaptkit, tmp_path, noises):
     return lambda *words: adaptkit("augment", "copy", *words, "--policy", tmp_path / "policy.yaml")
 
 
-def test_the_command_makes_a_noisy_test_set(run, data, tmp_path):
-    done = run(data, tmp_path / "out", "--set", "noise.snr_db=[3,3]", "--set", "noise.room_share=0",
+def test_the_command_makes_a_noisy_test_set(run, tones, tmp_path):
+    done = run(tones, tmp_path / "out", "--set", "noise.snr_db=[3,3]", "--set", "noise.room_share=0",
                "--without-clean")  # fmt: skip
     assert done.stdout == f"{tmp_path}/out: 3 utterances\n"
     lines = read_table(tmp_path / "out" / "utt2noise").values()
     assert {(line.split()[0], line.split()[2]) for line in lines} == {("3.00", "-")}
 
 
-def test_the_command_makes_several_copies_of_a_seed_and_rate(run, data, noises, tmp_path):
-    run(data, tmp_path / "out", "--copies", 2, "--seed", 7, "--rate", 8000, "--set", "noise.snr_db=[3,3]")
-    copy(data, tmp_path / "again", Noise(noises=(noises,), snr_db=(3, 3)), Copies(2, seed=7), rate_hz=8000)
+def test_the_command_makes_several_copies_of_a_seed_and_rate(run, tones, noises, tmp_path):
+    run(tones, tmp_path / "out", "--copies", 2, "--seed", 7, "--rate", 8000, "--set", "noise.snr_db=[3,3]")
+    copy(tones, tmp_path / "again", Noise(noises=(noises,), snr_db=(3, 3)), Copies(2, seed=7), rate_hz=8000)
     assert audio(tmp_path / "out") == audio(tmp_path / "again")
 
 
-def test_the_command_needs_a_policy_with_noise(run, data, tmp_path):
-    done = run(data, tmp_path / "out", "--set", "noise=null")
+def test_the_command_needs_a_policy_with_noise(run, tones, tmp_path):
+    done = run(tones, tmp_path / "out", "--set", "noise=null")
     assert isinstance(done.error, ConfigError)
     assert "has no noise; add some with --set noise.noises=" in done.stderr

@@ -1,52 +1,12 @@
 """Noises for training and testing, and the noisy test sets made with them."""
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 
 from adaptkit.corpora.noise_sets import copy_tests, write_noise_lists
 from adaptkit.errors import DataError
-from adaptkit.kaldi import datadir
-from adaptkit.kaldi.audio import read_audio
-from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.tables import read_table
-
-UTTERANCES = ("spk1-a", "spk10-a", "spk1-b")
-
-
-def write_wav(path, samples):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.asarray(samples), 16000)
-    return str(path)
-
-
-def make_noise(num_samples, seed, level=0.1):
-    return level * np.random.default_rng(seed).standard_normal(num_samples)
-
-
-@pytest.fixture
-def noises(tmp_path):
-    """Two noises of a second, of two types."""
-    for seed, name in enumerate(("rain/a.wav", "wind.wav")):
-        write_wav(tmp_path / "noises" / name, make_noise(16000, seed))
-    return tmp_path / "noises"
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Utterances of half a second, a tone between pauses, of two speakers and a task."""
-    utterances, recordings = [], {}
-    for number, utt_id in enumerate(UTTERANCES):
-        tone = np.repeat([3e-4, 0.3, 3e-4], [2000, 4000, 2000]) * np.sin(np.arange(8000) * (number + 1) / 9)
-        recordings[utt_id] = write_wav(tmp_path / "clean" / f"{utt_id}.wav", tone)
-        utterances.append(Utterance(utt_id, utt_id[:-2], utt_id, f"TEXT {number}", task="car"))
-    datadir.write(DataDir(tmp_path / "data", tuple(utterances), recordings))
-    return tmp_path / "data"
-
-
-def read_one(made, utt_id):
-    return read_audio(datadir.read(made).recordings[utt_id], rate_hz=16000)
+from tests.fixtures.noises import UTTERANCES, make_noise, read_one, write_wav
 
 
 def test_noises_are_divided_by_type(tmp_path):
@@ -76,15 +36,15 @@ def test_noises_of_one_name_are_refused(tmp_path):
         write_noise_lists(tmp_path, tmp_path / "data")
 
 
-def test_a_test_set_has_the_same_noise_at_every_ratio(data, noises, tmp_path):
+def test_a_test_set_has_the_same_noise_at_every_ratio(tones, noises, tmp_path):
     write_noise_lists(noises, tmp_path)
     copy_tests(tmp_path, ["data"])
-    clean = read_one(data, "spk1-a")
+    clean = read_one(tones, "spk1-a")
     loud, soft = (read_one(tmp_path / f"data_{snr_db}db", "spk1-a") - clean for snr_db in (5, 20))
     torch.testing.assert_close(loud, 10**0.75 * soft, atol=7 * 2**-15, rtol=0)  # a step, 5.6 times
 
 
-def test_test_sets_hear_test_noises_alone_and_no_rooms(data, noises, tmp_path):
+def test_test_sets_hear_test_noises_alone_and_no_rooms(tones, noises, tmp_path):
     write_noise_lists(noises, tmp_path)
     copy_tests(tmp_path, ["data"])
     for snr_db in (20, 10, 5, 0):

@@ -11,29 +11,14 @@ from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import number_tasks, read_examples
 from adaptkit.decoding.batches import recognise_with_submodels
 from adaptkit.errors import ConfigError
-from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.recognise import recognise
-from adaptkit.submodels import export as folders
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.folder import SubmodelFolder
 
 TASKS = ("spk1 a", "spk1 b", "spk10 a", "spk10 b", "spk2 a")  # spk2 b is left to the base
 SPACE = {"bank": "space", "space_dim": 2}
 SMALL = 260  # frames of a batch of a few utterances
-
-
-@pytest.fixture
-def export(base, tmp_path):
-    """Write an experiment's file and its Submodels; give their folder."""
-
-    def run(stack):
-        path = tmp_path / "exp/tiny/adapter.safetensors"
-        checkpoint.save(path, stack, base.fingerprint, 7, stack.state_dict())
-        folders.export(path, base, tmp_path / "submodels")
-        return tmp_path / "submodels"
-
-    return run
 
 
 @pytest.fixture

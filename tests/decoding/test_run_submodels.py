@@ -13,25 +13,10 @@ from adaptkit.cli.main import app
 from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError
 from adaptkit.kaldi.tables import read_table, write_table
-from adaptkit.model import checkpoint
 from adaptkit.records import DecodeRecord, RunRecord
 from adaptkit.report import runs
 from adaptkit.scoring import files as score_files
-from adaptkit.submodels import export as folders
 from adaptkit.submodels.files import file_name
-
-
-@pytest.fixture
-def export(base, tmp_path):
-    """Write an experiment's file and its Submodels; give their folder."""
-
-    def run(stack):
-        path = tmp_path / "exp/tiny/adapter.safetensors"
-        checkpoint.save(path, stack, base.fingerprint, 7, stack.state_dict())
-        folders.export(path, base, tmp_path / "submodels")
-        return tmp_path / "submodels"
-
-    return run
 
 
 @pytest.fixture
