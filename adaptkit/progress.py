@@ -28,6 +28,7 @@ def counting(what: str, total: int, done: int = 0) -> Iterator[Callable[[int, st
         return
     with _shown_bars() as bars:
         task = bars.add_task(what, total=total, completed=done)
+        bars.refresh()  # rich before 15 shows a new bar only at its next refresh
         yield lambda count, note="": bars.update(task, advance=count, description=f"{what} {note}".rstrip())
         bars.remove_task(task)
 
