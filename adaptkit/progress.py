@@ -23,12 +23,11 @@ def counting(what: str, total: int, done: int = 0) -> Iterator[Callable[[int, st
 
     A count started inside the block of another is shown below it.
     """
-    if not sys.stderr.isatty():
+    if _BARS.get() is None and not sys.stderr.isatty():  # rich before 15 replaces stderr by no terminal
         yield _Lines(what, total, done)
         return
     with _shown_bars() as bars:
         task = bars.add_task(what, total=total, completed=done)
-        bars.refresh()  # rich before 15 shows a new bar only at its next refresh
         yield lambda count, note="": bars.update(task, advance=count, description=f"{what} {note}".rstrip())
         bars.remove_task(task)
 
