@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +47,24 @@ def read_text(path: Path) -> str:
         raise AdaptkitError(explain_os_error(error, path)) from error
     except UnicodeDecodeError as error:
         raise AdaptkitError(f"{path}: not UTF-8 text (byte {error.start}); convert it with iconv") from error
+
+
+def require_regular(path: Path) -> None:
+    """Refuse a FIFO, a device, a socket or a folder: opening one may wait for ever, or read without end.
+
+    What the shell passes by process substitution, `<(...)`, is meant for files named on the command line;
+    those are opened without this check.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError as error:
+        raise AdaptkitError(explain_os_error(error, path)) from error
+    except ValueError as error:  # a NUL character
+        raise AdaptkitError(f"{str(path)!r}: not a path: {error}") from error
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise AdaptkitError(f"{path}: is {kind}, not a regular file; replace it with the file itself")
 
 
 def split_lines(text: str) -> list[str]:

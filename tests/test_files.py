@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from adaptkit.errors import AdaptkitError
-from adaptkit.files import explain_os_error, read_text, replacing, write_text
+from adaptkit.files import explain_os_error, read_text, replacing, require_regular, write_text
 
 
 def run(program, **options):
@@ -115,3 +115,24 @@ def test_file_that_is_no_text_is_named(tmp_path):
 
 def test_unforeseen_error_is_said_in_the_systems_words():
     assert explain_os_error(OSError(errno.EIO, "Input/output error"), "a") == "a: Input/output error"
+
+
+def test_fifo_folder_and_device_are_refused_without_opening_them(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path, what in ((tmp_path / "fifo", "a FIFO"), (tmp_path, "a folder"), ("/dev/null", "a device")):
+        with pytest.raises(AdaptkitError, match=f"{path}: is {what}, not a regular file"):
+            require_regular(path)
+
+
+def test_missing_file_and_name_that_is_no_path_are_refused(tmp_path):
+    with pytest.raises(AdaptkitError, match="no such file"):
+        require_regular(tmp_path / "none")
+    with pytest.raises(AdaptkitError, match="not a path"):
+        require_regular("a\0b")
+
+
+def test_regular_file_and_link_to_one_pass(tmp_path):
+    write_text(tmp_path / "a", "a")
+    (tmp_path / "link").symlink_to("a")
+    require_regular(tmp_path / "a")
+    require_regular(tmp_path / "link")
