@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from adaptkit import config as configuration
@@ -22,7 +22,7 @@ from adaptkit.adapters.fold import Added, Fold, Widened
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.adapters.site import Site
 from adaptkit.base.checkpoint import BaseModel, find_beside, save, wrap
-from adaptkit.config import Config
+from adaptkit.config import Config, NonNegativeInt
 from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
 from adaptkit.files import replacing
 from adaptkit.folders import RunFolder
