@@ -117,6 +117,7 @@ class _Dumper(yaml.SafeDumper):
 
 _MOST_NESTED = 50
 _MOST_VALUES = 1_000_000
+_MOST_LINES = 50  # of problems
 _MOST_BYTES = 32 << 20
 _FLOAT = re.compile(
     r"^([-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))|\.(nan|NaN|NAN))$", re.ASCII
@@ -137,8 +138,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a yaml file that holds a mapping."""
     if not str(path).startswith("/dev/fd/"):  # the shell's <(...)
         require_regular(path)
-        if path.stat().st_size > _MOST_BYTES:
-            raise ConfigError(f"{path}: {path.stat().st_size} bytes; a configuration has up to {_MOST_BYTES}")
+        num_bytes = Path(path).stat().st_size
+        if num_bytes > _MOST_BYTES:
+            raise ConfigError(f"{path}: {num_bytes} bytes; a configuration has up to {_MOST_BYTES}")
     content = _parse(read_text(path), str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected 'key: value' lines, found {type(content).__name__}")
@@ -174,7 +176,9 @@ def check(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         lines = [f"  {_explain(problem)}" for problem in error.errors()]
-        raise ConfigError("\n".join([f"{where}: {len(lines)} problem(s):", *lines])) from error
+        more = [f"  and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
+        shown = [f"{where}: {len(lines)} problem(s):", *lines[:_MOST_LINES], *more]
+        raise ConfigError("\n".join(shown)) from error
 
 
 def find_published(section: str, word: str | Path) -> Path:

@@ -15,17 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from adaptkit.adapters.site import Site
-from adaptkit.base import padding
+from adaptkit.base import padding, schema
 from adaptkit.base.build import build, complete
 from adaptkit.base.sites import find_sites
+from adaptkit.base.weights import leaving_no_trace
 from adaptkit.config import read_yaml, write_yaml
 from adaptkit.errors import CheckpointError, listed
 from adaptkit.files import replacing
 from adaptkit.folders import RunFolder
-from adaptkit.tensors import hash_tensors, load_strictly
+from adaptkit.tensors import hash_tensors, load_strictly, total_bytes
 from adaptkit.tokens import TokenList
 
 _LOG = logging.getLogger(__name__)
+_SLACK = 1 << 30  # bytes of a model beside its weights, such as tables of positions
 _FINGERPRINTED = (
     *("frontend", "frontend_conf", "normalize", "normalize_conf", "preencoder", "preencoder_conf"),
     *("encoder", "encoder_conf", "input_size", "token_list"),
@@ -97,22 +99,30 @@ def load(path: Path, device: torch.device | str = "cpu") -> BaseModel:
             f"{path}: no base model: expected config.yaml and model.pth; 'adaptkit base train' trains one"
         )
     _LOG.info("loading the base model %s", path)
-    config = complete(read_yaml(folder.config))
+    config = complete(read_yaml(folder.config), str(folder.config))
     if not isinstance(config.get("token_list"), list):
         raise CheckpointError(
             f"{path}/config.yaml: has no list 'token_list'; use the one that ESPnet wrote with the model"
         )
     weights = read_weights(folder.model)
     with tempfile.TemporaryDirectory() as temporary:
-        model = build(_with_statistics(config, weights, path, Path(temporary)))
+        described = _with_statistics(config, weights, path, Path(temporary))
+        model = build(described, str(folder.config), most_bytes=_SLACK + 4 * total_bytes(weights))
     load_strictly(model, weights, folder.model)
-    return wrap(path, config, model.to(device))
+    base = wrap(path, config, model.to(device))
+    _try(base)
+    return base
 
 
 def wrap(path: Path, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
     """Freeze a model and collect what `BaseModel` holds."""
     model.eval().requires_grad_(False)
-    features = (config.get("adaptkit") or {}).get("features")
+    features = schema.read_features(config, f"{path}/config.yaml")
+    if features is not None and features["num_bins"] != config["input_size"]:
+        raise CheckpointError(
+            f"{path}/config.yaml: the model reads features of {config['input_size']} bins, but "
+            f"adaptkit.features.num_bins is {features['num_bins']}; set it to what the model was trained on"
+        )
     if features is None and config["frontend"] is None:
         raise CheckpointError(
             f"{path}/config.yaml: the model reads features of {config['input_size']} bins without options; "
@@ -205,24 +215,38 @@ def find_beside(folder: Path, name: str | Path) -> Path | None:
 def _with_statistics(
     config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path, folder: Path
 ) -> Mapping[str, Any]:
-    """Point `normalize_conf.stats_file` at a file that exists.
+    """Point `normalize_conf.stats_file` at a placeholder with the statistics in the weights.
 
-    The statistics are also buffers in the weights, so a lost file can be replaced by a placeholder.
+    The file that it names is not opened: the statistics are buffers, which the weights replace.
     """
-    stats = (config["normalize_conf"] or {}).get("stats_file")
+    stats = config["normalize_conf"].get("stats_file")
     if stats is None:
         return config
-    found = find_beside(path, stats)
-    if found is None:
-        if "normalize.mean" not in weights:
-            raise CheckpointError(
-                f"{path}/config.yaml: normalize_conf.stats_file {stats} does not exist; copy it to {path}"
-            )
-        found = folder / "stats.npz"
-        mean, std = weights["normalize.mean"].double().numpy(), weights["normalize.std"].double().numpy()
-        np.savez(found, count=1.0, sum=mean, sum_square=std**2 + mean**2)
-        _LOG.info("%s does not exist; mean and variance are taken from the weights", stats)
+    if not {"normalize.mean", "normalize.std"} <= set(weights):
+        raise CheckpointError(
+            f"{RunFolder(path).model}: has no normalize.mean and normalize.std, the statistics of "
+            f"normalize_conf.stats_file {stats}; use the model file that ESPnet wrote with this config.yaml"
+        )
+    found = folder / "stats.npz"
+    mean, std = weights["normalize.mean"].double().numpy(), weights["normalize.std"].double().numpy()
+    np.savez(found, count=1.0, sum=mean, sum_square=std**2 + mean**2)
     return {**config, "normalize_conf": {**config["normalize_conf"], "stats_file": str(found)}}
+
+
+@torch.no_grad()
+def _try(base: BaseModel) -> None:
+    """Encode a second of silence: ESPnet accepts options with which a model cannot run."""
+    frames = 100 if base.features is not None else base.rate_hz
+    shape = (1, frames, base.features["num_bins"]) if base.features is not None else (1, frames)
+    device = next(base.model.parameters()).device
+    try:
+        with leaving_no_trace(base.model):
+            base.model.encode(torch.zeros(shape, device=device), torch.tensor([frames], device=device))
+    except Exception as error:
+        raise CheckpointError(
+            f"{base.path}/config.yaml: the model that it describes does not run: {type(error).__name__}: "
+            f"{error}; use the config.yaml that ESPnet wrote with the model"
+        ) from error
 
 
 def _fingerprint(config: Mapping[str, Any], model: nn.Module) -> str:
