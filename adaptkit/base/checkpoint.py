@@ -1,8 +1,10 @@
 """Load and save base models: a folder with ESPnet's `config.yaml` and `model.pth`."""
 
+import hashlib
 import io
 import json
 import logging
+import shlex
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -23,14 +25,16 @@ from adaptkit.config import read_yaml, write_yaml
 from adaptkit.errors import CheckpointError, listed
 from adaptkit.files import replacing
 from adaptkit.folders import RunFolder
+from adaptkit.records import RunRecord
 from adaptkit.tensors import hash_tensors, load_strictly, total_bytes
 from adaptkit.tokens import TokenList
 
 _LOG = logging.getLogger(__name__)
 _SLACK = 1 << 30  # bytes of a model beside its weights, such as tables of positions
-_FINGERPRINTED = (
+_FINGERPRINTED = (  # what changes the words that are recognised from the same weights, or their training
     *("frontend", "frontend_conf", "normalize", "normalize_conf", "preencoder", "preencoder_conf"),
-    *("encoder", "encoder_conf", "input_size", "token_list"),
+    *("encoder", "encoder_conf", "postencoder", "postencoder_conf", "decoder", "decoder_conf", "ctc_conf"),
+    *("joint_net_conf", "model", "model_conf", "input_size", "token_list", "token_type"),
 )
 
 
@@ -43,7 +47,7 @@ class BaseModel:
     model: nn.Module  # an ESPnetASRModel
     tokens: TokenList
     sites: tuple[Site, ...]
-    fingerprint: str  # of weights, buffers and architecture: identifies what an adapter was trained on
+    fingerprint: str  # of all that changes its output: identifies what an adapter was trained on
     features: Mapping[str, Any] | None  # options of the features it was trained on; None if it reads speech
 
     @property
@@ -110,6 +114,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> BaseModel:
         model = build(described, str(folder.config), most_bytes=_SLACK + 4 * total_bytes(weights))
     load_strictly(model, weights, folder.model)
     base = wrap(path, config, model.to(device))
+    _refuse_changed(base)
     _try(base)
     return base
 
@@ -128,16 +133,14 @@ def wrap(path: Path, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
             f"{path}/config.yaml: the model reads features of {config['input_size']} bins without options; "
             "add 'adaptkit: {features: {...}}' with what 'adaptkit feats' writes to feats.json"
         )
-    bpe = config.get("bpemodel") or None
-    if bpe is not None:
-        bpe = find_beside(path, bpe) or path / Path(bpe).name
+    bpe = _find_bpe(config, path)
     return BaseModel(
         path=path,
         config=config,
         model=model,
         tokens=TokenList(tuple(config["token_list"]), bpe),
         sites=find_sites(model),
-        fingerprint=_fingerprint(config, model),
+        fingerprint=_fingerprint(config, model, features, bpe),
         features=features,
     )
 
@@ -249,9 +252,40 @@ def _try(base: BaseModel) -> None:
         ) from error
 
 
-def _fingerprint(config: Mapping[str, Any], model: nn.Module) -> str:
-    """Hash the architecture and every weight and buffer; 32 hexadecimal digits."""
+def _find_bpe(config: Mapping[str, Any], path: Path) -> Path | None:
+    """Find the sentencepiece model of a model's tokens; None if they are not of BPE."""
+    name = config.get("bpemodel")
+    if not name:
+        return None
+    found = find_beside(path, name)
+    if found is None:
+        raise CheckpointError(
+            f"{path}/config.yaml: bpemodel {name} does not exist; copy it to {path / Path(name).name}"
+        )
+    return found
+
+
+def _refuse_changed(base: BaseModel) -> None:
+    """Refuse a model that is not the one its run.json was written for; a model of ESPnet's has none."""
+    record = RunFolder(base.path).record
+    if not record.exists():
+        return
+    expected = RunRecord.read(record).base_fingerprint
+    if expected != base.fingerprint:
+        raise CheckpointError(
+            f"{base.path}: the model is {base.fingerprint}, but {record} was written for {expected}: "
+            "model.pth, config.yaml or the BPE model has changed since, or it was trained by an earlier "
+            f"adaptkit; copy the folder again, or, if the change is meant, 'rm {shlex.quote(str(record))}'"
+        )
+
+
+def _fingerprint(
+    config: Mapping[str, Any], model: nn.Module, features: Mapping[str, Any] | None, bpe: Path | None
+) -> str:
+    """Hash the architecture, the features, the BPE model, and every weight and buffer, to 32 digits."""
     described = {name: config.get(name) for name in _FINGERPRINTED}
+    described["features"] = features
+    described["bpe"] = None if bpe is None else hashlib.sha256(bpe.read_bytes()).hexdigest()
     normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
     described["normalize_conf"] = normalize  # the statistics themselves are buffers
     words = json.dumps(described, sort_keys=True, default=str)

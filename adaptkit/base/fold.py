@@ -26,6 +26,7 @@ from adaptkit.config import Config, NonNegativeInt
 from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
 from adaptkit.files import replacing
 from adaptkit.folders import RunFolder
+from adaptkit.records import RecordedModel, write_record
 from adaptkit.tensors import hash_tensors
 
 _FEED_FORWARDS = ("ffn_macaron", "ffn")
@@ -146,7 +147,7 @@ def read_last(base: BaseModel) -> Folded:
 
 
 def write(base: BaseModel, folder: Path) -> None:
-    """Write a model and the files that it needs to a folder without a model."""
+    """Write a model, the files that it needs and a record of it to a folder without a model."""
     if RunFolder(folder).model.exists():
         raise ConfigError(f"{folder}: already contains a base model; choose another folder with --out")
     config, normalize = dict(base.config), dict(base.config["normalize_conf"])
@@ -156,6 +157,14 @@ def write(base: BaseModel, folder: Path) -> None:
     if config.get("bpemodel"):
         config["bpemodel"] = _copy_file(base.path, config["bpemodel"], folder)
     save(folder, config, base.model.state_dict())
+    made = RecordedModel(folder.resolve().name, "base", (), base.num_parameters, 0)
+    write_record(
+        folder,
+        made,
+        base_fingerprint=base.fingerprint,
+        params_base=base.num_parameters,
+        device="cpu",
+    )
 
 
 def _copy_file(source: Path, name: str, folder: Path) -> str:

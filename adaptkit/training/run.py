@@ -103,6 +103,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
         model_config = _add_augmentation(model_config, train)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
+            RunFolder(folder).record.unlink(missing_ok=True)  # of these weights once training has finished
             base_checkpoint.save(folder, model_config, weights)
 
         def finish(state: State) -> None:
