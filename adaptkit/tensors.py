@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from adaptkit.errors import AdaptkitError, CheckpointError, listed
-from adaptkit.files import explain_os_error, replacing
+from adaptkit.files import explain_os_error, replacing, require_regular
 
 _HEAD = b'{"__metadata__":{"adaptkit":"{\\"crc32\\": \\"'  # follows 8 bytes of length
 _NO_CHECKSUM = "00000000"
@@ -51,6 +51,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     A file that is damaged, truncated or written by another program is a CheckpointError.
     """
     try:
+        if path.exists() and not path.is_dir():
+            require_regular(path)
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; 'adaptkit train' writes it") from error

@@ -23,6 +23,7 @@ from adaptkit.adapters.per_task import Hypernetwork, draw, owning_parts, task_pa
 from adaptkit.adapters.site import Site
 from adaptkit.config import Config, NonNegativeInt, Width
 from adaptkit.errors import ConfigError, listed, nearest
+from adaptkit.tensors import AllocationLimit, memory_bytes
 
 
 class AdapterConfig(Config):
@@ -236,16 +237,27 @@ def choose(
 
 
 def build(
-    configs: Sequence[AdapterConfig], sites: Sequence[Site], tasks: Sequence[str], seed: int | None
+    configs: Sequence[AdapterConfig],
+    sites: Sequence[Site],
+    tasks: Sequence[str],
+    seed: int | None,
+    *,
+    most_bytes: int | None = None,
 ) -> AdapterStack:
     """Build an experiment's adapters; one without any site to act on is refused.
 
     Per-task weights are initialised from `seed` and the name of the task, the others from `seed`, so a task
     starts from the same weights whatever other tasks there are. With seed=None per-task weights stay zero, to
-    be loaded later.
+    be loaded later. Adapters that take more than `most_bytes`, by default the memory of this machine, are
+    refused before they take it.
     """
     members = []
-    with torch.random.fork_rng(devices=[]):
+    most_bytes = memory_bytes() if most_bytes is None else most_bytes
+    too_large = ConfigError(
+        f"adapters {'+'.join(entry.kind for entry in configs)} for {len(tasks)} speakers take more than "
+        f"{most_bytes / 2**20:,.1f} MiB; reduce their widths, or train fewer speakers at once"
+    )
+    with torch.random.fork_rng(devices=[]), AllocationLimit(most_bytes, too_large):
         for position, entry in enumerate(configs):
             member = _build_member(entry, sites, len(tasks), seed=seed or 0)
             members.append(member)

@@ -23,7 +23,7 @@ from adaptkit.base.sites import find_sites
 from adaptkit.base.weights import leaving_no_trace
 from adaptkit.config import read_yaml, write_yaml
 from adaptkit.errors import CheckpointError, listed
-from adaptkit.files import replacing
+from adaptkit.files import replacing, require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.records import RunRecord
 from adaptkit.tensors import hash_tensors, load_strictly, total_bytes
@@ -270,6 +270,7 @@ def _refuse_changed(base: BaseModel) -> None:
     record = RunFolder(base.path).record
     if not record.exists():
         return
+    require_regular(record)
     expected = RunRecord.read(record).base_fingerprint
     if expected != base.fingerprint:
         raise CheckpointError(

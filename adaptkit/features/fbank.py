@@ -12,7 +12,7 @@ from torch import Tensor
 from torchaudio.compliance import kaldi
 
 from adaptkit.errors import ConfigError, DataError, nearest
-from adaptkit.files import explain_os_error, read_text, replacing
+from adaptkit.files import explain_os_error, read_text, replacing, require_regular
 
 _BOUNDS = {  # of options, so that no file can ask for more than some MB; rate_hz and num_bins are integers
     "rate_hz": (1000, 768_000),
@@ -100,6 +100,7 @@ class FbankOptions:
 
 def read_options(path: Path) -> FbankOptions:
     """Read the options of a directory's features from the `feats.json` that `adaptkit feats` writes."""
+    require_regular(path)
     try:
         return FbankOptions.from_dict(json.loads(read_text(path)))
     except (ValueError, TypeError, AttributeError, RecursionError, ConfigError) as error:
