@@ -6,7 +6,6 @@ import json
 import logging
 import shlex
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,11 @@ from torch import Tensor, nn
 from adaptkit.adapters.site import Site
 from adaptkit.base import padding, schema
 from adaptkit.base.build import build, complete
+from adaptkit.base.model_file import read_weights
 from adaptkit.base.sites import find_sites
 from adaptkit.base.weights import leaving_no_trace
 from adaptkit.config import read_yaml, write_yaml
-from adaptkit.errors import CheckpointError, listed
+from adaptkit.errors import CheckpointError
 from adaptkit.files import replacing, require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.records import RunRecord
@@ -152,58 +152,6 @@ def save(path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -
     with replacing(RunFolder(path).model) as temporary:
         temporary.write_bytes(content.getbuffer())
     write_yaml(RunFolder(path).config, config)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict of tensors; anything else is refused, since unpickling could run code.
-
-    torch itself does not compare the archive's checksums: changed bytes would be read as other weights.
-    """
-    try:
-        _check_archive(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        size = f"{path.stat().st_size} bytes" if path.is_file() else "not a regular file"
-        raise CheckpointError(
-            f"{path}: not a complete file of model weights ({size}): {first_line}; "
-            "copy it again, or use ESPnet's model file (valid.*.pth) rather than checkpoint.pth"
-        ) from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(
-            f"{path}: contains more than model weights; use ESPnet's model file (valid.*.pth)"
-        )
-    strange = [str(name) for name, tensor in weights.items() if not (type(name) is str and _is_plain(tensor))]
-    if strange:
-        raise CheckpointError(
-            f"{path}: {listed(strange)}: not a plain tensor of numbers (sparse, quantised, complex, expanded "
-            "or without data); save the model's state dict as ESPnet does"
-        )
-    return weights
-
-
-def _check_archive(path: Path) -> None:
-    """Check the checksums of a file that torch.save wrote; its format before torch 1.6 has none."""
-    if not path.is_file():  # a FIFO would block
-        raise ValueError("no regular file")
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("its entries are compressed, which torch.save never does")
-        if len({entry.filename for entry in entries}) < len(entries):
-            raise ValueError("it has two entries of one name")
-        damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"the checksum of {damaged} does not match, so its bytes have changed")
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor is dense and real, and its file holds all of its elements."""
-    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
-        return False
-    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 
 def find_beside(folder: Path, name: str | Path) -> Path | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from adaptkit import config as configuration
-from adaptkit.config import Config, Width
+from adaptkit.config import Config, FilePath, Width
 from adaptkit.errors import ConfigError, listed
 from adaptkit.features.fbank import FbankOptions
 
@@ -105,7 +105,7 @@ class ModelConfig(Config):
 
     token_list: Tokens = None
     token_type: str | None = None
-    bpemodel: str | None = None
+    bpemodel: FilePath | None = None
     input_size: Width | None = None
     frontend: Name | None = None
     frontend_conf: Annotated[Options, AfterValidator(_rate)] = {}
