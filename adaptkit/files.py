@@ -47,6 +47,8 @@ def read_text(path: Path) -> str:
         raise AdaptkitError(explain_os_error(error, path)) from error
     except UnicodeDecodeError as error:
         raise AdaptkitError(f"{path}: not UTF-8 text (byte {error.start}); convert it with iconv") from error
+    except ValueError as error:  # a NUL character
+        raise AdaptkitError(f"{str(path)!r}: not a path: {error}") from error
 
 
 def require_regular(path: Path) -> None:

@@ -6,8 +6,10 @@ file, computed with zeros in place of the checksum, so that a flipped bit is det
 
 import hashlib
 import json
+import math
+import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from adaptkit.errors import CheckpointError, listed
-from adaptkit.files import explain_os_error, replacing
+from adaptkit.errors import AdaptkitError, CheckpointError, listed
+from adaptkit.files import explain_os_error, replacing, require_regular
 
 _HEAD = b'{"__metadata__":{"adaptkit":"{\\"crc32\\": \\"'  # follows 8 bytes of length
 _NO_CHECKSUM = "00000000"
@@ -48,6 +51,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     A file that is damaged, truncated or written by another program is a CheckpointError.
     """
     try:
+        if path.exists() and not path.is_dir():
+            require_regular(path)
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; 'adaptkit train' writes it") from error
@@ -107,6 +112,47 @@ def hash_tensors(tensors: Mapping[str, Tensor], *, num_bytes: int = 16, prefix: 
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+class AllocationLimit(TorchFunctionMode):
+    """Raise `refusal` before torch's factory functions have allocated more than `num_bytes` in the block.
+
+    It counts what constructors of modules ask for, so that sizes in a file cannot take the machine's memory.
+    """
+
+    def __init__(self, num_bytes: int, refusal: AdaptkitError):
+        super().__init__()
+        self.left, self.refusal = num_bytes, refusal
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Subtract what a factory function will allocate, then call it."""
+        options = kwargs or {}
+        if func in _FACTORIES:
+            size = options.get("size", args[0] if args and not isinstance(args[0], int) else args)
+            self.left -= 4 * math.prod(int(n) for n in size)
+            if self.left < 0:
+                raise self.refusal
+        return func(*args, **options)
+
+
+_FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
+
+
+def total_bytes(weights: Mapping[str, Tensor]) -> int:
+    """Return the size of all tensors together."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+
+
+def memory_bytes() -> int:
+    """Return the memory of this machine, or of the container if that is less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdecimal() else physical
 
 
 def _checksum(content: bytes) -> bytes:
