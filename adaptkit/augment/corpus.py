@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from adaptkit.errors import DataError, listed
-from adaptkit.features.fbank import FbankOptions, load_feats, log_mel, read_options
+from adaptkit.features.archive import load_feats
+from adaptkit.features.fbank import FbankOptions, log_mel, read_options
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance

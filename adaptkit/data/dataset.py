@@ -15,13 +15,15 @@ from adaptkit.augment.schedule import Augmentation, UtteranceAugmentation
 from adaptkit.base import padding
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, DataError, listed, nearest
-from adaptkit.features.fbank import FbankOptions, load_feats, log_mel, read_options
+from adaptkit.features.archive import load_feats, refuse_incomplete
+from adaptkit.features.fbank import FbankOptions, log_mel, read_options
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
 
 _LOG = logging.getLogger(__name__)
 BASE_TASK = -1  # the task id of a row for the base model alone
+CACHE_REMEDY = "run the training again, which writes the cache of encoder outputs anew"
 Group = tuple[int, ...]
 _SAME_FEATURES = 0.05  # of log-mel values; archives may be compressed
 
@@ -87,7 +89,7 @@ class Examples(Dataset):
 
     def _load(self, utterance: Utterance) -> Tensor:
         if self.taps is not None:
-            return load_feats(self.taps[utterance.utt_id])
+            return load_feats(self.taps[utterance.utt_id], CACHE_REMEDY)
         if self.base.features is not None:
             return load_feats(self.data.feats[utterance.utt_id])
         return self._read_speech(utterance)
@@ -159,6 +161,7 @@ def refuse_misfit(data: DataDir, base: BaseModel) -> None:
     missing = [u.utt_id for u in data.utterances if u.utt_id not in data.feats]
     if missing:
         raise DataError(f"{data.path}/feats.scp: missing {listed(missing)}; {remedy}")
+    refuse_incomplete(data.feats[u.utt_id] for u in data.utterances)
     made = data.path / "feats.json"  # absent if Kaldi itself made the features
     options = read_options(made).to_dict() if made.exists() else {}
     wrong = [name for name, value in options.items() if base.features[name] != value]

@@ -4,22 +4,23 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 
-import kaldiio
 import numpy as np
 import torch
 from torch import Tensor
 
 from adaptkit.errors import AdaptkitError, DataError, listed
+from adaptkit.features.archive import find_damage, read_record, write_archive, write_record
 from adaptkit.features.fbank import FbankOptions, log_mel
-from adaptkit.files import read_text, replacing, stamp, write_text
+from adaptkit.files import stamp, write_text
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -38,11 +39,11 @@ def extract(
 ) -> DataDir:
     """Extract the features of a data directory and write both to `out_dir`, usually `dump/<set>`.
 
-    In addition to the tables it writes `feats.N.ark` with `feats.N.json` (the content and sources of ark N),
-    `feats.json` (the options) and `utt2num_frames`. Locations in feats.scp are absolute, as written by
-    Kaldi's make_fbank.sh, so that they are valid from any folder. Arks made from the same speech with the
-    same options are kept: a killed run continues where it stopped. Utterances that fail are left out, up to a
-    share of MOST_FAILED.
+    In addition to the tables it writes `feats.N.ark` with `feats.N.json` (the content, checksums and sources
+    of ark N), `feats.json` (the options) and `utt2num_frames`. Locations in feats.scp are absolute, as
+    written by Kaldi's make_fbank.sh, so that they are valid from any folder. Arks made from the same speech
+    with the same options are kept if their bytes are those that were written: a killed run continues where
+    it stopped. Utterances that fail are left out, up to a share of MOST_FAILED.
 
     `num_jobs` are threads: the work is done in libraries that release the interpreter lock, and a process
     would spend longer importing torch (3 s) than AN4 takes.
@@ -51,9 +52,10 @@ def extract(
     if out_dir == Path(data_dir).resolve():
         raise DataError(f"{out_dir}: features need a separate folder, such as dump/{out_dir.name}")
     shards = list(_plan(data, out_dir, options))
-    todo = [shard for shard in shards if not shard.is_finished()]
+    reasons = _find_reasons(shards, num_jobs)
+    todo = [shard for shard, reason in zip(shards, reasons, strict=True) if reason]
     if todo:
-        _log_restart(out_dir, shards, todo)
+        _log_restart(out_dir, shards, reasons)
         (out_dir / "feats.scp").unlink(missing_ok=True)
         _make(todo, options, num_jobs, allow_pipes)
     _remove_leftovers(out_dir, len(shards))
@@ -86,18 +88,6 @@ class _Shard:
     pieces: tuple[_Piece, ...]
     made_of: str = field(repr=False)
 
-    @property
-    def record(self) -> Path:
-        """The file that records the content of the ark once it is complete."""
-        return self.ark.with_suffix(".json")
-
-    def is_finished(self) -> bool:
-        """Whether the ark exists, was made from the same data and is complete."""
-        if not (self.ark.is_file() and self.record.is_file()):
-            return False
-        record = json.loads(read_text(self.record))
-        return record["made_of"] == self.made_of and not record["failures"]
-
 
 def _plan(data: DataDir, out_dir: Path, options: FbankOptions) -> Iterator[_Shard]:
     """Divide the utterances among arks, in the order of recordings, independent of the number of jobs."""
@@ -122,13 +112,19 @@ def _sources(piece: _Piece) -> list:
     return [piece.location, spans, *stamp(piece.location)]
 
 
-def _log_restart(out_dir: Path, shards: list[_Shard], todo: list[_Shard]) -> None:
-    kept = len(shards) - len(todo)
-    stale = sum(shard.record.is_file() for shard in todo)
+def _find_reasons(shards: list[_Shard], num_jobs: int) -> list[str]:
+    """Return why each ark has to be made, empty if it is kept; whole arks are read for their checksums."""
+    with ThreadPoolExecutor(num_jobs) as pool:
+        return list(pool.map(lambda shard: find_damage(shard.ark, shard.made_of), shards))
+
+
+def _log_restart(out_dir: Path, shards: list[_Shard], reasons: list[str]) -> None:
+    kept = reasons.count("")
     if kept:
         log.info("%s: %d of %d arks exist already and are kept", out_dir, kept, len(shards))
-    if stale:
-        log.info("%s: %d arks are incomplete or of other data or options, made again", out_dir, stale)
+    stale = [reason for shard, reason in zip(shards, reasons, strict=True) if reason and shard.ark.exists()]
+    for reason, count in sorted(Counter(stale).items()):
+        log.info("%s: %d arks are %s, made again", out_dir, count, reason)
 
 
 def _make(todo: list[_Shard], options: FbankOptions, num_jobs: int, allow_pipes: bool) -> None:
@@ -179,31 +175,32 @@ def _make_one(utterance: Utterance, read: Callable[..., Tensor], options: FbankO
 
 def _write_shard(shard: _Shard, made: Iterable[_Made], advance: Callable[[int, str], None]) -> float:
     """Write an ark, then its record, and return the seconds of speech in it."""
-    shard.record.unlink(missing_ok=True)
-    feats, failures = {}, {}
-    with replacing(shard.ark) as temporary, open(temporary, "wb") as ark:
+    lengths, failures = {}, {}
+
+    def matrices() -> Iterator[tuple[str, np.ndarray]]:
         for one in made:
             advance(1, "")
             if one.feats is None:
                 failures[one.utt_id] = one.failure
-                continue
-            ark.write(f"{one.utt_id} ".encode())
-            feats[one.utt_id] = (ark.tell(), len(one.feats), one.duration_sec)
-            kaldiio.save_mat(ark, one.feats)
+            else:
+                lengths[one.utt_id] = (len(one.feats), one.duration_sec)
+                yield one.utt_id, one.feats
+
+    record = write_archive(shard.ark, matrices(), made_of=shard.made_of)
     if failures:
         log.warning("%d utterances have no features: %s", len(failures), _reasons(failures))
-    write_text(shard.record, json.dumps({"made_of": shard.made_of, "feats": feats, "failures": failures}))
-    return sum(duration for _, _, duration in feats.values())
+    write_record(shard.ark, replace(record, lengths=lengths, failures=failures))
+    return sum(duration for _, duration in lengths.values())
 
 
 def _finish(data: DataDir, out_dir: Path, shards: list[_Shard], options: FbankOptions) -> DataDir:
     """Write the data directory for the content of the arks, unless too many utterances are missing."""
     feats, num_frames, duration_sec, failures = {}, {}, {}, {}
     for shard in shards:
-        record = json.loads(read_text(shard.record))
-        failures |= record["failures"]
-        for utt_id, (offset, frames, seconds) in record["feats"].items():
-            feats[utt_id], num_frames[utt_id] = f"{shard.ark}:{offset}", str(frames)
+        record = read_record(shard.ark)
+        failures |= record.failures
+        for utt_id, (frames, seconds) in record.lengths.items():
+            feats[utt_id], num_frames[utt_id] = f"{shard.ark}:{record.entries[utt_id][0]}", str(frames)
             duration_sec[utt_id] = seconds
     _refuse_few(data, failures)
     utterances = tuple(u for u in data.utterances if u.utt_id in feats)

@@ -26,6 +26,7 @@ SNIFFED_SAMPLES = 1 << 20  # 65 s, enough to detect the byte order
 STREAM_BYTES = 0x7FFFF000  # sizes from here on were written to a pipe, length unknown (sox, ffmpeg)
 UNKNOWN_FRAMES = 1 << 40  # libsndfile reports 2**63 - 1 for a FLAC stream of unknown length
 PLAUSIBLE_HZ = (4000, 192000)
+MOST_DIGITS = 13  # of an offset in an archive, 10 TB; file systems refuse to seek much further
 OVERSHOOT_SEC = 0.05  # rounded times: a segment may end this much after its recording, and is clipped
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,21 @@ def probe(location: str, *, allow_pipes: bool = False) -> Recording:
 def is_command(location: str) -> bool:
     """Whether a location is a shell command, whose output is the recording."""
     return location.rstrip().endswith("|")
+
+
+def split_offset(location: str) -> tuple[str, int | None]:
+    """Split `archive:offset` into the archive and a position in bytes; None if the location is a file.
+
+    >>> split_offset("feats.1.ark:17")
+    ('feats.1.ark', 17)
+    """
+    entry = re.fullmatch(r"(.+):([0-9]+)", location)
+    if not entry or os.path.lexists(location):
+        return location, None
+    if len(entry[2]) > MOST_DIGITS:
+        remedy = "write its scp file again"
+        raise DataError(f"{location}: no archive is that long, an offset of {len(entry[2])} digits; {remedy}")
+    return entry[1], int(entry[2])
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import torch
 
 from adaptkit.augment.corpus import read_corpus
 from adaptkit.errors import DataError
-from adaptkit.features.fbank import FbankOptions, load_feats
+from adaptkit.features.archive import load_feats
+from adaptkit.features.fbank import FbankOptions
 from adaptkit.kaldi import datadir
 
 

@@ -1,5 +1,6 @@
 """Utterances as a base model reads them."""
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -14,7 +15,8 @@ from adaptkit.augment.policy import Policy
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import number_tasks, read_examples, refuse_other_features, too_short
 from adaptkit.errors import CheckpointError, DataError
-from adaptkit.features.fbank import FbankOptions, load_feats, log_mel
+from adaptkit.features.archive import load_feats
+from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.training import augmentation
@@ -58,6 +60,17 @@ def test_lengths_are_read_from_the_features_where_no_table_has_them(folder, base
     expected = read_examples(folder, base).lengths
     (folder / "utt2num_frames").unlink()
     assert read_examples(folder, base).lengths == expected
+
+
+def test_a_truncated_archive_is_refused_before_the_first_batch(corpus, base, tmp_path):
+    shutil.copytree(corpus / "dump/valid", tmp_path / "valid")
+    table = read_table(tmp_path / "valid/feats.scp")
+    own = {utt_id: f"{tmp_path}/valid/feats.1.ark:{x.rpartition(':')[2]}" for utt_id, x in table.items()}
+    write_table(tmp_path / "valid/feats.scp", own)
+    ark = tmp_path / "valid/feats.1.ark"
+    os.truncate(ark, ark.stat().st_size - 1)
+    with pytest.raises(DataError, match=r"feats.1.ark: truncated, .*; run 'adaptkit feats' again"):
+        read_examples(tmp_path / "valid", base)
 
 
 @pytest.mark.parametrize("count", ["", "many", "-3"])

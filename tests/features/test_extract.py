@@ -9,7 +9,8 @@ import torch
 
 from adaptkit.errors import DataError
 from adaptkit.features import extract as dump
-from adaptkit.features.fbank import FbankOptions, load_feats, log_mel
+from adaptkit.features.archive import load_feats
+from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -100,7 +101,29 @@ def test_other_options_make_every_ark_again_and_say_so(data, caplog):
     with caplog.at_level(logging.INFO):
         made = extract(data, FbankOptions(num_bins=30))
     assert load_feats(made.feats["bob-3"]).shape[1] == 30
-    assert "3 arks are incomplete or of other data or options, made again" in caplog.text
+    assert "3 arks are of other data or options, made again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("feats.2.ark", lambda content: content[:-7]),
+        ("feats.2.ark", lambda content: content[:2000] + b"?" + content[2001:]),
+        ("feats.2.json", lambda content: content[:-7]),
+        ("feats.2.json", lambda content: b"{}"),
+    ],
+)
+def test_a_damaged_ark_is_refused_by_readers_and_made_again(data, caplog, name, damage):
+    made = extract(data)
+    whole = (made.path / name).read_bytes()
+    (made.path / name).write_bytes(damage(whole))
+    with pytest.raises(DataError, match=r"feats\.2\..*; run 'adaptkit feats' again"):
+        load_feats(made.feats["bob-2"])
+    with caplog.at_level(logging.INFO):
+        assert extract(data) == made
+    assert "1 arks are damaged, made again" in caplog.text
+    assert (made.path / name).read_bytes() == whole
+    assert len(load_feats(made.feats["bob-2"])) == 68
 
 
 def test_a_recording_that_changes_makes_only_its_ark_again(data, tmp_path):
