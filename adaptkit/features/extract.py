@@ -7,9 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 
@@ -22,13 +21,13 @@ from adaptkit.features.archive import find_damage, read_record, write_archive, w
 from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.files import stamp, write_text
 from adaptkit.kaldi import datadir
-from adaptkit.kaldi.audio import read_audio
+from adaptkit.kaldi.audio import read_segments
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.tables import write_table
 from adaptkit.progress import counting
 
 SHARD_UTTERANCES = 500  # per ark file; a killed run loses at most one file
-PIECE_UTTERANCES = 50  # consecutive utterances of a recording that are read together, a few minutes of speech
+PIECE_UTTERANCES = 50  # consecutive utterances of a recording for which it is opened once
 MOST_FAILED = 0.05  # of the utterances
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ class _Made:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Consecutive utterances of a recording, read together."""
+    """Consecutive utterances of a recording, which is opened once for all of them."""
 
     location: str
     utterances: tuple[Utterance, ...]
@@ -145,32 +144,25 @@ def _make(todo: list[_Shard], options: FbankOptions, num_jobs: int, allow_pipes:
 
 
 def _make_piece(piece: _Piece, options: FbankOptions, allow_pipes: bool) -> list[_Made]:
-    """Extract the features of a piece, reading the recording once, or per utterance if that fails."""
-    read = partial(read_audio, piece.location, rate_hz=options.rate_hz, allow_pipes=allow_pipes)
-    if len(piece.utterances) > 1:
-        start, ends = piece.utterances[0].start_sec, [u.end_sec for u in piece.utterances]
-        with suppress(AdaptkitError):  # an utterance may end after the recording
-            speech = read(start_sec=start, end_sec=None if None in ends else max(ends))
-            read = partial(_cut, speech, start, options.rate_hz)
-    return [_make_one(utterance, read, options) for utterance in piece.utterances]
-
-
-def _cut(
-    speech: Tensor, offset_sec: float, rate_hz: int, *, start_sec: float, end_sec: float | None
-) -> Tensor:
-    """Cut a span of a recording out of `speech` (N,), which starts at `offset_sec` in it."""
-    offset = round(offset_sec * rate_hz)
-    end = len(speech) if end_sec is None else max(0, round(end_sec * rate_hz) - offset)
-    return speech[round(start_sec * rate_hz) - offset : end]
-
-
-def _make_one(utterance: Utterance, read: Callable[..., Tensor], options: FbankOptions) -> _Made:
+    """Extract the features of a piece; where the recording cannot be opened, none has any."""
+    spans = [(utterance.start_sec, utterance.end_sec) for utterance in piece.utterances]
+    segments = read_segments(piece.location, spans, rate_hz=options.rate_hz, allow_pipes=allow_pipes)
     try:
-        speech = read(start_sec=utterance.start_sec, end_sec=utterance.end_sec)
-        feats = log_mel(speech, options).numpy()
+        return [
+            _make_one(utterance.utt_id, speech, options)
+            for utterance, speech in zip(piece.utterances, segments, strict=True)
+        ]
     except AdaptkitError as error:
-        return _Made(utterance.utt_id, failure=str(error))
-    return _Made(utterance.utt_id, feats, len(speech) / options.rate_hz)
+        return [_Made(utterance.utt_id, failure=str(error)) for utterance in piece.utterances]
+
+
+def _make_one(utt_id: str, speech: Tensor | AdaptkitError, options: FbankOptions) -> _Made:
+    if isinstance(speech, AdaptkitError):
+        return _Made(utt_id, failure=str(speech))
+    try:
+        return _Made(utt_id, log_mel(speech, options).numpy(), len(speech) / options.rate_hz)
+    except DataError as error:
+        return _Made(utt_id, failure=str(error))
 
 
 def _write_shard(shard: _Shard, made: Iterable[_Made], advance: Callable[[int, str], None]) -> float:

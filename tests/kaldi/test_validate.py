@@ -147,7 +147,7 @@ def test_recording_without_segment_is_only_a_warning(segmented):
     [
         (b"", "an empty file"),
         (b"<html>", "not audio (Format not recognised)"),
-        (None, "no such file or directory"),
+        (None, "no such file or folder"),
     ],
 )
 def test_unusable_recording_is_reported(folder, content, what):
