@@ -20,6 +20,7 @@ from adaptkit.features.fbank import FbankOptions, log_mel, read_options
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.durations import read_durations
 
 _LOG = logging.getLogger(__name__)
 BASE_TASK = -1  # the task id of a row for the base model alone
@@ -119,20 +120,17 @@ def read_examples(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> 
     data = datadir.read(path)
     refuse_misfit(data, base)
     task_ids = dict.fromkeys(data.tasks, BASE_TASK)
-    return Examples(data, base, tuple(count_frames(data, base)), task_ids, allow_pipes)
+    return Examples(
+        data, base, tuple(count_frames(data, base, allow_pipes=allow_pipes)), task_ids, allow_pipes
+    )
 
 
-def count_frames(data: DataDir, base: BaseModel) -> list[int]:
-    """Return the number of feature frames of each utterance, from `utt2dur` if the model reads speech."""
+def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> list[int]:
+    """Return the number of feature frames of each utterance; of speech, those that its duration gives."""
     if base.features is not None:
         return corpus.count_frames(data)
-    seconds = data.duration_sec or {}
-    missing = [utterance.utt_id for utterance in data.utterances if utterance.utt_id not in seconds]
-    if missing:
-        raise DataError(
-            f"{data.path}/utt2dur: missing {listed(missing)}; 'adaptkit data fix {data.path}' writes it"
-        )
-    return [round(1000 * seconds[u.utt_id] / base.frame_shift_ms) for u in data.utterances]
+    seconds = read_durations(data, allow_pipes=allow_pipes)
+    return [max(0, round(1000 * seconds[u.utt_id] / base.frame_shift_ms)) for u in data.utterances]
 
 
 def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error") -> dict[str, int]:

@@ -43,7 +43,8 @@ class ArchiveRecord:
     num_bytes: _Number
     crc32: _Number
     entries: Mapping[str, tuple[_Number, _Number, _Number]]  # utterance: offset, bytes, CRC-32 of its matrix
-    lengths: Mapping[str, tuple[_Number, float]] = field(default_factory=dict)  # utterance: frames, seconds
+    frames: Mapping[str, _Number]  # utterance: T
+    seconds: Mapping[str, float] = field(default_factory=dict)  # utterance: its duration
     failures: Mapping[str, str] = field(default_factory=dict)  # utterance: the reason why it has no matrix
 
 
@@ -61,7 +62,7 @@ _SEALED, _RECORD = TypeAdapter(_Sealed), TypeAdapter(ArchiveRecord)
 def write_archive(path: Path, matrices: Iterable[tuple[str, np.ndarray]], *, made_of: str) -> ArchiveRecord:
     """Write the matrices (T, F) of utterances to an archive; `write_record` makes it complete."""
     record_path(path).unlink(missing_ok=True)
-    entries, crc32 = {}, 0
+    entries, frames, crc32 = {}, {}, 0
     with replacing(path) as temporary, open(temporary, "wb") as file:
         for utt_id, matrix in matrices:
             content = io.BytesIO()
@@ -71,8 +72,9 @@ def write_archive(path: Path, matrices: Iterable[tuple[str, np.ndarray]], *, mad
             file.write(key)
             entries[utt_id] = (file.tell(), len(body), zlib.crc32(body))
             file.write(body)
+            frames[utt_id] = len(matrix)
         num_bytes = file.tell()
-    return ArchiveRecord(made_of, num_bytes, crc32, entries)
+    return ArchiveRecord(made_of, num_bytes, crc32, entries, frames)
 
 
 def write_record(path: Path, record: ArchiveRecord) -> None:
@@ -94,7 +96,7 @@ def read_record(path: Path, remedy: str = REMEDY) -> ArchiveRecord:
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"]
         raise DataError(f"{file}: not the record of an archive, or damaged ({reason}); {remedy}") from error
-    if sealed.seal != _seal(sealed.record):
+    if sealed.seal != _seal(sealed.record) or sealed.record.entries.keys() != sealed.record.frames.keys():
         raise DataError(f"{file}: damaged, its content differs from its checksum; {remedy}")
     return sealed.record
 
@@ -118,6 +120,18 @@ def refuse_incomplete(locations: Iterable[str], remedy: str = REMEDY) -> None:
     """Refuse archives whose size differs from that in their record; nothing else is read."""
     for path in sorted({split_offset(location)[0] for location in locations}):
         _find_index(path, remedy)
+
+
+def count_recorded(location: str, remedy: str = REMEDY) -> int | None:
+    """Return the frames of an entry of `feats.scp` by the record of its archive; None if it has none."""
+    path, offset = split_offset(location)
+    index = _find_index(path, remedy)
+    if index is None:
+        return None
+    try:
+        return int(index.frames[index.find(offset or 0)])
+    except _DamageError as error:
+        raise DataError(f"{location}: {error}; {remedy}") from error
 
 
 def load_feats(location: str, remedy: str = REMEDY) -> Tensor:
@@ -149,12 +163,18 @@ class _Index:
     offsets: np.ndarray  # ascending
     sizes: np.ndarray
     checksums: np.ndarray
+    frames: np.ndarray
 
-    def read(self, file: BinaryIO, offset: int) -> bytes:
-        """Read the matrix at an offset, and compare it with its checksum."""
+    def find(self, offset: int) -> int:
+        """Return the row of the matrix at an offset."""
         place = int(np.searchsorted(self.offsets, offset))
         if place == len(self.offsets) or self.offsets[place] != offset:
             raise _DamageError("no features at this place")
+        return place
+
+    def read(self, file: BinaryIO, offset: int) -> bytes:
+        """Read the matrix at an offset, and compare it with its checksum."""
+        place = self.find(offset)
         file.seek(offset)
         content = file.read(int(self.sizes[place]))
         if zlib.crc32(content) != self.checksums[place]:
@@ -182,8 +202,8 @@ def _read_index(path: str, num_bytes: int, *stamps: int, remedy: str) -> _Index:
     if num_bytes != record.num_bytes:
         what = "truncated" if num_bytes < record.num_bytes else "damaged"
         raise DataError(f"{path}: {what}, {num_bytes} of {record.num_bytes} bytes; {remedy}")
-    entries = np.array(sorted(record.entries.values()), dtype=np.int64).reshape(-1, 3)
-    return _Index(*entries.T.copy())
+    rows = sorted((*entry, record.frames[utt_id]) for utt_id, entry in record.entries.items())
+    return _Index(*np.array(rows, dtype=np.int64).reshape(-1, 4).T.copy())
 
 
 def _read_unrecorded(file: BinaryIO, offset: int) -> bytes:

@@ -167,7 +167,7 @@ def _make_one(utt_id: str, speech: Tensor | AdaptkitError, options: FbankOptions
 
 def _write_shard(shard: _Shard, made: Iterable[_Made], advance: Callable[[int, str], None]) -> float:
     """Write an ark, then its record, and return the seconds of speech in it."""
-    lengths, failures = {}, {}
+    seconds, failures = {}, {}
 
     def matrices() -> Iterator[tuple[str, np.ndarray]]:
         for one in made:
@@ -175,14 +175,14 @@ def _write_shard(shard: _Shard, made: Iterable[_Made], advance: Callable[[int, s
             if one.feats is None:
                 failures[one.utt_id] = one.failure
             else:
-                lengths[one.utt_id] = (len(one.feats), one.duration_sec)
+                seconds[one.utt_id] = one.duration_sec
                 yield one.utt_id, one.feats
 
     record = write_archive(shard.ark, matrices(), made_of=shard.made_of)
     if failures:
         log.warning("%d utterances have no features: %s", len(failures), _reasons(failures))
-    write_record(shard.ark, replace(record, lengths=lengths, failures=failures))
-    return sum(duration for _, duration in lengths.values())
+    write_record(shard.ark, replace(record, seconds=seconds, failures=failures))
+    return sum(seconds.values())
 
 
 def _finish(data: DataDir, out_dir: Path, shards: list[_Shard], options: FbankOptions) -> DataDir:
@@ -191,9 +191,9 @@ def _finish(data: DataDir, out_dir: Path, shards: list[_Shard], options: FbankOp
     for shard in shards:
         record = read_record(shard.ark)
         failures |= record.failures
-        for utt_id, (frames, seconds) in record.lengths.items():
-            feats[utt_id], num_frames[utt_id] = f"{shard.ark}:{record.entries[utt_id][0]}", str(frames)
-            duration_sec[utt_id] = seconds
+        duration_sec |= record.seconds
+        for utt_id, (offset, *_) in record.entries.items():
+            feats[utt_id], num_frames[utt_id] = f"{shard.ark}:{offset}", str(record.frames[utt_id])
     _refuse_few(data, failures)
     utterances = tuple(u for u in data.utterances if u.utt_id in feats)
     recordings = {u.recording: data.recordings[u.recording] for u in utterances}

@@ -56,8 +56,9 @@ def test_lengths_are_those_of_the_features(examples):
     assert list(examples.lengths) == frames
 
 
-def test_lengths_are_read_from_the_features_where_no_table_has_them(folder, base):
+def test_lengths_are_read_from_the_features_where_no_table_has_them(folder, base, forget_records):
     expected = read_examples(folder, base).lengths
+    forget_records(folder)
     (folder / "utt2num_frames").unlink()
     assert read_examples(folder, base).lengths == expected
 
@@ -74,7 +75,8 @@ def test_a_truncated_archive_is_refused_before_the_first_batch(corpus, base, tmp
 
 
 @pytest.mark.parametrize("count", ["", "many", "-3"])
-def test_a_table_of_lengths_with_a_hole_is_refused(folder, base, count):
+def test_a_table_of_lengths_with_a_hole_is_refused(folder, base, forget_records, count):
+    forget_records(folder)
     write_table(folder / "utt2num_frames", {**read_table(folder / "utt2num_frames"), "spk1-00": count})
     with pytest.raises(DataError, match="utt2num_frames: no number for spk1-00; delete the file"):
         read_examples(folder, base)
@@ -114,11 +116,36 @@ def test_speech_is_read_for_a_model_that_reads_speech(corpus, folder, new_base):
     assert torch.equal(batch.inputs[0], torch.from_numpy(soundfile.read(location, dtype="float32")[0]))
 
 
-def test_speech_without_durations_is_refused_with_the_remedy(folder, new_base):
-    base = new_base(input_size=None, frontend="default", frontend_conf=SPEECH, adaptkit=None)
+@pytest.fixture
+def speech_base(new_base):
+    """A base model that reads speech."""
+    return new_base(input_size=None, frontend="default", frontend_conf=SPEECH, adaptkit=None)
+
+
+def test_lengths_of_speech_are_those_of_its_recordings_whatever_utt2dur_says(folder, speech_base):
+    (folder / "utt2dur").write_text("spk1-00 0.02\n")
+    stale = read_examples(folder, speech_base)
     (folder / "utt2dur").unlink()
-    with pytest.raises(DataError, match="utt2dur: missing .*'adaptkit data fix .*' writes it"):
-        read_examples(folder, base)
+    assert stale.lengths == read_examples(folder, speech_base).lengths
+    assert not too_short(stale)
+
+
+def test_lengths_of_speech_are_those_of_its_segments(folder, speech_base):
+    utt_ids = read_table(folder / "text")
+    write_table(folder / "segments", {utt_id: f"{utt_id} 0.1 0.4" for utt_id in utt_ids})
+    (folder / "utt2dur").unlink()
+    assert set(read_examples(folder, speech_base).lengths) == {30}
+
+
+def test_lengths_of_commands_are_those_of_utt2dur_or_of_what_they_give(folder, speech_base):
+    locations = read_table(folder / "wav.scp")
+    expected = read_examples(folder, speech_base).lengths
+    write_table(folder / "wav.scp", {utt_id: f"cat {location} |" for utt_id, location in locations.items()})
+    assert read_examples(folder, speech_base).lengths == expected
+    (folder / "utt2dur").unlink()
+    assert read_examples(folder, speech_base, allow_pipes=True).lengths == expected
+    with pytest.raises(DataError, match="a shell command; allow it with --allow-pipes"):
+        read_examples(folder, speech_base)
 
 
 @pytest.mark.parametrize(
