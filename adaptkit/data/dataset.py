@@ -1,5 +1,6 @@
 """The utterances of a data directory as input of a base model, with tokens and tasks."""
 
+import functools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -97,10 +98,12 @@ class Examples(Dataset):
 
     def _load_noisy(self, utterance: Utterance, key: int) -> Tensor:
         try:
-            speech = self.augmentation.bank.perturb(self._read_speech(utterance), key).speech
+            made = self.augmentation.bank.perturb(self._read_speech(utterance), key)
         except DataError as error:
             raise DataError(f"{self.data.path}: noise on {utterance.utt_id}: {error}") from error
-        return speech if self.base.features is None else self._make_feats(speech)
+        if not made.noise:
+            _warn_of_silence(self.data.path, utterance.utt_id)
+        return made.speech if self.base.features is None else self._make_feats(made.speech)
 
     def _make_feats(self, speech: Tensor) -> Tensor:
         return log_mel(speech, FbankOptions.from_dict(self.base.features))
@@ -113,6 +116,12 @@ class Examples(Dataset):
             end_sec=utterance.end_sec,
             allow_pipes=self.allow_pipes,
         )
+
+
+@functools.cache
+def _warn_of_silence(path: Path, utt_id: str) -> None:
+    """Warn once of an utterance that no noise is added to."""
+    _LOG.warning("%s: %s is digital silence, which has no SNR; it is used without noise", path, utt_id)
 
 
 def read_examples(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examples:

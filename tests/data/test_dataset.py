@@ -248,14 +248,15 @@ def test_features_of_another_making_are_refused_with_the_utterance(examples, tmp
         refuse_other_features(other)
 
 
-def test_speech_without_a_level_is_refused_with_its_utterance(examples, noisy, tmp_path):
+def test_digital_silence_is_used_without_noise_and_said(examples, noisy, tmp_path, caplog):
     soundfile.write(tmp_path / "zeros.wav", np.zeros(4000), 8000)
     augmented = noisy(examples)
     recordings = {**examples.data.recordings, "spk1-01": str(tmp_path / "zeros.wav")}
-    broken = replace(augmented, data=replace(examples.data, recordings=recordings))
+    silent = replace(augmented, data=replace(examples.data, recordings=recordings))
 
-    with pytest.raises(DataError, match="train: noise on spk1-01: 4000 samples of speech are all zero"):
-        list(load_batches(broken, [[0], [1]]))
+    expected = log_mel(torch.zeros(4000), FbankOptions(rate_hz=8000, num_bins=20))
+    assert torch.equal(silent[1].inputs, expected)
+    assert "spk1-01 is digital silence, which has no SNR; it is used without noise" in caplog.text
 
 
 def test_another_epoch_leaves_what_is_not_augmented_as_it_is(examples, noisy):
