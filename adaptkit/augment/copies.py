@@ -1,8 +1,8 @@
 """Noisy copies of data directories, written as recordings: training data, and test sets at given SNRs.
 
 In addition to the tables of a data directory there are `audio/`, `utt2noise` (utterance: SNR in dB, noise
-recording, room or `-` for none; `inf - -` is digital silence) and `copies.jsonl`, which records what each audio
-file is made from: a second run makes only files that are missing or out of date.
+recording, room or `-` for none; `inf - -` is digital silence) and `copies.jsonl`, which records what each
+audio file is made from: a second run makes only files that are missing or out of date.
 """
 
 import hashlib
@@ -179,7 +179,7 @@ def _read_record(record: Path) -> dict[str, _Made]:
     lines = split_lines(read_text(record)) if record.exists() else []
     made = {}
     for line in lines:
-        with suppress(json.JSONDecodeError, TypeError):
+        with suppress(ValueError, TypeError, RecursionError):
             one = _Made(**json.loads(line))
             made[one.utt_id] = one
     return made

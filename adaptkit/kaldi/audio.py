@@ -105,7 +105,8 @@ def fit_full_scale(speech: Tensor) -> Tensor:
 def audio_folder(path: Path, source: DataDir) -> Path:
     """Return the audio folder of a data directory made from another, whose files must not be overwritten."""
     folder = path.resolve() / "audio"
-    is_inside = any(folder in Path(location).resolve().parents for location in source.recordings.values())
+    locations = (location for location in source.recordings.values() if "\0" not in location)
+    is_inside = any(folder in Path(location).resolve().parents for location in locations)
     if is_inside or path.resolve() == source.path.resolve():
         raise DataError(f"{path}: would overwrite the directory it is made from; choose another folder")
     return folder

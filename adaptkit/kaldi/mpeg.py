@@ -53,8 +53,14 @@ class _Frame:
 def with_true_length(location: str, content: memoryview) -> bytes | None:
     """Return MP3 content under an Info frame with the true number of frames; None if its own is right.
 
-    The end of a part that is missing, and parts of different rates or channels, are a DataError.
+    The end of a part that is missing, and parts of different rates or channels, are a DataError. None too if
+    something else follows the tags at the beginning, such as FLAC.
     """
+    place = 0
+    while skipped := _skip_tag(content, place):
+        place = skipped
+    if bytes(content[place : place + 4]) in (b"fLaC", b"OggS", b"RIFF", b"FORM"):
+        return None
     frames = list(_frames(location, content))
     sounding = [frame for frame in frames if frame.promised is None]
     kinds = {frame.header.kind for frame in frames}

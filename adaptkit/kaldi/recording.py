@@ -102,17 +102,24 @@ def opened(location: str, *, allow_pipes: bool = False) -> Iterator[tuple[Record
 
 def _open(location: str, source: str | io.BytesIO) -> SoundFile:
     layout = _raw_layout(location) if source == location and location.lower().endswith(".raw") else {}
+    head = read_head(source)
+    is_counted = not layout and (head[:1] == b"\xff" or head[:3] == b"ID3")
     try:
-        file = SoundFile(source, **layout)
+        file = SoundFile(_counted(location, source) if is_counted else source, **layout)
     except soundfile.LibsndfileError as error:
-        is_sphere = read_head(source).startswith(b"NIST_1A")  # compressed by shorten, as LDC ships some
+        is_sphere = head.startswith(b"NIST_1A")  # compressed by shorten, as LDC ships some
         remedy = "decompress it with sph2pipe" if is_sphere else "convert it to WAV or FLAC, or drop it"
         raise DataError(f"{location}: not audio ({error.error_string.strip(' .')}); {remedy}") from error
-    if file.format != "MP3":
+    if is_counted or file.format != "MP3":
         return file
     file.close()
+    return SoundFile(_counted(location, source))  # an MP3 file that begins with something else
+
+
+def _counted(location: str, source: str | io.BytesIO) -> str | io.BytesIO:
+    """Return the source of an MP3 file, or its bytes under a header with the true number of frames."""
     counted = with_true_length(location, memoryview(read_all(source)))
-    return SoundFile(source if counted is None else io.BytesIO(counted))
+    return source if counted is None else io.BytesIO(counted)
 
 
 def _find_bytes(location: str, allow_pipes: bool) -> str | io.BytesIO:

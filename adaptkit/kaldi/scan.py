@@ -100,6 +100,7 @@ def scan_table(path: Path) -> tuple[Table, list[Problem]]:
         key, value = _decode(line)
         if not key:
             what = "not UTF-8 text" if line.strip() else "empty line"
+            what = "a NUL character" if b"\0" in line else what
             remedy, example = _fix(path, "drops it"), f"line {number}"
             problems.append(Problem(path, number, "", what, remedy, cause=what, example=example))
         elif key in table:

@@ -65,6 +65,20 @@ def test_every_frame_is_counted_and_read(save, content, seconds):
     assert found.duration_sec == pytest.approx(seconds, abs=0.25)
 
 
+@pytest.mark.parametrize("content", [LOUD + QUIET, LOUD + LOUD, without_count(LOUD), LOUD])
+def test_the_decoder_has_nothing_to_say_on_stderr(save, capfd, content):
+    location = save(content)
+    for start_sec in (0.0, 2.0, 4.5):
+        read_audio(location, rate_hz=RATE_HZ, start_sec=start_sec, end_sec=start_sec + 1)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_tag_before_flac_is_no_mp3(tmp_path):
+    soundfile.write(tmp_path / "a.flac", speech(1), RATE_HZ)
+    (tmp_path / "b.flac").write_bytes(TAG + (tmp_path / "a.flac").read_bytes())
+    assert probe(str(tmp_path / "b.flac")).num_samples == RATE_HZ
+
+
 def test_speech_of_joined_files_is_that_of_each(save):
     joined = read_audio(save(LOUD + QUIET), rate_hz=RATE_HZ)
     assert joined[:90000].std() > 0.1

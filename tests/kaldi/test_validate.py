@@ -64,7 +64,7 @@ def test_empty_table_is_reported(segmented, name, content):
         ("text", b"ONE TWO", b"ONE TWO\r", "text:1: 1 lines end in CR LF, as on Windows"),
         ("text", b"anna-1", b"\xef\xbb\xbfanna-1", "text:1: starts with a byte order mark"),
         ("text", b"anna-2 THREE", b"anna-2 THREE\nanna-3 \xff", "text:3: not UTF-8 text"),
-        ("text", b"anna-2 THREE", b"anna-2 THREE\nanna-3 \0\0", "text:3: not UTF-8 text"),
+        ("text", b"anna-2 THREE", b"anna-2 THREE\nanna-3 \0\0", "text:3: a NUL character"),
         ("text", b" THREE", b"", "text:2: anna-2: empty text"),
         ("utt2spk", b"anna-1 anna", b"anna-1 anna x", "utt2spk:1: anna-1: 'anna x' is not a single speaker"),
     ],
