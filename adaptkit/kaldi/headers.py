@@ -124,8 +124,10 @@ def _w64_count(file: soundfile.SoundFile, width: int) -> int | None:
 
 def _refuse_joined(location: str, num_frames: int, source: Source) -> None:
     """Refuse FLAC whose last frame is not where its header says, and a second stream behind the first."""
-    key = (source, *stamp(source)) if isinstance(source, str) else None
-    end, is_joined = _find_end_of_file(*key) if key else _find_end(source)
+    if isinstance(source, str):
+        end, is_joined = _find_end_of_file(source, os.stat(source).st_ino, *stamp(source))
+    else:
+        end, is_joined = _find_end(source)
     if end is not None and end < num_frames:
         raise truncated(location, f"{end} of {num_frames} samples")
     if end is not None and end > num_frames:
@@ -140,8 +142,8 @@ def _refuse_joined(location: str, num_frames: int, source: Source) -> None:
         )
 
 
-@functools.lru_cache(maxsize=1 << 12)
-def _find_end_of_file(path: str, *_stamp: int) -> tuple[int | None, bool]:
+@functools.lru_cache(maxsize=1 << 12)  # long recordings are opened for each of their segments
+def _find_end_of_file(path: str, *_identity: int) -> tuple[int | None, bool]:
     with open(path, "rb") as file:
         return _find_end(file)
 
