@@ -1,5 +1,6 @@
 """A corpus to apply a policy to: the lengths of all utterances, and features and speech of single ones."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.durations import read_durations
 from adaptkit.kaldi.tables import read_table
+
+_NUMBER = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def count_frames(data: DataDir) -> list[int]:
     table = data.path / "utt2num_frames"
     if table.exists():
         counts = read_table(table)
-        wrong = [u.utt_id for u in data.utterances if not counts.get(u.utt_id, "").isdecimal()]
+        wrong = [u.utt_id for u in data.utterances if not _NUMBER.fullmatch(counts.get(u.utt_id, ""))]
         if wrong:
             raise DataError(f"{table}: no number for {listed(wrong)}; delete the file, it is optional")
         return [int(counts[utterance.utt_id]) for utterance in data.utterances]

@@ -30,8 +30,9 @@ def measure_levels(
     """
     with opened(location, allow_pipes=allow_pipes) as (recording, file):
         rate_hz, total = recording.rate_hz, recording.num_samples
-        starts = [round(start * rate_hz) for start, _ in spans]
-        ends = [total if end is None else round(end * rate_hz) for _, end in spans]
+        length_sec = recording.duration_sec
+        starts = [round(min(start, length_sec) * rate_hz) for start, _ in spans]
+        ends = [total if end is None else round(min(end, length_sec) * rate_hz) for _, end in spans]
         peaks = np.zeros(len(spans), np.float32)
         place = 0
         while place < total and recording.num_channels == 1:

@@ -7,6 +7,7 @@ count is given one. See ISO/IEC 11172-3 and 13818-3, and the Info frame of Xing 
 """
 
 import functools
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ _KBITS = {  # by MPEG version 1 or 2 (2.5 too) and layer
 }
 _RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by version bits
 _INFO_BYTES = 64  # after the side information, room for the counts
+_START = re.compile(rb"\xff[\xe0-\xff]|ID3|TAG|APETAGEX")
 _SLACK = 1  # frames; some encoders count the Info frame itself
 
 
@@ -128,32 +130,23 @@ def _begins(content: memoryview, place: int) -> bool:
 
 def _find_start(content: memoryview, place: int) -> int:
     """Return the next place where a frame begins that another follows, or a tag; the end if there is none."""
-    while (place := _find_sync(content, place)) < len(content):
-        header = _read_header(content, place)
-        if _skip_tag(content, place) or (header and _begins(content, place + header.num_bytes)):
-            return place
-        place += 1
-    return place
-
-
-def _find_sync(content: memoryview, place: int) -> int:
-    """Return the next place where a frame or a tag may begin; the end if there is none."""
-    while place < len(content):
-        window = bytes(content[place : place + (1 << 16)])
-        found = [at for at in (window.find(b"\xff"), window.find(b"ID3")) if at >= 0]
-        if found:
-            return place + min(found)
-        place += max(1, len(window) - 2)  # 2: a tag may begin at the edge
-    return place
+    for match in _START.finditer(content, place):
+        header = _read_header(content, match.start())
+        follows = header and _begins(content, match.start() + header.num_bytes)
+        if follows or _skip_tag(content, match.start()):
+            return match.start()
+    return len(content)
 
 
 def _skip_tag(content: memoryview, place: int) -> int | None:
-    """Return the end of an ID3 tag; None if there is none at this place."""
-    head = bytes(content[place : place + 10])
+    """Return the end of an ID3 or APE tag; None if there is none at this place."""
+    head = bytes(content[place : place + 16])
     if head.startswith(b"TAG"):
         return min(place + 128, len(content))
-    if head.startswith(b"ID3") and len(head) == 10:
-        size = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    if head.startswith(b"APETAGEX") and len(head) == 16:  # the size leaves out the header, not the footer
+        return min(place + 32 + int.from_bytes(head[12:], "little"), len(content))
+    if head.startswith(b"ID3") and len(head) >= 10:
+        size = sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
         return min(place + 10 + size, len(content))
     return None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from adaptkit.errors import listed
 from adaptkit.files import read_text, split_lines
-from adaptkit.kaldi.datadir import parse_segment
+from adaptkit.kaldi.datadir import MOST_SEC, parse_segment
 from adaptkit.kaldi.scan import Checks, Problem, Table, scan_table
 from adaptkit.kaldi.validate_audio import audio_problems
 
@@ -91,7 +91,7 @@ def _fault(name: str, value: str) -> str:
             return str(error)
     if name == "utt2dur":
         try:
-            return "" if float(value) > 0 else f"{value} s is not a duration"
+            return "" if 0 < float(value) < MOST_SEC else f"'{value}' is not a duration"
         except ValueError:
             return f"'{value}' is not a number of seconds"
     return ""

@@ -74,7 +74,7 @@ def test_a_truncated_archive_is_refused_before_the_first_batch(corpus, base, tmp
         read_examples(tmp_path / "valid", base)
 
 
-@pytest.mark.parametrize("count", ["", "many", "-3"])
+@pytest.mark.parametrize("count", ["", "many", "-3", "9" * 20, "9" * 5000, "\u0663"])
 def test_a_table_of_lengths_with_a_hole_is_refused(folder, base, forget_records, count):
     forget_records(folder)
     write_table(folder / "utt2num_frames", {**read_table(folder / "utt2num_frames"), "spk1-00": count})

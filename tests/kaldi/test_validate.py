@@ -124,6 +124,9 @@ def test_speaker_that_is_no_prefix_is_only_a_warning(folder):
         ("anna -0.5 1.0", "anna-2: -0.5 s to 1 s is not a valid time span"),
         ("anna 1.0 nan", "anna-2: 1 s to nan s is not a valid time span"),
         ("anna 1.0", "anna-2: 'anna 1.0' is not 'recording start end' in seconds"),
+        ("anna 1.0 1e300", "anna-2: 1 s to 1e+300 s is not a valid time span"),
+        ("anna 1e300 -1", "anna-2: 1e+300 s to -1 s is not a valid time span"),
+        ("anna 9e6 -1", "anna-2: 9e+06 s to its end is beyond the 2.00 s of recording anna"),
         ("anna 1.0 2.0 A", "anna-2: 'anna 1.0 2.0 A' is not 'recording start end' in seconds"),
         ("cara 1.0 2.0", "recording cara of utterance anna-2 is not in wav.scp"),
         ("anna 1.0 1.05", "anna-2 lasts 0.050 s, less than 0.1 s"),
@@ -215,7 +218,7 @@ def test_utterance_without_task_is_reported(folder):
     assert heads(folder) == ["text:4: utterance bert-2 is not in utt2task"]
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "nan", "long"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e300", "9" * 5000, "long"])
 def test_utt2dur_without_seconds_is_reported(folder, value):
     folder.write("utt2dur", f"anna-1 1.0\nanna-2 {value}\n")
     (problem,) = heads(folder)
