@@ -9,7 +9,7 @@ from pathlib import Path
 
 from adaptkit.errors import DataError
 from adaptkit.kaldi.audio import MOST_LEVEL
-from adaptkit.kaldi.datadir import Utterance, parse_segment
+from adaptkit.kaldi.datadir import MOST_SEC, Utterance, parse_segment
 from adaptkit.kaldi.durations import measure
 from adaptkit.kaldi.levels import Levels, measure_levels
 from adaptkit.kaldi.recording import OVERSHOOT_SEC, Recording, is_command
@@ -222,6 +222,6 @@ def _doubtful_rates(audio: _Audio) -> Iterator[Problem]:
 def _seconds(value: str) -> float:
     """Return the seconds in a value of utt2dur; 0 if it is invalid, which is reported elsewhere."""
     try:
-        return float(value)
+        return float(value) if 0 < float(value) < MOST_SEC else 0.0
     except ValueError:
         return 0.0
