@@ -15,7 +15,7 @@ from torchaudio.functional import resample
 from adaptkit.errors import DataError
 from adaptkit.files import replacing
 from adaptkit.kaldi.datadir import DataDir
-from adaptkit.kaldi.recording import OVERSHOOT_SEC, Recording, SoundFile, opened, probe
+from adaptkit.kaldi.recording import MOST_LEVEL, OVERSHOOT_SEC, Recording, SoundFile, opened, probe
 
 __all__ = [
     "Recording",
@@ -27,7 +27,6 @@ __all__ = [
     "write_audio",
 ]
 
-MOST_LEVEL = 8.0  # floats may slightly exceed full scale; 16-bit values stored as floats reach thousands
 _CHUNK_SAMPLES = 1 << 20  # decoded at a time to reach a segment, 4 MiB
 MOST_KERNEL = 1 << 26  # values of a resampling kernel, 256 MiB; 44.1 to 16 kHz needs about 441 * 160
 

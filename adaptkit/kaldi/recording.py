@@ -29,6 +29,7 @@ LOUD = 12000  # RMS of 16-bit samples; about 18900 = 2**15 / sqrt(3) with swappe
 SNIFFED_SAMPLES = 1 << 20  # 65 s, enough to detect the byte order
 IN_ORDER = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "VORBIS")
 MOST_DIGITS = 13  # of an offset in an archive, 10 TB; file systems refuse to seek much further
+MOST_LEVEL = 8.0  # floats may slightly exceed full scale; 16-bit values stored as floats reach thousands
 OVERSHOOT_SEC = 0.05  # rounded times: a segment may end this much after its recording, and is clipped
 
 log = logging.getLogger(__name__)

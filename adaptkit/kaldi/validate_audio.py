@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from adaptkit.errors import DataError
-from adaptkit.kaldi.audio import MOST_LEVEL
 from adaptkit.kaldi.datadir import MOST_SEC, Utterance, parse_segment
 from adaptkit.kaldi.durations import measure
 from adaptkit.kaldi.levels import Levels, measure_levels
-from adaptkit.kaldi.recording import OVERSHOOT_SEC, Recording, is_command
+from adaptkit.kaldi.recording import MOST_LEVEL, OVERSHOOT_SEC, Recording, is_command
 from adaptkit.kaldi.scan import Checks, Problem, Table
 
 DURATION_TOLERANCE = 0.05  # of utt2dur against the audio: rounding, resampling, frames at the edges
