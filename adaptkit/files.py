@@ -82,7 +82,7 @@ def stamp(location: str | Path) -> list[int]:
     """Return the size and modification time of a file; an empty list if the location is not a file."""
     try:
         status = Path(location).stat()
-    except OSError:  # a command or an offset in an archive
+    except (OSError, ValueError):  # a command, an offset in an archive, or no path at all
         return []
     return [status.st_size, status.st_mtime_ns]
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 MaxSec = Annotated[float, typer.Option(metavar="SEC", min=0, help="Longest utterance.")]
 MinSec = Annotated[float, typer.Option(metavar="SEC", min=0, help="Shortest utterance.")]
 CheckAudio = Annotated[
-    bool, typer.Option("--audio/--no-audio", help="Check the recordings too, or only the tables.")
+    bool, typer.Option("--audio/--no-audio", help="Decode the recordings too, or check only the tables.")
 ]
 Tokens = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Check that texts use only characters of this token list.")
@@ -36,7 +36,7 @@ def validate(
     allow_pipes: AllowPipes = False,
     tokens: Tokens = None,
 ) -> None:
-    """List all problems of data directories, and exit with 1 if there is any.
+    """List all problems of data directories by their cause, and exit with 1 if there is any.
 
     Example: adaptkit data validate data/train data/test --max-sec 30
     """
@@ -181,9 +181,11 @@ def _checks(
 
 
 def _report(path: Path, problems: Sequence["Problem"]) -> bool:
-    """Print the problems of a directory, and return whether it is valid."""
-    for problem in problems:
-        typer.echo(problem)
+    """Print the causes of a directory's problems, and return whether it is valid."""
+    from adaptkit.kaldi.scan import describe
+
+    for line in describe(problems):
+        typer.echo(line)
     num_warnings = sum(problem.is_warning for problem in problems)
     log.info("%s: %d problems, %d warnings", path, len(problems) - num_warnings, num_warnings)
     return len(problems) == num_warnings

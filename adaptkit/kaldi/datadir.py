@@ -6,7 +6,6 @@ utterance is the recording of the same name), `text`, `utt2spk`, `spk2utt`, `utt
 Povey et al., The Kaldi speech recognition toolkit, 2011, https://kaldi-asr.org/doc/data_prep.html
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from pathlib import Path
 from adaptkit import locks
 from adaptkit.errors import DataError, listed
 from adaptkit.kaldi.tables import read_table, write_table
+
+MOST_SEC = 1e7  # of a recording; 116 days
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,9 @@ def parse_segment(value: str) -> tuple[str, float, float | None]:
         fields = []
     if len(fields) != 3:
         raise ValueError(f"'{value}' is not 'recording start end' in seconds")
-    if end_sec == -1 and 0 <= start_sec < math.inf:
+    if end_sec == -1 and 0 <= start_sec < MOST_SEC:
         return recording, start_sec, None
-    if not 0 <= start_sec < end_sec < math.inf:
+    if not 0 <= start_sec < end_sec < MOST_SEC:
         raise ValueError(f"{start_sec:g} s to {end_sec:g} s is not a valid time span")
     return recording, start_sec, end_sec
 
@@ -143,9 +144,13 @@ def _read_segments(path: Path) -> dict[str, tuple[str, float, float | None]]:
 def _read_durations(path: Path) -> dict[str, float] | None:
     table = _read_optional(path)
     try:
-        return {key: float(value) for key, value in table.items()} if table else None
+        seconds = {key: float(value) for key, value in table.items()} if table else None
     except ValueError as error:
         raise DataError(f"{path}: {error}; expected seconds; delete the file, it is optional") from None
+    wrong = [f"{key} {table[key]}" for key, value in (seconds or {}).items() if not 0 < value < MOST_SEC]
+    if wrong:
+        raise DataError(f"{path}: no durations: {listed(wrong, 3)}; delete the file, it is optional")
+    return seconds
 
 
 def _refuse_unequal(path: Path, tables: Mapping[str, Mapping[str, object]]) -> None:

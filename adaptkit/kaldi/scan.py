@@ -1,13 +1,17 @@
 """Read tables whatever their state: the valid lines, and a `Problem` for each of the others."""
 
 import codecs
-from collections.abc import Iterator
-from dataclasses import dataclass
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adaptkit.errors import DataError
+from adaptkit.errors import DataError, listed
 from adaptkit.files import explain_os_error
 from adaptkit.kaldi.tables import split_line
+
+EXAMPLES = 3  # of each cause
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Problem:
     """Something wrong with a data directory, as `path:line: what; remedy`.
 
     `line` is 0 if the whole file is meant; `utt_id` is the utterance (in wav.scp, the recording) that cannot
-    be used because of it, empty if no utterance has to be dropped. Warnings leave a directory valid.
+    be used because of it, empty if no utterance has to be dropped. Warnings leave a directory valid. Problems
+    of the same `cause`, numbers and quoted values aside, are shown together, each by its `example`.
     """
 
     path: Path
@@ -35,10 +40,38 @@ class Problem:
     what: str
     remedy: str
     is_warning: bool = False
+    cause: str = ""
+    example: str = ""
 
     def __str__(self) -> str:
         where = f"{self.path}:{self.line}" if self.line else f"{self.path}"
         return f"{where}: {'warning: ' if self.is_warning else ''}{self.what}; {self.remedy}"
+
+
+def describe(problems: Iterable[Problem]) -> list[str]:
+    """Describe problems in one line for each cause, with its count and first examples."""
+    groups: dict[tuple[str, ...], list[Problem]] = {}
+    for problem in problems:
+        parts = (problem.path.name, str(problem.is_warning), _cause(problem), problem.remedy)
+        groups.setdefault(tuple(map(_pattern, parts)), []).append(problem)
+    return [str(group[0]) if len(group) == 1 else _describe_all(group) for group in groups.values()]
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _pattern(text: str) -> str:
+    """Return a text without the numbers and quoted values in which problems of one cause differ."""
+    return re.sub(r"'[^']*'|[0-9.]+", "#", text)
+
+
+def _describe_all(group: list[Problem]) -> str:
+    first = group[0]
+    examples = (p.example or p.utt_id or f"line {p.line}" for p in group)
+    what = f"{len(group)} times: {_cause(first)}: {listed(examples, EXAMPLES)}"
+    return str(replace(first, what=what, remedy=first.remedy.replace("' drops it", "' drops them")))
+
+
+def _cause(problem: Problem) -> str:
+    return problem.cause or problem.what.removeprefix(f"{problem.utt_id}: ")
 
 
 @dataclass(frozen=True)
@@ -67,10 +100,13 @@ def scan_table(path: Path) -> tuple[Table, list[Problem]]:
         key, value = _decode(line)
         if not key:
             what = "not UTF-8 text" if line.strip() else "empty line"
-            problems.append(Problem(path, number, "", what, _fix(path, "drops it")))
+            what = "a NUL character" if b"\0" in line else what
+            remedy, example = _fix(path, "drops it"), f"line {number}"
+            problems.append(Problem(path, number, "", what, remedy, cause=what, example=example))
         elif key in table:
             what = f"duplicate key {key}, first on line {table[key].number}"
-            problems.append(Problem(path, number, "", what, _fix(path, "keeps the first")))
+            remedy, cause = _fix(path, "keeps the first"), "duplicate keys"
+            problems.append(Problem(path, number, "", what, remedy, cause=cause, example=key))
         else:
             table[key] = Line(number, value)
     return table, [*problems, *_order_problems(path, table)]

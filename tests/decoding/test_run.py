@@ -83,7 +83,8 @@ def test_an_unknown_task_can_be_left_to_the_base(run, data):
     assert found == {**expected, "spk1-00": base["spk1-00"]}
 
 
-def test_an_utterance_too_short_for_the_encoder_has_no_words_and_is_named(run, data, caplog):
+def test_an_utterance_too_short_for_the_encoder_has_no_words_and_is_named(run, data, forget_records, caplog):
+    forget_records(data)
     write_table(data / "utt2num_frames", {**read_table(data / "utt2num_frames"), "spk2-00": "6"})
     found = read_table(run() / "text")
     assert found["spk2-00"] == ""
@@ -91,7 +92,8 @@ def test_an_utterance_too_short_for_the_encoder_has_no_words_and_is_named(run, d
     assert "too short for the encoder, no words: spk2-00" in caplog.text
 
 
-def test_a_set_of_nothing_but_short_utterances_is_decoded_to_nothing(run, data):
+def test_a_set_of_nothing_but_short_utterances_is_decoded_to_nothing(run, data, forget_records):
+    forget_records(data)
     write_table(data / "utt2num_frames", dict.fromkeys(read_table(data / "utt2num_frames"), "3"))
     assert set(read_table(run() / "text").values()) == {""}
 
