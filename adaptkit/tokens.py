@@ -10,10 +10,12 @@ from pathlib import Path
 
 import sentencepiece
 
+from adaptkit.characters import split_words
 from adaptkit.errors import CheckpointError, DataError, listed
 from adaptkit.files import replacing
 
 BLANK, UNK, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
+WORD_START = "\u2581"  # in the pieces of sentencepiece
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,17 @@ class TokenList:
         """
         pieces = [self.tokens[index] for index in ids if self.tokens[index] not in (BLANK, SOS_EOS)]
         joined = "".join(" " if piece == SPACE else piece for piece in pieces)
-        return " ".join(
-            joined.replace("\u2581", " ").split()
-        )  # \u2581 marks the start of a word in sentencepiece
+        return " ".join(split_words(joined.replace(WORD_START, " ")))
 
     def unknown_in(self, text: str) -> list[str]:
         """Return the pieces of a text that are not in the list, sorted."""
         return sorted({piece for piece in self._split(text) if piece not in self._ids})
 
     def _split(self, text: str) -> list[str]:
+        text = " ".join(split_words(text))
         if self.bpe_model is not None:
             return self._processor.encode(text, out_type=str)
-        return [SPACE if character == " " else character for character in " ".join(text.split())]
+        return [SPACE if character == " " else character for character in text]
 
     @cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
@@ -77,7 +78,7 @@ def char_tokens(texts: Iterable[str]) -> TokenList:
     >>> char_tokens(["AB A"]).tokens
     ('<blank>', '<unk>', '<space>', 'A', 'B', '<sos/eos>')
     """
-    characters = sorted({character for text in texts for character in text if not character.isspace()})
+    characters = sorted({character for text in texts for word in split_words(text) for character in word})
     return TokenList((BLANK, UNK, SPACE, *characters, SOS_EOS))
 
 

@@ -191,8 +191,10 @@ def _report(path: Path, problems: Sequence["Problem"]) -> bool:
 
 def _first_words(path: Path) -> list[str]:
     from adaptkit.files import read_text, split_lines
+    from adaptkit.kaldi.tables import split_line
 
-    return [line.split()[0] for line in split_lines(read_text(path)) if line.strip()]
+    keys = (split_line(line)[0] for line in split_lines(read_text(path)))
+    return [key for key in keys if key]
 
 
 def _say_size(data: "datadir.DataDir") -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from adaptkit.characters import split_words
 from adaptkit.errors import listed
 from adaptkit.files import read_text, split_lines
 from adaptkit.kaldi.datadir import parse_segment
@@ -79,7 +80,7 @@ def _fault(name: str, value: str) -> str:
     """Return what is wrong with a value of a table; empty if nothing is."""
     if not value:
         return {"text": "empty text", "wav.scp": "no location"}.get(name, "nothing after the key")
-    if name in ("utt2spk", "utt2task") and len(value.split()) > 1:
+    if name in ("utt2spk", "utt2task") and len(split_words(value)) > 1:
         return f"'{value}' is not a single {'speaker' if name == 'utt2spk' else 'task'}"
     if name == "segments":
         try:
@@ -159,7 +160,7 @@ def _alphabet_problems(
     if alphabet is None:
         return
     for utt_id, line in tables["text"].items():
-        strange = sorted(set("".join(line.value.split())) - alphabet)
+        strange = sorted(set("".join(split_words(line.value))) - alphabet)
         if strange:
             what = f"{utt_id}: {listed([repr(c) for c in strange])} not among the tokens"
             remedy = f"write the text with the base model's tokens, or {_drops(path)}"

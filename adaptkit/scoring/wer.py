@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import jiwer
 import numpy as np
 
+from adaptkit.characters import split_words
 from adaptkit.errors import ScoringError, listed
 from adaptkit.scoring import bootstrap
 
@@ -140,7 +141,7 @@ def score(
     _refuse_unpaired(refs, hyps, where)
     utt_ids = sorted(refs, key=str.encode)
     owners = _find_speakers(utt_ids, speakers)
-    ref_texts, hyp_texts = ([" ".join(side[u].split()) for u in utt_ids] for side in (refs, hyps))
+    ref_texts, hyp_texts = ([" ".join(split_words(side[u])) for u in utt_ids] for side in (refs, hyps))
     words = jiwer.process_words(ref_texts, hyp_texts)
     pairs = map(_pair_words, words.references, words.hypotheses, words.alignments)
     counts = zip(map(_count, words.alignments), count_chars(ref_texts, hyp_texts), pairs, strict=True)
@@ -201,7 +202,7 @@ def compare(report: ScoreReport, other: ScoreReport, *, name: str, seed: int = 0
 def _refuse_unpaired(refs: Mapping[str, str], hyps: Mapping[str, str], where: str) -> None:
     """Refuse utterances that are on one side only, and references without words."""
     missing, extra = sorted(set(refs) - set(hyps)), sorted(set(hyps) - set(refs))
-    wordless = sorted(utt_id for utt_id, text in refs.items() if not text.split())
+    wordless = sorted(utt_id for utt_id, text in refs.items() if not split_words(text))
     problems = [
         f"{what} {listed(utt_ids)} ({len(utt_ids)} of {len(refs)}); {remedy}"
         for what, utt_ids, remedy in (
