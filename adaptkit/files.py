@@ -1,11 +1,13 @@
 """Read and write files; a file is written completely or not at all."""
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from adaptkit.errors import AdaptkitError
 
@@ -47,6 +49,14 @@ def read_text(path: Path) -> str:
         raise AdaptkitError(explain_os_error(error, path)) from error
     except UnicodeDecodeError as error:
         raise AdaptkitError(f"{path}: not UTF-8 text (byte {error.start}); convert it with iconv") from error
+
+
+def parse_json(text: str) -> Any:
+    """Parse json; a ValueError says what is wrong with it, 10,000 nested brackets too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def require_regular(path: Path) -> None:

@@ -67,7 +67,7 @@ def read_corpus(path: Path) -> Corpus:
 
     The lengths then follow from the durations.
     """
-    data = datadir.read(path)
+    data = datadir.read(path, needs_text=False)
     if data.feats is None:
         options = FbankOptions()
         frames = [options.count_frames(round(seconds * options.rate_hz)) for seconds in _durations(data)]

@@ -112,9 +112,11 @@ class Examples(Dataset):
         )
 
 
-def read_examples(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
+def read_examples(
+    path: Path, base: BaseModel, *, allow_pipes: bool = False, needs_text: bool = True
+) -> Examples:
     """Read a data directory for a base model, with every task assigned to the base itself."""
-    data = datadir.read(path)
+    data = datadir.read(path, needs_text=needs_text)
     refuse_misfit(data, base)
     task_ids = dict.fromkeys(data.tasks, BASE_TASK)
     return Examples(data, base, tuple(count_frames(data, base)), task_ids, allow_pipes)

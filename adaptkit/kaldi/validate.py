@@ -37,10 +37,13 @@ def find_in_tables(path: Path, checks: Checks) -> tuple[dict[str, Table], list[P
         if (path / name).exists():
             tables[name], found = scan_table(path / name)
             problems += found
+        elif name == "text":
+            tables[name] = {}
         elif name in REQUIRED:
             remedy = f"'adaptkit data fix {path}' makes it" if name == "spk2utt" else "prepare the data again"
             problems.append(Problem(path / name, 0, "", "no such file", remedy))
             tables[name] = {}
+    problems += _text_problems(path, tables)
     problems += _value_problems(path, tables)
     problems += _disagreements(path, tables)
     problems += _recording_problems(path, tables)
@@ -63,15 +66,34 @@ def audio_table(tables: dict[str, Table]) -> str:
 
 def needed_tables(tables: dict[str, Table]) -> list[str]:
     """List the tables that must contain every utterance."""
+    text = ["text"] if _has_words(tables) else []
     optional = [name for name in ("feats.scp", "utt2task") if tables.get(name)]
-    return ["text", "utt2spk", audio_table(tables), *optional]
+    return [*text, "utt2spk", audio_table(tables), *optional]
+
+
+def _has_words(tables: dict[str, Table]) -> bool:
+    return any(line.value for line in tables["text"].values())
+
+
+def _text_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
+    """Warn of a set without words, which can be decoded all the same."""
+    if not _has_words(tables):
+        what = (
+            "holds ids alone"
+            if tables["text"]
+            else "no such file"
+            if not (path / "text").exists()
+            else "no words"
+        )
+        remedy = "the set can be decoded, but neither scored nor trained on"
+        yield Problem(path / "text", 0, "", what, remedy, is_warning=True)
 
 
 def _value_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
     for name, table in tables.items():
         for key, line in table.items():
             what = _fault(name, line.value)
-            if what:
+            if what and (name != "text" or _has_words(tables)):
                 utt_id = "" if name == "spk2utt" else key
                 yield Problem(path / name, line.number, utt_id, f"{key}: {what}", _drops(path))
 
@@ -98,7 +120,7 @@ def _fault(name: str, value: str) -> str:
 def _disagreements(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
     """Find utterances missing from a table, and entries of optional tables for unknown utterances."""
     needed = needed_tables(tables)
-    main = needed[:3]
+    main = [name for name in needed if name in ("text", "utt2spk", audio_table(tables))]
     known = {utt_id: name for name in reversed(main) for utt_id in tables[name]}
     for utt_id, name in sorted(known.items(), key=lambda item: item[0].encode()):
         missing = [other for other in needed if tables[other] and utt_id not in tables[other]]

@@ -169,10 +169,20 @@ def test_nothing_changes_where_nothing_would_remain(folder):
     assert folder.content() == before
 
 
-def test_missing_text_is_refused_rather_than_everything_dropped(folder):
-    (folder.path / "text").unlink()
-    with pytest.raises(DataError, match="text: no such file; prepare the data again"):
+def test_missing_table_is_refused_rather_than_everything_dropped(folder):
+    (folder.path / "utt2spk").unlink()
+    with pytest.raises(DataError, match="utt2spk: no such file; prepare the data again"):
         fix(folder.path)
+
+
+@pytest.mark.parametrize("content", [None, "", "anna-1\nanna-2\r\nbert-1\nbert-2\nbert-3\n"])
+def test_set_without_words_loses_no_utterance(folder, content):
+    (folder.path / "text").unlink() if content is None else folder.write("text", content)
+    folder.edit("wav.scp", b"bert-2.wav", b"bert-9.wav")
+    repair = fix(folder.path)
+    assert (list(repair.dropped), repair.num_kept) == (["bert-2"], 3)
+    assert [p.is_warning for p in find_problems(folder.path)] == [True]
+    assert (folder.path / "text").exists() == bool(content)
 
 
 def test_limits_are_those_of_the_checks(segmented):

@@ -35,10 +35,19 @@ def test_missing_directory_is_one_problem(tmp_path):
     assert [p.what for p in find_problems(tmp_path / "none")] == ["no such data directory"]
 
 
-@pytest.mark.parametrize("name", ["wav.scp", "text", "utt2spk", "spk2utt"])
+@pytest.mark.parametrize("name", ["wav.scp", "utt2spk", "spk2utt"])
 def test_missing_table_is_reported(folder, name):
     (folder.path / name).unlink()
     assert f"{name}: no such file" in heads(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(None, "no such file"), ("anna-1\nanna-2\nbert-1\nbert-2\n", "holds ids alone")]
+)
+def test_set_without_words_is_valid_with_a_warning(folder, content, what):
+    (folder.path / "text").unlink() if content is None else folder.write("text", content)
+    remedy = "the set can be decoded, but neither scored nor trained on"
+    assert said(folder) == [f"text: warning: {what}; {remedy}"]
 
 
 @pytest.mark.parametrize("name", ["wav.scp", "text", "utt2spk", "spk2utt", "segments", "utt2task"])
