@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from adaptkit.report.runs import ExperimentResult, find_baseline
-from adaptkit.scoring.wer import ONE_SPEAKER, ErrorCounts, Interval
+from adaptkit.scoring.counts import ErrorCounts
+from adaptkit.scoring.wer import ONE_SPEAKER, Interval
 
 NUM_COLOURS = 8  # the page defines --series-0 (the baseline) to --series-8
 INK, MUTED, LINE = "#010101", "#020202", "#030303"  # placeholders, see `_to_svg`

@@ -26,7 +26,7 @@ from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.load import load_experiment
 from adaptkit.model.recognise import plan_decoding, search
 from adaptkit.progress import counting
-from adaptkit.scoring import wer
+from adaptkit.scoring.counts import count_words
 
 BASE = "(base)"  # the column of the base model alone
 _MOST_NAMES = 48  # more would not be legible in the plot
@@ -121,7 +121,7 @@ def measure(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> Cro
     kept = examples.without(short)
     with counting("cross-evaluating", len(kept) * len(columns)) as advance:
         for column, texts in _recognise(adapted, kept, columns, batch_frames):
-            counts = wer.count_words([refs[utt_id] for utt_id in texts], list(texts.values()))
+            counts = count_words([refs[utt_id] for utt_id in texts], list(texts.values()))
             for utt_id, count in zip(texts, counts, strict=True):
                 errors[rows[utt_id], column] += count.errors
             advance(len(texts), "")
