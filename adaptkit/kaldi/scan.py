@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adaptkit.characters import describe_strange
 from adaptkit.errors import DataError
-from adaptkit.files import explain_os_error, split_lines
+from adaptkit.files import explain_os_error, require_regular, split_lines
 from adaptkit.kaldi.tables import split_line
 
 
@@ -56,6 +56,7 @@ Table = dict[str, Line]  # by key, in the file's order
 
 def scan_table(path: Path) -> tuple[Table, list[Problem]]:
     """Read the valid lines of a table, the first of each key, and list all problems of its syntax."""
+    require_regular(path)
     try:
         content = path.read_bytes()
     except OSError as error:

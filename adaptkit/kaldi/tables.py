@@ -11,9 +11,10 @@ from pathlib import Path
 
 from adaptkit.characters import clean
 from adaptkit.errors import DataError
-from adaptkit.files import read_text, split_lines, write_text
+from adaptkit.files import read_text, require_regular, split_lines, write_text
 
 _ENDS = " \t\r"
+_PIPES = Path("/dev/fd")  # of the shell's <(...), which only a command line can name
 
 
 def read_table(path: Path) -> dict[str, str]:
@@ -22,6 +23,8 @@ def read_table(path: Path) -> dict[str, str]:
     A value may be empty or contain spaces; it is stripped at both ends.
     """
     path, table = Path(path), {}
+    if path.parent != _PIPES:
+        require_regular(path)
     for number, line in enumerate(split_lines(read_text(path)), start=1):
         if "\0" in line:
             remedy = f"'adaptkit data fix {path.parent}' drops the line"

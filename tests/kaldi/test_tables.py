@@ -1,8 +1,10 @@
+import os
 import subprocess
 
 import pytest
 
 from adaptkit.errors import AdaptkitError, DataError
+from adaptkit.kaldi.scan import scan_table
 from adaptkit.kaldi.tables import read_table, write_table
 
 
@@ -62,6 +64,19 @@ def test_table_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "text").write_bytes(b"a \xff\n")
     with pytest.raises(AdaptkitError, match="not UTF-8 text"):
         read_table(tmp_path / "text")
+
+
+def test_fifo_is_refused_unless_the_shell_made_it(tmp_path):
+    os.mkfifo(tmp_path / "text")
+    with pytest.raises(AdaptkitError, match="is a FIFO"):
+        read_table(tmp_path / "text")
+    with pytest.raises(AdaptkitError, match="is a FIFO"):
+        scan_table(tmp_path / "text")
+    reader, writer = os.pipe()
+    os.write(writer, b"a one\n")
+    os.close(writer)
+    assert read_table(f"/dev/fd/{reader}") == {"a": "one"}
+    os.close(reader)
 
 
 def test_empty_table_is_empty(tmp_path):
