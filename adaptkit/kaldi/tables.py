@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from adaptkit.characters import clean
-from adaptkit.errors import DataError
+from adaptkit.errors import DataError, shorten
 from adaptkit.files import read_text, require_regular, split_lines, write_text
 
 _ENDS = " \t\r"
@@ -34,7 +34,7 @@ def read_table(path: Path) -> dict[str, str]:
             raise DataError(f"{path}:{number}: empty line; 'adaptkit data fix {path.parent}' drops it")
         if key in table:
             remedy = f"'adaptkit data fix {path.parent}' keeps the first"
-            raise DataError(f"{path}:{number}: duplicate key {key}; {remedy}")
+            raise DataError(f"{path}:{number}: duplicate key {shorten(key)}; {remedy}")
         table[key] = value
     return table
 
