@@ -139,6 +139,8 @@ def _load_score(folder: DecodeFolder, decode: DecodeRecord) -> ScoreReport:
     """Read the score of the hypotheses that are in the folder now, against the present references."""
     command = f"'adaptkit score {decode.data or f'data/{decode.set_name}'} {folder.path}'"
     if not folder.score.exists():
+        if decode.data and Path(decode.data).is_dir():
+            score_files.read_references(Path(decode.data))  # refused if there are none
         raise ScoringError(f"{folder.score}: no such file; {command} creates it")
     score = score_files.read(folder.score)
     again = f"{command} writes it again"

@@ -47,7 +47,7 @@ def score_files(
     """
     if other is not None and not allow_unlike:
         refuse_unlike(hyp, other)
-    ref_file, refs = _read_references(ref)
+    ref_file, refs = read_references(ref)
     utt2spk = utt2spk or (ref / "utt2spk" if ref.is_dir() else None)
     speakers = read_table(utt2spk) if utt2spk else None
 
@@ -70,6 +70,17 @@ def score_files(
         return report
     compared = score_one(other, _read_hypotheses(other))
     return replace(report, difference=compare(report, compared, name=str(other), seed=seed))
+
+
+def read_references(ref: Path) -> tuple[Path, dict[str, str]]:
+    """Return the file with the references and its table; a set without any is refused by name."""
+    path = ref / "text" if ref.is_dir() else ref
+    refs = read_table(path) if path.exists() or not ref.is_dir() else {}
+    if ref.is_dir() and not any(refs.values()):
+        what = "holds ids alone" if refs else "no such file, or an empty one"
+        remedy = "without the words that were said, hypotheses cannot be scored; write them there"
+        raise ScoringError(f"{path}: {what}: the set has no references; {remedy}")
+    return path, refs
 
 
 def write(report: ScoreReport, folder: Path, *, with_alignments: bool = False) -> None:
@@ -182,17 +193,6 @@ def _refuse_contradictions(report: ScoreReport, data: Mapping[str, object]) -> N
     unlike = [key for key, value in to_json(report).items() if key in _DERIVED and data.get(key) != value]
     if unlike:
         raise ScoringError(f"not the figures of its utterances: {listed(unlike)}")
-
-
-def _read_references(ref: Path) -> tuple[Path, dict[str, str]]:
-    """Return the file with the references and its table; a set without any is refused by name."""
-    path = ref / "text" if ref.is_dir() else ref
-    refs = read_table(path) if path.exists() or not ref.is_dir() else {}
-    if ref.is_dir() and not any(refs.values()):
-        what = "holds ids alone" if refs else "no such file, or an empty one"
-        remedy = "without the words that were said, hypotheses cannot be scored; write them there"
-        raise ScoringError(f"{path}: {what}: the set has no references; {remedy}")
-    return path, refs
 
 
 def _find_text(path: Path) -> Path:

@@ -112,6 +112,18 @@ def test_unscored_experiment_says_which_command_scores_it(experiments):
         runs.load(experiments)
 
 
+def test_set_without_references_is_no_reason_to_score_it(experiments, tmp_path):
+    decoded = experiments[0] / "decode_test"
+    (decoded / "score.json").unlink()
+    record = DecodeRecord.read(decoded / "run.json")
+    dataclasses.replace(record, data=str(tmp_path / "data")).write(decoded / "run.json")
+    with pytest.raises(ScoringError, match=f"'adaptkit score {tmp_path}/data .*decode_test' creates it"):
+        runs.load(experiments)
+    (tmp_path / "data/text").unlink()
+    with pytest.raises(ScoringError, match="data/text: no such file.*: the set has no references"):
+        runs.load(experiments)
+
+
 def test_score_of_earlier_hypotheses_is_refused(experiments):
     decoded = experiments[0] / "decode_test"
     write_table(decoded / "text", REFS)
