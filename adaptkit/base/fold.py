@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from adaptkit import config as configuration
+from adaptkit import locks
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.fold import Added, Fold, Widened
 from adaptkit.adapters.per_task import task_parameters
@@ -151,20 +152,16 @@ def write(base: BaseModel, folder: Path) -> None:
     if RunFolder(folder).model.exists():
         raise ConfigError(f"{folder}: already contains a base model; choose another folder with --out")
     config, normalize = dict(base.config), dict(base.config["normalize_conf"])
-    if normalize.get("stats_file"):
-        normalize["stats_file"] = _copy_file(base.path, normalize["stats_file"], folder)
-        config["normalize_conf"] = normalize
-    if config.get("bpemodel"):
-        config["bpemodel"] = _copy_file(base.path, config["bpemodel"], folder)
-    save(folder, config, base.model.state_dict())
-    made = RecordedModel(folder.resolve().name, "base", (), base.num_parameters, 0)
-    write_record(
-        folder,
-        made,
-        base_fingerprint=base.fingerprint,
-        params_base=base.num_parameters,
-        device="cpu",
-    )
+    with locks.hold(folder):
+        if normalize.get("stats_file"):
+            normalize["stats_file"] = _copy_file(base.path, normalize["stats_file"], folder)
+            config["normalize_conf"] = normalize
+        if config.get("bpemodel"):
+            config["bpemodel"] = _copy_file(base.path, config["bpemodel"], folder)
+        save(folder, config, base.model.state_dict())
+        made = RecordedModel(folder.resolve().name, "base", (), base.num_parameters, 0)
+        counts = {"base_fingerprint": base.fingerprint, "params_base": base.num_parameters}
+        write_record(folder, made, **counts, device="cpu")
 
 
 def _copy_file(source: Path, name: str, folder: Path) -> str:

@@ -12,6 +12,7 @@ import kaldiio
 import torch
 from torch import Tensor, distributed, nn
 
+from adaptkit import locks
 from adaptkit.adapters.api import Adapter, AdapterConfig, AdapterStack
 from adaptkit.adapters.site import Site
 from adaptkit.base.checkpoint import BaseModel
@@ -83,7 +84,8 @@ def cached(examples: Examples, adapters: AdapterStack, path: Path, *, batch_fram
             "in every step; set 'cache: false', or remove that adapter"
         )
     if not distributed.is_initialized() or distributed.get_rank() == 0:
-        _write(examples, find(examples.base, adapters), path, batch_frames)
+        with locks.hold(path.parent):
+            _write(examples, find(examples.base, adapters), path, batch_frames)
     if distributed.is_initialized():
         distributed.barrier()
     megabytes = path.with_suffix(".ark").stat().st_size >> 20
@@ -126,8 +128,6 @@ def _write(examples: Examples, sites: Sequence[Site], path: Path, batch_frames: 
     if is_there and json.loads(read_text(record)) == [*made_of, ark.stat().st_size]:
         return
     record.unlink(missing_ok=True)
-    for partial in path.parent.glob(f".{path.name}.*.partial.ark"):  # left by a killed run
-        partial.unlink()
     locations = {}
     with replacing(ark) as temporary, open(temporary, "wb") as file:
         for utt_id, x in _read_all(examples, sites, batch_frames):
