@@ -19,7 +19,6 @@ SPEECH = {
     "adaptkit": None,
     "frontend": "default",
     "frontend_conf": {"fs": 8000, "n_fft": 256, "hop_length": 80, "n_mels": 20},
-    "adaptkit": None,
 }
 TIME = {"apply_time_warp": False, "apply_freq_mask": False}  # masks over time alone
 
