@@ -216,7 +216,7 @@ def _name_of_adapter(word: str) -> str:
 
 def setting(changes: Mapping[str, Any]) -> list[str]:
     """Return the overrides that set keys to values, as json, which keeps the string `off` a string."""
-    return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items()]
 
 
 def save(experiment: Experiment, path: Path) -> None:

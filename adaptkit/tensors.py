@@ -81,18 +81,32 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights into a model; their names and shapes must be exactly the model's."""
+    """Load weights into a model; they must have its names, shapes and kinds of numbers, and be finite."""
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-    reshaped = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    both = {name: (own[name], weights[name]) for name in own if name in weights}
+    reshaped = [name for name, (mine, theirs) in both.items() if mine.shape != theirs.shape]
+    retyped = [n for n, (mine, theirs) in both.items() if _number_kind(mine) != _number_kind(theirs)]
+    infinite = [name for name, (_, theirs) in both.items() if not theirs.isfinite().all()]
     problems = [
         f"{what}: {listed(names, 3)}"
-        for what, names in (("missing", missing), ("not in the model", extra), ("wrong shape", reshaped))
+        for what, names in (
+            ("missing", missing),
+            ("not in the model", extra),
+            ("wrong shape", reshaped),
+            ("another type of numbers", retyped),
+            ("not finite", infinite),
+        )
         if names
     ]
     if problems:
         raise CheckpointError(f"{path}: does not fit the configuration it comes with; {'; '.join(problems)}")
     model.load_state_dict(weights, strict=True)
+
+
+def _number_kind(tensor: Tensor) -> str:
+    """Return the kind of a tensor's numbers: floats of any precision, or the exact type."""
+    return "float" if tensor.is_floating_point() else str(tensor.dtype)
 
 
 def average_tensors(weights: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -135,5 +135,10 @@ def test_a_value_that_is_no_sane_number_or_path_is_refused(path, word, message):
     assert message in refused(path, word)
 
 
+def test_a_yaml_of_adapters_may_be_named_in_any_script(path, tmp_path):
+    config.write_yaml(tmp_path / "a𐐷.yaml", {"adapters": [{"kind": "residual"}]})
+    assert experiment.load(path, ["base.name=😀"], adapter=str(tmp_path / "a𐐷.yaml")).name == "a𐐷"
+
+
 def test_a_whole_number_may_have_an_exponent(path):
     assert experiment.load(path, ["train.batch_frames=12e3"]).train.batch_frames == 12000

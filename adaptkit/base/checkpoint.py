@@ -124,9 +124,10 @@ def wrap(path: Path, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
     model.eval().requires_grad_(False)
     features = schema.read_features(config, f"{path}/config.yaml")
     if features is not None and features["num_bins"] != config["input_size"]:
+        reads = f"features of {config['input_size']} bins" if config["input_size"] else "speech"
         raise CheckpointError(
-            f"{path}/config.yaml: the model reads features of {config['input_size']} bins, but "
-            f"adaptkit.features.num_bins is {features['num_bins']}; set it to what the model was trained on"
+            f"{path}/config.yaml: the model reads {reads}, but adaptkit.features.num_bins is "
+            f"{features['num_bins']}; make 'adaptkit: features:' what the model was trained on"
         )
     if features is None and config["frontend"] is None:
         raise CheckpointError(

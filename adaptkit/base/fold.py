@@ -152,7 +152,6 @@ def write(base: BaseModel, folder: Path) -> None:
     if RunFolder(folder).model.exists():
         raise ConfigError(f"{folder}: already contains a base model; choose another folder with --out")
     config, normalize = dict(base.config), dict(base.config["normalize_conf"])
-    made = RecordedModel(folder.resolve().name, "base", (), base.num_parameters, 0)
     with locks.hold(folder):
         if normalize.get("stats_file"):
             normalize["stats_file"] = _copy_file(base.path, normalize["stats_file"], folder)
@@ -160,9 +159,9 @@ def write(base: BaseModel, folder: Path) -> None:
         if config.get("bpemodel"):
             config["bpemodel"] = _copy_file(base.path, config["bpemodel"], folder)
         save(folder, config, base.model.state_dict())
-        write_record(
-            folder, made, base_fingerprint=base.fingerprint, params_base=base.num_parameters, device="cpu"
-        )
+        made = RecordedModel(folder.resolve().name, "base", (), base.num_parameters, 0)
+        counts = {"base_fingerprint": base.fingerprint, "params_base": base.num_parameters}
+        write_record(folder, made, **counts, device="cpu")
 
 
 def _copy_file(source: Path, name: str, folder: Path) -> str:

@@ -34,7 +34,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: {listed(strange)}: not a plain tensor of numbers (sparse, quantised, complex, expanded "
             "or without data); save the model's state dict as ESPnet does"
         )
-    return weights
+    return {name: tensor.detach() for name, tensor in weights.items()}  # a Parameter has gradients
 
 
 def _check_archive(path: Path) -> None:

@@ -74,7 +74,7 @@ def load(path: Path) -> AdapterFile:
 def _check_header(header: Mapping[str, Any]) -> None:
     """Refuse a header whose values are of other types than `save` writes, or that names a task twice."""
     tasks, entries = header["tasks"], header["adapters"]
-    if not isinstance(tasks, list) or not all(isinstance(task, str) and task for task in tasks):
+    if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
         raise TypeError("tasks: expected a list of names")
     if len(set(tasks)) < len(tasks):
         twice = [task for task, count in Counter(tasks).items() if count > 1]

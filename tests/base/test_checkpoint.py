@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import Parameter
 
 from adaptkit.base import checkpoint, fold
 from adaptkit.errors import CheckpointError
@@ -119,6 +120,11 @@ def test_a_tensor_that_is_not_plain_is_refused(folder, tensor):
     rewrite(folder, lambda weights: weights.update({"ctc.ctc_lo.bias": tensor}))
     with pytest.raises(CheckpointError, match=r"model.pth: (ctc.ctc_lo.bias: not a plain|not a complete)"):
         checkpoint.load(folder)
+
+
+def test_weights_saved_as_parameters_are_loaded(base, folder):
+    rewrite(folder, lambda weights: weights.update({"normalize.mean": Parameter(weights["normalize.mean"])}))
+    assert checkpoint.load(folder).fingerprint == base.fingerprint
 
 
 class Touch:

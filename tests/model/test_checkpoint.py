@@ -125,7 +125,6 @@ def test_another_format_is_refused_with_its_number(path, number):
         {"tasks": "spk"},
         {"tasks": ["spk1", 2, "spk3"]},
         {"tasks": ["spk1", "spk1", "spk2"]},
-        {"tasks": ["spk1", "", "spk2"]},
         {"base_fingerprint": None},
         {"base_fingerprint": 5},
         {"step": None},
