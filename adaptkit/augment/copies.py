@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from adaptkit import locks
 from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.noise import Noise, NoiseBank
 from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed
@@ -76,7 +77,8 @@ def copy(
     recordings = {one.utt_id: str(one.file) for one in plan}
     noisy = DataDir(out_dir, tuple(one.utterance for one in plan), recordings)
     made = subset.combine([data, noisy] if which.with_clean else [noisy], path=out_dir)
-    _save(made, data, _make(plan, bank, out_dir / RECORD, allow_pipes))
+    with locks.hold(out_dir, parts=(folder.name,)):
+        _save(made, data, _make(plan, bank, out_dir / RECORD, allow_pipes))
     return made
 
 

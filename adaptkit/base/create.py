@@ -13,6 +13,7 @@ from adaptkit.base import build, checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import DataError, listed
 from adaptkit.features.fbank import FbankOptions, read_options
+from adaptkit.files import replacing
 from adaptkit.kaldi import datadir
 from adaptkit.tokens import TokenList
 
@@ -75,6 +76,6 @@ def _copy_statistics(train_set: Path, folder: Path) -> Path:
     source, target = train_set / "feats_stats.npz", folder / "feats_stats.npz"
     if not source.exists():
         raise DataError(f"{source}: no such file; 'adaptkit feats' writes it with --cmvn {source}")
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
     return target

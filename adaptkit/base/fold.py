@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
 from adaptkit import config as configuration
+from adaptkit import locks
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.fold import Added, Fold, Widened
 from adaptkit.adapters.per_task import task_parameters
@@ -150,12 +151,13 @@ def write(base: BaseModel, folder: Path) -> None:
     if RunFolder(folder).model.exists():
         raise ConfigError(f"{folder}: already contains a base model; choose another folder with --out")
     config, normalize = dict(base.config), dict(base.config["normalize_conf"])
-    if normalize.get("stats_file"):
-        normalize["stats_file"] = _copy_file(base.path, normalize["stats_file"], folder)
-        config["normalize_conf"] = normalize
-    if config.get("bpemodel"):
-        config["bpemodel"] = _copy_file(base.path, config["bpemodel"], folder)
-    save(folder, config, base.model.state_dict())
+    with locks.hold(folder):
+        if normalize.get("stats_file"):
+            normalize["stats_file"] = _copy_file(base.path, normalize["stats_file"], folder)
+            config["normalize_conf"] = normalize
+        if config.get("bpemodel"):
+            config["bpemodel"] = _copy_file(base.path, config["bpemodel"], folder)
+        save(folder, config, base.model.state_dict())
 
 
 def _copy_file(source: Path, name: str, folder: Path) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from adaptkit import locks
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.per_task import shared_parameters
 from adaptkit.base import checkpoint as base_checkpoint
@@ -64,6 +65,15 @@ def decode_folder(options: DecodeOptions, *, device: str) -> Path:
     with Submodels go to the folder of Submodels.
     """
     base_dir, base_only = _find_base(options)
+    out = DecodeFolder(options.out or _default_folder(options, base_only))
+    with locks.hold(out.path):
+        _decode(options, out, base_dir, base_only, device=device)
+    return out.path
+
+
+def _decode(
+    options: DecodeOptions, out: DecodeFolder, base_dir: Path, base_only: bool, *, device: str
+) -> None:
     with _load(options, base_dir, base_only, device=device) as (model, examples):
         examples = _number_tasks(examples, model, unknown=options.unknown_speaker)
         short = find_frameless(examples)
@@ -73,7 +83,6 @@ def decode_folder(options: DecodeOptions, *, device: str) -> Path:
             found = _recognise(adapted, examples.without(short), options.batch_frames, model.submodels)
         seconds = time.monotonic() - started
     found += [Hypothesis(utt_id, "", 0.0) for utt_id in short]
-    out = DecodeFolder(options.out or _default_folder(options, base_only))
     write_table(out.scores, {h.utt_id: f"{h.score:.4f}" for h in found})
     write_table(out.text, {h.utt_id: h.text for h in found})
     _write_record(out.path, options, model, device)
@@ -86,7 +95,6 @@ def decode_folder(options: DecodeOptions, *, device: str) -> Path:
         batch_size=max(1, options.batch_frames // max(examples.lengths)),
         base_only=base_only,
     ).write(out.record)
-    return out.path
 
 
 def decode_and_score(exp: Path, data: Path, *, batch_frames: int, device: str) -> ScoreReport:

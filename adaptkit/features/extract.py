@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaptkit import locks
 from adaptkit.errors import AdaptkitError, DataError, listed
 from adaptkit.features.archive import find_damage, read_record, write_archive, write_record
 from adaptkit.features.fbank import FbankOptions, log_mel
@@ -51,14 +52,15 @@ def extract(
     if out_dir == Path(data_dir).resolve():
         raise DataError(f"{out_dir}: features need a separate folder, such as dump/{out_dir.name}")
     shards = list(_plan(data, out_dir, options))
-    reasons = _find_reasons(shards, num_jobs)
-    todo = [shard for shard, reason in zip(shards, reasons, strict=True) if reason]
-    if todo:
-        _log_restart(out_dir, shards, reasons)
-        (out_dir / "feats.scp").unlink(missing_ok=True)
-        _make(todo, options, num_jobs, allow_pipes)
-    _remove_leftovers(out_dir, len(shards))
-    return _finish(data, out_dir, shards, options)
+    with locks.hold(out_dir):
+        reasons = _find_reasons(shards, num_jobs)
+        todo = [shard for shard, reason in zip(shards, reasons, strict=True) if reason]
+        if todo:
+            _log_restart(out_dir, shards, reasons)
+            (out_dir / "feats.scp").unlink(missing_ok=True)
+            _make(todo, options, num_jobs, allow_pipes)
+        _remove_leftovers(out_dir, len(shards))
+        return _finish(data, out_dir, shards, options)
 
 
 @dataclass(frozen=True)
@@ -219,9 +221,7 @@ def _reasons(failures: Mapping[str, str]) -> str:
 
 
 def _remove_leftovers(out_dir: Path, last: int) -> None:
-    """Remove partial files of a killed run, and the arks of an earlier, larger set."""
-    for partial_ark in out_dir.glob(".feats.*.partial.ark"):
-        partial_ark.unlink()
+    """Remove the arks of an earlier, larger set."""
     for record in out_dir.glob("feats.*.json"):
         number = record.name.split(".")[1]
         if number.isdigit() and int(number) > last:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaptkit import locks
 from adaptkit.errors import DataError, listed
 from adaptkit.kaldi.tables import read_table, write_table
 
@@ -85,12 +86,20 @@ def read(path: Path) -> DataDir:
 
 
 def write(data: DataDir) -> None:
-    """Write a data directory with sorted tables; `segments` and `utt2task` only if they are needed."""
+    """Write a data directory with sorted tables; `segments` and `utt2task` only if they are needed.
+
+    `wav.scp` is removed first and written last, so that a killed run leaves no mixture of old and new tables.
+    """
     utterances = {u.utt_id: u for u in data.utterances}
     if len(utterances) != len(data.utterances):
         raise DataError(f"{data.path}: duplicate utterance ids among the {len(data.utterances)} to write")
-    path = data.path
-    write_table(path / "wav.scp", data.recordings)
+    with locks.hold(data.path):
+        (data.path / "wav.scp").unlink(missing_ok=True)
+        _write_tables(data.path, data, utterances)
+        write_table(data.path / "wav.scp", data.recordings)
+
+
+def _write_tables(path: Path, data: DataDir, utterances: Mapping[str, Utterance]) -> None:
     write_table(path / "text", {key: u.text for key, u in utterances.items()})
     write_table(path / "utt2spk", {key: u.speaker for key, u in utterances.items()})
     write_table(path / "spk2utt", invert({key: u.speaker for key, u in utterances.items()}))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaptkit import locks
 from adaptkit.errors import DataError
 from adaptkit.files import replacing, write_text
 from adaptkit.kaldi.datadir import invert
@@ -48,7 +49,8 @@ def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
             _drop_line(tables["utt2dur"], problem.line)
     repaired = _repaired(path, tables, kept)
     changed = {n: text for n, text in repaired.items() if not text or _content(path / n) != text.encode()}
-    _replace(path, changed)
+    with locks.hold(path, parts=(BACKUP,)):
+        _replace(path, changed)
     return Repair(tuple(problems), reasons, len(kept), tuple(changed))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from adaptkit import locks
 from adaptkit.errors import ConfigError, DataError, listed
 from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -32,18 +33,19 @@ def join(
         raise ConfigError(f"joined utterances cannot have at most {most_sec:g} s; try 15 s")
     path = Path(path)
     folder = audio_folder(path, data)
-    (path / "wav.scp").unlink(missing_ok=True)
-    joined, recordings, lowered = [], {}, []
-    for utterances, speech in _join_all(data, round(most_sec * rate_hz), rate_hz, allow_pipes):
-        utterance, fitting = merge_utterances(utterances), fit_full_scale(speech)
-        if utterance.utt_id in recordings:
-            problem = f"two joined utterances would have the id {utterance.utt_id}"
-            raise DataError(f"{data.path}: {problem}; rename the first utterance of one")
-        if fitting is not speech:
-            lowered.append(utterance.utt_id)
-        recordings[utterance.utt_id] = str(folder / f"{utterance.utt_id}.wav")
-        write_audio(Path(recordings[utterance.utt_id]), fitting, rate_hz=rate_hz)
-        joined.append(utterance)
+    with locks.hold(path, parts=(folder.name,)):
+        (path / "wav.scp").unlink(missing_ok=True)
+        joined, recordings, lowered = [], {}, []
+        for utterances, speech in _join_all(data, round(most_sec * rate_hz), rate_hz, allow_pipes):
+            utterance, fitting = merge_utterances(utterances), fit_full_scale(speech)
+            if utterance.utt_id in recordings:
+                problem = f"two joined utterances would have the id {utterance.utt_id}"
+                raise DataError(f"{data.path}: {problem}; rename the first utterance of one")
+            if fitting is not speech:
+                lowered.append(utterance.utt_id)
+            recordings[utterance.utt_id] = str(folder / f"{utterance.utt_id}.wav")
+            write_audio(Path(recordings[utterance.utt_id]), fitting, rate_hz=rate_hz)
+            joined.append(utterance)
     if lowered:
         log.info("%s: %d scaled down to full scale: %s", path, len(lowered), listed(lowered, most=3))
     return DataDir(path, tuple(sorted(joined, key=lambda u: u.utt_id.encode())), recordings)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed, nn
 
+from adaptkit import locks
 from adaptkit.adapters.api import Adapter, AdapterConfig, AdapterStack
 from adaptkit.adapters.site import Site
 from adaptkit.base.checkpoint import BaseModel
@@ -82,7 +83,8 @@ def cached(examples: Examples, adapters: AdapterStack, path: Path, *, batch_fram
             "in every step; set 'cache: false', or remove that adapter"
         )
     if not distributed.is_initialized() or distributed.get_rank() == 0:
-        _write(examples, find(examples.base, adapters), path, batch_frames)
+        with locks.hold(path.parent):
+            _write(examples, find(examples.base, adapters), path, batch_frames)
     if distributed.is_initialized():
         distributed.barrier()
     megabytes = path.with_suffix(".ark").stat().st_size >> 20
@@ -122,8 +124,6 @@ def _write(examples: Examples, sites: Sequence[Site], path: Path, batch_frames: 
     made_of = f"{_digest(examples, sites)} {ark}"
     if scp.exists() and not find_damage(ark, made_of):
         return
-    for partial in path.parent.glob(f".{path.name}.*.partial.ark"):  # left by a killed run
-        partial.unlink()
     taps = ((utt_id, x.numpy()) for utt_id, x in _read_all(examples, sites, batch_frames))
     record = write_archive(ark, taps, made_of=made_of)
     write_table(scp, {utt_id: f"{ark}:{offset}" for utt_id, (offset, *_) in record.entries.items()})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from adaptkit import locks
 from adaptkit.errors import ScoringError, listed
 from adaptkit.files import read_text, write_text
 from adaptkit.folders import DecodeFolder
@@ -48,8 +49,9 @@ def score_files(
 
 def write(report: ScoreReport, folder: Path, *, with_alignments: bool = False) -> None:
     """Write score.json and RESULT into a decode folder."""
-    write_json(report, DecodeFolder(folder).score, with_alignments=with_alignments)
-    write_text(DecodeFolder(folder).result, format_report(report, with_alignments=with_alignments))
+    with locks.hold(folder):
+        write_json(report, DecodeFolder(folder).score, with_alignments=with_alignments)
+        write_text(DecodeFolder(folder).result, format_report(report, with_alignments=with_alignments))
 
 
 def write_json(report: ScoreReport, path: Path, *, with_alignments: bool = False) -> None:

@@ -15,6 +15,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from adaptkit import locks
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import BASE_TASK, Examples, find_frameless, read_examples
 from adaptkit.errors import ConfigError
@@ -90,9 +91,10 @@ def cross(
         examples = examples.without({u.utt_id for u in examples.data.utterances} - kept)
     matrix = measure(AdaptedModel(loaded.base, loaded.adapters).eval(), examples, batch_frames)
     title = f"WER of {data.name} by Submodels of {exp.resolve().name}"
-    _write_tsv(matrix, out / "matrix.tsv")
-    draw(matrix, out / "matrix.png", title=title)
-    write_text(out / "summary.json", json.dumps(matrix.summary(), indent=1) + "\n")
+    with locks.hold(out, wait=True):
+        _write_tsv(matrix, out / "matrix.tsv")
+        draw(matrix, out / "matrix.png", title=title)
+        write_text(out / "summary.json", json.dumps(matrix.summary(), indent=1) + "\n")
     return matrix
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from adaptkit import config, experiment
+from adaptkit import config, experiment, locks
 from adaptkit.adapters import api
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.base.checkpoint import BaseModel
@@ -51,13 +51,14 @@ def export(
     shared = Shared(file.adapters, file.base_fingerprint, rest)
     numbers = {task: index for index, task in enumerate(file.tasks)}
     chosen = file.tasks if tasks is None else _refuse_unknown(tasks, numbers, adapter_path)
-    _start(folder, shared)
-    submodels = (_cut(file, shared, numbers[task]) for task in chosen)
-    paths = []
-    with counting("exporting", len(chosen)) as advance, ThreadPoolExecutor(_THREADS) as pool:
-        for path in pool.map(partial(write, folder), submodels):
-            paths.append(path)
-            advance(1, "")
+    with locks.hold(folder, wait=True):
+        _start(folder, shared)
+        submodels = (_cut(file, shared, numbers[task]) for task in chosen)
+        paths = []
+        with counting("exporting", len(chosen)) as advance, ThreadPoolExecutor(_THREADS) as pool:
+            for path in pool.map(partial(write, folder), submodels):
+                paths.append(path)
+                advance(1, "")
     return paths
 
 
@@ -89,17 +90,18 @@ def pack(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = Fals
     file = _stack(usable, shared)
     stack = checkpoint.restore(file, base, folder)
     folder_out = RunFolder(out)
-    checkpoint.save(folder_out.adapter, stack, file.base_fingerprint, file.step, file.weights)
-    experiment.save(settings, folder_out.config)
     made = RecordedModel(settings.name, stack.kind, stack.tasks, stack.num_parameters, stack.num_per_task)
-    write_record(
-        out,
-        made,
-        base_fingerprint=base.fingerprint,
-        params_base=base.num_parameters,
-        device=str(next(base.model.parameters()).device),
-        effort=Effort(steps=file.step, is_ours=False),
-    )
+    with locks.hold(out):
+        checkpoint.save(folder_out.adapter, stack, file.base_fingerprint, file.step, file.weights)
+        experiment.save(settings, folder_out.config)
+        write_record(
+            out,
+            made,
+            base_fingerprint=base.fingerprint,
+            params_base=base.num_parameters,
+            device=str(next(base.model.parameters()).device),
+            effort=Effort(steps=file.step, is_ours=False),
+        )
     return Packed(file.tasks, left_out)
 
 

@@ -1,15 +1,13 @@
 """Append enrolled speakers to the adapter file of an experiment, once and atomically."""
 
-import fcntl
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from adaptkit import experiment
+from adaptkit import experiment, locks
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.per_task import task_parameters
@@ -112,7 +110,7 @@ def append(
     """Append the speakers trained in `folder` to the current adapter file, unless it has them already."""
     new, target = checkpoint.load(folder.adapter), options.target
     owned = {name for name, _ in task_parameters(api.build(new.adapters, base.sites, new.tasks, seed=None))}
-    with _locked(target.path):
+    with locks.hold(target.path, wait=True):
         old = find_target(options, owned)
         joined = old
         if old.adapters == new.adapters and not set(old.tasks) & set(new.tasks):
@@ -161,12 +159,3 @@ def _record(
             device=device,
             effort=effort_of(state, settings.train.seed),
         )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock on the adapter file of a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".bank.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

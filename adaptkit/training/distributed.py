@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import distributed
+
+from adaptkit import locks
 
 _VALIDATION_MOST = timedelta(hours=6)  # in the first process, while the others wait
 
@@ -25,3 +28,15 @@ def in_processes(device: str) -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+def is_first() -> bool:
+    """Return whether this is the process that writes files: the first, or the only one."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Hold the lock on the folder of a run in the process that writes to it."""
+    with locks.hold(folder, parts=("checkpoints",)) if is_first() else nullcontext():
+        yield

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from adaptkit import experiment
 from adaptkit.adapters import api
@@ -31,7 +31,7 @@ from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.load import load_experiment
 from adaptkit.training.append import EnrollOptions, append, find_target, refuse_known
 from adaptkit.training.augmentation import augmented, spec_of
-from adaptkit.training.distributed import in_processes
+from adaptkit.training.distributed import in_processes, is_first
 from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.run import read_set, warn_of_coupled_rows
@@ -81,7 +81,7 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
         }
         plan = Plan(train, valid, folder.path, settings.train, identity, write, finish=lambda state: None)
         state = fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=True)
-        if not distributed.is_initialized() or distributed.get_rank() == 0:
+        if is_first():
             _log_result(train.data.tasks, state)
             append(options, settings, base=base, folder=folder, state=state, device=device)
     return target.path

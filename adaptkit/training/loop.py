@@ -16,25 +16,29 @@ from adaptkit.errors import TrainingError, listed
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
 from adaptkit.training.best import BestWeights
+from adaptkit.training.distributed import writing_to
 from adaptkit.training.log import TrainingLog
 from adaptkit.training.optimizer import PerTask, StepSettings
 from adaptkit.training.plan import Plan
 from adaptkit.training.precision import autocast, find_not_finite, seed_everything
 from adaptkit.training.schedule import learning_rate
-from adaptkit.training.state import WHOLE, Saved, State, refuse_another, remove_leftovers
+from adaptkit.training.state import WHOLE, Saved, State, refuse_another
 from adaptkit.training.validation import Validation, validate
 
 
 def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
     """Train for all epochs or until early stopping, and write the best weights."""
+    with writing_to(plan.folder):
+        return _fit(adapted, plan, resume)
+
+
+def _fit(adapted: AdaptedModel, plan: Plan, resume: bool) -> State:
     refuse_another(plan.folder, resume=resume)
     loop = _Loop(adapted, plan)
     if resume:
         loop.state = loop.saved.restore(plan.folder)
     if loop.state.is_done:
         return loop.state
-    if loop.rank == 0:
-        remove_leftovers(plan.folder)
     if adapted.adapters is not None and adapted.adapters.is_cached:
         loop.plan = plan.cached(adapted.adapters)
     loop.log.rewind(loop.state.step)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from adaptkit import experiment
+from adaptkit import experiment, locks
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig, AdapterStack
 from adaptkit.adapters.catalog import available
@@ -66,16 +66,19 @@ def prune(
     kept = find_kept(file.adapters, base.num_blocks, from_bottom=from_bottom)
     out = out or exp / f"pruned_from_{'bottom' if from_bottom else 'top'}"
     rows = []
-    for blocks in kept:
-        stack, folder = cut(loaded, blocks), RunFolder(out / f"keep_{blocks[0]}-{blocks[-1]}")
-        left = _save(folder, settings, stack=stack, file=file)
-        pruned, retrained = measure(folder.path, data, left.train.batch_frames), None
-        if retrain_epochs is not None:
-            retrain = _retrain(folder, left, epochs=retrain_epochs, device=device)
-            retrained = measure(retrain, data, left.train.batch_frames)
-        dropped = len(kept[0]) - len(blocks)
-        rows.append(PrunedRow(blocks, dropped, stack.num_parameters, stack.num_per_task, pruned, retrained))
-    write_text(out / "prune.json", json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    with locks.hold(out):
+        for blocks in kept:
+            stack, folder = cut(loaded, blocks), RunFolder(out / f"keep_{blocks[0]}-{blocks[-1]}")
+            left = _save(folder, settings, stack=stack, file=file)
+            pruned, retrained = measure(folder.path, data, left.train.batch_frames), None
+            if retrain_epochs is not None:
+                retrain = _retrain(folder, left, epochs=retrain_epochs, device=device)
+                retrained = measure(retrain, data, left.train.batch_frames)
+            dropped = len(kept[0]) - len(blocks)
+            rows.append(
+                PrunedRow(blocks, dropped, stack.num_parameters, stack.num_per_task, pruned, retrained)
+            )
+        write_text(out / "prune.json", json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     return rows
 
 

@@ -24,7 +24,7 @@ from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import Effort, RecordedModel, write_record
 from adaptkit.tensors import load_strictly
 from adaptkit.training.augmentation import augmented, spec_of
-from adaptkit.training.distributed import in_processes
+from adaptkit.training.distributed import in_processes, is_first, writing_to
 from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.precision import seed_everything
@@ -51,7 +51,7 @@ def train_adapters(
         raise ConfigError(
             f"experiment '{settings.name}': needs 'data' (train, valid) and 'adapters' to train"
         )
-    with in_processes(device):
+    with in_processes(device), writing_to(folder):
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device)
         train, valid = _read_sets(settings.data, base, allow_pipes)
@@ -91,7 +91,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
     if wanted.data is None or wanted.model is None:
         raise ConfigError("base: needs 'model' (ESPnet's yaml) and 'data' (train, valid) to be trained")
     folder = wanted.dir
-    with in_processes(device):
+    with in_processes(device), writing_to(folder):
         refuse_another(folder, resume=resume)
         model_config = _make_model_config(settings)
         seed_everything(wanted.train.seed, 0)
@@ -181,7 +181,7 @@ def _make_model_config(settings: Experiment) -> dict[str, Any]:
     if folder.state.exists():
         return config.read_yaml(folder.config)
     described: list[dict[str, Any] | None] = [None]
-    if not distributed.is_initialized() or distributed.get_rank() == 0:
+    if is_first():
         described = [
             create.make_config(
                 config.find_published("base", wanted.model),

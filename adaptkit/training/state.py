@@ -71,12 +71,6 @@ def refuse_another(folder: Path, *, resume: bool) -> None:
         )
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove partial files of a run that was killed (see files.replacing)."""
-    for path in folder.glob(".*.partial*"):
-        path.unlink()
-
-
 @dataclass(frozen=True)
 class Saved:
     """The parts of a run that its state file holds."""
