@@ -9,7 +9,7 @@ count is given one. See ISO/IEC 11172-3 and 13818-3, and the Info frame of Xing 
 import functools
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,6 +26,7 @@ _KBITS = {  # by MPEG version 1 or 2 (2.5 too) and layer
 _RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by version bits
 _INFO_BYTES = 64  # after the side information, room for the counts
 _START = re.compile(rb"\xff[\xe0-\xff]|ID3|TAG|APETAGEX")
+_TAG_BYTES = 128  # of ID3 in its first version, at the end of a file
 _SLACK = 1  # frames; some encoders count the Info frame itself
 
 
@@ -51,9 +52,16 @@ class _Frame:
     header: _Header
     promised: int | None
 
+    @property
+    def end(self) -> int:
+        """Where the frame ends."""
+        return self.start + self.header.num_bytes
+
 
 def with_true_length(location: str, content: memoryview) -> bytes | None:
     """Return MP3 content under an Info frame with the true number of frames; None if its own is right.
+
+    Tags and junk between frames are left out.
 
     The end of a part that is missing, and parts of different rates or channels, are a DataError. None too if
     something else follows the tags at the beginning, such as FLAC.
@@ -73,11 +81,28 @@ def with_true_length(location: str, content: memoryview) -> bytes | None:
             "files joined by cat; decode each of them and join the results"
         )
     _refuse_missing(location, frames)
+    if not sounding:
+        what = "not audio (no MP3 frame with sound)"
+        raise DataError(f"{location}: {what}; convert it to WAV or FLAC, or drop it")
     promised = [frame.promised for frame in frames if frame.promised is not None]
-    if not sounding or (len(promised) == 1 and abs(promised[0] - len(sounding)) <= _SLACK):
-        return None
-    audio = b"".join(content[f.start : f.start + f.header.num_bytes] for f in sounding)
+    if len(promised) == 1 and abs(promised[0] - len(sounding)) <= _SLACK:
+        is_dense = all(one.end == other.start for one, other in pairwise(frames))
+        return None if is_dense and len(content) - frames[-1].end <= _TAG_BYTES else _join(content, frames)
+    audio = _join(content, sounding)
     return _info_frame(content[sounding[0].start :][:4], len(sounding), len(audio)) + audio
+
+
+def _join(content: memoryview, frames: Sequence[_Frame]) -> bytes:
+    return b"".join(content[frame.start : frame.end] for frame in frames)
+
+
+def begins_frame(head: bytes) -> bool:
+    r"""Whether a file that begins like this may begin with a frame.
+
+    >>> begins_frame(b"\xff\xfb\x90\x00"), begins_frame(b"RIFF")
+    (True, False)
+    """
+    return _parse_header(head[:4]) is not None
 
 
 def _frames(location: str, content: memoryview) -> Iterator[_Frame]:
@@ -142,7 +167,7 @@ def _skip_tag(content: memoryview, place: int) -> int | None:
     """Return the end of an ID3 or APE tag; None if there is none at this place."""
     head = bytes(content[place : place + 16])
     if head.startswith(b"TAG"):
-        return min(place + 128, len(content))
+        return min(place + _TAG_BYTES, len(content))
     if head.startswith(b"APETAGEX") and len(head) == 16:  # the size leaves out the header, not the footer
         return min(place + 32 + int.from_bytes(head[12:], "little"), len(content))
     if head.startswith(b"ID3") and len(head) >= 10:

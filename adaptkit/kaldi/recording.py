@@ -22,7 +22,7 @@ import soundfile
 from adaptkit.errors import AdaptkitError, DataError
 from adaptkit.files import require_regular
 from adaptkit.kaldi.headers import read_all, read_head, refuse_false_header, truncated
-from adaptkit.kaldi.mpeg import with_true_length
+from adaptkit.kaldi.mpeg import begins_frame, with_true_length
 
 RAW_RATE_HZ = 16000  # of headerless .raw files, which do not state it; AN4's
 LOUD = 12000  # RMS of 16-bit samples; about 18900 = 2**15 / sqrt(3) with swapped bytes, below 8000 for speech
@@ -104,7 +104,7 @@ def opened(location: str, *, allow_pipes: bool = False) -> Iterator[tuple[Record
 def _open(location: str, source: str | io.BytesIO) -> SoundFile:
     layout = _raw_layout(location) if source == location and location.lower().endswith(".raw") else {}
     head = read_head(source)
-    is_counted = not layout and (head[:1] == b"\xff" or head[:3] == b"ID3")
+    is_counted = not layout and (head[:3] == b"ID3" or begins_frame(head))
     try:
         file = SoundFile(_counted(location, source) if is_counted else source, **layout)
     except soundfile.LibsndfileError as error:
