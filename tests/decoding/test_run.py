@@ -10,6 +10,7 @@ from adaptkit import experiment
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import AdaptkitError, CheckpointError
+from adaptkit.files import checksum
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.records import DecodeRecord, RunRecord
@@ -52,6 +53,7 @@ def test_a_folder_is_decoded_into_text_scores_and_a_record(run, exp, data, base)
     frames = sum(int(count) for count in read_table(data / "utt2num_frames").values())
     assert (record.set_name, record.num_utterances) == ("valid", 6)
     assert (record.data, record.base_fingerprint) == (str(data), base.fingerprint)
+    assert record.adapter_checksum == checksum(exp / "adapter.safetensors")
     assert record.audio_sec == pytest.approx(0.01 * frames)
 
 
