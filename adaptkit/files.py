@@ -102,8 +102,8 @@ def stamp(location: str | Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def checksum(path: Path) -> str:
-    """Return the CRC-32 of a file's content, in hexadecimal."""
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file's content."""
     crc = 0
     try:
         with open(path, "rb") as file:
@@ -111,7 +111,7 @@ def checksum(path: Path) -> str:
                 crc = zlib.crc32(block, crc)
     except OSError as error:
         raise AdaptkitError(explain_os_error(error, path)) from error
-    return f"{crc:08x}"
+    return crc
 
 
 def explain_os_error(error: OSError, path: Path) -> str:

@@ -74,7 +74,9 @@ class DecodeRecord:
     base_only: bool
     data: str = ""  # the data directory, as it was named
     base_fingerprint: str = ""
-    adapter_checksum: str = ""  # of the adapter file, if there is one; earlier records lack all three
+    adapter_checksum: int | None = (
+        None  # of the adapter file, if there is one; earlier records lack all three
+    )
 
     @property
     def rtf(self) -> float:

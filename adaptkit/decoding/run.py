@@ -58,7 +58,7 @@ class _Model:
     base: BaseModel
     adapters: AdapterStack | None = None
     submodels: SubmodelCache | None = None
-    adapter_checksum: str = ""
+    adapter_checksum: int | None = None
 
 
 def decode_folder(options: DecodeOptions, *, device: str) -> Path:
@@ -122,7 +122,7 @@ def _load(
     """Load the model and the data set; with Submodels, there are at most as many slots as tasks."""
     adapter_path = RunFolder(options.exp).adapter
     has_file = not base_only and options.submodels is None
-    adapter_checksum = checksum(adapter_path) if has_file and adapter_path.is_file() else ""
+    adapter_checksum = checksum(adapter_path) if has_file and adapter_path.is_file() else None
     file = checkpoint.load(adapter_path) if has_file else None
     base = base_checkpoint.load(base_dir, device)
     adapters = None if file is None else checkpoint.restore(file, base, adapter_path)

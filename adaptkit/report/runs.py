@@ -141,7 +141,7 @@ def _load(decoded: Path) -> Run:
 def _refuse_retrained(folder: DecodeFolder, decode: DecodeRecord, record: RunRecord) -> None:
     """Refuse hypotheses of earlier weights than those of the experiment, which was trained on since."""
     adapter = folder.run.adapter
-    has_other = bool(decode.adapter_checksum) and adapter.is_file()
+    has_other = decode.adapter_checksum is not None and adapter.is_file()
     if has_other and checksum(adapter) != decode.adapter_checksum:
         what = f"{adapter} as it is now"
     elif record.kind == "base" and decode.base_fingerprint not in ("", record.base_fingerprint):
