@@ -15,7 +15,7 @@ from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, find_frameless, number_tasks, read_examples
 from adaptkit.decoding.batches import recognise_with_submodels
-from adaptkit.errors import ConfigError
+from adaptkit.errors import ConfigError, listed
 from adaptkit.files import checksum
 from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.kaldi.tables import write_table
@@ -171,6 +171,11 @@ def _find_base(options: DecodeOptions) -> tuple[Path, bool]:
         if options.overrides:
             raise ConfigError(f"{options.exp}: a base model; --set changes an experiment, name its yaml")
         return options.base or options.exp, options.submodels is None
+    others = [word for word in options.overrides if not word.startswith(("base.", "base="))]
+    if others:
+        raise ConfigError(
+            f"--set {listed(others)}: no effect on decoding, which takes base.dir alone; omit it"
+        )
     if options.base is not None and options.overrides:
         raise ConfigError("--base and --set both say which base model to use; use one of the two")
     return options.base or find_base(options.exp, options.overrides), options.base_only
