@@ -23,7 +23,7 @@ from adaptkit.files import explain_os_error
 FILE = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network file systems
 _LOG = logging.getLogger(__name__)
-_held: set[Path] = set()  # by this process
+_held: dict[Path, int] = {}  # descriptors of the locks of this process
 
 
 @contextmanager
@@ -40,13 +40,13 @@ def hold(folder: Path, *, wait: bool = False, parts: tuple[str, ...] = ()) -> It
         return
     is_new = not folder.exists()
     file = _acquire(folder, wait)
-    _held.add(folder)
+    _held[folder] = file
     try:
         for part in (folder, *(folder / name for name in parts)):
             _remove_partial_files(part)
         yield
     finally:
-        _held.discard(folder)
+        _held.pop(folder, None)
         with suppress(OSError):  # read-only meanwhile, or removed
             (folder / FILE).unlink()
         os.close(file)
@@ -123,6 +123,16 @@ def _describe_holder(file: int) -> str:
         return f"{where} ({holder['command'][:200]}, since {holder['since']})"
     except (ValueError, KeyError, TypeError):  # it has just started, or the disk is full
         return "another process"
+
+
+def _leave_to_parent() -> None:
+    """Close the locks in a forked process, a worker that loads batches, which may outlive its killed parent."""
+    for file in _held.values():
+        os.close(file)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _remove_partial_files(folder: Path) -> None:

@@ -47,6 +47,28 @@ def test_lock_of_a_killed_process_is_free(hold, tmp_path):
     assert os.listdir(folder) == []
 
 
+def test_forked_child_does_not_keep_the_lock_of_a_killed_parent(environment, tmp_path):
+    program = """
+import os, sys, time
+from adaptkit import locks
+with locks.hold(sys.argv[1]):
+    if not os.fork():
+        print(os.getpid(), flush=True)
+        time.sleep(100)
+    time.sleep(100)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        try:
+            with locks.hold(tmp_path):
+                os.kill(child, 0)  # still there
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
 def test_waiting_ends_with_the_holder_and_says_so(hold, tmp_path, caplog):
     folder = tmp_path / "exp"
     process = hold(folder)
