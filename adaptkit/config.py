@@ -3,20 +3,52 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from adaptkit.errors import ConfigError, nearest
-from adaptkit.files import read_text, write_text
+from adaptkit.files import read_text, require_regular, write_text
+
+
+def _whole(number: object) -> object:
+    """Read a float without a fraction, such as 1e4, as an integer."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def _usable(path: Path) -> Path:
+    """Refuse a path that no file system can hold."""
+    if "\0" in str(path) or max((len(part.encode()) for part in path.parts), default=0) > 255:
+        raise ValueError("expected a path of names of up to 255 bytes without NUL characters")
+    return path
+
+
+_INT = BeforeValidator(_whole)
+_LARGE = 10**9
+PositiveInt = Annotated[int, Field(strict=True, gt=0, le=_LARGE), _INT]
+NonNegativeInt = Annotated[int, Field(strict=True, ge=0, le=_LARGE), _INT]
+Width = Annotated[int, Field(strict=True, gt=0, le=2**16), _INT]  # of a layer; the largest published is 5120
+Seed = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1), _INT]
+PositiveFloat = Annotated[float, Field(strict=True, gt=0, le=1e9)]
+NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, le=1e9)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+FilePath = Annotated[Path, AfterValidator(_usable)]
 
 
 class Config(BaseModel):
     """Base class of every section of a configuration: frozen, no unknown keys, defaults validated too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -33,7 +65,39 @@ Model = TypeVar("Model", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe yaml loader that refuses duplicate keys and reads `1e-3` as a number (yaml 1.1 wants `1.0e-3`)."""
+    """Safe yaml loader of bounded depth and size, without tags and with numbers as written today.
+
+    Of yaml 1.1 it drops dates, 1:30:00 for 5400, 010 for 8 and 1_000, and adds `1e-3` (yaml wants `1.0e-3`).
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def __init__(self, stream: str):
+        super().__init__(stream)
+        self._depth, self._sizes = 0, {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """Compose a node; refuse tags, deep nesting, and anchors that refer to themselves or multiply."""
+        event = self.peek_event()
+        mark, tag = event.start_mark, getattr(event, "tag", None)
+        self._depth += 1
+        if tag is not None:
+            raise yaml.MarkedYAMLError(problem=f"the tag {tag} is not allowed", problem_mark=mark)
+        if self._depth > _MOST_NESTED:
+            raise yaml.MarkedYAMLError(problem=f"more than {_MOST_NESTED} levels", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if not isinstance(event, yaml.AliasEvent):
+            self._sizes[id(node)] = self._measure(node)
+        if self._sizes.get(id(node), _MOST_VALUES) >= _MOST_VALUES:  # unknown: within itself, so without end
+            raise yaml.MarkedYAMLError(problem=f"more than {_MOST_VALUES} values", problem_mark=mark)
+        return node
+
+    def _measure(self, node: yaml.Node) -> int:
+        """Count the values below a node, with those of aliases."""
+        items = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = (part for item in items for part in (item if isinstance(item, tuple) else (item,)))
+        return 1 + sum(self._sizes[id(part)] for part in parts)
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         """Refuse duplicate keys, of which yaml would silently keep the last."""
@@ -48,28 +112,49 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe yaml dumper that quotes the string `1e-3`, so that it stays a string."""
+    """Safe yaml dumper that quotes strings which `_Loader` reads as numbers, such as `1e-3`."""
 
 
-for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"),
-        list("-+0123456789."),
-    )
+_MOST_NESTED = 50
+_MOST_VALUES = 1_000_000
+_MOST_LINES = 50  # of problems
+_MOST_BYTES = 32 << 20
+_FLOAT = re.compile(
+    r"^([-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))|\.(nan|NaN|NAN))$", re.ASCII
+)
+_BOOL = re.compile(r"^(yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$")
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+for _name, _form, _first in (
+    ("bool", _BOOL, "yYnNtTfFoO"),
+    ("null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    ("merge", re.compile(r"^<<$"), "<"),
+    ("int", re.compile(r"^[-+]?(0|[1-9]\d*)$", re.ASCII), "-+0123456789"),
+    ("float", _FLOAT, "-+0123456789."),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _form, list(_first))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a yaml file that holds a mapping."""
-    try:
-        content = yaml.load(read_text(path), Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        raise ConfigError(f"{where}: invalid yaml: {getattr(error, 'problem', error)}") from error
+    if not str(path).startswith("/dev/fd/"):  # the shell's <(...)
+        require_regular(path)
+        num_bytes = Path(path).stat().st_size
+        if num_bytes > _MOST_BYTES:
+            raise ConfigError(f"{path}: {num_bytes} bytes; a configuration has up to {_MOST_BYTES}")
+    content = _parse(read_text(path), str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected 'key: value' lines, found {type(content).__name__}")
     return content
+
+
+def _parse(text: str, where: str, *, has_lines: bool = True) -> Any:
+    """Parse yaml; what is invalid is a ConfigError, with the line if the text has several."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a number of 5000 digits
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark and has_lines else ""
+        raise ConfigError(f"{where}{line}: invalid yaml: {getattr(error, 'problem', error)}") from error
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
@@ -91,7 +176,9 @@ def check(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         lines = [f"  {_explain(problem)}" for problem in error.errors()]
-        raise ConfigError("\n".join([f"{where}: {len(lines)} problem(s):", *lines])) from error
+        more = [f"  and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
+        shown = [f"{where}: {len(lines)} problem(s):", *lines[:_MOST_LINES], *more]
+        raise ConfigError("\n".join(shown)) from error
 
 
 def find_published(section: str, word: str | Path) -> Path:
@@ -113,7 +200,7 @@ def find_optional(section: str, word: str | Path) -> Path | None:
     if is_path(word):
         return Path(word)
     files = (folder / f"{word}.yaml" for folder in _folders(section))
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if str(word) in published_names(section) and file.is_file()), None)
 
 
 def published_names(section: str) -> list[str]:
@@ -148,6 +235,8 @@ def apply(content: dict[str, Any], word: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {word}: expected key=value, for example train.lr=1e-3")
     *parents, last = key.split(".")
+    if len(parents) > _MOST_NESTED:
+        raise ConfigError(f"--set {key[:60]}...: more than {_MOST_NESTED} levels")
     place: Any = content
     for part in parents:
         if isinstance(place, dict) and place.get(part) is None:  # absent, or `part:` with nothing after it
@@ -155,10 +244,7 @@ def apply(content: dict[str, Any], word: str) -> None:
         place = place[_index(place, part, key) if isinstance(place, list) else part]
         if not isinstance(place, dict | list):
             raise ConfigError(f"--set {key}: '{part}' holds the value {place!r}, which has no keys")
-    try:
-        parsed = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {word}: the value is not valid yaml") from error
+    parsed = _parse(value, f"--set {word}", has_lines=False)
     if isinstance(place, list):
         place[_index(place, last, key)] = parsed
     else:
@@ -166,7 +252,7 @@ def apply(content: dict[str, Any], word: str) -> None:
 
 
 def _index(items: list[Any], part: str, key: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
+    if not (part.isascii() and part.isdecimal() and len(part) < 9) or int(part) >= len(items):
         raise ConfigError(f"--set {key}: '{part}' is not an index of a list of {len(items)}")
     return int(part)
 

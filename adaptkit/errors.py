@@ -48,13 +48,22 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+def shorten(text: str, most: int = 200) -> str:
+    """Cut a text for a message after `most` characters.
+
+    >>> shorten("a" * 9, most=5)
+    'aa...'
+    """
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def listed(items: Iterable[str], most: int = 10) -> str:
-    """Join items for a message; those beyond `most` are only counted.
+    """Join items for a message; those beyond `most` are only counted, and long ones are cut.
 
     >>> listed("abc", most=2)
     'a, b and 1 more'
     """
-    items = list(items)
+    items = list(map(shorten, items))
     if len(items) <= most:
         return ", ".join(items)
     return f"{', '.join(items[:most])} and {len(items) - most} more"

@@ -4,23 +4,31 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, field_validator
 
 from adaptkit import config
 from adaptkit.adapters.api import AnyAdapterConfig
 from adaptkit.adapters.catalog import available
 from adaptkit.augment.policy import AnyPolicy, name_of, read_policy
-from adaptkit.config import Config
+from adaptkit.config import (
+    Config,
+    FilePath,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+)
 from adaptkit.errors import ConfigError, listed, nearest
 
 
 class Sets(Config):
     """The data directories for training and validation, with features if the model reads features."""
 
-    train: Path = Field(description="data directory to train on, for example dump/train")
-    valid: Path = Field(description="data directory to select the best checkpoint on")
+    train: FilePath = Field(description="data directory to train on, for example dump/train")
+    valid: FilePath = Field(description="data directory to select the best checkpoint on")
 
 
 class Training(Config):
@@ -35,6 +43,7 @@ class Training(Config):
     )
     temperature: PositiveFloat = Field(
         1.0,
+        ge=0.1,
         description="T: a speaker's share of an epoch is proportional to its size to the power 1/T; 1: every "
         "utterance once; no effect for a base model or for adapters without per-speaker parameters",
     )
@@ -64,22 +73,26 @@ class Training(Config):
     valid_every: PositiveInt = Field(1, description="epochs between validations")
     average: PositiveInt = Field(1, description="number of best checkpoints averaged at the end")
     save_every_steps: PositiveInt = Field(500, description="optimizer steps between saves within an epoch")
-    num_workers: NonNegativeInt = Field(0, description="processes that load batches; 0: the main process")
-    seed: NonNegativeInt = Field(0, description="random seed of initialisation, batch order and dropout")
+    num_workers: Annotated[NonNegativeInt, Field(le=256)] = Field(
+        0, description="processes that load batches; 0: the main process"
+    )
+    seed: Seed = Field(0, description="random seed of initialisation, batch order and dropout")
 
 
 class Tokens(Config):
     """The output tokens of a new base model."""
 
     type: Literal["char", "bpe"] = Field("char", description="characters, or BPE (sentencepiece)")
-    size: PositiveInt = Field(500, description="total number of BPE tokens; not used for characters")
+    size: Annotated[PositiveInt, Field(le=1_000_000)] = Field(
+        500, description="total number of BPE tokens; not used for characters"
+    )
 
 
 class Base(Config):
     """The base model: its folder and, if adaptkit trains it, how."""
 
-    dir: Path = Field(description="folder with config.yaml and model.pth")
-    model: Path | None = Field(
+    dir: FilePath = Field(description="folder with config.yaml and model.pth")
+    model: FilePath | None = Field(
         None,
         description="ESPnet training yaml, or its name in conf/base; only its model options are used",
     )
@@ -95,7 +108,7 @@ class Base(Config):
 class Experiment(Config):
     """An experiment; `adaptkit base train` uses only `base`, `adaptkit train` all of it."""
 
-    name: str = Field(description="name of the folder exp/<name> and of the row in a report")
+    name: str = Field(max_length=100, description="name of the folder exp/<name> and of the row in a report")
     base: Base = Field(description="the base model")
     data: Sets | None = Field(None, description="data the adapters are trained on")
     adapters: tuple[AnyAdapterConfig, ...] = Field(
@@ -203,7 +216,7 @@ def _name_of_adapter(word: str) -> str:
 
 def setting(changes: Mapping[str, Any]) -> list[str]:
     """Return the overrides that set keys to values, as json, which keeps the string `off` a string."""
-    return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items()]
 
 
 def save(experiment: Experiment, path: Path) -> None:

@@ -1,11 +1,13 @@
 """Read and write files; a file is written completely or not at all."""
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from adaptkit.errors import AdaptkitError
 
@@ -42,11 +44,21 @@ def write_text(path: Path, text: str) -> None:
 def read_text(path: Path) -> str:
     """Read a text file; if it is missing, unreadable or not UTF-8, an AdaptkitError names it."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_bytes().decode("utf-8")  # as it is: read_text would turn CR into LF
     except OSError as error:
         raise AdaptkitError(explain_os_error(error, path)) from error
     except UnicodeDecodeError as error:
         raise AdaptkitError(f"{path}: not UTF-8 text (byte {error.start}); convert it with iconv") from error
+    except ValueError as error:  # a NUL character
+        raise AdaptkitError(f"{str(path)!r}: not a path: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    """Parse json; a ValueError says what is wrong with it, 10,000 nested brackets too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def require_regular(path: Path) -> None:
@@ -68,12 +80,16 @@ def require_regular(path: Path) -> None:
 
 
 def split_lines(text: str) -> list[str]:
-    r"""Split text at line feeds only; str.splitlines would also split at U+2028 and other characters.
+    r"""Split text at line ends: LF, CR LF, or CR in a text without any LF, as old Macs wrote it.
 
-    >>> split_lines("a\u2028b\nc\n")
-    ['a\u2028b', 'c']
+    A CR elsewhere does not end a line, nor does U+2028, at which str.splitlines would split.
+
+    >>> split_lines("a\u2028b\r\nc\rd\n")
+    ['a\u2028b', 'c\rd']
     """
-    return text.removesuffix("\n").split("\n") if text else []
+    end = "\n" if "\n" in text else "\r"
+    lines = text.removesuffix(end).split(end) if text else []
+    return [line.removesuffix("\r") for line in lines]
 
 
 def stamp(location: str | Path) -> list[int]:

@@ -6,8 +6,10 @@ import resource
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 
 def collect_versions() -> dict[str, str]:
@@ -59,21 +61,48 @@ def peak_memory_mb() -> float:
 def _find_commit(folder: Path) -> str | None:
     """Return the commit of a folder, with `+dirty` if tracked files differ from it."""
     commit = _git(folder, "rev-parse", "HEAD")
-    if commit and _git(folder, "status", "--porcelain", "--untracked-files=no"):
-        return f"{commit}+dirty"
-    return commit
+    if commit is None:
+        return None
+    status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+    return f"{commit}+dirty" if _git(folder, *status, settings=_disable_filters(folder)) else commit
 
 
-def _git(folder: Path, *words: str) -> str | None:
-    """Run git without the repository's hooks; None if git or the repository is missing."""
-    safe = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "--no-optional-locks")
+def _disable_filters(folder: Path) -> dict[str, str]:
+    """Return settings with which git runs none of the repository's filters to compare files."""
+    names = _git(folder, "config", "-z", "--name-only", "--get-regexp", r"^filter\.") or ""
+    drivers = {name.rpartition(".")[0] for name in names.split("\0") if name.count(".") > 1}
+    return {f"{driver}.{key}": value for driver in drivers for key, value in _NO_FILTER.items()}
+
+
+_NO_FILTER = {"clean": "", "smudge": "", "process": "", "required": "false"}
+_NO_PROGRAMS = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
+_NO_NETWORK = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
+
+
+def _git(folder: Path, *words: str, settings: Mapping[str, str] = MappingProxyType({})) -> str | None:
+    """Run git without any program that the repository names; None if git or the repository is missing."""
+    changed = {**_NO_PROGRAMS, **settings}
+    first = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    environment = {**os.environ, **_NO_NETWORK, "GIT_CONFIG_COUNT": str(first + len(changed))}
+    for index, (key, value) in enumerate(changed.items(), first):  # unlike -c, keys may have any character
+        environment |= {f"GIT_CONFIG_KEY_{index}": key, f"GIT_CONFIG_VALUE_{index}": value}
     try:
         done = subprocess.run(
-            ["git", *safe, "-C", str(folder), *words], capture_output=True, text=True, check=True
+            ["git", "--no-optional-locks", "--no-pager", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=True,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            timeout=_MOST_SEC,
         )
-    except (FileNotFoundError, subprocess.CalledProcessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout.strip("\n")
+
+
+_MOST_SEC = 30  # for a repository whose settings include a FIFO
 
 
 def _processor() -> str:

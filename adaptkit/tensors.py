@@ -6,8 +6,10 @@ file, computed with zeros in place of the checksum, so that a flipped bit is det
 
 import hashlib
 import json
+import math
+import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from adaptkit.errors import CheckpointError, listed
-from adaptkit.files import explain_os_error, replacing
+from adaptkit.errors import AdaptkitError, CheckpointError, listed
+from adaptkit.files import explain_os_error, replacing, require_regular
 
 _HEAD = b'{"__metadata__":{"adaptkit":"{\\"crc32\\": \\"'  # follows 8 bytes of length
 _NO_CHECKSUM = "00000000"
@@ -48,6 +51,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     A file that is damaged, truncated or written by another program is a CheckpointError.
     """
     try:
+        if path.exists() and not path.is_dir():
+            require_regular(path)
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; 'adaptkit train' writes it") from error
@@ -76,18 +81,32 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights into a model; their names and shapes must be exactly the model's."""
+    """Load weights into a model; they must have its names, shapes and kinds of numbers, and be finite."""
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-    reshaped = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    both = {name: (own[name], weights[name]) for name in own if name in weights}
+    reshaped = [name for name, (mine, theirs) in both.items() if mine.shape != theirs.shape]
+    retyped = [n for n, (mine, theirs) in both.items() if _number_kind(mine) != _number_kind(theirs)]
+    infinite = [name for name, (_, theirs) in both.items() if not theirs.isfinite().all()]
     problems = [
         f"{what}: {listed(names, 3)}"
-        for what, names in (("missing", missing), ("not in the model", extra), ("wrong shape", reshaped))
+        for what, names in (
+            ("missing", missing),
+            ("not in the model", extra),
+            ("wrong shape", reshaped),
+            ("another type of numbers", retyped),
+            ("not finite", infinite),
+        )
         if names
     ]
     if problems:
         raise CheckpointError(f"{path}: does not fit the configuration it comes with; {'; '.join(problems)}")
     model.load_state_dict(weights, strict=True)
+
+
+def _number_kind(tensor: Tensor) -> str:
+    """Return the kind of a tensor's numbers: floats of any precision, or the exact type."""
+    return "float" if tensor.is_floating_point() else str(tensor.dtype)
 
 
 def average_tensors(weights: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -107,6 +126,47 @@ def hash_tensors(tensors: Mapping[str, Tensor], *, num_bytes: int = 16, prefix: 
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+class AllocationLimit(TorchFunctionMode):
+    """Raise `refusal` before torch's factory functions have allocated more than `num_bytes` in the block.
+
+    It counts what constructors of modules ask for, so that sizes in a file cannot take the machine's memory.
+    """
+
+    def __init__(self, num_bytes: int, refusal: AdaptkitError):
+        super().__init__()
+        self.left, self.refusal = num_bytes, refusal
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Subtract what a factory function will allocate, then call it."""
+        options = kwargs or {}
+        if func in _FACTORIES:
+            size = options.get("size", args[0] if args and not isinstance(args[0], int) else args)
+            self.left -= 4 * math.prod(int(n) for n in size)
+            if self.left < 0:
+                raise self.refusal
+        return func(*args, **options)
+
+
+_FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
+
+
+def total_bytes(weights: Mapping[str, Tensor]) -> int:
+    """Return the size of all tensors together."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+
+
+def memory_bytes() -> int:
+    """Return the memory of this machine, or of the container if that is less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdecimal() else physical
 
 
 def _checksum(content: bytes) -> bytes:

@@ -1,5 +1,7 @@
 """Yaml into checked configurations: every problem in one message, and `--set`."""
 
+import itertools
+import os
 from typing import Literal
 
 import pytest
@@ -105,7 +107,7 @@ def test_set_goes_through_the_same_checks(yaml):
         ("parts.first.size=1", "'first' is not an index of a list of 1"),
         ("parts.-1.size=1", "'-1' is not an index of a list of 1"),
         ("name.x=1", "--set name.x: 'name' holds the value 'x', which has no keys"),
-        ("lr=[1", "--set lr=[1: the value is not valid yaml"),
+        ("lr=[1", "--set lr=[1: invalid yaml: "),
     ],
 )
 def test_a_set_that_fits_nothing_is_refused_with_the_word(yaml, word, message):
@@ -143,3 +145,28 @@ def test_a_dumped_configuration_is_loaded_to_itself(tmp_path):
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Inner().size = 3
+
+
+def test_numbers_are_read_as_they_are_written_today(yaml):
+    written = "[010, 1:30, 1_000, 0x10, 2024-01-05, 1e3, -2, .5]"
+    read = config.read_yaml(yaml(f"words: {written}"))["words"]
+    assert read == ["010", "1:30", "1_000", "0x10", "2024-01-05", 1000.0, -2, 0.5]
+
+
+@pytest.mark.parametrize(
+    "text", ["010", "1:30", "1e3", "+.5", "=", "<<", "tRUE", "no", "~", "1_0", "2024-01-05"]
+)
+def test_every_text_is_written_so_that_it_is_read_as_text(tmp_path, text):
+    config.write_yaml(tmp_path / "x.yaml", {"name": text})
+    assert config.read_yaml(tmp_path / "x.yaml") == {"name": text}
+
+
+def test_anchors_that_multiply_are_refused_before_they_are_built(yaml):
+    lines = [f"{b}: &{b} [{', '.join(['*' + a] * 9)}]" for a, b in itertools.pairwise("abcdefghi")]
+    assert "more than 1000000 values" in refused(yaml("\n".join(["a: &a [1, 2]", *lines])))
+
+
+def test_a_fifo_is_refused_without_waiting_for_a_writer(tmp_path):
+    os.mkfifo(tmp_path / "x.yaml")
+    with pytest.raises(AdaptkitError, match="is a FIFO, not a regular file"):
+        config.read_yaml(tmp_path / "x.yaml")

@@ -57,7 +57,10 @@ def test_an_option_of_an_adapter_can_be_set(path):
         ("adapters=[residual]", "adapters.0: expected 'kind: <name>', one of"),
         ("train.schedule=cosin", "train.schedule: Input should be 'constant', 'linear', 'cosine'"),
         ("train.max_epoch=3", "train.max_epoch: unknown key; did you mean 'max_epochs'?"),
-        ("name=a/b", "name: expected letters, digits and . _ + - since it names a folder (seen: 'a/b')"),
+        (
+            "name=a/b",
+            "name: expected letters, digits and . _ + - since it names a folder (seen: 'a/b')",
+        ),
         ("data.train=", "data.train: "),
     ],
 )
@@ -91,3 +94,51 @@ def test_a_yaml_of_adapters_holds_nothing_else(path, tmp_path):
     config.write_yaml(tmp_path / "other.yaml", {"adapters": [], "base": {"dir": "exp/other"}})
     with pytest.raises(ConfigError, match="expected 'adapters' and optionally 'train', found adapters, base"):
         experiment.load(path, adapter=str(tmp_path / "other.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.lr=2024-13-45", "train.lr: Input should be a valid number"),
+        ("train.lr=1:30:00", "train.lr: Input should be a valid number"),
+        ("train.lr=.inf", "train.lr: Input should be"),
+        ("train.lr=.nan", "train.lr: Input should be"),
+        ("train.lr=true", "train.lr: Input should be a valid number (seen: True)"),
+        ("train.lr='1e-3'", "train.lr: Input should be a valid number (seen: '1e-3')"),
+        ("train.lr=!!int abc", "--set train.lr=!!int abc: invalid yaml: the tag tag:yaml.org,2002:int"),
+        (f"train.lr={'[' * 600}", "invalid yaml: more than 50 levels"),
+        (f"train.lr={'9' * 5000}", "invalid yaml: "),
+        ("train.lr=&a [*a]", "invalid yaml: more than 1000000 values"),
+        (f"{'a.' * 600}b=1", "more than 50 levels"),
+        ("adapters.²=1", "'²' is not an index of a list of 2"),
+        ("adapters.0.kind=5", "adapters.0: expected 'kind: <name>', one of"),
+        ("adapters.0.bottleneck=010", "adapters.0.bottleneck: Input should be a valid integer"),
+        (
+            f"adapters.0.bottleneck={10**26}",
+            "adapters.0.bottleneck: Input should be less than or equal to 65536",
+        ),
+        (f"train.seed={2**64}", "train.seed: Input should be less than or equal to 9223372036854775807"),
+        ("train.max_epochs=true", "train.max_epochs: Input should be a valid integer (seen: True)"),
+        ("train.num_workers=1000000", "train.num_workers: Input should be less than or equal to 256"),
+        ("train.temperature=1e-9", "train.temperature: Input should be greater than or equal to 0.1"),
+        (
+            f"augment={{spec: {{time_warp: {10**20}}}}}",
+            "augment.spec.time_warp: Input should be less than or equal to 10000",
+        ),
+        (f"name={'a' * 300}", "name: String should have at most 100 characters"),
+        ('base.dir="\\0"', "base.dir: expected a path of names of up to 255 bytes"),
+        (f"base.dir={'a' * 300}", "base.dir: expected a path of names of up to 255 bytes"),
+        (f"augment={'a' * 300}", "no conf/augment/aaa"),
+    ],
+)
+def test_a_value_that_is_no_sane_number_or_path_is_refused(path, word, message):
+    assert message in refused(path, word)
+
+
+def test_a_yaml_of_adapters_may_be_named_in_any_script(path, tmp_path):
+    config.write_yaml(tmp_path / "a𐐷.yaml", {"adapters": [{"kind": "residual"}]})
+    assert experiment.load(path, ["base.name=😀"], adapter=str(tmp_path / "a𐐷.yaml")).name == "a𐐷"
+
+
+def test_a_whole_number_may_have_an_exponent(path):
+    assert experiment.load(path, ["train.batch_frames=12e3"]).train.batch_frames == 12000

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from adaptkit.errors import CheckpointError
-from adaptkit.tensors import average_tensors, read_tensors, write_tensors
+from adaptkit.tensors import average_tensors, load_strictly, read_tensors, write_tensors
 
 
 def flip(path, place, bit=0):
@@ -143,3 +143,28 @@ def test_an_average_is_the_mean_and_counters_are_the_last_ones():
     averaged = average_tensors(weights)
     assert torch.equal(averaged["w"], torch.tensor([2.0, 4.0]))
     assert averaged["n"] == 9
+
+
+@pytest.mark.parametrize(
+    ("weight", "problem"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int64), "another type of numbers: weight"),
+        (torch.zeros(2, 3, dtype=torch.complex64), "another type of numbers: weight"),
+        (torch.zeros(2, 3, dtype=torch.bool), "another type of numbers: weight"),
+        (torch.full((2, 3), float("nan")), "not finite: weight"),
+        (torch.full((2, 3), float("inf"), dtype=torch.float16), "not finite: weight"),
+        (torch.zeros(6), "wrong shape: weight"),
+    ],
+    ids=["integers", "complex", "bools", "nan", "inf", "shape"],
+)
+def test_weights_that_torch_would_convert_or_that_are_no_numbers_are_refused(tmp_path, weight, problem):
+    model = torch.nn.Linear(3, 2, bias=False)
+    with pytest.raises(CheckpointError, match=f"does not fit the configuration it comes with; {problem}"):
+        load_strictly(model, {"weight": weight}, tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_loaded(tmp_path, dtype):
+    model = torch.nn.Linear(3, 2, bias=False)
+    load_strictly(model, {"weight": torch.ones(2, 3, dtype=dtype)}, tmp_path / "a.safetensors")
+    assert model.weight.equal(torch.ones(2, 3))

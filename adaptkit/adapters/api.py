@@ -13,19 +13,20 @@ from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
-from adaptkit import config
 from adaptkit.adapters import kinds
 from adaptkit.adapters.catalog import available
 from adaptkit.adapters.fold import Fold
 from adaptkit.adapters.per_task import Hypernetwork, draw, owning_parts, task_parameters
 from adaptkit.adapters.site import Site
+from adaptkit.config import Config, NonNegativeInt, Width
 from adaptkit.errors import ConfigError, listed, nearest
+from adaptkit.tensors import AllocationLimit, memory_bytes
 
 
-class AdapterConfig(config.Config):
+class AdapterConfig(Config):
     """The options of every adapter type: its name, and where the weights of the tasks come from."""
 
     kind: str
@@ -34,7 +35,7 @@ class AdapterConfig(config.Config):
         description="table: per-speaker weights; space: weights generated from a speaker embedding by a "
         "hypernetwork that all speakers share",
     )
-    space_dim: PositiveInt | None = Field(
+    space_dim: Width | None = Field(
         None, description="dimension E of the speaker embedding; only with 'bank: space'"
     )
 
@@ -47,7 +48,7 @@ class AdapterConfig(config.Config):
         return self
 
 
-Blocks = Annotated[tuple[int, ...], Field(min_length=1)] | None  # to restrict an adapter to
+Blocks = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None  # to restrict an adapter to
 
 
 class Adapter(nn.Module):
@@ -207,7 +208,7 @@ def read_config(entry: Any) -> AdapterConfig:
     """Validate one entry of an `adapters:` list against the Config of its adapter type."""
     if isinstance(entry, AdapterConfig):
         return entry
-    if not isinstance(entry, dict) or "kind" not in entry:
+    if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
         raise ValueError(f"expected 'kind: <name>', one of {', '.join(available())}, and its options")
     try:
         return load_kind(entry["kind"]).Config.model_validate(entry)
@@ -236,16 +237,27 @@ def choose(
 
 
 def build(
-    configs: Sequence[AdapterConfig], sites: Sequence[Site], tasks: Sequence[str], seed: int | None
+    configs: Sequence[AdapterConfig],
+    sites: Sequence[Site],
+    tasks: Sequence[str],
+    seed: int | None,
+    *,
+    most_bytes: int | None = None,
 ) -> AdapterStack:
     """Build an experiment's adapters; one without any site to act on is refused.
 
     Per-task weights are initialised from `seed` and the name of the task, the others from `seed`, so a task
     starts from the same weights whatever other tasks there are. With seed=None per-task weights stay zero, to
-    be loaded later.
+    be loaded later. Adapters that take more than `most_bytes`, by default the memory of this machine, are
+    refused before they take it.
     """
     members = []
-    with torch.random.fork_rng(devices=[]):
+    most_bytes = memory_bytes() if most_bytes is None else most_bytes
+    too_large = ConfigError(
+        f"adapters {'+'.join(entry.kind for entry in configs)} for {len(tasks)} speakers take more than "
+        f"{most_bytes / 2**20:,.1f} MiB; reduce their widths, or train fewer speakers at once"
+    )
+    with torch.random.fork_rng(devices=[]), AllocationLimit(most_bytes, too_large):
         for position, entry in enumerate(configs):
             member = _build_member(entry, sites, len(tasks), seed=seed or 0)
             members.append(member)

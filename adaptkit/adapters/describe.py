@@ -118,7 +118,9 @@ def _type_in_words(schema: Mapping[str, Any]) -> str:
         return " | ".join(map(str, schema["enum"]))
     if schema["type"] == "array":
         return f"[{_type_in_words(schema['items'])}]"
-    return " ".join([schema["type"], *(f"{_BOUNDS[k]} {v}" for k, v in schema.items() if k in _BOUNDS)])
+    return " ".join(
+        [schema["type"], *(f"{word} {schema[k]:g}" for k, word in _BOUNDS.items() if k in schema)]
+    )
 
 
 def _doc(described: Any) -> str:

@@ -66,7 +66,7 @@ def copy(
     Noise, SNR and room depend only on the seed, the number of the copy and the utterance id. A copy that
     exceeds full scale is scaled down as a whole.
     """
-    data, out_dir = datadir.read(data_dir), Path(out_dir)
+    data, out_dir = datadir.read(data_dir, needs_text=False), Path(out_dir)
     folder, bank = audio_folder(out_dir, data), NoiseBank(noise, rate_hz)
     plan = []
     for utterance in data.utterances:
@@ -196,7 +196,7 @@ def _save(made: DataDir, source: DataDir, copies: dict[str, _Made]) -> None:
     noises = {key: f"{one.snr_db:.2f} {one.noise or '-'} {one.room or '-'}" for key, one in copies.items()}
     table = made.path / "utt2noise"
     with suppress(AdaptkitError):
-        if read_text(table) == format_table(noises) and datadir.read(made.path) == made:
+        if read_text(table) == format_table(noises) and datadir.read(made.path, needs_text=False) == made:
             return
     write_table(table, noises)
     subset.save(made, [source])

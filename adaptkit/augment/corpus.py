@@ -69,7 +69,7 @@ def read_corpus(path: Path) -> Corpus:
 
     The lengths then follow from the durations.
     """
-    data = datadir.read(path)
+    data = datadir.read(path, needs_text=False)
     if data.feats is None:
         options = FbankOptions()
         frames = [

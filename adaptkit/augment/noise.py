@@ -10,18 +10,17 @@ import functools
 import logging
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from adaptkit.augment.recordings import find_recordings
 from adaptkit.augment.rooms import MOST_ROOMS, Response, make_response
-from adaptkit.config import Config
+from adaptkit.config import Config, FilePath, PositiveInt, Share
 from adaptkit.errors import DataError
 from adaptkit.kaldi.audio import Recording, read_audio
 
@@ -41,27 +40,29 @@ def _rising(limits: tuple[float, float]) -> tuple[float, float]:
     return limits
 
 
-Decibels = Annotated[float, Field(ge=-100, le=100)]
-ReverberationTime = Annotated[float, Field(ge=0.1, le=1.0)]  # s
+Decibels = Annotated[float, Field(strict=True, ge=-100, le=100)]
+ReverberationTime = Annotated[float, Field(strict=True, ge=0.1, le=1.0)]  # s
 
 
 class Noise(Config):
     """How speech is made noisy: every noisy utterance gets noise, and some of them reverberation first."""
 
-    noises: tuple[Path, ...] = Field(
+    noises: tuple[FilePath, ...] = Field(
         min_length=1, description="folders of noise recordings, or Kaldi lists (`name location`)"
     )
     snr_db: Annotated[tuple[Decibels, Decibels], AfterValidator(_rising)] = Field(
         (0, 30), description="lowest and highest signal-to-noise ratio, over the speech without pauses"
     )
-    rooms: tuple[Path, ...] = Field(
+    rooms: tuple[FilePath, ...] = Field(
         (), description="folders or lists of room impulse responses; if empty, rooms are simulated"
     )
-    room_share: float = Field(0.5, ge=0, le=1, description="probability of a room for a noisy utterance")
+    room_share: Share = Field(0.5, description="probability of a room for a noisy utterance")
     rt60_sec: Annotated[tuple[ReverberationTime, ReverberationTime], AfterValidator(_rising)] = Field(
         (0.1, 0.6), description="shortest and longest reverberation time of simulated rooms"
     )
-    num_rooms: PositiveInt = Field(100, le=MOST_ROOMS, description="number of simulated rooms")
+    num_rooms: Annotated[PositiveInt, Field(le=MOST_ROOMS)] = Field(
+        100, description="number of simulated rooms"
+    )
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pydantic import BeforeValidator, Field
 
 from adaptkit import config
 from adaptkit.augment.noise import Noise
-from adaptkit.augment.specaugment import Share, SpecAugment
-from adaptkit.config import Config
+from adaptkit.augment.specaugment import SpecAugment
+from adaptkit.config import Config, Share
 
 
 class Mix(Config):

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from adaptkit.augment.fill import gaussian, moments
 from adaptkit.augment.keyed_random import integers
-from adaptkit.config import Config
+from adaptkit.config import Config, NonNegativeInt, Share
 from adaptkit.errors import ConfigError
 
 # Numbers of an utterance's random draws; 0 decides whether it is noisy, 1 is free.
@@ -28,7 +28,7 @@ def _from_zero(width: object) -> object:
     return (0, width) if isinstance(width, int | float) and not isinstance(width, bool) else width
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
+MaskCount = Annotated[NonNegativeInt, Field(le=1000)]
 Widths = Annotated[tuple[NonNegativeInt, NonNegativeInt], BeforeValidator(_from_zero)]
 Ratios = Annotated[tuple[Share, Share], BeforeValidator(_from_zero)]
 
@@ -36,14 +36,16 @@ Ratios = Annotated[tuple[Share, Share], BeforeValidator(_from_zero)]
 class SpecAugment(Config):
     """How features are warped and masked; a width N stands for the range [0, N), its end excluded."""
 
-    time_warp: NonNegativeInt = Field(0, description="largest time warp W, in frames; 0 for none")
-    freq_masks: NonNegativeInt = Field(0, description="number of frequency masks m_F")
+    time_warp: Annotated[NonNegativeInt, Field(le=10_000)] = Field(
+        0, description="largest time warp W, in frames; 0 for none"
+    )
+    freq_masks: MaskCount = Field(0, description="number of frequency masks m_F")
     freq_width: Widths = Field((0, 27), description="width of frequency masks in bins: F or [lowest, F)")
-    time_masks: NonNegativeInt | None = Field(None, description="fixed number of time masks m_T")
+    time_masks: MaskCount | None = Field(None, description="fixed number of time masks m_T")
     time_masks_ratio: Share | None = Field(
         None, description="p_M, for floor(p_M tau) time masks in an utterance of tau frames"
     )
-    most_time_masks: NonNegativeInt = Field(20, description="upper bound on floor(p_M tau)")
+    most_time_masks: MaskCount = Field(20, description="upper bound on floor(p_M tau)")
     time_width: Widths | None = Field(
         None, description="fixed width of time masks in frames: T or [lowest, T)"
     )

@@ -1,8 +1,8 @@
 """Build an ESPnet recogniser from its own configuration without importing `espnet2.tasks`.
 
 The constructors are called in the order of `espnet2.tasks.asr.ASRTask.build_model`, from the table below:
-importing the task itself takes 16 s and attempts downloads. For a class outside the table the task is used,
-with a log message.
+importing the task itself takes 16 s and attempts downloads. A class outside the table may run code; only if
+the user trusts the configuration (see `base.trust`), the task builds it, with a log message.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import inspect
 import io
 import logging
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ from typing import Any
 from torch import nn
 
 from adaptkit import config as configuration
-from adaptkit.errors import ConfigError, nearest
+from adaptkit.base import schema
+from adaptkit.base.trust import REMEDY, RISKS, is_config_trusted
+from adaptkit.errors import AdaptkitError, ConfigError, listed, nearest
+from adaptkit.files import require_regular
+from adaptkit.tensors import AllocationLimit, memory_bytes
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,27 +62,48 @@ _DEFAULTS = {  # of options that an ESPnet training yaml may omit, as in espnet2
     "input_size": None,
 }
 _CONFS = [f"{section}_conf" for section in (*_CLASSES, "postencoder", "ctc", "joint_net", "model")]
+_MOST_STATISTICS = 64 << 20  # bytes
 MODEL_KEYS = frozenset((*_DEFAULTS, *_CONFS, "token_list", "token_type", "bpemodel"))
 
 
-def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in what ESPnet's yaml may omit, so that `ASRTask.build_model_from_file` reads the result."""
+def complete(config: Mapping[str, Any], where: str = "config.yaml") -> dict[str, Any]:
+    """Check a configuration and fill in what ESPnet's yaml may omit, so that ESPnet itself reads the result.
+
+    What is wrong is a ConfigError that begins with `where`.
+    """
+    schema.check(config, where)
     filled = {**_DEFAULTS, **{name: {} for name in _CONFS}, **config}
     if filled["input_size"] is not None:
         filled.update(frontend=None, frontend_conf={})  # features come from the data, as in ESPnet
     return {name: {} if value is None and name in _CONFS else value for name, value in filled.items()}
 
 
-def build(config: Mapping[str, Any]) -> nn.Module:
+def build(
+    config: Mapping[str, Any], where: str = "config.yaml", *, most_bytes: int | None = None
+) -> nn.Module:
     """Build an `ESPnetASRModel` with new weights from a completed configuration with its `token_list`.
 
-    ESPnet's error rates during training are disabled: they would decode every batch of a frozen base. Its
-    SpecAugment, which has no weights, is left out: `specaug.translate` converts its settings to ours.
+    A configuration that ESPnet rejects, or whose model takes more than `most_bytes` (by default, the memory
+    of this machine), is a ConfigError. ESPnet's error rates during training are disabled: they would decode
+    every batch of a frozen base. Its SpecAugment, which has no weights, is left out: `specaug.translate`
+    converts its settings to ours.
     """
-    config = complete(config)
-    unknown = [name for name in _CLASSES if config[name] is not None and config[name] not in _CLASSES[name]]
-    if unknown or config["postencoder"] is not None or config["model"] not in ("espnet", None):
+    config = complete(config, where)
+    most_bytes = memory_bytes() if most_bytes is None else most_bytes
+    too_large = ConfigError(
+        f"{where}: describes a model that takes more than {most_bytes / 2**30:.1f} GiB, "
+        "the memory of this machine or several times the size of its weights; reduce its sizes"
+    )
+    unknown = _find_unknown(config)
+    with _refusing(f"{where}: ESPnet rejects the configuration"), AllocationLimit(most_bytes, too_large):
+        if not unknown:
+            return _build_known(config)
+        _refuse_untrusted(config, unknown, where)
         return _build_by_task(config, unknown)
+
+
+def _build_known(config: Mapping[str, Any]) -> nn.Module:
+    """Build a model whose classes are all in the table."""
     parts: dict[str, nn.Module | None] = {"specaug": None}
     size = config["input_size"]
     for name in ("frontend", "normalize", "preencoder"):
@@ -113,6 +139,8 @@ def _make(config: Mapping[str, Any], section: str, **given: Any) -> nn.Module | 
     """Build the module that a section names; None if it names none."""
     if config[section] is None:
         return None
+    if config[f"{section}_conf"].get("stats_file"):
+        _check_statistics(Path(config[f"{section}_conf"]["stats_file"]))
     return _call(_import(_CLASSES[section][config[section]]), f"{section}_conf", config, **given)
 
 
@@ -130,15 +158,13 @@ def _call(kind: type[nn.Module], conf_name: str, config: Mapping[str, Any], **gi
 
 @contextlib.contextmanager
 def _refusing(what: str) -> Iterator[None]:
-    """Convert ESPnet's exceptions about its options to a ConfigError that begins with `what`."""
+    """Convert whatever ESPnet raises about its options to a ConfigError that begins with `what`."""
     try:
         yield
-    except (TypeError, ValueError, AssertionError, NotImplementedError, RuntimeError) as error:
-        raise ConfigError(f"{what}: {error}") from error
-    except Exception as error:  # typeguard's TypeCheckError derives from Exception alone
-        if type(error).__module__.startswith("typeguard"):
-            raise ConfigError(f"{what}: {error}") from error
+    except AdaptkitError:
         raise
+    except Exception as error:  # it checks few of them, so any exception can follow
+        raise ConfigError(f"{what}: {type(error).__name__}: {error}"[:2000]) from error
 
 
 def _import(path: str) -> type[nn.Module]:
@@ -149,8 +175,46 @@ def _import(path: str) -> type[nn.Module]:
     return getattr(found, name)
 
 
+def _check_statistics(path: Path) -> None:
+    """Refuse statistics that are no file of a plausible size; numpy itself unpickles nothing."""
+    require_regular(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            num_bytes = sum(entry.file_size for entry in archive.infolist())
+    else:
+        num_bytes = path.stat().st_size
+    if num_bytes > _MOST_STATISTICS:
+        raise ConfigError(
+            f"normalize_conf.stats_file {path}: {num_bytes} bytes are no statistics of features; 'adaptkit "
+            "feats --cmvn' makes them"
+        )
+
+
+def _find_unknown(config: Mapping[str, Any]) -> list[str]:
+    """List the sections that name a class outside the table."""
+    unknown = [name for name in _CLASSES if config[name] is not None and config[name] not in _CLASSES[name]]
+    if config["postencoder"] is not None:
+        unknown.append("postencoder")
+    return unknown if config["model"] in ("espnet", None) else [*unknown, "model"]
+
+
+def _refuse_untrusted(config: Mapping[str, Any], unknown: list[str], where: str) -> None:
+    """Refuse classes outside the table, with those that are in it, unless the configuration is trusted."""
+    if is_config_trusted():
+        return
+    words = []
+    for section in unknown:
+        known = _CLASSES.get(section, {"model": ("espnet",)}.get(section, ()))
+        words.append(f"{section}: {config[section]}{nearest(config[section], known).replace('; ', ', ')}")
+    raise ConfigError(
+        f"{where}: {listed(words)}: not among the classes that adaptkit builds itself "
+        f"({listed([name for part in unknown for name in _CLASSES.get(part, ())]) or 'none'}); {RISKS}; "
+        f"{REMEDY}"
+    )
+
+
 def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:
-    names = ", ".join(f"{name}: {config[name]}" for name in unknown) or "postencoder or model"
+    names = ", ".join(f"{name}: {config[name]}" for name in unknown)
     _LOG.info("%s: unknown to adaptkit; using espnet2.tasks.asr, which takes 16 s to import", names)
     task = _import("espnet2.tasks.asr.ASRTask")
     with tempfile.TemporaryDirectory() as folder, _refusing("espnet2.tasks.asr rejects the configuration"):

@@ -1,10 +1,11 @@
 """Load and save base models: a folder with ESPnet's `config.yaml` and `model.pth`."""
 
+import hashlib
 import io
 import json
 import logging
+import shlex
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +16,25 @@ import torch
 from torch import Tensor, nn
 
 from adaptkit.adapters.site import Site
-from adaptkit.base import padding
+from adaptkit.base import padding, schema
 from adaptkit.base.build import build, complete
+from adaptkit.base.model_file import read_weights
 from adaptkit.base.sites import find_sites
+from adaptkit.base.weights import leaving_no_trace
 from adaptkit.config import read_yaml, write_yaml
-from adaptkit.errors import CheckpointError, listed
-from adaptkit.files import replacing
+from adaptkit.errors import CheckpointError
+from adaptkit.files import replacing, require_regular
 from adaptkit.folders import RunFolder
-from adaptkit.tensors import hash_tensors, load_strictly
+from adaptkit.records import RunRecord
+from adaptkit.tensors import hash_tensors, load_strictly, total_bytes
 from adaptkit.tokens import TokenList
 
 _LOG = logging.getLogger(__name__)
-_FINGERPRINTED = (
+_SLACK = 1 << 30  # bytes of a model beside its weights, such as tables of positions
+_FINGERPRINTED = (  # what changes the words that are recognised from the same weights, or their training
     *("frontend", "frontend_conf", "normalize", "normalize_conf", "preencoder", "preencoder_conf"),
-    *("encoder", "encoder_conf", "input_size", "token_list"),
+    *("encoder", "encoder_conf", "postencoder", "postencoder_conf", "decoder", "decoder_conf", "ctc_conf"),
+    *("joint_net_conf", "model", "model_conf", "input_size", "token_list", "token_type"),
 )
 
 
@@ -41,7 +47,7 @@ class BaseModel:
     model: nn.Module  # an ESPnetASRModel
     tokens: TokenList
     sites: tuple[Site, ...]
-    fingerprint: str  # of weights, buffers and architecture: identifies what an adapter was trained on
+    fingerprint: str  # of all that changes its output: identifies what an adapter was trained on
     features: Mapping[str, Any] | None  # options of the features it was trained on; None if it reads speech
 
     @property
@@ -97,37 +103,45 @@ def load(path: Path, device: torch.device | str = "cpu") -> BaseModel:
             f"{path}: no base model: expected config.yaml and model.pth; 'adaptkit base train' trains one"
         )
     _LOG.info("loading the base model %s", path)
-    config = complete(read_yaml(folder.config))
+    config = complete(read_yaml(folder.config), str(folder.config))
     if not isinstance(config.get("token_list"), list):
         raise CheckpointError(
             f"{path}/config.yaml: has no list 'token_list'; use the one that ESPnet wrote with the model"
         )
     weights = read_weights(folder.model)
     with tempfile.TemporaryDirectory() as temporary:
-        model = build(_with_statistics(config, weights, path, Path(temporary)))
+        described = _with_statistics(config, weights, path, Path(temporary))
+        model = build(described, str(folder.config), most_bytes=_SLACK + 4 * total_bytes(weights))
     load_strictly(model, weights, folder.model)
-    return wrap(path, config, model.to(device))
+    base = wrap(path, config, model.to(device))
+    _refuse_changed(base)
+    _try(base)
+    return base
 
 
 def wrap(path: Path, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
     """Freeze a model and collect what `BaseModel` holds."""
     model.eval().requires_grad_(False)
-    features = (config.get("adaptkit") or {}).get("features")
+    features = schema.read_features(config, f"{path}/config.yaml")
+    if features is not None and features["num_bins"] != config["input_size"]:
+        reads = f"features of {config['input_size']} bins" if config["input_size"] else "speech"
+        raise CheckpointError(
+            f"{path}/config.yaml: the model reads {reads}, but adaptkit.features.num_bins is "
+            f"{features['num_bins']}; make 'adaptkit: features:' what the model was trained on"
+        )
     if features is None and config["frontend"] is None:
         raise CheckpointError(
             f"{path}/config.yaml: the model reads features of {config['input_size']} bins without options; "
             "add 'adaptkit: {features: {...}}' with what 'adaptkit feats' writes to feats.json"
         )
-    bpe = config.get("bpemodel") or None
-    if bpe is not None:
-        bpe = find_beside(path, bpe) or path / Path(bpe).name
+    bpe = _find_bpe(config, path)
     return BaseModel(
         path=path,
         config=config,
         model=model,
         tokens=TokenList(tuple(config["token_list"]), bpe),
         sites=find_sites(model),
-        fingerprint=_fingerprint(config, model),
+        fingerprint=_fingerprint(config, model, features, bpe),
         features=features,
     )
 
@@ -139,58 +153,6 @@ def save(path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -
     with replacing(RunFolder(path).model) as temporary:
         temporary.write_bytes(content.getbuffer())
     write_yaml(RunFolder(path).config, config)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict of tensors; anything else is refused, since unpickling could run code.
-
-    torch itself does not compare the archive's checksums: changed bytes would be read as other weights.
-    """
-    try:
-        _check_archive(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        size = f"{path.stat().st_size} bytes" if path.is_file() else "not a regular file"
-        raise CheckpointError(
-            f"{path}: not a complete file of model weights ({size}): {first_line}; "
-            "copy it again, or use ESPnet's model file (valid.*.pth) rather than checkpoint.pth"
-        ) from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(
-            f"{path}: contains more than model weights; use ESPnet's model file (valid.*.pth)"
-        )
-    strange = [str(name) for name, tensor in weights.items() if not (type(name) is str and _is_plain(tensor))]
-    if strange:
-        raise CheckpointError(
-            f"{path}: {listed(strange)}: not a plain tensor of numbers (sparse, quantised, complex, expanded "
-            "or without data); save the model's state dict as ESPnet does"
-        )
-    return weights
-
-
-def _check_archive(path: Path) -> None:
-    """Check the checksums of a file that torch.save wrote; its format before torch 1.6 has none."""
-    if not path.is_file():  # a FIFO would block
-        raise ValueError("no regular file")
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("its entries are compressed, which torch.save never does")
-        if len({entry.filename for entry in entries}) < len(entries):
-            raise ValueError("it has two entries of one name")
-        damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"the checksum of {damaged} does not match, so its bytes have changed")
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor is dense and real, and its file holds all of its elements."""
-    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
-        return False
-    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 
 def find_beside(folder: Path, name: str | Path) -> Path | None:
@@ -205,29 +167,75 @@ def find_beside(folder: Path, name: str | Path) -> Path | None:
 def _with_statistics(
     config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path, folder: Path
 ) -> Mapping[str, Any]:
-    """Point `normalize_conf.stats_file` at a file that exists.
+    """Point `normalize_conf.stats_file` at a placeholder with the statistics in the weights.
 
-    The statistics are also buffers in the weights, so a lost file can be replaced by a placeholder.
+    The file that it names is not opened: the statistics are buffers, which the weights replace.
     """
-    stats = (config["normalize_conf"] or {}).get("stats_file")
+    stats = config["normalize_conf"].get("stats_file")
     if stats is None:
         return config
-    found = find_beside(path, stats)
-    if found is None:
-        if "normalize.mean" not in weights:
-            raise CheckpointError(
-                f"{path}/config.yaml: normalize_conf.stats_file {stats} does not exist; copy it to {path}"
-            )
-        found = folder / "stats.npz"
-        mean, std = weights["normalize.mean"].double().numpy(), weights["normalize.std"].double().numpy()
-        np.savez(found, count=1.0, sum=mean, sum_square=std**2 + mean**2)
-        _LOG.info("%s does not exist; mean and variance are taken from the weights", stats)
+    if not {"normalize.mean", "normalize.std"} <= set(weights):
+        raise CheckpointError(
+            f"{RunFolder(path).model}: has no normalize.mean and normalize.std, the statistics of "
+            f"normalize_conf.stats_file {stats}; use the model file that ESPnet wrote with this config.yaml"
+        )
+    found = folder / "stats.npz"
+    mean, std = weights["normalize.mean"].double().numpy(), weights["normalize.std"].double().numpy()
+    np.savez(found, count=1.0, sum=mean, sum_square=std**2 + mean**2)
     return {**config, "normalize_conf": {**config["normalize_conf"], "stats_file": str(found)}}
 
 
-def _fingerprint(config: Mapping[str, Any], model: nn.Module) -> str:
-    """Hash the architecture and every weight and buffer; 32 hexadecimal digits."""
+@torch.no_grad()
+def _try(base: BaseModel) -> None:
+    """Encode a second of silence: ESPnet accepts options with which a model cannot run."""
+    frames = 100 if base.features is not None else base.rate_hz
+    shape = (1, frames, base.features["num_bins"]) if base.features is not None else (1, frames)
+    device = next(base.model.parameters()).device
+    try:
+        with leaving_no_trace(base.model):
+            base.model.encode(torch.zeros(shape, device=device), torch.tensor([frames], device=device))
+    except Exception as error:
+        raise CheckpointError(
+            f"{base.path}/config.yaml: the model that it describes does not run: {type(error).__name__}: "
+            f"{error}; use the config.yaml that ESPnet wrote with the model"
+        ) from error
+
+
+def _find_bpe(config: Mapping[str, Any], path: Path) -> Path | None:
+    """Find the sentencepiece model of a model's tokens; None if they are not of BPE."""
+    name = config.get("bpemodel")
+    if not name:
+        return None
+    found = find_beside(path, name)
+    if found is None:
+        raise CheckpointError(
+            f"{path}/config.yaml: bpemodel {name} does not exist; copy it to {path / Path(name).name}"
+        )
+    return found
+
+
+def _refuse_changed(base: BaseModel) -> None:
+    """Refuse a model that is not the one its run.json was written for; a model of ESPnet's has none."""
+    record = RunFolder(base.path).record
+    if not record.exists():
+        return
+    require_regular(record)
+    expected = RunRecord.read(record).base_fingerprint
+    if expected != base.fingerprint:
+        raise CheckpointError(
+            f"{base.path}: the model is {base.fingerprint}, but {record} was written for {expected}: "
+            "model.pth, config.yaml or the BPE model has changed since, or it was trained by an earlier "
+            f"adaptkit; copy the folder again, or, if the change is meant, 'rm {shlex.quote(str(record))}'"
+        )
+
+
+def _fingerprint(
+    config: Mapping[str, Any], model: nn.Module, features: Mapping[str, Any] | None, bpe: Path | None
+) -> str:
+    """Hash the architecture, the features, the BPE model, and every weight and buffer, to 32 digits."""
     described = {name: config.get(name) for name in _FINGERPRINTED}
+    described["features"] = features
+    described["bpe"] = None if bpe is None else hashlib.sha256(bpe.read_bytes()).hexdigest()
     normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
     described["normalize_conf"] = normalize  # the statistics themselves are buffers
     words = json.dumps(described, sort_keys=True, default=str)

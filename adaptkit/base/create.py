@@ -36,7 +36,7 @@ def make_config(
     unused = sorted(set(given) - build.MODEL_KEYS)
     if unused:
         _LOG.info("%s: not used, base.train replaces them: %s", model_yaml, listed(unused))
-    completed = build.complete(given)
+    completed = build.complete(given, str(model_yaml))
     tokens = _make_tokens(train_set, folder, token_type=token_type, num_tokens=num_tokens)
     completed |= {
         "token_list": list(tokens.tokens),
@@ -54,14 +54,14 @@ def make_config(
 def untrained(model_yaml: Path, num_tokens: int) -> BaseModel:
     """Build a model from ESPnet's training yaml with random weights and numbered tokens, for benchmarks."""
     given = config.read_yaml(model_yaml)
-    completed = build.complete({**given, "normalize": None, "normalize_conf": {}})
+    completed = build.complete({**given, "normalize": None, "normalize_conf": {}}, str(model_yaml))
     words = [f"token{index}" for index in range(num_tokens - 3)]
     completed["token_list"] = ["<blank>", "<unk>", *words, "<sos/eos>"]
     if completed["frontend"] is None:
         completed["adaptkit"] = {"features": FbankOptions(num_bins=completed["input_size"]).to_dict()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return checkpoint.wrap(model_yaml, completed, build.build(completed))
+        return checkpoint.wrap(model_yaml, completed, build.build(completed, str(model_yaml)))
 
 
 def _make_tokens(train_set: Path, folder: Path, *, token_type: str, num_tokens: int) -> TokenList:

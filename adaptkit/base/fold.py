@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from adaptkit import config as configuration
@@ -23,10 +23,11 @@ from adaptkit.adapters.fold import Added, Fold, Widened
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.adapters.site import Site
 from adaptkit.base.checkpoint import BaseModel, find_beside, save, wrap
-from adaptkit.config import Config
+from adaptkit.config import Config, NonNegativeInt
 from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
 from adaptkit.files import replacing
 from adaptkit.folders import RunFolder
+from adaptkit.records import RecordedModel, write_record
 from adaptkit.tensors import hash_tensors
 
 _FEED_FORWARDS = ("ffn_macaron", "ffn")
@@ -147,7 +148,7 @@ def read_last(base: BaseModel) -> Folded:
 
 
 def write(base: BaseModel, folder: Path) -> None:
-    """Write a model and the files that it needs to a folder without a model."""
+    """Write a model, the files that it needs and a record of it to a folder without a model."""
     if RunFolder(folder).model.exists():
         raise ConfigError(f"{folder}: already contains a base model; choose another folder with --out")
     config, normalize = dict(base.config), dict(base.config["normalize_conf"])
@@ -158,6 +159,9 @@ def write(base: BaseModel, folder: Path) -> None:
         if config.get("bpemodel"):
             config["bpemodel"] = _copy_file(base.path, config["bpemodel"], folder)
         save(folder, config, base.model.state_dict())
+        made = RecordedModel(folder.resolve().name, "base", (), base.num_parameters, 0)
+        counts = {"base_fingerprint": base.fingerprint, "params_base": base.num_parameters}
+        write_record(folder, made, **counts, device="cpu")
 
 
 def _copy_file(source: Path, name: str, folder: Path) -> str:

@@ -11,6 +11,7 @@ from adaptkit.cli.options import (
     BatchFrames,
     Command,
     Device,
+    Overrides,
     SubmodelMb,
     UnknownSpeaker,
     choose_device,
@@ -37,6 +38,7 @@ def decode(
         typer.Option(metavar="DIR", help="The folder to write to.", show_default="EXP/decode_<set>"),
     ] = None,
     base: Base = None,
+    overrides: Overrides = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Decode without adapters.")] = False,
     submodels: Annotated[
         Path | None,
@@ -61,6 +63,7 @@ def decode(
         data=data,
         out=out,
         base=base,
+        overrides=tuple(overrides or ()),
         base_only=base_only,
         unknown_speaker=unknown_speaker.value,
         batch_frames=batch_frames,

@@ -49,11 +49,23 @@ def _show_version(is_asked: bool) -> None:
 
 @app.callback()
 def adaptkit(
+    context: typer.Context,
+    trust_config: Annotated[
+        bool,
+        typer.Option(
+            "--trust-config",
+            help="Let base models name any class of ESPnet, which may run code, unpickle files and download "
+            "models; ADAPTKIT_TRUST_CONFIG=1 does the same.",
+        ),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Adapt ESPnet Conformer speech recognisers to many speakers and domains with small adapters."""
+    from adaptkit.base.trust import trusting
+
+    context.with_resource(trusting(trust_config))
 
 
 def main() -> None:

@@ -124,9 +124,11 @@ def _warn_of_silence(path: Path, utt_id: str) -> None:
     _LOG.warning("%s: %s is digital silence, which has no SNR; it is used without noise", path, utt_id)
 
 
-def read_examples(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
+def read_examples(
+    path: Path, base: BaseModel, *, allow_pipes: bool = False, needs_text: bool = True
+) -> Examples:
     """Read a data directory for a base model, with every task assigned to the base itself."""
-    data = datadir.read(path)
+    data = datadir.read(path, needs_text=needs_text)
     refuse_misfit(data, base)
     task_ids = dict.fromkeys(data.tasks, BASE_TASK)
     return Examples(

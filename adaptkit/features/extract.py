@@ -48,7 +48,7 @@ def extract(
     `num_jobs` are threads: the work is done in libraries that release the interpreter lock, and a process
     would spend longer importing torch (3 s) than AN4 takes.
     """
-    data, out_dir = datadir.read(data_dir), Path(out_dir).resolve()
+    data, out_dir = datadir.read(data_dir, needs_text=False), Path(out_dir).resolve()
     if out_dir == Path(data_dir).resolve():
         raise DataError(f"{out_dir}: features need a separate folder, such as dump/{out_dir.name}")
     shards = list(_plan(data, out_dir, options))

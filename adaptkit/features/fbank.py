@@ -10,7 +10,16 @@ from torch import Tensor
 from torchaudio.compliance import kaldi
 
 from adaptkit.errors import ConfigError, DataError, nearest
-from adaptkit.files import read_text, replacing
+from adaptkit.files import read_text, replacing, require_regular
+
+_BOUNDS = {  # of options, so that no file can ask for more than some MB; rate_hz and num_bins are integers
+    "rate_hz": (1000, 768_000),
+    "num_bins": (4, 1024),
+    "window_ms": (1, 1000),
+    "shift_ms": (0.1, 1000),
+    "low_hz": (0, 384_000),
+    "high_hz": (-384_000, 384_000),
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,11 @@ class FbankOptions:
     high_hz: float = 0.0  # relative to half the rate if zero or negative
 
     def __post_init__(self) -> None:
+        for name, (lowest, highest) in _BOUNDS.items():
+            value = getattr(self, name)
+            kinds = int if name in ("rate_hz", "num_bins") else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not lowest <= value <= highest:
+                raise ConfigError(f"{name}: expected a number from {lowest} to {highest}, found {value!r}")
         top_hz = self.high_hz + (self.rate_hz / 2 if self.high_hz <= 0 else 0)
         if not 0 <= self.low_hz < top_hz <= self.rate_hz / 2:
             raise ConfigError(
@@ -84,10 +98,11 @@ class FbankOptions:
 
 def read_options(path: Path) -> FbankOptions:
     """Read the options of a directory's features from the `feats.json` that `adaptkit feats` writes."""
+    require_regular(path)
     try:
         return FbankOptions.from_dict(json.loads(read_text(path)))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise DataError(f"{path}: not feature options; 'adaptkit feats' writes it again") from error
+    except (ValueError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+        raise DataError(f"{path}: not feature options: {error}; 'adaptkit feats' writes it again") from error
 
 
 def log_mel(speech: Tensor, options: FbankOptions) -> Tensor:

@@ -48,7 +48,7 @@ def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
         if problem.path.name == "utt2dur":  # its lines are optional, and lengths are taken from the audio
             _drop_line(tables["utt2dur"], problem.line)
     repaired = _repaired(path, tables, kept)
-    changed = {n: text for n, text in repaired.items() if not text or _content(path / n) != text.encode()}
+    changed = {name: text for name, text in repaired.items() if _is_changed(path / name, text)}
     with locks.hold(path, parts=(BACKUP,)):
         _replace(path, changed)
     return Repair(tuple(problems), reasons, len(kept), tuple(changed))
@@ -107,6 +107,11 @@ def _replace(path: Path, changed: Mapping[str, str]) -> None:
 
 def _filtered(table: Table, keys: set[str]) -> str:
     return format_table({key: line.value for key, line in table.items() if key in keys})
+
+
+def _is_changed(file: Path, text: str) -> bool:
+    """Whether a file has to be written, or, if its text is empty, to be deleted."""
+    return _content(file) != text.encode() if text else file.exists()
 
 
 def _content(file: Path) -> bytes:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from adaptkit.characters import describe_strange
 from adaptkit.errors import DataError, listed
-from adaptkit.files import explain_os_error
+from adaptkit.files import explain_os_error, require_regular, split_lines
 from adaptkit.kaldi.tables import split_line
 
 EXAMPLES = 3  # of each cause
@@ -87,6 +88,7 @@ Table = dict[str, Line]  # by key, in the file's order
 
 def scan_table(path: Path) -> tuple[Table, list[Problem]]:
     """Read the valid lines of a table, the first of each key, and list all problems of its syntax."""
+    require_regular(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -94,13 +96,13 @@ def scan_table(path: Path) -> tuple[Table, list[Problem]]:
     if not content.strip():
         return {}, [Problem(path, 0, "", "the file is empty", "prepare the data again")]
     problems = list(_ending_problems(path, content))
-    lines = content.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").split(b"\n")
+    text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")
     table: Table = {}
-    for number, line in enumerate(lines, start=1):
-        key, value = _decode(line)
+    for number, line in enumerate(split_lines(text), start=1):
+        is_text = _is_text(line)
+        key, value = split_line(line, has_location=path.suffix == ".scp") if is_text else ("", "")
         if not key:
-            what = "not UTF-8 text" if line.strip() else "empty line"
-            what = "a NUL character" if b"\0" in line else what
+            what = "empty line" if is_text else "a NUL character" if "\0" in line else "not UTF-8 text"
             remedy, example = _fix(path, "drops it"), f"line {number}"
             problems.append(Problem(path, number, "", what, remedy, cause=what, example=example))
         elif key in table:
@@ -109,15 +111,22 @@ def scan_table(path: Path) -> tuple[Table, list[Problem]]:
             problems.append(Problem(path, number, "", what, remedy, cause=cause, example=key))
         else:
             table[key] = Line(number, value)
+            problems += _character_problems(path, number, key, line.rstrip(" \t").removesuffix(value))
     return table, [*problems, *_order_problems(path, table)]
 
 
-def _decode(line: bytes) -> tuple[str, str]:
-    """Return the key and value of a line; the key is empty if there is none or the line is not text."""
-    try:
-        return split_line(line.decode("utf-8")) if b"\0" not in line else ("", "")
-    except UnicodeDecodeError:
-        return "", ""
+def _is_text(line: str) -> bool:
+    """Whether a line was UTF-8, without NUL characters."""
+    return "\0" not in line and not re.search("[\ud800-\udfff]", line)
+
+
+def _character_problems(path: Path, number: int, key: str, line: str) -> Iterator[Problem]:
+    """Find white space other than blanks, and invisible characters."""
+    strange = describe_strange(line)
+    if strange:
+        does = "writes a space for white space and removes what is invisible"
+        what = f"contains {strange}"
+        yield Problem(path, number, "", f"{key}: {what}", _fix(path, does), cause=what, example=key)
 
 
 def _ending_problems(path: Path, content: bytes) -> Iterator[Problem]:
@@ -128,6 +137,9 @@ def _ending_problems(path: Path, content: bytes) -> Iterator[Problem]:
         number = content[: content.index(b"\r\n")].count(b"\n") + 1
         what = f"{returns} lines end in CR LF, as on Windows"
         yield Problem(path, number, "", what, _fix(path, "writes LF"))
+    elif b"\r" in content and b"\n" not in content:
+        what = "the lines end in CR, as on old Macs"
+        yield Problem(path, 1, "", what, _fix(path, "writes LF"))
 
 
 def _order_problems(path: Path, table: Table) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from adaptkit.characters import split_words
 from adaptkit.errors import listed
 from adaptkit.files import read_text, split_lines
 from adaptkit.kaldi.datadir import MOST_SEC, parse_segment
@@ -36,10 +37,13 @@ def find_in_tables(path: Path, checks: Checks) -> tuple[dict[str, Table], list[P
         if (path / name).exists():
             tables[name], found = scan_table(path / name)
             problems += found
+        elif name == "text":
+            tables[name] = {}
         elif name in REQUIRED:
             remedy = f"'adaptkit data fix {path}' makes it" if name == "spk2utt" else "prepare the data again"
             problems.append(Problem(path / name, 0, "", "no such file", remedy))
             tables[name] = {}
+    problems += _text_problems(path, tables)
     problems += _value_problems(path, tables)
     problems += _disagreements(path, tables)
     problems += _recording_problems(path, tables)
@@ -62,15 +66,34 @@ def audio_table(tables: dict[str, Table]) -> str:
 
 def needed_tables(tables: dict[str, Table]) -> list[str]:
     """List the tables that must contain every utterance."""
+    text = ["text"] if _has_words(tables) else []
     optional = [name for name in ("feats.scp", "utt2task") if tables.get(name)]
-    return ["text", "utt2spk", audio_table(tables), *optional]
+    return [*text, "utt2spk", audio_table(tables), *optional]
+
+
+def _has_words(tables: dict[str, Table]) -> bool:
+    return any(line.value for line in tables["text"].values())
+
+
+def _text_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
+    """Warn of a set without words, which can be decoded all the same."""
+    if not _has_words(tables):
+        what = (
+            "holds ids alone"
+            if tables["text"]
+            else "no such file"
+            if not (path / "text").exists()
+            else "no words"
+        )
+        remedy = "the set can be decoded, but neither scored nor trained on"
+        yield Problem(path / "text", 0, "", what, remedy, is_warning=True)
 
 
 def _value_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
     for name, table in tables.items():
         for key, line in table.items():
             what = _fault(name, line.value)
-            if what:
+            if what and (name != "text" or _has_words(tables)):
                 remedy = _drops(path, "the line") if name == "utt2dur" else _drops(path)
                 utt_id = "" if name in ("spk2utt", "utt2dur") else key
                 yield Problem(
@@ -82,7 +105,7 @@ def _fault(name: str, value: str) -> str:
     """Return what is wrong with a value of a table; empty if nothing is."""
     if not value:
         return {"text": "empty text", "wav.scp": "no location"}.get(name, "nothing after the key")
-    if name in ("utt2spk", "utt2task") and len(value.split()) > 1:
+    if name in ("utt2spk", "utt2task") and len(split_words(value)) > 1:
         return f"'{value}' is not a single {'speaker' if name == 'utt2spk' else 'task'}"
     if name == "segments":
         try:
@@ -100,7 +123,7 @@ def _fault(name: str, value: str) -> str:
 def _disagreements(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
     """Find utterances missing from a table, and entries of optional tables for unknown utterances."""
     needed = needed_tables(tables)
-    main = needed[:3]
+    main = [name for name in needed if name in ("text", "utt2spk", audio_table(tables))]
     known = {utt_id: name for name in reversed(main) for utt_id in tables[name]}
     for utt_id, name in sorted(known.items(), key=lambda item: item[0].encode()):
         missing = [other for other in needed if tables[other] and utt_id not in tables[other]]
@@ -168,7 +191,7 @@ def _alphabet_problems(
     if alphabet is None:
         return
     for utt_id, line in tables["text"].items():
-        strange = sorted(set("".join(line.value.split())) - alphabet)
+        strange = sorted(set("".join(split_words(line.value))) - alphabet)
         if strange:
             characters, cause = listed([repr(c) for c in strange]), "characters not among the tokens"
             what, example = f"{utt_id}: {characters} not among the tokens", f"{utt_id} ({characters})"

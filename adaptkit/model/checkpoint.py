@@ -1,9 +1,11 @@
 """Adapter files: the weights of an experiment's adapters and the metadata to rebuild them (see `tensors`)."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -11,10 +13,12 @@ from adaptkit import config as configuration
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig, AdapterStack
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.errors import CheckpointError
-from adaptkit.tensors import load_strictly, read_tensors, write_tensors
+from adaptkit.errors import CheckpointError, ConfigError, listed
+from adaptkit.tensors import load_strictly, read_tensors, total_bytes, write_tensors
 
 _FORMAT = 1
+_SLACK = 1 << 20  # bytes that adapters may take beside their weights
+_MOST_ADAPTERS = 100
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def load(path: Path) -> AdapterFile:
     if header.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: an adapter file of format {header.get('format')}, not {_FORMAT}")
     try:
+        _check_header(header)
         return AdapterFile(
             adapters=tuple(api.read_config(entry) for entry in header["adapters"]),
             tasks=tuple(header["tasks"]),
@@ -66,6 +71,20 @@ def load(path: Path) -> AdapterFile:
         raise CheckpointError(f"{path}: the header of the adapter file is incomplete: {error}") from error
 
 
+def _check_header(header: Mapping[str, Any]) -> None:
+    """Refuse a header whose values are of other types than `save` writes, or that names a task twice."""
+    tasks, entries = header["tasks"], header["adapters"]
+    if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
+        raise TypeError("tasks: expected a list of names")
+    if len(set(tasks)) < len(tasks):
+        twice = [task for task, count in Counter(tasks).items() if count > 1]
+        raise ValueError(f"tasks: named twice: {listed(twice)}")
+    if not isinstance(entries, list) or not 0 < len(entries) <= _MOST_ADAPTERS:
+        raise TypeError(f"adapters: expected a list of up to {_MOST_ADAPTERS}")
+    if not isinstance(header["base_fingerprint"], str) or type(header["step"]) is not int:
+        raise TypeError("expected text in base_fingerprint and a number in step")
+
+
 def restore(file: AdapterFile, base: BaseModel, path: Path) -> AdapterStack:
     """Build the adapters of a file on the base model they were trained on; refuse any other base model."""
     if file.base_fingerprint != base.fingerprint:
@@ -73,7 +92,13 @@ def restore(file: AdapterFile, base: BaseModel, path: Path) -> AdapterStack:
             f"{path}: trained on base model {file.base_fingerprint}, but {base.path} is {base.fingerprint}; "
             "set --base to the folder of the right one"
         )
-    stack = api.build(file.adapters, base.sites, file.tasks, seed=None)
+    most_bytes = _SLACK + 4 * total_bytes(file.weights)
+    try:
+        stack = api.build(file.adapters, base.sites, file.tasks, seed=None, most_bytes=most_bytes)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{path}: its header does not fit its weights or the base model: {error}; train or copy it again"
+        ) from error
     load_strictly(stack, file.weights, path)
     device = next(base.model.parameters()).device
     return stack.to(device).eval().requires_grad_(False)

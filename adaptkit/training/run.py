@@ -95,12 +95,15 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
         refuse_another(folder, resume=resume)
         model_config = _make_model_config(settings)
         seed_everything(wanted.train.seed, 0)
-        base = base_checkpoint.wrap(folder, model_config, build.build(model_config).to(device))
+        base = base_checkpoint.wrap(
+            folder, model_config, build.build(model_config, str(wanted.model)).to(device)
+        )
         train, valid = _read_sets(wanted.data, base, allow_pipes)
         train = augmented(train, wanted.augment, wanted.train.seed)
         model_config = _add_augmentation(model_config, train)
 
         def write(weights: Mapping[str, Tensor], step: int) -> None:
+            RunFolder(folder).record.unlink(missing_ok=True)  # of these weights once training has finished
             base_checkpoint.save(folder, model_config, weights)
 
         def finish(state: State) -> None:

@@ -59,9 +59,9 @@ def test_the_first_of_several_papers_is_cited():
 
 def test_types_are_said_in_words():
     types = {option.name: option.type for option in describe.describe_adapter("residual").options}
-    assert types["bottleneck"] == "integer > 0"
+    assert types["bottleneck"] == "integer > 0 <= 65536"
     assert types["placement"] == "block_sequential | block_parallel"
-    assert types["blocks"] == "[integer] | null"
+    assert types["blocks"] == "[integer >= 0 <= 1e+09] | null"
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest():

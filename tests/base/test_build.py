@@ -26,7 +26,7 @@ def test_an_unknown_option_is_refused_with_the_nearest(model_config):
 @pytest.mark.parametrize(
     ("section", "wrong"),
     [
-        ("encoder_conf", {"output_size": "wide"}),  # of another type
+        ("encoder_conf", {"macaron_style": "wide"}),  # of another type
         ("encoder_conf", {"rel_pos_type": "newest"}),  # no such choice
         ("encoder_conf", {"output_size": 16, "attention_heads": 3}),  # 16 is no multiple of 3
         ("model_conf", {"ctc_weight": 2.0}),

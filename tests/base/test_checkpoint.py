@@ -3,15 +3,21 @@
 import copy
 import os
 import pickle
+import re
+import shutil
+import subprocess
 import zipfile
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import Parameter
 
-from adaptkit.base import checkpoint
+from adaptkit.base import checkpoint, fold
 from adaptkit.errors import CheckpointError
+from adaptkit.records import RunRecord
 from adaptkit.tokens import bpe_tokens
+from tests.fixtures.models import OPTIONS
 
 
 @pytest.fixture
@@ -116,6 +122,11 @@ def test_a_tensor_that_is_not_plain_is_refused(folder, tensor):
         checkpoint.load(folder)
 
 
+def test_weights_saved_as_parameters_are_loaded(base, folder):
+    rewrite(folder, lambda weights: weights.update({"normalize.mean": Parameter(weights["normalize.mean"])}))
+    assert checkpoint.load(folder).fingerprint == base.fingerprint
+
+
 class Touch:
     """What runs a command when it is unpickled."""
 
@@ -168,7 +179,7 @@ def test_lost_statistics_that_the_weights_lack_are_refused(folder):
     config["normalize_conf"] = {"stats_file": "/nowhere/feats_stats.npz"}
     checkpoint.write_yaml(folder / "config.yaml", config)
     rewrite(folder, lambda weights: weights.pop("normalize.mean"))
-    with pytest.raises(CheckpointError, match="stats_file /nowhere/feats_stats.npz does not exist"):
+    with pytest.raises(CheckpointError, match="model.pth: has no normalize.mean and normalize.std"):
         checkpoint.load(folder)
 
 
@@ -219,10 +230,49 @@ def test_one_changed_statistic_changes_the_fingerprint(base):
         {"encoder_conf": {"output_size": 16, "attention_heads": 4}},  # the same weights, other heads
         {"token_list": ["<blank>", "<unk>", "<space>", "A", "C", "B", "<sos/eos>"]},
         {"normalize_conf": {"norm_vars": False}},
+        {"adaptkit": {"features": {**OPTIONS.to_dict(), "low_hz": 100.0}}},
+        {"model_conf": {"ctc_weight": 1.0, "sym_space": "A"}},
+        {"token_type": "word"},
     ],
 )
 def test_another_configuration_of_the_same_weights_changes_the_fingerprint(base, change):
     assert checkpoint.wrap(base.path, {**base.config, **change}, base.model).fingerprint != base.fingerprint
+
+
+def test_another_bpe_model_changes_the_fingerprint_but_its_folder_does_not(base, tmp_path):
+    for name, texts in {"one": ["AB BA", "ABBA CAB"], "two": ["BC CB", "CBBC ACB"]}.items():
+        (tmp_path / name).mkdir()
+        bpe_tokens(texts, 8, tmp_path / name / "bpe.model")
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    config = {**base.config, "bpemodel": "bpe.model"}
+    found = [checkpoint.wrap(tmp_path / name, config, base.model) for name in ("one", "copy", "two")]
+    assert found[0].fingerprint == found[1].fingerprint
+    assert len({base.fingerprint, found[0].fingerprint, found[2].fingerprint}) == 3
+
+
+def test_a_lost_bpe_model_is_refused_with_the_place_to_copy_it_to(base, tmp_path):
+    config = {**base.config, "bpemodel": "/nowhere/bpe.model"}
+    expected = f"bpemodel /nowhere/bpe.model does not exist; copy it to {tmp_path}/bpe.model"
+    with pytest.raises(CheckpointError, match=expected):
+        checkpoint.wrap(tmp_path, config, base.model)
+
+
+def test_features_are_fingerprinted_with_their_defaults(base):
+    given = {"rate_hz": 8000, "num_bins": 20}
+    same = checkpoint.wrap(base.path, {**base.config, "adaptkit": {"features": given}}, base.model)
+    assert same.fingerprint == base.fingerprint
+
+
+def test_a_model_that_differs_from_its_record_is_refused_until_the_record_is_removed(base, tmp_path):
+    folder = tmp_path / "base"
+    fold.write(base, folder)
+    assert checkpoint.load(folder).fingerprint == base.fingerprint
+    assert RunRecord.read(folder / "run.json").base_fingerprint == base.fingerprint
+    rewrite(folder, lambda weights: weights["ctc.ctc_lo.bias"].add_(1))
+    with pytest.raises(CheckpointError, match="run.json was written for .* has changed since") as caught:
+        checkpoint.load(folder)
+    subprocess.run(["bash", "-c", re.search("'(rm .*)'$", str(caught.value))[1]], check=True)
+    assert checkpoint.load(folder).fingerprint != base.fingerprint
 
 
 def test_the_fingerprint_depends_on_no_folder(base):

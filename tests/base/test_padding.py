@@ -7,6 +7,7 @@ from adaptkit.base import padding
 
 SPEECH = {
     "input_size": None,
+    "adaptkit": None,
     "frontend": "default",
     "frontend_conf": {"fs": 8000, "n_fft": 256, "hop_length": 80, "n_mels": 20},
 }

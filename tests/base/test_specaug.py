@@ -16,9 +16,9 @@ from adaptkit.errors import ConfigError
 CONF = Path(__file__).parents[2] / "conf/base"
 SPEECH = {
     "input_size": None,
+    "adaptkit": None,
     "frontend": "default",
     "frontend_conf": {"fs": 8000, "n_fft": 256, "hop_length": 80, "n_mels": 20},
-    "adaptkit": None,
 }
 TIME = {"apply_time_warp": False, "apply_freq_mask": False}  # masks over time alone
 

@@ -11,7 +11,7 @@ from adaptkit.base.fold import fold, write
 
 pytestmark = pytest.mark.slow
 SCRIPT = """
-import logging, sys, torch
+import logging, os, sys, torch
 from adaptkit.base import build
 from adaptkit.config import read_yaml
 from adaptkit.errors import ConfigError
@@ -20,6 +20,11 @@ folder = sys.argv[1]
 logging.basicConfig(level=logging.INFO)
 config = read_yaml(folder + "/base/config.yaml")
 sizes = {"output_size": 16, "attention_heads": 2, "num_blocks": 1}
+try:
+    build.build({**config, "encoder": "branchformer", "encoder_conf": sizes})
+except ConfigError as error:
+    print("refused without trust", error)
+os.environ["ADAPTKIT_TRUST_CONFIG"] = "1"
 model = build.build({**config, "encoder": "branchformer", "encoder_conf": sizes})
 print("built", type(model.encoder).__name__, model.error_calculator)
 try:
@@ -82,11 +87,12 @@ def test_espnet_reads_what_we_save_to_equal_output(folder, models, name):
     assert torch.equal(torch.load(folder / name / "encoded.pt"), expected)
 
 
-def test_a_class_outside_the_table_is_built_by_espnets_task_and_that_is_said(folder):
+def test_a_class_outside_the_table_is_built_by_espnets_task_only_with_trust_and_that_is_said(folder):
+    assert "refused without trust config.yaml: encoder: branchformer" in (folder / "stdout").read_text()
     assert "built BranchformerEncoder None" in (folder / "stdout").read_text()
     assert "encoder: branchformer: unknown to adaptkit" in (folder / "stderr").read_text()
 
 
 def test_a_class_that_espnet_does_not_know_either_is_refused(folder):
-    expected = "refused espnet2.tasks.asr rejects the configuration: --encoder must be one of ('conformer'"
+    expected = "refused espnet2.tasks.asr rejects the configuration: ValueError: --encoder must be one of"
     assert expected in (folder / "stdout").read_text()

@@ -95,7 +95,7 @@ def test_fix_says_what_it_dropped_and_why(run, data, tmp_path):
 
 
 def test_fix_of_a_hopeless_directory_is_an_error(run, data):
-    (data / "text").unlink()
+    (data / "utt2spk").unlink()
     done = run("fix", data)
     assert isinstance(done.error, DataError)
     assert "nothing was changed" in done.stderr

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 from adaptkit import experiment
 from adaptkit.base import checkpoint as base_checkpoint
@@ -12,6 +13,8 @@ from adaptkit.errors import AdaptkitError, CheckpointError
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.records import DecodeRecord, RunRecord
+from adaptkit.scoring import files as score_files
+from tests.fixtures.models import SPEAKERS
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def run(exp, data):
     return lambda **changes: decode_folder(replace(options, **changes), device="cpu")
 
 
-def test_a_folder_is_decoded_into_text_scores_and_a_record(run, exp, data):
+def test_a_folder_is_decoded_into_text_scores_and_a_record(run, exp, data, base):
     out = run()
     assert out == exp / "decode_valid"
     assert (
@@ -48,6 +51,7 @@ def test_a_folder_is_decoded_into_text_scores_and_a_record(run, exp, data):
     record = DecodeRecord.read(out / "run.json")
     frames = sum(int(count) for count in read_table(data / "utt2num_frames").values())
     assert (record.set_name, record.num_utterances) == ("valid", 6)
+    assert (record.data, record.base_fingerprint) == (str(data), base.fingerprint)
     assert record.audio_sec == pytest.approx(0.01 * frames)
 
 
@@ -96,6 +100,46 @@ def test_a_set_of_nothing_but_short_utterances_is_decoded_to_nothing(run, data, 
     forget_records(data)
     write_table(data / "utt2num_frames", dict.fromkeys(read_table(data / "utt2num_frames"), "3"))
     assert set(read_table(run() / "text").values()) == {""}
+
+
+@pytest.mark.parametrize("content", [None, "".join(f"{s}-0{n}\n" for s in SPEAKERS for n in range(2))])
+def test_a_set_without_words_is_decoded_as_with_them(run, data, content):
+    expected = (run() / "text").read_bytes()
+    (data / "text").unlink() if content is None else (data / "text").write_text(content)
+    assert (run() / "text").read_bytes() == expected
+
+
+def test_decoding_again_removes_what_was_scored_before(run, data):
+    out = run()
+    score_files.write(score_files.score_files(data, out), out)
+    (out / "utt2spk").write_text("kept")
+    run()
+    assert sorted(p.name for p in out.iterdir() if p.name[0] != ".") == [
+        "run.json",
+        "text",
+        "utt2score",
+        "utt2spk",
+    ]
+
+
+@pytest.mark.slow
+def test_refused_decoding_removes_nothing(run, data, tmp_path):
+    out = run()
+    score_files.write(score_files.score_files(data, out), out)
+    with pytest.raises(AdaptkitError):
+        run(base=tmp_path / "nowhere")
+    assert (out / "score.json").exists()
+
+
+def test_adapters_that_no_speaker_owns_fit_unknown_speakers(base, new_stack, run, exp, data):
+    stack = new_stack(base, "bitfit", per_task=False)
+    torch.nn.init.normal_(next(stack.parameters()), std=0.3)
+    checkpoint.save(exp / "adapter.safetensors", stack, base.fingerprint, 7, stack.state_dict())
+    expected, alone = (read_table(run(**options) / "utt2score") for options in ({}, {"base_only": True}))
+    write_table(data / "utt2task", {**read_table(data / "utt2spk"), "spk1-00": "spk20"})
+    assert read_table(run() / "utt2score") == expected
+    assert read_table(run(unknown_speaker="base") / "utt2score") == {**expected, "spk1-00": alone["spk1-00"]}
+    assert expected["spk1-00"] != alone["spk1-00"]
 
 
 def test_another_base_is_refused(run, new_base, tmp_path):

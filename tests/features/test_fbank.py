@@ -1,11 +1,13 @@
 """Filterbanks against Kaldi's recipe written out in numpy; statistics against numpy and ESPnet."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from adaptkit.errors import ConfigError, DataError
-from adaptkit.features.fbank import FbankOptions, cmvn_stats, log_mel, write_cmvn
+from adaptkit.features.fbank import FbankOptions, cmvn_stats, log_mel, read_options, write_cmvn
 
 OPTIONS = FbankOptions()
 
@@ -115,3 +117,33 @@ def test_global_mvn_of_espnet_reads_the_statistics_and_normalises_with_them(tmp_
     normalised, _ = GlobalMVN(tmp_path / "feats_stats.npz")(feats[None].clone())
     torch.testing.assert_close(normalised[0].mean(dim=0), torch.zeros(80), atol=1e-4, rtol=0)
     torch.testing.assert_close(normalised[0].std(dim=0, correction=0), torch.ones(80), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_bins": 1e9},
+        {"num_bins": 10**9},
+        {"num_bins": "80"},
+        {"num_bins": True},
+        {"rate_hz": 10**12},
+        {"window_ms": 1e9},
+        {"window_ms": float("nan")},
+        {"shift_ms": 0},
+        {"low_hz": None},
+        {"high_hz": [1]},
+        {"bins": 80},
+    ],
+    ids=str,
+)
+def test_options_that_no_features_have_are_refused_before_memory_is_taken(tmp_path, changes):
+    (tmp_path / "feats.json").write_text(json.dumps({**OPTIONS.to_dict(), **changes}))
+    with pytest.raises(DataError, match="feats.json: not feature options: .*; 'adaptkit feats' writes it"):
+        read_options(tmp_path / "feats.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", "null", "[" * 100_000, '{"num_bins": ' + "9" * 5000 + "}"])
+def test_a_file_of_options_that_is_damaged_is_refused(tmp_path, text):
+    (tmp_path / "feats.json").write_text(text)
+    with pytest.raises(DataError, match="feats.json: not feature options"):
+        read_options(tmp_path / "feats.json")

@@ -100,6 +100,28 @@ def test_missing_directory_and_missing_table_are_refused(folder):
         datadir.read(folder.path)
 
 
+@pytest.mark.parametrize("content", [None, "anna-1\nanna-2\nbert-1\nbert-2\n", "anna-1\n"])
+def test_text_is_not_needed_where_the_reader_says_so(folder, content):
+    (folder.path / "text").unlink() if content is None else folder.write("text", content)
+    read = datadir.read(folder.path, needs_text=False)
+    assert [(u.utt_id, u.speaker, u.text) for u in read.utterances[:2]] == [
+        ("anna-1", "anna", ""),
+        ("anna-2", "anna", ""),
+    ]
+    with pytest.raises(
+        DataError, match="text: (holds no words|no such file or folder); training and scoring need"
+    ):
+        datadir.read(folder.path)
+
+
+def test_set_without_words_is_written_without_text(folder):
+    (folder.path / "text").unlink()
+    read = datadir.read(folder.path, needs_text=False)
+    datadir.write(read)
+    assert not (folder.path / "text").exists()
+    assert datadir.read(folder.path, needs_text=False) == read
+
+
 def test_directory_without_utterances_is_refused(folder):
     for name in ("wav.scp", "text", "utt2spk"):
         folder.write(name, "")

@@ -41,10 +41,19 @@ def test_missing_directory_is_one_problem(tmp_path):
     assert [p.what for p in find_problems(tmp_path / "none")] == ["no such data directory"]
 
 
-@pytest.mark.parametrize("name", ["wav.scp", "text", "utt2spk", "spk2utt"])
+@pytest.mark.parametrize("name", ["wav.scp", "utt2spk", "spk2utt"])
 def test_missing_table_is_reported(folder, name):
     (folder.path / name).unlink()
     assert f"{name}: no such file" in heads(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(None, "no such file"), ("anna-1\nanna-2\nbert-1\nbert-2\n", "holds ids alone")]
+)
+def test_set_without_words_is_valid_with_a_warning(folder, content, what):
+    (folder.path / "text").unlink() if content is None else folder.write("text", content)
+    remedy = "the set can be decoded, but neither scored nor trained on"
+    assert said(folder) == [f"text: warning: {what}; {remedy}"]
 
 
 @pytest.mark.parametrize("name", ["wav.scp", "text", "utt2spk", "spk2utt", "segments", "utt2task"])
@@ -63,6 +72,11 @@ def test_empty_table_is_reported(segmented, name, content):
          "utt2spk:2: not sorted in C order, anna-1 after anna-2"),
         ("text", b"ONE TWO", b"ONE TWO\r", "text:1: 1 lines end in CR LF, as on Windows"),
         ("text", b"anna-1", b"\xef\xbb\xbfanna-1", "text:1: starts with a byte order mark"),
+        ("text", b"ONE TWO", b"ONE\rTWO", "text:1: anna-1: contains U+000D (carriage return)"),
+        ("text", b"ONE TWO", "ONE\u3000\u200bTWO".encode(),
+         "text:1: anna-1: contains U+200B (zero width space), U+3000 (ideographic space)"),
+        ("wav.scp", b"anna-2", "\ufeffanna-2".encode(),
+         "wav.scp:2: anna-2: contains U+FEFF (zero width no-break space)"),
         ("text", b"anna-2 THREE", b"anna-2 THREE\nanna-3 \xff", "text:3: not UTF-8 text"),
         ("text", b"anna-2 THREE", b"anna-2 THREE\nanna-3 \0\0", "text:3: a NUL character"),
         ("text", b" THREE", b"", "text:2: anna-2: empty text"),

@@ -12,7 +12,8 @@ import yaml
 
 from adaptkit import config
 from adaptkit.experiment import Experiment
-from adaptkit.features.fbank import cmvn_stats, load_feats, write_cmvn
+from adaptkit.features.archive import load_feats
+from adaptkit.features.fbank import cmvn_stats, write_cmvn
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.tensors import read_tensors
 from adaptkit.training.run import train_adapters

@@ -1,13 +1,14 @@
 """Adapter files: whole or refused, and averages of weights."""
 
 import json
+import os
 import zlib
 
 import pytest
 import safetensors.torch
 import torch
 
-from adaptkit.errors import CheckpointError
+from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError
 from adaptkit.model import checkpoint
 from adaptkit.tensors import read_tensors, write_tensors
 
@@ -117,9 +118,18 @@ def test_another_format_is_refused_with_its_number(path, number):
         {"adapters": [{"kind": "residul"}]},
         {"adapters": [{"kind": "residual", "bottleneck": 0}]},
         {"tasks": None},
+        {"adapters": []},
+        {"adapters": [{"kind": 5}]},
+        {"adapters": [{"kind": "residual", "bottleneck": 10**26}]},
         {"tasks": 3},
+        {"tasks": "spk"},
+        {"tasks": ["spk1", 2, "spk3"]},
+        {"tasks": ["spk1", "spk1", "spk2"]},
         {"base_fingerprint": None},
+        {"base_fingerprint": 5},
         {"step": None},
+        {"step": "7"},
+        {"step": True},
     ],
     ids=json.dumps,
 )
@@ -133,6 +143,34 @@ def test_weights_that_do_not_fit_the_header_are_refused(path, base):
     rewrite(path, tasks=["spk1"])
     with pytest.raises(CheckpointError, match="does not fit the configuration it comes with; wrong shape"):
         checkpoint.restore(checkpoint.load(path), base, path)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"tasks": [f"spk{number}" for number in range(30_000)]},
+        {"adapters": [{"kind": "residual", "bottleneck": 65536}]},
+        {"adapters": [{"kind": "residual", "bank": "space", "space_dim": 65536}]},
+        {"adapters": [{"kind": "full"}] * 99},
+    ],
+    ids=["tasks", "bottleneck", "space", "full"],
+)
+def test_a_header_that_claims_more_than_the_file_holds_is_refused_before_it_is_built(path, base, claim):
+    rewrite(path, **claim)
+    file = checkpoint.load(path)
+    with pytest.raises(CheckpointError, match="its header does not fit its weights .* take more than 1.*MiB"):
+        checkpoint.restore(file, base, path)
+
+
+def test_new_adapters_larger_than_the_memory_are_refused(base, new_stack):
+    with pytest.raises(ConfigError, match="residual for 100000 speakers take more than .* MiB; reduce"):
+        new_stack(base, bottleneck=65536, tasks=[f"spk{number}" for number in range(100_000)])
+
+
+def test_a_fifo_is_refused_without_waiting_for_a_writer(tmp_path):
+    os.mkfifo(tmp_path / "adapter.safetensors")
+    with pytest.raises(AdaptkitError, match="is a FIFO"):
+        checkpoint.load(tmp_path / "adapter.safetensors")
 
 
 def test_a_folder_in_place_of_a_file_is_named(tmp_path):

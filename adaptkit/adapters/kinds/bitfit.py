@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from adaptkit.adapters.api import AdapterConfig
 from adaptkit.adapters.kinds.full import Full, Parts, choose_parts
@@ -32,7 +32,7 @@ class Config(AdapterConfig):
 
     kind: Literal["bitfit"] = "bitfit"
     parts: Parts = Field(None, description="top-level modules: encoder, ctc, decoder, ...; null for all")
-    per_task: bool = Field(True, description="one set per task; false: one set for all tasks")
+    per_task: StrictBool = Field(True, description="one set per task; false: one set for all tasks")
 
 
 def build(config: Config, sites: Sequence[Site], num_tasks: int) -> Full:

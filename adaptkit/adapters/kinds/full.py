@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, StrictBool
 from torch import Tensor, nn
 
 from adaptkit.adapters.api import Adapter, AdapterConfig
@@ -35,7 +35,9 @@ class Config(AdapterConfig):
 
     kind: Literal["full"] = "full"
     parts: Parts = Field(None, description="top-level modules: encoder, ctc, decoder, ...; null for all")
-    per_task: bool = Field(True, description="one copy per task; false: one for all (pooled fine-tuning)")
+    per_task: StrictBool = Field(
+        True, description="one copy per task; false: one for all (pooled fine-tuning)"
+    )
 
 
 class Full(Adapter):

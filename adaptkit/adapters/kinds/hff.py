@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, StrictBool
 from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptkit.adapters.api import Adapter, AdapterConfig, Blocks, choose
 from adaptkit.adapters.per_task import TaskLinear
 from adaptkit.adapters.site import Site
+from adaptkit.config import Width
 
 
 class Config(AdapterConfig):
@@ -30,9 +31,9 @@ class Config(AdapterConfig):
     fusion: Literal["tree", "weighted_sum", "concat"] = Field(
         "tree", description="tree: blocks pair by pair, level by level; weighted_sum; or all concatenated"
     )
-    dim: PositiveInt = Field(64, description="inner width d")
+    dim: Width = Field(64, description="inner width d")
     taps: Blocks = Field(None, description="blocks whose outputs are fused, counted from 0; null for all")
-    cache: bool = Field(
+    cache: StrictBool = Field(
         False,
         description="write these outputs to EXP/taps once and train without running the encoder; K' blocks "
         "of width D take (K' + 1) D values of 4 bytes per encoder frame: 12 blocks of width 256 at 25 frames "

@@ -15,27 +15,28 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, StrictBool, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptkit.adapters.api import Adapter, AdapterConfig
 from adaptkit.adapters.per_task import TaskLinear
 from adaptkit.adapters.site import Site
+from adaptkit.config import Width
 
 
 class Config(AdapterConfig):
     """Sizes and ablations of a hierarchical recurrent adapter."""
 
     kind: Literal["hra"] = "hra"
-    controller_width: PositiveInt = Field(256, description="width H of the controller shared by all tasks")
+    controller_width: Width = Field(256, description="width H of the controller shared by all tasks")
     head: Literal["linear", "ffn"] = Field(
         "linear",
         description="a task's map from H to the width of the base: one matrix, or two with a relu between",
     )
-    head_width: PositiveInt | None = Field(None, description="inner width F; only with 'head: ffn'")
-    recurrent: bool = Field(True, description="false: no recurrence over blocks (u = 0)")
-    share_controller: bool = Field(True, description="false: a separate controller for every block")
+    head_width: Width | None = Field(None, description="inner width F; only with 'head: ffn'")
+    recurrent: StrictBool = Field(True, description="false: no recurrence over blocks (u = 0)")
+    share_controller: StrictBool = Field(True, description="false: a separate controller for every block")
 
     @model_validator(mode="after")
     def _head_has_its_width(self) -> "Config":

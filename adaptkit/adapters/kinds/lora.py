@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
@@ -21,6 +21,7 @@ from adaptkit.adapters.api import Adapter, AdapterConfig
 from adaptkit.adapters.fold import Added
 from adaptkit.adapters.per_task import TaskLinear
 from adaptkit.adapters.site import Site
+from adaptkit.config import PositiveFloat, Width
 
 Target = Literal["query", "key", "value", "out", "ffn_macaron_in", "ffn_macaron_out", "ffn_in", "ffn_out"]
 
@@ -29,7 +30,7 @@ class Config(AdapterConfig):
     """Rank, scale and targets of a low-rank adapter."""
 
     kind: Literal["lora"] = "lora"
-    rank: PositiveInt = Field(8, description="rank R; 1 to 64 in the literature")
+    rank: Width = Field(8, description="rank R; 1 to 64 in the literature")
     alpha: PositiveFloat = Field(8.0, description="scale of the difference times R; the first rank tried")
     targets: tuple[Target, ...] = Field(
         get_args(Target),

@@ -15,20 +15,21 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptkit.adapters.api import Adapter, AdapterConfig, Blocks, choose
 from adaptkit.adapters.per_task import TaskLinear
 from adaptkit.adapters.site import Site
+from adaptkit.config import Width
 
 
 class Config(AdapterConfig):
     """Size and placement of a residual adapter."""
 
     kind: Literal["residual"] = "residual"
-    bottleneck: PositiveInt = Field(64, description="bottleneck width R; 16 to 256 in the literature")
+    bottleneck: Width = Field(64, description="bottleneck width R; 16 to 256 in the literature")
     placement: Literal["block_sequential", "block_parallel"] = Field(
         "block_sequential", description="whether the adapter reads the block's output or its input"
     )

@@ -12,7 +12,7 @@ untrained adapter changes nothing, and `input: normed` with its folding into the
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +20,7 @@ from adaptkit.adapters.api import Adapter, AdapterConfig, Blocks, choose
 from adaptkit.adapters.fold import Fold, Widened
 from adaptkit.adapters.per_task import TaskLinear
 from adaptkit.adapters.site import Site
+from adaptkit.config import Width
 from adaptkit.errors import ConfigError
 
 _WANTS = {"raw": frozenset({"ffn_macaron_raw", "ffn_raw"}), "normed": frozenset({"ffn_macaron", "ffn"})}
@@ -30,7 +31,7 @@ class Config(AdapterConfig):
     """Size, input and placement of two parallel adapters."""
 
     kind: Literal["tpa"] = "tpa"
-    bottleneck: PositiveInt = Field(64, description="bottleneck width R of each adapter")
+    bottleneck: Width = Field(64, description="bottleneck width R of each adapter")
     input: Literal["raw", "normed"] = Field(
         "raw", description="the feed-forward's input before or after its norm; only normed can be folded"
     )

@@ -1,0 +1,61 @@
+"""Read the weights of a base model: plain tensors from a whole file, and nothing that runs."""
+
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adaptkit.errors import CheckpointError, listed
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict of tensors; anything else is refused, since unpickling could run code.
+
+    torch itself does not compare the archive's checksums: changed bytes would be read as other weights.
+    """
+    try:
+        _check_archive(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        size = f"{path.stat().st_size} bytes" if path.is_file() else "not a regular file"
+        raise CheckpointError(
+            f"{path}: not a complete file of model weights ({size}): {first_line}; "
+            "copy it again, or use ESPnet's model file (valid.*.pth) rather than checkpoint.pth"
+        ) from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(
+            f"{path}: contains more than model weights; use ESPnet's model file (valid.*.pth)"
+        )
+    strange = [str(name) for name, tensor in weights.items() if not (type(name) is str and _is_plain(tensor))]
+    if strange:
+        raise CheckpointError(
+            f"{path}: {listed(strange)}: not a plain tensor of numbers (sparse, quantised, complex, expanded "
+            "or without data); save the model's state dict as ESPnet does"
+        )
+    return {name: tensor.detach() for name, tensor in weights.items()}  # a Parameter has gradients
+
+
+def _check_archive(path: Path) -> None:
+    """Check the checksums of a file that torch.save wrote; its format before torch 1.6 has none."""
+    if not path.is_file():  # a FIFO would block
+        raise ValueError("no regular file")
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("its entries are compressed, which torch.save never does")
+        if len({entry.filename for entry in entries}) < len(entries):
+            raise ValueError("it has two entries of one name")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} does not match, so its bytes have changed")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor is dense and real, and its file holds all of its elements."""
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+        return False
+    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
