@@ -48,13 +48,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def shorten(text: str, most: int = 200) -> str:
-    """Cut a text for a message after `most` characters.
+def shorten(text: str, most: int = 300) -> str:
+    """Cut the middle out of a text of more than `most` characters; a remedy stands at the end.
 
-    >>> shorten("a" * 9, most=5)
-    'aa...'
+    >>> shorten("abcdefghi", most=6)
+    'abc...ghi'
     """
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
 
 
 def listed(items: Iterable[str], most: int = 10) -> str:

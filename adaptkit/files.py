@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -99,6 +100,18 @@ def stamp(location: str | Path) -> list[int]:
     except (OSError, ValueError):  # a command, an offset in an archive, or no path at all
         return []
     return [status.st_size, status.st_mtime_ns]
+
+
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file's content."""
+    crc = 0
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                crc = zlib.crc32(block, crc)
+    except OSError as error:
+        raise AdaptkitError(explain_os_error(error, path)) from error
+    return crc
 
 
 def explain_os_error(error: OSError, path: Path) -> str:

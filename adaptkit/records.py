@@ -73,7 +73,10 @@ class DecodeRecord:
     batch_size: Count
     base_only: bool
     data: str = ""  # the data directory, as it was named
-    base_fingerprint: str = ""  # both are missing in earlier records
+    base_fingerprint: str = ""
+    adapter_checksum: int | None = (
+        None  # of the adapter file, if there is one; earlier records lack all three
+    )
 
     @property
     def rtf(self) -> float:

@@ -11,7 +11,6 @@ from adaptkit.cli.options import (
     BatchFrames,
     Command,
     Device,
-    Overrides,
     SubmodelMb,
     UnknownSpeaker,
     choose_device,
@@ -38,7 +37,14 @@ def decode(
         typer.Option(metavar="DIR", help="The folder to write to.", show_default="EXP/decode_<set>"),
     ] = None,
     base: Base = None,
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting of EXP's base model, such as base.dir=exp/base.",
+        ),
+    ] = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Decode without adapters.")] = False,
     submodels: Annotated[
         Path | None,

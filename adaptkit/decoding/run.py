@@ -15,7 +15,8 @@ from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, find_frameless, number_tasks, read_examples
 from adaptkit.decoding.batches import recognise_with_submodels
-from adaptkit.errors import ConfigError
+from adaptkit.errors import ConfigError, listed
+from adaptkit.files import checksum
 from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.kaldi.tables import write_table
 from adaptkit.model import checkpoint
@@ -57,6 +58,7 @@ class _Model:
     base: BaseModel
     adapters: AdapterStack | None = None
     submodels: SubmodelCache | None = None
+    adapter_checksum: int | None = None
 
 
 def decode_folder(options: DecodeOptions, *, device: str) -> Path:
@@ -100,6 +102,7 @@ def _decode(
         base_only=base_only,
         data=str(options.data),
         base_fingerprint=model.base.fingerprint,
+        adapter_checksum=model.adapter_checksum,
     ).write(out.record)
 
 
@@ -119,12 +122,13 @@ def _load(
     """Load the model and the data set; with Submodels, there are at most as many slots as tasks."""
     adapter_path = RunFolder(options.exp).adapter
     has_file = not base_only and options.submodels is None
+    adapter_checksum = checksum(adapter_path) if has_file and adapter_path.is_file() else None
     file = checkpoint.load(adapter_path) if has_file else None
     base = base_checkpoint.load(base_dir, device)
     adapters = None if file is None else checkpoint.restore(file, base, adapter_path)
     examples = read_examples(options.data, base, allow_pipes=options.allow_pipes, needs_text=False)
     if options.submodels is None:
-        yield _Model(base, adapters), examples
+        yield _Model(base, adapters, adapter_checksum=adapter_checksum), examples
     else:
         budget_bytes = round((options.submodel_mb or _SUBMODEL_MB) * 2**20)
         most_slots = len(examples.data.tasks)
@@ -167,6 +171,11 @@ def _find_base(options: DecodeOptions) -> tuple[Path, bool]:
         if options.overrides:
             raise ConfigError(f"{options.exp}: a base model; --set changes an experiment, name its yaml")
         return options.base or options.exp, options.submodels is None
+    others = [word for word in options.overrides if not word.startswith(("base.", "base="))]
+    if others:
+        raise ConfigError(
+            f"--set {listed(others)}: no effect on decoding, which takes base.dir alone; omit it"
+        )
     if options.base is not None and options.overrides:
         raise ConfigError("--base and --set both say which base model to use; use one of the two")
     return options.base or find_base(options.exp, options.overrides), options.base_only

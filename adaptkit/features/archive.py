@@ -24,11 +24,18 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from adaptkit.errors import AdaptkitError, DataError
-from adaptkit.files import explain_os_error, read_text, replacing, require_regular, stamp, write_text
+from adaptkit.files import (
+    checksum,
+    explain_os_error,
+    read_text,
+    replacing,
+    require_regular,
+    stamp,
+    write_text,
+)
 from adaptkit.kaldi.recording import split_offset
 
 REMEDY = "run 'adaptkit feats' again, which makes damaged archives anew"
-_CHUNK_BYTES = 1 << 24
 _HEAD_BYTES = 32  # of a matrix; more than any header has
 _CELL_BYTES = {b"FM": 4, b"DM": 8, b"CM": 1, b"CM2": 2, b"CM3": 1}  # by the type of matrix
 
@@ -111,7 +118,7 @@ def find_damage(path: Path, made_of: str) -> str:
         return "damaged"
     if record.made_of != made_of or record.failures:
         return "of other data or options"
-    if path.stat().st_size != record.num_bytes or _checksum(path) != record.crc32:
+    if path.stat().st_size != record.num_bytes or checksum(path) != record.crc32:
         return "damaged"
     return ""
 
@@ -233,11 +240,3 @@ def _matrix_bytes(head: bytes) -> int:
 
 def _seal(record: ArchiveRecord) -> int:
     return zlib.crc32(_RECORD.dump_json(record))
-
-
-def _checksum(path: Path) -> int:
-    crc32 = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            crc32 = zlib.crc32(chunk, crc32)
-    return crc32

@@ -9,6 +9,7 @@ from typing import Any
 from adaptkit.characters import visible
 from adaptkit.config import read_yaml
 from adaptkit.errors import AdaptkitError, ScoringError, listed, nearest
+from adaptkit.files import checksum
 from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.records import DecodeRecord, LearningCurves, RunRecord, read_curves
 from adaptkit.scoring import files as score_files
@@ -123,16 +124,32 @@ def _find_decoded(folder: Path, set_name: str | None) -> Path:
 def _load(decoded: Path) -> Run:
     folder = DecodeFolder(decoded)
     decode = DecodeRecord.read(folder.record)
+    record = RunRecord.read(folder.run.record)
+    _refuse_retrained(folder, decode, record)
     score = _load_score(folder, decode)
     log, settings = folder.run.log, folder.run.config
     return Run(
         decoded=decoded,
-        record=RunRecord.read(folder.run.record),
+        record=record,
         decode=decode,
         score=score,
         progress=read_curves(log) if log.exists() else LearningCurves(),  # the base model alone has none
         settings=_without_seed(read_yaml(settings)) if settings.exists() else {},
     )
+
+
+def _refuse_retrained(folder: DecodeFolder, decode: DecodeRecord, record: RunRecord) -> None:
+    """Refuse hypotheses of earlier weights than those of the experiment, which was trained on since."""
+    adapter = folder.run.adapter
+    has_other = decode.adapter_checksum is not None and adapter.is_file()
+    if has_other and checksum(adapter) != decode.adapter_checksum:
+        what = f"{adapter} as it is now"
+    elif record.kind == "base" and decode.base_fingerprint not in ("", record.base_fingerprint):
+        what = f"base model {record.base_fingerprint}"
+    else:
+        return
+    remedy = "run 'adaptkit decode' and 'adaptkit score' again"
+    raise ScoringError(f"{folder.path}: not decoded with {what}; {remedy}")
 
 
 def _load_score(folder: DecodeFolder, decode: DecodeRecord) -> ScoreReport:
@@ -170,6 +187,9 @@ def _refuse_unlike(runs: Sequence[Run]) -> None:
     """Refuse runs that were not scored on the same references and speakers."""
     refs = [{u.utt_id: (u.speaker, u.words.words) for u in run.score.utterances} for run in runs]
     unlike = [str(run.decoded) for run, own in zip(runs, refs, strict=True) if own != refs[0]]
+    if len({run.decode.set_name for run in runs}) > 1:
+        described = listed(f"{run.decoded} ({visible(run.decode.set_name)})" for run in runs)
+        raise ScoringError(f"{described}: of different sets; decode one set with all of them")
     forms = {run.score.normalize for run in runs}
     if len(forms) > 1:
         described = " and ".join(", ".join(form) or "none" for form in sorted(forms))

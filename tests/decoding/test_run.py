@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ import torch
 from adaptkit import experiment
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.decoding.run import DecodeOptions, decode_folder
-from adaptkit.errors import AdaptkitError, CheckpointError
+from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError
+from adaptkit.files import checksum
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.records import DecodeRecord, RunRecord
@@ -52,6 +54,7 @@ def test_a_folder_is_decoded_into_text_scores_and_a_record(run, exp, data, base)
     frames = sum(int(count) for count in read_table(data / "utt2num_frames").values())
     assert (record.set_name, record.num_utterances) == ("valid", 6)
     assert (record.data, record.base_fingerprint) == (str(data), base.fingerprint)
+    assert record.adapter_checksum == checksum(exp / "adapter.safetensors")
     assert record.audio_sec == pytest.approx(0.01 * frames)
 
 
@@ -153,6 +156,32 @@ def test_a_base_that_moved_is_found_with_its_new_folder(run, base_dir, tmp_path)
     expected = (run() / "text").read_bytes()
     shutil.copytree(base_dir, tmp_path / "moved")
     assert (run(base=tmp_path / "moved") / "text").read_bytes() == expected
+
+
+def test_settings_say_where_the_base_is(run, base_dir, tmp_path):
+    expected = (run(base_only=True) / "text").read_bytes()
+    moved = shutil.copytree(base_dir, tmp_path / "moved")
+    out = run(base_only=True, overrides=(f"base.dir={moved}",))
+    assert (out / "text").read_bytes() == expected
+    with pytest.raises(CheckpointError, match="nowhere: no base model"):
+        run(overrides=(f"base.dir={tmp_path}/nowhere",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overrides": ("train.lr=1", "base.dir=x")}, "--set train.lr=1: no effect on decoding"),
+        ({"overrides": ("base.dir=x",), "base": Path("y")}, "--base and --set both say which base model"),
+    ],
+)
+def test_settings_without_effect_are_refused(run, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        run(**changes)
+
+
+def test_settings_of_a_base_folder_are_refused(run, base_dir):
+    with pytest.raises(ConfigError, match="a base model; --set changes an experiment, name its yaml"):
+        run(exp=base_dir, overrides=("base.dir=x",))
 
 
 def test_an_experiment_that_is_not_there_is_named(run, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from adaptkit import config
 from adaptkit.errors import AdaptkitError, CheckpointError, ScoringError
+from adaptkit.files import checksum
 from adaptkit.kaldi.tables import write_table
 from adaptkit.records import DecodeRecord, RunRecord
 from adaptkit.report import runs
@@ -109,6 +110,33 @@ def test_undecoded_experiment_says_which_command_decodes_it(experiments):
 def test_unscored_experiment_says_which_command_scores_it(experiments):
     (experiments[0] / "decode_test/score.json").unlink()
     with pytest.raises(ScoringError, match=r"'adaptkit score data/test .*exp/none/decode_test' creates it"):
+        runs.load(experiments)
+
+
+def test_hypotheses_of_earlier_adapters_are_refused(experiments):
+    adapter, decoded = experiments[1] / "adapter.safetensors", experiments[1] / "decode_test"
+    adapter.write_bytes(b"weights")
+    record = DecodeRecord.read(decoded / "run.json")
+    dataclasses.replace(record, adapter_checksum=checksum(adapter)).write(decoded / "run.json")
+    assert len(runs.load(experiments).results) == 2
+    adapter.write_bytes(b"others")
+    message = r"decode_test: not decoded with .*adapter\.safetensors as it is now; run 'adaptkit decode' and"
+    with pytest.raises(ScoringError, match=message):
+        runs.load(experiments)
+
+
+def test_hypotheses_of_an_earlier_base_model_are_refused(experiments):
+    change_record(experiments[0], kind="base")
+    record = DecodeRecord.read(experiments[0] / "decode_test/run.json")
+    dataclasses.replace(record, base_fingerprint="1234").write(experiments[0] / "decode_test/run.json")
+    with pytest.raises(ScoringError, match="decode_test: not decoded with base model 9f3a"):
+        runs.load(experiments)
+
+
+def test_hypotheses_of_different_sets_in_folders_of_one_name_are_refused(experiments):
+    record = DecodeRecord.read(experiments[0] / "decode_test/run.json")
+    dataclasses.replace(record, set_name="test_noisy").write(experiments[0] / "decode_test/run.json")
+    with pytest.raises(ScoringError, match=r"none/decode_test \(test_noisy\), .*\(test\): of different sets"):
         runs.load(experiments)
 
 
