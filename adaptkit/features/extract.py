@@ -30,6 +30,7 @@ from adaptkit.progress import counting
 SHARD_UTTERANCES = 500  # per ark file; a killed run loses at most one file
 PIECE_UTTERANCES = 50  # consecutive utterances of a recording for which it is opened once
 MOST_FAILED = 0.05  # of the utterances
+MOST_SHOWN = 500  # characters of a reason in a message
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +218,12 @@ def _refuse_few(data: DataDir, failures: Mapping[str, str]) -> None:
 
 
 def _reasons(failures: Mapping[str, str]) -> str:
-    return listed((f"{utt_id} ({why})" for utt_id, why in failures.items()), most=5)
+    """Name the first reasons, each with its first utterances; the remedy is at the end of a reason."""
+    groups: dict[str, list[str]] = {}
+    for utt_id, why in failures.items():
+        groups.setdefault(why if len(why) < MOST_SHOWN else f"{why[:100]}...{why[-100:]}", []).append(utt_id)
+    shown = [f"{listed(utt_ids, 3)} ({why})" for why, utt_ids in list(groups.items())[:5]]
+    return ", ".join(shown) + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")
 
 
 def _remove_leftovers(out_dir: Path, last: int) -> None:
