@@ -126,7 +126,7 @@ def _describe_holder(file: int) -> str:
 
 
 def _leave_to_parent() -> None:
-    """Close the locks in a forked process, a worker that loads batches, which may outlive its killed parent."""
+    """Close the locks in a forked process, such as a worker that loads batches and outlives its parent."""
     for file in _held.values():
         os.close(file)
     _held.clear()

@@ -35,6 +35,7 @@ from adaptkit.model.load import load_experiment
 from adaptkit.submodels.folder import SubmodelFolder
 from tests.fuzz.mutate import VALUES, mutate_bytes, mutate_table, mutate_tree, paths
 from tests.fuzz.outcome import Outcome, Silent, classify, command
+from tests.fuzz.results import results
 from tests.fuzz.world import World
 
 TABLES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments", "utt2dur", "utt2task")
@@ -396,5 +397,5 @@ def runs(world: World, seed: int) -> Outcome:
 
 SURFACES: dict[str, Callable[[World, int], Outcome]] = {
     function.__name__: function
-    for function in (data_dirs, audio, settings, base_files, adapter_files, dumps, runs)
+    for function in (data_dirs, audio, settings, base_files, adapter_files, dumps, runs, results)
 }

@@ -4,20 +4,22 @@ Each input is either refused with one clear message or gives the result of the u
 may skip, such as a damaged line of a training log, changes no figure that was scored.
 """
 
+import functools
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 from adaptkit.errors import AdaptkitError
 from adaptkit.kaldi.tables import write_table
 from adaptkit.records import DecodeRecord, RunRecord
 from adaptkit.report import html, runs, summary
 from adaptkit.scoring import files as score_files
+from tests.fuzz.outcome import Outcome, Silent, classify
+from tests.fuzz.world import World
 
 SPEAKERS = ("ann", "bob", "<b>|`x`")
 REFS = {f"spk{n % 3}-{n}": "a b c d" for n in range(6)}
@@ -74,15 +76,23 @@ def make_folder(folder: Path) -> None:
         score_files.write(score_files.score_files(folder / "data/test", decoded), decoded)
 
 
-def cases(seed: int, count: int) -> Iterator[Case]:
-    """Yield `count` damaged files of the folder of `make_folder`; the same for the same seed."""
+def results(world: World, seed: int) -> Outcome:
+    """Damage one file of scored experiments: refused, or the result of the undamaged folder."""
+    rng = random.Random(f"results/{seed}")
     originals = _read_originals()
-    for number in range(count):
-        rng = random.Random(f"results/{seed}/{number}")
-        file = rng.choice(sorted(originals))
-        ways = [_damage_bytes, _damage_text] + [_damage_json] * 3 * file.endswith((".json", ".jsonl"))
-        damage, content = rng.choice(ways)(originals[file], rng)
-        yield Case(number, file, damage, content)
+    file = rng.choice(sorted(originals))
+    ways = [_damage_bytes, _damage_text] + [_damage_json] * 3 * file.endswith((".json", ".jsonl"))
+    damage, content = rng.choice(ways)(originals[file], rng)
+    whole = world.folder / "results"
+    if not whole.exists():
+        make_folder(whole)
+
+    def run() -> None:
+        case = Case(seed, file, damage, content)
+        if run_case(case, whole, world.folder / "tried/results") == "refused":
+            raise AdaptkitError("refused by report or score")
+
+    return classify(f"{file} {damage}", run)
 
 
 def run_case(case: Case, whole: Path, folder: Path) -> str:
@@ -99,9 +109,8 @@ def run_case(case: Case, whole: Path, folder: Path) -> str:
     return "refused" if "refused" in outcomes else "right"
 
 
+@functools.lru_cache(maxsize=1)
 def _read_originals() -> dict[str, bytes]:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as name:
         make_folder(Path(name))
         files = (path for path in sorted(Path(name).rglob("*")) if path.is_file() and path.name[0] != ".")
@@ -114,9 +123,11 @@ def _try(run: Callable[[], object], *, expected: object) -> str:
     except AdaptkitError as error:
         message = str(error)
     else:
-        assert expected is None or found == expected
+        if expected is not None and found != expected:
+            raise Silent(f"{found}, not {expected}")
         return "right"
-    assert 10 < len(message) < 4000
+    if not 10 < len(message) < 4000:
+        raise Silent(f"a message of {len(message)} characters")
     return "refused"
 
 
@@ -176,22 +187,3 @@ def _damage_json(content: bytes, rng: random.Random) -> tuple[str, bytes]:
         place[key] = value
     lines[index] = json.dumps(data)
     return f"{way} {key} {ascii(value)[:30] if way == 'set' else ''}", "\n".join(lines).encode()
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The undamaged folder; not to be changed."""
-    folder = tmp_path_factory.mktemp("results")
-    make_folder(folder)
-    return folder
-
-
-def test_undamaged_folder_is_reported(whole, tmp_path):
-    content = (whole / "exp/none/train.jsonl").read_bytes()
-    assert run_case(Case(0, "exp/none/train.jsonl", "none", content), whole, tmp_path / "tried") == "right"
-
-
-@pytest.mark.slow
-def test_damage_is_refused_or_changes_no_result(whole, tmp_path):
-    outcomes = {str(case): run_case(case, whole, tmp_path / "tried") for case in cases(seed=0, count=60)}
-    assert set(outcomes.values()) == {"right", "refused"}
