@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 INSTALLED_TEST = $(VENV)/.installed-test
 IN_VENV = export PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help install install-test demo compare augment submodels test check fuzz kill lint lock clean
+.PHONY: help install install-test demo compare augment submodels test check fuzz kill audit lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
@@ -58,6 +58,9 @@ lock: install  ## resolve the requirements of setup.cfg again into requirements.
 	$(LOCK) --extra mini --extra serve -o requirements.lock
 	$(LOCK) --all-extras -c requirements.lock -o requirements-test.lock \
 	  $$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package=\1/p' requirements.lock)
+
+audit: install  ## look up the locked packages among known vulnerabilities; needs the network
+	$(UV) tool run pip-audit --strict --disable-pip --no-deps -r requirements.lock
 
 clean:  ## remove what the recipes made (not the installed packages)
 	rm -rf egs/*/data egs/*/dump egs/*/exp

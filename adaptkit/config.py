@@ -150,7 +150,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _parse(text: str, where: str, *, has_lines: bool = True) -> Any:
     """Parse yaml; what is invalid is a ConfigError, with the line if the text has several."""
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a number of 5000 digits
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark and has_lines else ""
