@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 INSTALLED_TEST = $(VENV)/.installed-test
 IN_VENV = export PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help install install-test demo compare augment submodels test check lint lock clean
+.PHONY: help install install-test demo compare augment submodels test check fuzz kill lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
@@ -41,6 +41,12 @@ test: install-test  ## install, then run every test
 
 check: lint  ## check the code and its layout, then run the tests that start no processes and take no seconds
 	$(PYTEST) -q -m "not slow"
+
+fuzz: install-test  ## try N damaged inputs (N=20000) and print what they did, by class
+	$(IN_VENV); OMP_NUM_THREADS=1 python -m tests.fuzz $(or $(N),2000) --jobs $(WORKERS)
+
+kill: install-test  ## kill commands that write N times (N=40), and fill their disk; they must go on to the same files
+	$(IN_VENV); python -m tests.kill $(or $(N),40)
 
 lint: install-test  ## check the code with ruff, and which module may import which with import-linter
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/lint-imports

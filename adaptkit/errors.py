@@ -48,13 +48,23 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+def shorten(text: str, most: int = 300) -> str:
+    """Cut the middle out of a text of more than `most` characters; a remedy stands at the end.
+
+    >>> shorten("abcdefghi", most=6)
+    'abc...ghi'
+    """
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
+
+
 def listed(items: Iterable[str], most: int = 10) -> str:
-    """Join items for a message; those beyond `most` are only counted.
+    """Join items for a message; those beyond `most` are only counted, and long ones are cut.
 
     >>> listed("abc", most=2)
     'a, b and 1 more'
     """
-    items = list(items)
+    items = list(map(shorten, items))
     if len(items) <= most:
         return ", ".join(items)
     return f"{', '.join(items[:most])} and {len(items) - most} more"

@@ -1,11 +1,14 @@
 """Read and write files; a file is written completely or not at all."""
 
 import errno
+import json
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from adaptkit.errors import AdaptkitError
 
@@ -42,13 +45,21 @@ def write_text(path: Path, text: str) -> None:
 def read_text(path: Path) -> str:
     """Read a text file; if it is missing, unreadable or not UTF-8, an AdaptkitError names it."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_bytes().decode("utf-8")  # as it is: read_text would turn CR into LF
     except OSError as error:
         raise AdaptkitError(explain_os_error(error, path)) from error
     except UnicodeDecodeError as error:
         raise AdaptkitError(f"{path}: not UTF-8 text (byte {error.start}); convert it with iconv") from error
     except ValueError as error:  # a NUL character
         raise AdaptkitError(f"{str(path)!r}: not a path: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    """Parse json; a ValueError says what is wrong with it, 10,000 nested brackets too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def require_regular(path: Path) -> None:
@@ -70,21 +81,37 @@ def require_regular(path: Path) -> None:
 
 
 def split_lines(text: str) -> list[str]:
-    r"""Split text at line feeds only; str.splitlines would also split at U+2028 and other characters.
+    r"""Split text at line ends: LF, CR LF, or CR in a text without any LF, as old Macs wrote it.
 
-    >>> split_lines("a\u2028b\nc\n")
-    ['a\u2028b', 'c']
+    A CR elsewhere does not end a line, nor does U+2028, at which str.splitlines would split.
+
+    >>> split_lines("a\u2028b\r\nc\rd\n")
+    ['a\u2028b', 'c\rd']
     """
-    return text.removesuffix("\n").split("\n") if text else []
+    end = "\n" if "\n" in text else "\r"
+    lines = text.removesuffix(end).split(end) if text else []
+    return [line.removesuffix("\r") for line in lines]
 
 
 def stamp(location: str | Path) -> list[int]:
     """Return the size and modification time of a file; an empty list if the location is not a file."""
     try:
         status = Path(location).stat()
-    except OSError:  # a command or an offset in an archive
+    except (OSError, ValueError):  # a command, an offset in an archive, or no path at all
         return []
     return [status.st_size, status.st_mtime_ns]
+
+
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file's content."""
+    crc = 0
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                crc = zlib.crc32(block, crc)
+    except OSError as error:
+        raise AdaptkitError(explain_os_error(error, path)) from error
+    return crc
 
 
 def explain_os_error(error: OSError, path: Path) -> str:

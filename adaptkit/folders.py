@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaptkit.errors import AdaptkitError
+from adaptkit.files import explain_os_error
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -95,6 +98,14 @@ class DecodeFolder:
     def result(self) -> Path:
         """The error rates in Kaldi's format, once scored."""
         return self.path / "RESULT"
+
+    def clear(self) -> None:
+        """Remove what was made of earlier hypotheses, before others are written."""
+        for path in (self.record, self.score, self.result):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise AdaptkitError(explain_os_error(error, path)) from error
 
     @property
     def run(self) -> RunFolder:

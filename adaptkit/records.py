@@ -14,11 +14,14 @@ from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from adaptkit import provenance
 from adaptkit.errors import CheckpointError, listed
-from adaptkit.files import read_text, split_lines, write_text
+from adaptkit.files import parse_json, read_text, require_regular, split_lines, write_text
 from adaptkit.folders import RunFolder
 
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]  # of seconds or MB
 Record = TypeVar("Record", "RunRecord", "DecodeRecord")
 log = logging.getLogger(__name__)
+_MOST_SHOWN = 1e12  # of a loss, in a chart
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,20 @@ class RunRecord:
     kind: str  # adapter types, joined with +
     tasks: list[str]
     base_fingerprint: str
-    params_base: int
-    params_trainable: int
-    params_per_task: int  # what one more task would add
-    train_seconds: float
-    peak_mb: float
-    epochs: int  # passes over the training set
-    steps: int
+    params_base: Annotated[int, Field(gt=0, le=10**15)]
+    params_trainable: Count
+    params_per_task: Count  # what one more task would add
+    train_seconds: Amount
+    peak_mb: Amount
+    epochs: Count  # passes over the training set
+    steps: Count
     seed: int
     versions: dict[str, str]
     recipe_commit: Annotated[  # of the working folder; called `commit` in earlier records
         str | None, Field(validation_alias=AliasChoices("recipe_commit", "commit"))
     ]
     command: str
-    cpu_seconds: float = 0.0  # of the training process, start-up included; 0 if nothing was trained
+    cpu_seconds: Amount = 0.0  # of the training process, start-up included; 0 if nothing was trained
     toolkit_commit: str | None = None  # of adaptkit itself, if installed from a checkout
     device: str = ""
     host: str = ""
@@ -63,17 +66,22 @@ class DecodeRecord:
     """A finished decoding run, `run.json` in a `decode_<set>` folder of the experiment or base model."""
 
     set_name: str
-    num_utterances: int
-    audio_sec: float
-    decode_seconds: float
-    peak_mb: float
-    batch_size: int
+    num_utterances: Count
+    audio_sec: Amount
+    decode_seconds: Amount
+    peak_mb: Amount
+    batch_size: Count
     base_only: bool
+    data: str = ""  # the data directory, as it was named
+    base_fingerprint: str = ""
+    adapter_checksum: int | None = (
+        None  # of the adapter file, if there is one; earlier records lack all three
+    )
 
     @property
     def rtf(self) -> float:
-        """The real-time factor: seconds of decoding per second of audio."""
-        return self.decode_seconds / self.audio_sec
+        """The real-time factor: seconds of decoding per second of audio; 0 without audio."""
+        return self.decode_seconds / self.audio_sec if self.audio_sec else 0.0
 
     def write(self, path: Path) -> None:
         """Write the record as json, atomically."""
@@ -94,15 +102,23 @@ class LearningCurves:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a `train.jsonl`; a line cut short by a kill is skipped with a warning."""
+    """Yield the events of a `train.jsonl`; a line cut short by a kill is skipped with a warning.
+
+    An event has a name, `event`, and a `step`; the rest is for the reader to check.
+    """
+    require_regular(path)
     for number, line in enumerate(split_lines(read_text(path)), start=1):
         try:
-            event = json.loads(line)
-            event["event"], event["step"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            log.warning("%s:%d: incomplete line skipped; the run was killed while writing it", path, number)
-        else:
+            event = parse_json(line)
+            is_whole = isinstance(event["event"], str) and type(event["step"]) is int and event["step"] >= 0
+        except (ValueError, KeyError, TypeError):
+            is_whole = False
+        if is_whole:
             yield event
+        else:
+            log.warning(
+                "%s:%d: line skipped, not a whole event with a step; a killed run leaves such", path, number
+            )
 
 
 def read_curves(path: Path) -> LearningCurves:
@@ -114,8 +130,9 @@ def read_curves(path: Path) -> LearningCurves:
     shown = {"step": "loss", "valid": "wer"}
     for event in read_log(path):
         name = shown.get(event["event"])
-        if name in event:
-            curves[name][event["step"]] = event[name]
+        value = event.get(name)
+        if type(value) in (int, float) and abs(value) <= _MOST_SHOWN:  # neither nan nor inf either
+            curves[name][event["step"]] = float(value)
     loss, wer = (tuple(sorted(curves[name].items())) for name in ("loss", "wer"))
     return LearningCurves(loss, wer)
 
@@ -185,6 +202,7 @@ def _read(kind: Callable[..., Record], path: Path, command: str) -> Record:
     """Read a record that `command` writes."""
     if not Path(path).exists():
         raise CheckpointError(f"{path}: no such file; {command} writes it when it is done")
+    require_regular(path)
     try:
         return TypeAdapter(kind).validate_json(read_text(path))
     except ValidationError as error:

@@ -3,6 +3,8 @@
 The order is ESPnet's: `<blank>` is token 0, followed by `<unk>` and the pieces; `<sos/eos>` is last.
 """
 
+import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,10 +12,15 @@ from pathlib import Path
 
 import sentencepiece
 
+from adaptkit.characters import split_words
 from adaptkit.errors import CheckpointError, DataError, listed
 from adaptkit.files import replacing
 
 BLANK, UNK, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
+WORD_START = "\u2581"  # in the pieces of sentencepiece
+NUM_SPECIAL = 3  # <blank>, <unk> and <sos/eos>, which BPE has besides characters
+_UNKNOWN = "\u2585"  # sentencepiece's own mark: it drops a line that contains it
+_MOST = 1_000_000  # tokens; sentencepiece takes memory for as many as it is asked for
 
 
 @dataclass(frozen=True)
@@ -50,18 +57,17 @@ class TokenList:
         """
         pieces = [self.tokens[index] for index in ids if self.tokens[index] not in (BLANK, SOS_EOS)]
         joined = "".join(" " if piece == SPACE else piece for piece in pieces)
-        return " ".join(
-            joined.replace("\u2581", " ").split()
-        )  # \u2581 marks the start of a word in sentencepiece
+        return " ".join(split_words(joined.replace(WORD_START, " ")))
 
     def unknown_in(self, text: str) -> list[str]:
         """Return the pieces of a text that are not in the list, sorted."""
         return sorted({piece for piece in self._split(text) if piece not in self._ids})
 
     def _split(self, text: str) -> list[str]:
+        text = " ".join(split_words(text))
         if self.bpe_model is not None:
             return self._processor.encode(text, out_type=str)
-        return [SPACE if character == " " else character for character in " ".join(text.split())]
+        return [SPACE if character == " " else character for character in text]
 
     @cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
@@ -77,31 +83,67 @@ def char_tokens(texts: Iterable[str]) -> TokenList:
     >>> char_tokens(["AB A"]).tokens
     ('<blank>', '<unk>', '<space>', 'A', 'B', '<sos/eos>')
     """
-    characters = sorted({character for text in texts for character in text if not character.isspace()})
-    return TokenList((BLANK, UNK, SPACE, *characters, SOS_EOS))
+    words = [word for text in texts for word in split_words(text)]
+    _refuse_reserved(words, WORD_START)
+    return TokenList((BLANK, UNK, SPACE, *sorted(set("".join(words))), SOS_EOS))
 
 
 def bpe_tokens(texts: Sequence[str], num_tokens: int, model_path: Path) -> TokenList:
-    """Train BPE on texts, write the sentencepiece model and return its list of `num_tokens` tokens."""
-    with replacing(model_path) as temporary, open(temporary, "wb") as file:
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts),
-                model_writer=file,
-                model_type="bpe",
-                vocab_size=num_tokens - 2,  # sentencepiece counts <unk>, not <blank> and <sos/eos>
-                bos_id=-1,
-                eos_id=-1,
-                unk_id=0,
-                character_coverage=1.0,
-                num_threads=1,
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            raise DataError(f"BPE with {num_tokens} tokens on {len(texts)} texts failed: {error}") from error
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(model_path))
+    """Train BPE on texts, write the sentencepiece model and return its list of `num_tokens` tokens.
+
+    Texts are split as they are, without the NFKC normalisation that is sentencepiece's default: it would turn
+    characters such as ½, ligatures and half-width kana into others, which references do not contain.
+    """
+    texts = [text for text in (" ".join(split_words(text)) for text in texts) if text]
+    if not texts:
+        raise DataError("there are no texts to train BPE on; add the references, or set tokens.type to char")
+    _refuse_reserved(texts, f"{WORD_START}{_UNKNOWN}")
+    smallest = len(set("".join(texts)) | {" "}) + NUM_SPECIAL
+    model, largest = _train_bpe(texts, num_tokens if num_tokens >= smallest else _MOST)
+    if model is None or num_tokens < smallest:
+        kinds = f"{len(texts)} texts with {smallest - NUM_SPECIAL} different characters"
+        remedy = f"set it from {smallest} to {largest}"
+        raise DataError(f"tokens.size: {num_tokens} BPE tokens cannot be made of {kinds}; {remedy}")
+    with replacing(model_path) as temporary:
+        temporary.write_bytes(model)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     pieces = [processor.id_to_piece(index) for index in range(1, processor.get_piece_size())]
     return TokenList((BLANK, UNK, *pieces, SOS_EOS), model_path)
+
+
+def _train_bpe(texts: Sequence[str], num_tokens: int) -> tuple[bytes | None, int]:
+    """Return a sentencepiece model of BPE and its size; None and the largest size if that is too small."""
+    file = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=file,
+            model_type="bpe",
+            vocab_size=min(num_tokens, _MOST) - 2,  # sentencepiece counts <unk>, not <blank> and <sos/eos>
+            bos_id=-1,
+            eos_id=-1,
+            unk_id=0,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            max_sentence_length=10 + max(len(text.encode()) for text in texts),  # it drops longer ones
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        largest = re.search(r"Vocabulary size too high .* <= (\d+)", str(error))
+        if largest is None:
+            raise DataError(f"sentencepiece made no BPE of {len(texts)} texts: {error}") from error
+        return None, int(largest[1]) + 2
+    return file.getvalue(), num_tokens
+
+
+def _refuse_reserved(texts: Iterable[str], reserved: str) -> None:
+    """Refuse texts with characters that mean something else among tokens."""
+    found = sorted({f"U+{ord(c):04X}" for text in texts for c in reserved if c in text})
+    if found:
+        raise DataError(
+            f"the texts contain {listed(found)}, which token lists reserve; replace it in the texts"
+        )
 
 
 def refuse_unknown(tokens: TokenList, texts: dict[str, str], where: str) -> None:

@@ -42,8 +42,11 @@ $adapt || [ -z "$adapter" ] || die 2 "--adapter has no meaning for a base model,
 run=("$recipes/run_local.sh")
 [ -z "$cmd" ] || read -r -a run <<<"$cmd"
 read -r -a prepare <<<"$prepare_options"
-overrides=() chosen=()
-for word in $set; do overrides+=(--set "$word"); done
+overrides=() base_overrides=() chosen=()
+for word in $set; do
+  overrides+=(--set "$word")
+  [[ $word != base[.=]* ]] || base_overrides+=(--set "$word")
+done
 [ -z "$adapter" ] || chosen+=(--adapter "$adapter")
 [ -z "$augment" ] || chosen+=(--augment "$augment")
 [ -z "$seed" ] || chosen+=(--seed "$seed")
@@ -52,7 +55,9 @@ is_base=false  # trained as an experiment of its own, rather than in the yaml's 
 $adapt || [ -z "$exp$augment$seed" ] || is_base=true
 name=${adapter:-${augment:-$(name_of "$config")}}
 exp=${exp:-$expdir/$(basename "$name" .yaml)${seed:+/$seed}}
-if $is_base; then base=$exp none=$exp base_log=$exp/log/train.log base_chosen=("${chosen[@]}" --exp "$exp"); fi
+if $is_base; then
+  base=$exp none=$exp base_log=$exp/log/train.log base_chosen=("${chosen[@]}" --exp "$exp") base_overrides=()
+fi
 decoded_alone="$base_test_sets $test_sets" adapted="$test_sets" reported=("$none" "$exp" --minus none)
 $decode_base || decoded_alone=""
 if ! $adapt; then adapted="" reported=("$none"); fi
@@ -88,7 +93,8 @@ fi
 
 if is_stage 7 "decoding"; then
   for name in $decoded_alone; do
-    "${run[@]}" "$none/log/$name.log" adaptkit decode "$base" "dump/$name" --base-only --out "$none/decode_$name"
+    "${run[@]}" "$none/log/$name.log" \
+      adaptkit decode "$base" "dump/$name" --base-only --out "$none/decode_$name" "${base_overrides[@]}"
   done
   for name in $adapted; do
     "${run[@]}" "$exp/log/$name.log" adaptkit decode "$exp" "dump/$name" --out "$exp/decode_$name"
@@ -96,13 +102,17 @@ if is_stage 7 "decoding"; then
 fi
 
 if is_stage 8 "scoring"; then
-  for name in $decoded_alone; do adaptkit score "data/$name" "$none/decode_$name"; done
+  for name in $decoded_alone; do
+    ! has_references "$name" || adaptkit score "data/$name" "$none/decode_$name"
+  done
   for name in $adapted; do
-    adaptkit score "data/$name" "$exp/decode_$name" --compare "$none/decode_$name"
+    ! has_references "$name" || adaptkit score "data/$name" "$exp/decode_$name" --compare "$none/decode_$name"
   done
 fi
 
 if is_stage 9 "report"; then
-  for name in $base_test_sets; do adaptkit report "$none" --test-set "$name"; done
+  for name in $base_test_sets; do
+    ! has_references "$name" || adaptkit report "$none" --test-set "$name"
+  done
   report_sets "${reported[@]}"
 fi

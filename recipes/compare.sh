@@ -66,9 +66,11 @@ run_one() {  # experiment
   fi
 }
 
-is_scored() {  # folder of an experiment: on every test set
+is_scored() {  # folder of an experiment: on every test set that has references
   local name
-  for name in $test_sets; do [ -f "$1/decode_$name/score.json" ] || return 1; done
+  for name in $test_sets; do
+    ! has_references "$name" || [ -f "$1/decode_$name/score.json" ] || return 1
+  done
 }
 
 adapt 1 3
@@ -83,7 +85,9 @@ fi
 [ "$stage" -gt 8 ] || for_each run_one "${experiments[@]}"
 
 if is_stage 9 "report"; then
-  for name in $base_test_sets; do adaptkit report "$expdir/none" --test-set "$name"; done
+  for name in $base_test_sets; do
+    ! has_references "$name" || adaptkit report "$expdir/none" --test-set "$name"
+  done
   reported=() compared=()
   if $adapt; then reported=("$expdir/none") compared=(--minus none); fi
   for folder in "$expdir"/*/[0-9]*; do

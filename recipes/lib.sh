@@ -84,10 +84,18 @@ is_stage() {
   say "stage $1: $2"
 }
 
+# Find out whether a set can be scored: its text is there and holds more than ids.
+has_references() {  # set
+  grep -qs '[^[:space:]][[:space:]]\{1,\}[^[:space:]]' "data/$1/text" && return 0
+  say "data/$1 has no references; its hypotheses are in decode_$1 and are not scored"
+  return 1
+}
+
 # Report scored runs on each of $test_sets, and on all of them side by side.
 report_sets() {  # words of 'adaptkit report'
   local name form all=()
   for name in $test_sets; do
+    has_references "$name" || continue
     all+=(--test-set "$name")
     adaptkit report "$@" --test-set "$name"
     for form in md html; do

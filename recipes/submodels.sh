@@ -48,8 +48,11 @@ need_adaptkit
 [ -z "$new" ] || [ -n "$known" ] || die 2 "--new needs --known too, for the speakers to train"
 run=("$recipes/run_local.sh")
 [ -z "$cmd" ] || read -r -a run <<<"$cmd"
-overrides=() embedding_overrides=() enroll_overrides=()
-for word in $set; do overrides+=(--set "$word"); done
+overrides=() base_overrides=() embedding_overrides=() enroll_overrides=() base_set=""
+for word in $set; do
+  overrides+=(--set "$word")
+  [[ $word != base[.=]* ]] || base_overrides+=(--set "$word") base_set+=" $word"
+done
 for word in $embedding_set; do embedding_overrides+=(--set "$word"); done
 for word in $enroll_set; do enroll_overrides+=(--set "$word"); done
 mapfile -t speakers < <(cut -d' ' -f1 "$few")
@@ -68,7 +71,8 @@ prepare() {  # first and last stage of the recipe that makes data and the base m
   local trains=true
   [ -n "$base_config" ] || trains=false
   "$recipes/adapt.sh" --config "${base_config:-$config}" --train-base "$trains" --adapt false --corpus "$corpus" \
-    --prepare-options "$prepare_options" --sets "$sets" --nj "$nj" --cmd "$cmd" --stage "$1" --stop-stage "$2"
+    --prepare-options "$prepare_options" --sets "$sets" --set "$base_set" --nj "$nj" --cmd "$cmd" \
+    --stage "$1" --stop-stage "$2"
 }
 
 train_alone() {  # a speaker
@@ -95,8 +99,8 @@ decode() {  # folder of hypotheses
   local folder set how
   folder=$(dirname "$1") set=${1##*/decode_}
   case $(basename "$folder") in
-    none) how=("$config" --base-only) ;;
-    each_job) how=("$config" --submodels "$folder/submodels") ;;
+    none) how=("$config" --base-only "${base_overrides[@]}") ;;
+    each_job) how=("$config" --submodels "$folder/submodels" "${base_overrides[@]}") ;;
     *) how=("$folder") ;;
   esac
   "${run[@]}" "$folder/log/$set.log" adaptkit decode "${how[@]}" "dump/$set" --out "$1"

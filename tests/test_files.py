@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import zlib
 
 import pytest
 
 from adaptkit.errors import AdaptkitError
-from adaptkit.files import explain_os_error, read_text, replacing, require_regular, write_text
+from adaptkit.files import checksum, explain_os_error, read_text, replacing, require_regular, write_text
 
 
 def run(program, **options):
@@ -115,6 +116,11 @@ def test_file_that_is_no_text_is_named(tmp_path):
 
 def test_unforeseen_error_is_said_in_the_systems_words():
     assert explain_os_error(OSError(errno.EIO, "Input/output error"), "a") == "a: Input/output error"
+
+
+def test_checksum_is_that_of_the_whole_content(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(3_000_000))
+    assert checksum(tmp_path / "a") == zlib.crc32(bytes(3_000_000))
 
 
 def test_fifo_folder_and_device_are_refused_without_opening_them(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import adaptkit
 
 ROOT = Path(adaptkit.__file__).parent
-GROUND = {"errors", "files", "config", "progress", "experiment", "folders"}
+GROUND = {"characters", "errors", "files", "config", "progress", "experiment", "folders"}
 GROUND |= {"locks", "provenance", "records", "tables", "tensors", "tokens"}
 ROOMS = {
     *("adapters", "augment", "base", "bench", "cli", "corpora", "data", "decoding", "features", "kaldi"),

@@ -2,11 +2,12 @@
 
 import json
 import logging
+import os
 from dataclasses import asdict, replace
 
 import pytest
 
-from adaptkit.errors import CheckpointError
+from adaptkit.errors import AdaptkitError, CheckpointError
 from adaptkit.records import DecodeRecord, LearningCurves, RunRecord, read_curves
 
 RUN = RunRecord(
@@ -59,7 +60,59 @@ def test_incomplete_record_names_its_file_and_keys(tmp_path):
         DecodeRecord.read(tmp_path / "run.json")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"params_base": 0}, "params_base: Input should be greater than 0"),
+        ({"params_trainable": 10**400}, "params_trainable"),
+        ({"epochs": -1}, "epochs"),
+        ({"train_seconds": float("inf")}, "train_seconds"),
+        ({"tasks": "ann"}, "tasks"),
+    ],
+)
+def test_record_with_impossible_figures_is_refused(tmp_path, changes, message):
+    (tmp_path / "run.json").write_text(json.dumps({**asdict(RUN), **changes}))
+    with pytest.raises(CheckpointError, match=rf"run\.json: .*{message}"):
+        RunRecord.read(tmp_path / "run.json")
+
+
+def test_record_that_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(AdaptkitError, match="is a FIFO, not a regular file"):
+        RunRecord.read(tmp_path / "run.json")
+
+
+def test_decoding_of_no_audio_has_a_real_time_factor_of_0():
+    assert replace(DECODE, audio_sec=0.0).rtf == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 10**5,
+        "1" * 5000,
+        "[]",
+        "3",
+        '"event"',
+        '{"event": ["step"], "step": 1}',
+        '{"event": "step", "step": "1"}',
+        '{"event": "step", "step": -1, "loss": 1}',
+        '{"event": "step", "step": true, "loss": 1}',
+    ],
+)
+def test_damaged_line_of_a_log_is_skipped_and_named(tmp_path, caplog, line):
+    (tmp_path / "train.jsonl").write_text(f'{line}\n{{"event": "step", "step": 2, "loss": 4.0}}\n')
+    assert read_curves(tmp_path / "train.jsonl") == LearningCurves(((2, 4.0),), ())
+    assert "train.jsonl:1: line skipped" in caplog.text
+
+
+@pytest.mark.parametrize("value", ['"low"', "null", "NaN", "Infinity", "1e300", "[1]", "true"])
+def test_value_that_is_no_figure_is_not_shown(tmp_path, value):
+    (tmp_path / "train.jsonl").write_text(f'{{"event": "step", "step": 2, "loss": {value}}}\n')
+    assert read_curves(tmp_path / "train.jsonl") == LearningCurves()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 10**5])
 def test_broken_record_is_refused(content, tmp_path):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"run\.json: the file: "):

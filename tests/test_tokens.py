@@ -43,9 +43,46 @@ def test_bpe_trained_again_is_the_same_file(bpe, tmp_path):
 
 
 def test_more_bpe_tokens_than_the_texts_can_give_are_refused(tmp_path):
-    with pytest.raises(DataError, match="BPE with 500 tokens on 4 texts failed"):
+    message = "tokens.size: 500 BPE tokens cannot be made of 4 texts with 4 .*; set it from 7 to 27"
+    with pytest.raises(DataError, match=message):
         bpe_tokens(TEXTS, 500, tmp_path / "bpe.model")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [1, 6, 28, 2**40])
+def test_bpe_takes_every_size_of_the_range_that_it_names(tmp_path, size):
+    with pytest.raises(DataError, match=f"tokens.size: {size} .* from 7 to 27"):
+        bpe_tokens(TEXTS, size, tmp_path / "bpe.model")
+    for possible in (7, 27):
+        assert len(bpe_tokens(TEXTS, possible, tmp_path / "bpe.model").tokens) == possible
+
+
+@pytest.mark.parametrize(
+    "text", ["12 m\u00e8tres", "2\u00bd", "\ufb01n", "\uff76\uff9e \uff71", "me\u0300tre", "\uff21\u2103"]
+)
+def test_bpe_leaves_characters_as_they_are(tmp_path, text):
+    bpe = bpe_tokens([*TEXTS, text], 24, tmp_path / "bpe.model")
+    assert bpe.decode(bpe.encode(text)) == text
+    assert bpe.unknown_in(text) == []
+
+
+def test_a_long_line_counts_for_bpe(tmp_path):
+    long = " ".join(["DEAF"] * 2000)
+    bpe = bpe_tokens([*TEXTS, long], 20, tmp_path / "bpe.model")
+    assert bpe.decode(bpe.encode(long)) == long
+
+
+@pytest.mark.parametrize(
+    "make", [lambda texts, path: bpe_tokens(texts, 12, path), lambda texts, path: char_tokens(texts)]
+)
+def test_a_character_that_marks_the_start_of_a_word_is_refused(tmp_path, make):
+    with pytest.raises(DataError, match=r"contain U\+2581, which token lists reserve"):
+        make([*TEXTS, "A\u2581B"], tmp_path / "bpe.model")
+
+
+def test_bpe_without_any_text_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no texts to train BPE on"):
+        bpe_tokens(["", " "], 12, tmp_path / "bpe.model")
 
 
 def test_a_lost_bpe_model_is_named(tmp_path):

@@ -1,8 +1,8 @@
 """Noisy copies of data directories, written as recordings: training data, and test sets at given SNRs.
 
 In addition to the tables of a data directory there are `audio/`, `utt2noise` (utterance: SNR in dB, noise
-recording, room or `-`) and `copies.jsonl`, which records what each audio file is made from: a second run
-makes only files that are missing or out of date.
+recording, room or `-` for none; `inf - -` is digital silence) and `copies.jsonl`, which records what each
+audio file is made from: a second run makes only files that are missing or out of date.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from adaptkit import locks
 from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.noise import Noise, NoiseBank
-from adaptkit.errors import AdaptkitError, ConfigError, DataError
+from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed
 from adaptkit.files import read_text, split_lines, stamp, write_text
 from adaptkit.kaldi import datadir, subset
 from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
@@ -66,7 +66,7 @@ def copy(
     Noise, SNR and room depend only on the seed, the number of the copy and the utterance id. A copy that
     exceeds full scale is scaled down as a whole.
     """
-    data, out_dir = datadir.read(data_dir), Path(out_dir)
+    data, out_dir = datadir.read(data_dir, needs_text=False), Path(out_dir)
     folder, bank = audio_folder(out_dir, data), NoiseBank(noise, rate_hz)
     plan = []
     for utterance in data.utterances:
@@ -150,6 +150,10 @@ def _make(plan: Sequence[_Copy], bank: NoiseBank, record: Path, allow_pipes: boo
             advance(1, "")
     figures = (record.parent, len(todo), num_kept, sum(one.is_lowered for one in made.values()))
     log.info("%s: made %d noisy copies, kept %d; %d of all scaled down to full scale", *figures)
+    silent = [utt_id for utt_id, one in made.items() if not one.noise]
+    if silent:
+        what = "are digital silence, which has no SNR, and were copied without noise"
+        log.warning("%s: %d %s: %s", record.parent, len(silent), what, listed(silent, 3))
     return made
 
 
@@ -177,7 +181,7 @@ def _read_record(record: Path) -> dict[str, _Made]:
     lines = split_lines(read_text(record)) if record.exists() else []
     made = {}
     for line in lines:
-        with suppress(json.JSONDecodeError, TypeError):
+        with suppress(ValueError, TypeError, RecursionError):
             one = _Made(**json.loads(line))
             made[one.utt_id] = one
     return made
@@ -189,10 +193,10 @@ def _is_there(file: Path, made: _Made, made_of: str) -> bool:
 
 def _save(made: DataDir, source: DataDir, copies: dict[str, _Made]) -> None:
     """Write the tables unless they are up to date; utt2noise first, as wav.scp makes it a data directory."""
-    noises = {key: f"{one.snr_db:.2f} {one.noise} {one.room or '-'}" for key, one in copies.items()}
+    noises = {key: f"{one.snr_db:.2f} {one.noise or '-'} {one.room or '-'}" for key, one in copies.items()}
     table = made.path / "utt2noise"
     with suppress(AdaptkitError):
-        if read_text(table) == format_table(noises) and datadir.read(made.path) == made:
+        if read_text(table) == format_table(noises) and datadir.read(made.path, needs_text=False) == made:
             return
     write_table(table, noises)
     subset.save(made, [source])

@@ -1,6 +1,6 @@
 """A corpus to apply a policy to: the lengths of all utterances, and features and speech of single ones."""
 
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from adaptkit.errors import DataError, listed
-from adaptkit.features.fbank import FbankOptions, load_feats, log_mel, read_options
+from adaptkit.features.archive import count_recorded, load_feats
+from adaptkit.features.fbank import FbankOptions, log_mel, read_options
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
-from adaptkit.kaldi.durations import measure
-from adaptkit.kaldi.recording import probe
+from adaptkit.kaldi.durations import read_durations
 from adaptkit.kaldi.tables import read_table
+
+_NUMBER = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,13 @@ def read_corpus(path: Path) -> Corpus:
 
     The lengths then follow from the durations.
     """
-    data = datadir.read(path)
+    data = datadir.read(path, needs_text=False)
     if data.feats is None:
         options = FbankOptions()
-        frames = [options.count_frames(round(seconds * options.rate_hz)) for seconds in _durations(data)]
+        frames = [
+            options.count_frames(round(seconds * options.rate_hz))
+            for seconds in read_durations(data).values()
+        ]
         return Corpus(data, torch.tensor(frames), options.num_bins, options)
     missing = [u.utt_id for u in data.utterances if u.utt_id not in data.feats]
     if missing:
@@ -83,22 +88,20 @@ def read_corpus(path: Path) -> Corpus:
 
 
 def count_frames(data: DataDir) -> list[int]:
-    """Return the number of feature frames of each utterance, from `utt2num_frames` or the features."""
+    """Return the number of feature frames of each utterance.
+
+    They stand in the records of adaptkit's archives; for those that Kaldi made, in `utt2num_frames`, or they
+    are counted.
+    """
+    locations = [data.feats[utterance.utt_id] for utterance in data.utterances]
+    recorded = [count_recorded(location) for location in locations]
+    if None not in recorded:
+        return recorded
     table = data.path / "utt2num_frames"
     if table.exists():
         counts = read_table(table)
-        wrong = [u.utt_id for u in data.utterances if not counts.get(u.utt_id, "").isdecimal()]
+        wrong = [u.utt_id for u in data.utterances if not _NUMBER.fullmatch(counts.get(u.utt_id, ""))]
         if wrong:
             raise DataError(f"{table}: no number for {listed(wrong)}; delete the file, it is optional")
         return [int(counts[utterance.utt_id]) for utterance in data.utterances]
-    return [len(load_feats(data.feats[utterance.utt_id])) for utterance in data.utterances]
-
-
-def _durations(data: DataDir) -> Iterator[float]:
-    """Yield the duration of each utterance in seconds, from segments, utt2dur or recording headers."""
-    stated = data.duration_sec or {}
-    for utterance in data.utterances:
-        if utterance.end_sec is None and utterance.utt_id in stated:
-            yield stated[utterance.utt_id]
-        else:
-            yield measure(utterance, {}, lambda name: probe(data.recordings[name]).duration_sec)
+    return [len(load_feats(location)) for location in locations]

@@ -8,6 +8,7 @@ rooms, are ours. The noise is added as recorded, not convolved with the room res
 
 import functools
 import logging
+import math
 from dataclasses import dataclass
 from random import Random
 from typing import Annotated
@@ -69,7 +70,7 @@ class Perturbed:
     """Noisy speech, and the noise and room it was made with."""
 
     speech: Tensor  # (N,); may exceed full scale 1, where a 16-bit file clips
-    noise: str  # location of the recording
+    noise: str  # location of the recording; empty if the speech is digital silence, to which none is added
     snr_db: float
     room: str  # location of the response, or `generated/<number>`; empty for none
 
@@ -86,15 +87,14 @@ class NoiseBank:
         """Make speech (N,) noisy; the result depends only on the speech and `key`.
 
         With probability `room_share` the speech is convolved with a room response, at the same level. The SNR
-        holds over the active part of the speech, as found before reverberation.
+        holds over the active part of the speech, as found before reverberation. Digital silence has none, and
+        stays as it is.
         """
         rng, clean = Random(key % 2**64), speech.double().numpy()  # Random(-1) would be Random(1)
         active = active_samples(speech, self.rate_hz).numpy()
         power = _power(clean, active)
-        if not power > 0:
-            raise DataError(
-                f"{len(speech)} samples of speech are all zero, so there is no SNR; drop the utterance"
-            )
+        if power == 0:
+            return Perturbed(speech, "", math.inf, "")
         snr_db = rng.uniform(*self.options.snr_db)
         room, heard = "", clean
         if rng.random() < self.options.room_share:

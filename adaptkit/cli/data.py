@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 MaxSec = Annotated[float, typer.Option(metavar="SEC", min=0, help="Longest utterance.")]
 MinSec = Annotated[float, typer.Option(metavar="SEC", min=0, help="Shortest utterance.")]
 CheckAudio = Annotated[
-    bool, typer.Option("--audio/--no-audio", help="Check the recordings too, or only the tables.")
+    bool, typer.Option("--audio/--no-audio", help="Decode the recordings too, or check only the tables.")
 ]
 Tokens = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Check that texts use only characters of this token list.")
@@ -36,7 +36,7 @@ def validate(
     allow_pipes: AllowPipes = False,
     tokens: Tokens = None,
 ) -> None:
-    """List all problems of data directories, and exit with 1 if there is any.
+    """List all problems of data directories by their cause, and exit with 1 if there is any.
 
     Example: adaptkit data validate data/train data/test --max-sec 30
     """
@@ -101,7 +101,7 @@ def subset(
     given = [name for name, value in choosers.items() if value is not None]
     if len(given) != 1:
         raise typer.BadParameter(f"use one of {', '.join(choosers)}, not {', '.join(given) or 'none'}")
-    data = datadir.read(source)
+    data = datadir.read(source, needs_text=False)
     choices = {
         "--first": lambda: parts.choose_first(data, first),
         "--random": lambda: parts.choose_random(data, random, seed=seed),
@@ -126,7 +126,7 @@ def combine(
     from adaptkit.kaldi import datadir
     from adaptkit.kaldi import subset as parts
 
-    read = [datadir.read(source) for source in sources]
+    read = [datadir.read(source, needs_text=False) for source in sources]
     made = parts.combine(read, path=out_dir)
     parts.save(made, read)
     _say_size(made)
@@ -148,7 +148,7 @@ def join(
     from adaptkit.kaldi import join as library
     from adaptkit.kaldi import subset as parts
 
-    read = datadir.read(source)
+    read = datadir.read(source, needs_text=False)
     made = library.join(read, path=out_dir, most_sec=max_sec, rate_hz=rate, allow_pipes=allow_pipes)
     parts.save(made, [read])
     _say_size(made)
@@ -166,7 +166,7 @@ def info(
     from adaptkit.kaldi import datadir
     from adaptkit.kaldi.summary import summarise
 
-    for name, value in _rows(summarise(datadir.read(data_dir), allow_pipes=allow_pipes)):
+    for name, value in _rows(summarise(datadir.read(data_dir, needs_text=False), allow_pipes=allow_pipes)):
         typer.echo(f"{name:12} {value}")
 
 
@@ -181,9 +181,11 @@ def _checks(
 
 
 def _report(path: Path, problems: Sequence["Problem"]) -> bool:
-    """Print the problems of a directory, and return whether it is valid."""
-    for problem in problems:
-        typer.echo(problem)
+    """Print the causes of a directory's problems, and return whether it is valid."""
+    from adaptkit.kaldi.scan import describe
+
+    for line in describe(problems):
+        typer.echo(line)
     num_warnings = sum(problem.is_warning for problem in problems)
     log.info("%s: %d problems, %d warnings", path, len(problems) - num_warnings, num_warnings)
     return len(problems) == num_warnings
@@ -191,8 +193,10 @@ def _report(path: Path, problems: Sequence["Problem"]) -> bool:
 
 def _first_words(path: Path) -> list[str]:
     from adaptkit.files import read_text, split_lines
+    from adaptkit.kaldi.tables import split_line
 
-    return [line.split()[0] for line in split_lines(read_text(path)) if line.strip()]
+    keys = (split_line(line)[0] for line in split_lines(read_text(path)))
+    return [key for key in keys if key]
 
 
 def _say_size(data: "datadir.DataDir") -> None:

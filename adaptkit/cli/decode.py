@@ -37,6 +37,14 @@ def decode(
         typer.Option(metavar="DIR", help="The folder to write to.", show_default="EXP/decode_<set>"),
     ] = None,
     base: Base = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting of EXP's base model, such as base.dir=exp/base.",
+        ),
+    ] = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Decode without adapters.")] = False,
     submodels: Annotated[
         Path | None,
@@ -61,6 +69,7 @@ def decode(
         data=data,
         out=out,
         base=base,
+        overrides=tuple(overrides or ()),
         base_only=base_only,
         unknown_speaker=unknown_speaker.value,
         batch_frames=batch_frames,

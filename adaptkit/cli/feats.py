@@ -31,11 +31,11 @@ def feats(
 
     Example: adaptkit feats data/train dump/train --nj 2 --cmvn dump/train/feats_stats.npz
     """
-    from adaptkit.features import extract, fbank
+    from adaptkit.features import archive, extract, fbank
 
     options = fbank.FbankOptions(rate_hz=rate, num_bins=num_bins)
     data = extract.extract(data_dir, out_dir, options, num_jobs=nj, allow_pipes=allow_pipes)
     if cmvn:
-        fbank.write_cmvn(cmvn, fbank.cmvn_stats(map(fbank.load_feats, data.feats.values())))
+        fbank.write_cmvn(cmvn, fbank.cmvn_stats(map(archive.load_feats, data.feats.values())))
     hours = sum(data.duration_sec.values()) / 3600
     typer.echo(f"{out_dir}: {len(data.utterances)} utterances, {hours:.2f} hours, {num_bins} bins")

@@ -50,6 +50,14 @@ class ScoreFormat(str, Enum):
     json = "json"
 
 
+class NormalForm(str, Enum):
+    """A normal form of texts, as named in `characters.FORMS`."""
+
+    lower = "lower"
+    nfc = "nfc"
+    nfkc = "nfkc"
+
+
 class ReportFormat(str, Enum):
     """The output format of a report."""
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.cli.options import Command, ScoreFormat
+from adaptkit.cli.options import Command, NormalForm, ScoreFormat
 
 
 def register(app: typer.Typer) -> None:
@@ -27,9 +27,16 @@ def score(
             metavar="FILE", help="The speaker of each utterance.", show_default="REF/utt2spk, or one"
         ),
     ] = None,
+    normalize: Annotated[
+        list[NormalForm] | None,
+        typer.Option(help="Ignore case or forms of Unicode on both sides; repeatable.", show_default="none"),
+    ] = None,
     compare: Annotated[
         Path | None, typer.Option(metavar="HYP", help="Test the difference to these hypotheses.")
     ] = None,
+    allow_unlike: Annotated[
+        bool, typer.Option("--allow-unlike", help="Compare with another base model or set too.")
+    ] = False,
     alignments: Annotated[
         bool, typer.Option("--alignments", help="Include the word alignment of each utterance.")
     ] = False,
@@ -45,7 +52,12 @@ def score(
     """
     from adaptkit.scoring import files as library
 
-    report = library.score_files(ref, hyp, utt2spk=utt2spk, other=compare, seed=seed)
+    if allow_unlike and compare is None:
+        raise typer.BadParameter("needs --compare", param_hint="--allow-unlike")
+    forms = tuple(sorted({form.value for form in normalize or ()}))
+    report = library.score_files(
+        ref, hyp, utt2spk=utt2spk, normalize=forms, other=compare, allow_unlike=allow_unlike, seed=seed
+    )
     if hyp.is_dir():
         library.write(report, hyp, with_alignments=alignments)
     if json_file:

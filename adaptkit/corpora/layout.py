@@ -1,8 +1,9 @@
 """Create a recipe folder for `adaptkit init`: a corpus of egs/ with the recipes that its run.sh calls."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from adaptkit import locks
 from adaptkit.errors import DataError, listed, nearest
 from adaptkit.files import read_text, write_text
 
@@ -19,26 +20,39 @@ def names() -> list[str]:
 def lay_out(folder: Path, corpus: str) -> None:
     """Write the recipe folder of a corpus, in which run.sh works without a clone of adaptkit.
 
-    The folder must be new or empty. Scripts are made executable, since a wheel may lose that.
+    The folder must be new or empty, or hold only some of the same files, as a killed run leaves them. Scripts
+    are made executable, since a wheel may lose that.
     """
     if corpus not in names():
         raise DataError(
             f"{corpus}: no such corpus{nearest(corpus, names()) or f'; known: {listed(names())}'}"
         )
-    _refuse_used(folder)
-    for source, relative in _find_files(corpus):
-        target = folder / relative
-        write_text(target, read_text(source))
-        if target.suffix == ".sh":
-            target.chmod(target.stat().st_mode | 0o111)
+    files = {folder / relative: read_text(source) for source, relative in _find_files(corpus)}
+    _refuse_used(folder, files)
+    with locks.hold(folder, parts=tuple({str(path.parent.relative_to(folder)) for path in files})):
+        for path, text in files.items():
+            write_text(path, text)
+            if path.suffix == ".sh":
+                path.chmod(path.stat().st_mode | 0o111)
 
 
-def _refuse_used(folder: Path) -> None:
+def _refuse_used(folder: Path, files: Mapping[Path, str]) -> None:
+    """Refuse a folder with anything but some of the files, which a killed run leaves."""
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is a file; choose a new folder")
-    held = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    present = sorted(path for path in folder.rglob("*") if not path.is_dir() and not _is_hidden(path))
+    held = [
+        str(path.relative_to(folder))
+        for path in present
+        if path not in files or read_text(path) != files[path]
+    ]
     if held:
         raise DataError(f"{folder}: not empty, contains {listed(held, 3)}; choose a new folder")
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file is the lock or a partial file of a killed run."""
+    return path.name == locks.FILE or ".partial" in path.name
 
 
 def _find_files(corpus: str) -> Iterator[tuple[Path, Path]]:

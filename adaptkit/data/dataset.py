@@ -1,5 +1,6 @@
 """The utterances of a data directory as input of a base model, with tokens and tasks."""
 
+import functools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +16,16 @@ from adaptkit.augment.schedule import Augmentation, UtteranceAugmentation
 from adaptkit.base import padding
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, DataError, listed, nearest
-from adaptkit.features.fbank import FbankOptions, load_feats, log_mel, read_options
+from adaptkit.features.archive import load_feats, refuse_incomplete
+from adaptkit.features.fbank import FbankOptions, log_mel, read_options
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.durations import read_durations
 
 _LOG = logging.getLogger(__name__)
 BASE_TASK = -1  # the task id of a row for the base model alone
+CACHE_REMEDY = "run the training again, which writes the cache of encoder outputs anew"
 Group = tuple[int, ...]
 _SAME_FEATURES = 0.05  # of log-mel values; archives may be compressed
 
@@ -87,17 +91,19 @@ class Examples(Dataset):
 
     def _load(self, utterance: Utterance) -> Tensor:
         if self.taps is not None:
-            return load_feats(self.taps[utterance.utt_id])
+            return load_feats(self.taps[utterance.utt_id], CACHE_REMEDY)
         if self.base.features is not None:
             return load_feats(self.data.feats[utterance.utt_id])
         return self._read_speech(utterance)
 
     def _load_noisy(self, utterance: Utterance, key: int) -> Tensor:
         try:
-            speech = self.augmentation.bank.perturb(self._read_speech(utterance), key).speech
+            made = self.augmentation.bank.perturb(self._read_speech(utterance), key)
         except DataError as error:
             raise DataError(f"{self.data.path}: noise on {utterance.utt_id}: {error}") from error
-        return speech if self.base.features is None else self._make_feats(speech)
+        if not made.noise:
+            _warn_of_silence(self.data.path, utterance.utt_id)
+        return made.speech if self.base.features is None else self._make_feats(made.speech)
 
     def _make_feats(self, speech: Tensor) -> Tensor:
         return log_mel(speech, FbankOptions.from_dict(self.base.features))
@@ -112,25 +118,30 @@ class Examples(Dataset):
         )
 
 
-def read_examples(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
+@functools.cache
+def _warn_of_silence(path: Path, utt_id: str) -> None:
+    """Warn once of an utterance that no noise is added to."""
+    _LOG.warning("%s: %s is digital silence, which has no SNR; it is used without noise", path, utt_id)
+
+
+def read_examples(
+    path: Path, base: BaseModel, *, allow_pipes: bool = False, needs_text: bool = True
+) -> Examples:
     """Read a data directory for a base model, with every task assigned to the base itself."""
-    data = datadir.read(path)
+    data = datadir.read(path, needs_text=needs_text)
     refuse_misfit(data, base)
     task_ids = dict.fromkeys(data.tasks, BASE_TASK)
-    return Examples(data, base, tuple(count_frames(data, base)), task_ids, allow_pipes)
+    return Examples(
+        data, base, tuple(count_frames(data, base, allow_pipes=allow_pipes)), task_ids, allow_pipes
+    )
 
 
-def count_frames(data: DataDir, base: BaseModel) -> list[int]:
-    """Return the number of feature frames of each utterance, from `utt2dur` if the model reads speech."""
+def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> list[int]:
+    """Return the number of feature frames of each utterance; of speech, those that its duration gives."""
     if base.features is not None:
         return corpus.count_frames(data)
-    seconds = data.duration_sec or {}
-    missing = [utterance.utt_id for utterance in data.utterances if utterance.utt_id not in seconds]
-    if missing:
-        raise DataError(
-            f"{data.path}/utt2dur: missing {listed(missing)}; 'adaptkit data fix {data.path}' writes it"
-        )
-    return [round(1000 * seconds[u.utt_id] / base.frame_shift_ms) for u in data.utterances]
+    seconds = read_durations(data, allow_pipes=allow_pipes)
+    return [max(0, round(1000 * seconds[u.utt_id] / base.frame_shift_ms)) for u in data.utterances]
 
 
 def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error") -> dict[str, int]:
@@ -159,6 +170,7 @@ def refuse_misfit(data: DataDir, base: BaseModel) -> None:
     missing = [u.utt_id for u in data.utterances if u.utt_id not in data.feats]
     if missing:
         raise DataError(f"{data.path}/feats.scp: missing {listed(missing)}; {remedy}")
+    refuse_incomplete(data.feats[u.utt_id] for u in data.utterances)
     made = data.path / "feats.json"  # absent if Kaldi itself made the features
     options = read_options(made).to_dict() if made.exists() else {}
     wrong = [name for name, value in options.items() if base.features[name] != value]

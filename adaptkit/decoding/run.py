@@ -15,7 +15,8 @@ from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, find_frameless, number_tasks, read_examples
 from adaptkit.decoding.batches import recognise_with_submodels
-from adaptkit.errors import ConfigError
+from adaptkit.errors import ConfigError, listed
+from adaptkit.files import checksum
 from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.kaldi.tables import write_table
 from adaptkit.model import checkpoint
@@ -41,6 +42,7 @@ class DecodeOptions:
     data: Path
     out: Path | None = None
     base: Path | None = None  # folder of the base model, if it has moved
+    overrides: tuple[str, ...] = ()  # of the experiment's settings, of which decoding uses base.dir
     base_only: bool = False
     unknown_speaker: Literal["error", "base"] = "error"
     batch_frames: int = 12000  # feature frames per batch, padding included
@@ -56,10 +58,13 @@ class _Model:
     base: BaseModel
     adapters: AdapterStack | None = None
     submodels: SubmodelCache | None = None
+    adapter_checksum: int | None = None
 
 
 def decode_folder(options: DecodeOptions, *, device: str) -> Path:
     """Write `text`, `utt2score` and `run.json` for a data directory; return their folder.
+
+    The data directory needs no `text`. Scores of earlier hypotheses in the folder are removed.
 
     Unless `out` is given, results of the base model alone go to an experiment `none` beside EXP, and results
     with Submodels go to the folder of Submodels.
@@ -83,6 +88,7 @@ def _decode(
             found = _recognise(adapted, examples.without(short), options.batch_frames, model.submodels)
         seconds = time.monotonic() - started
     found += [Hypothesis(utt_id, "", 0.0) for utt_id in short]
+    out.clear()
     write_table(out.scores, {h.utt_id: f"{h.score:.4f}" for h in found})
     write_table(out.text, {h.utt_id: h.text for h in found})
     _write_record(out.path, options, model, device)
@@ -92,8 +98,11 @@ def _decode(
         audio_sec=sum(examples.lengths) * model.base.frame_shift_ms / 1000,
         decode_seconds=seconds,
         peak_mb=peak_memory_mb(),
-        batch_size=max(1, options.batch_frames // max(examples.lengths)),
+        batch_size=max(1, options.batch_frames // max(1, *examples.lengths)),
         base_only=base_only,
+        data=str(options.data),
+        base_fingerprint=model.base.fingerprint,
+        adapter_checksum=model.adapter_checksum,
     ).write(out.record)
 
 
@@ -113,12 +122,13 @@ def _load(
     """Load the model and the data set; with Submodels, there are at most as many slots as tasks."""
     adapter_path = RunFolder(options.exp).adapter
     has_file = not base_only and options.submodels is None
+    adapter_checksum = checksum(adapter_path) if has_file and adapter_path.is_file() else None
     file = checkpoint.load(adapter_path) if has_file else None
     base = base_checkpoint.load(base_dir, device)
     adapters = None if file is None else checkpoint.restore(file, base, adapter_path)
-    examples = read_examples(options.data, base, allow_pipes=options.allow_pipes)
+    examples = read_examples(options.data, base, allow_pipes=options.allow_pipes, needs_text=False)
     if options.submodels is None:
-        yield _Model(base, adapters), examples
+        yield _Model(base, adapters, adapter_checksum=adapter_checksum), examples
     else:
         budget_bytes = round((options.submodel_mb or _SUBMODEL_MB) * 2**20)
         most_slots = len(examples.data.tasks)
@@ -137,6 +147,9 @@ def _number_tasks(examples: Examples, model: _Model, *, unknown: str) -> Example
     if model.submodels is not None:
         model.submodels.check(examples.data.tasks)
     tasks = model.adapters.tasks if model.submodels is None else model.submodels.known()
+    is_everyones = model.submodels is None and not model.adapters.num_per_task
+    if is_everyones and unknown == "error":
+        return replace(examples, task_ids=dict.fromkeys(examples.data.tasks, 0))
     return replace(examples, task_ids=number_tasks(examples.data, tasks, unknown=unknown))
 
 
@@ -155,8 +168,17 @@ def _find_base(options: DecodeOptions) -> tuple[Path, bool]:
     if options.submodel_mb is not None and options.submodels is None:
         raise ConfigError("--submodel-mb is the memory for --submodels, which is missing; set both")
     if RunFolder(options.exp).model.exists():
+        if options.overrides:
+            raise ConfigError(f"{options.exp}: a base model; --set changes an experiment, name its yaml")
         return options.base or options.exp, options.submodels is None
-    return options.base or find_base(options.exp), options.base_only
+    others = [word for word in options.overrides if not word.startswith(("base.", "base="))]
+    if others:
+        raise ConfigError(
+            f"--set {listed(others)}: no effect on decoding, which takes base.dir alone; omit it"
+        )
+    if options.base is not None and options.overrides:
+        raise ConfigError("--base and --set both say which base model to use; use one of the two")
+    return options.base or find_base(options.exp, options.overrides), options.base_only
 
 
 def _default_folder(options: DecodeOptions, base_only: bool) -> Path:

@@ -4,31 +4,31 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
 
-import kaldiio
 import numpy as np
 import torch
 from torch import Tensor
 
 from adaptkit import locks
 from adaptkit.errors import AdaptkitError, DataError, listed
+from adaptkit.features.archive import find_damage, read_record, write_archive, write_record
 from adaptkit.features.fbank import FbankOptions, log_mel
-from adaptkit.files import read_text, replacing, stamp, write_text
+from adaptkit.files import stamp, write_text
 from adaptkit.kaldi import datadir
-from adaptkit.kaldi.audio import read_audio
+from adaptkit.kaldi.audio import read_segments
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.tables import write_table
 from adaptkit.progress import counting
 
 SHARD_UTTERANCES = 500  # per ark file; a killed run loses at most one file
-PIECE_UTTERANCES = 50  # consecutive utterances of a recording that are read together, a few minutes of speech
+PIECE_UTTERANCES = 50  # consecutive utterances of a recording for which it is opened once
 MOST_FAILED = 0.05  # of the utterances
 
 log = logging.getLogger(__name__)
@@ -39,23 +39,24 @@ def extract(
 ) -> DataDir:
     """Extract the features of a data directory and write both to `out_dir`, usually `dump/<set>`.
 
-    In addition to the tables it writes `feats.N.ark` with `feats.N.json` (the content and sources of ark N),
-    `feats.json` (the options) and `utt2num_frames`. Locations in feats.scp are absolute, as written by
-    Kaldi's make_fbank.sh, so that they are valid from any folder. Arks made from the same speech with the
-    same options are kept: a killed run continues where it stopped. Utterances that fail are left out, up to a
-    share of MOST_FAILED.
+    In addition to the tables it writes `feats.N.ark` with `feats.N.json` (the content, checksums and sources
+    of ark N), `feats.json` (the options) and `utt2num_frames`. Locations in feats.scp are absolute, as
+    written by Kaldi's make_fbank.sh, so that they are valid from any folder. Arks made from the same speech
+    with the same options are kept if their bytes are those that were written: a killed run continues where
+    it stopped. Utterances that fail are left out, up to a share of MOST_FAILED.
 
     `num_jobs` are threads: the work is done in libraries that release the interpreter lock, and a process
     would spend longer importing torch (3 s) than AN4 takes.
     """
-    data, out_dir = datadir.read(data_dir), Path(out_dir).resolve()
+    data, out_dir = datadir.read(data_dir, needs_text=False), Path(out_dir).resolve()
     if out_dir == Path(data_dir).resolve():
         raise DataError(f"{out_dir}: features need a separate folder, such as dump/{out_dir.name}")
     shards = list(_plan(data, out_dir, options))
     with locks.hold(out_dir):
-        todo = [shard for shard in shards if not shard.is_finished()]
+        reasons = _find_reasons(shards, num_jobs)
+        todo = [shard for shard, reason in zip(shards, reasons, strict=True) if reason]
         if todo:
-            _log_restart(out_dir, shards, todo)
+            _log_restart(out_dir, shards, reasons)
             (out_dir / "feats.scp").unlink(missing_ok=True)
             _make(todo, options, num_jobs, allow_pipes)
         _remove_leftovers(out_dir, len(shards))
@@ -74,7 +75,7 @@ class _Made:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Consecutive utterances of a recording, read together."""
+    """Consecutive utterances of a recording, which is opened once for all of them."""
 
     location: str
     utterances: tuple[Utterance, ...]
@@ -87,18 +88,6 @@ class _Shard:
     ark: Path
     pieces: tuple[_Piece, ...]
     made_of: str = field(repr=False)
-
-    @property
-    def record(self) -> Path:
-        """The file that records the content of the ark once it is complete."""
-        return self.ark.with_suffix(".json")
-
-    def is_finished(self) -> bool:
-        """Whether the ark exists, was made from the same data and is complete."""
-        if not (self.ark.is_file() and self.record.is_file()):
-            return False
-        record = json.loads(read_text(self.record))
-        return record["made_of"] == self.made_of and not record["failures"]
 
 
 def _plan(data: DataDir, out_dir: Path, options: FbankOptions) -> Iterator[_Shard]:
@@ -124,13 +113,19 @@ def _sources(piece: _Piece) -> list:
     return [piece.location, spans, *stamp(piece.location)]
 
 
-def _log_restart(out_dir: Path, shards: list[_Shard], todo: list[_Shard]) -> None:
-    kept = len(shards) - len(todo)
-    stale = sum(shard.record.is_file() for shard in todo)
+def _find_reasons(shards: list[_Shard], num_jobs: int) -> list[str]:
+    """Return why each ark has to be made, empty if it is kept; whole arks are read for their checksums."""
+    with ThreadPoolExecutor(num_jobs) as pool:
+        return list(pool.map(lambda shard: find_damage(shard.ark, shard.made_of), shards))
+
+
+def _log_restart(out_dir: Path, shards: list[_Shard], reasons: list[str]) -> None:
+    kept = reasons.count("")
     if kept:
         log.info("%s: %d of %d arks exist already and are kept", out_dir, kept, len(shards))
-    if stale:
-        log.info("%s: %d arks are incomplete or of other data or options, made again", out_dir, stale)
+    stale = [reason for shard, reason in zip(shards, reasons, strict=True) if reason and shard.ark.exists()]
+    for reason, count in sorted(Counter(stale).items()):
+        log.info("%s: %d arks are %s, made again", out_dir, count, reason)
 
 
 def _make(todo: list[_Shard], options: FbankOptions, num_jobs: int, allow_pipes: bool) -> None:
@@ -151,62 +146,56 @@ def _make(todo: list[_Shard], options: FbankOptions, num_jobs: int, allow_pipes:
 
 
 def _make_piece(piece: _Piece, options: FbankOptions, allow_pipes: bool) -> list[_Made]:
-    """Extract the features of a piece, reading the recording once, or per utterance if that fails."""
-    read = partial(read_audio, piece.location, rate_hz=options.rate_hz, allow_pipes=allow_pipes)
-    if len(piece.utterances) > 1:
-        start, ends = piece.utterances[0].start_sec, [u.end_sec for u in piece.utterances]
-        with suppress(AdaptkitError):  # an utterance may end after the recording
-            speech = read(start_sec=start, end_sec=None if None in ends else max(ends))
-            read = partial(_cut, speech, start, options.rate_hz)
-    return [_make_one(utterance, read, options) for utterance in piece.utterances]
-
-
-def _cut(
-    speech: Tensor, offset_sec: float, rate_hz: int, *, start_sec: float, end_sec: float | None
-) -> Tensor:
-    """Cut a span of a recording out of `speech` (N,), which starts at `offset_sec` in it."""
-    offset = round(offset_sec * rate_hz)
-    end = len(speech) if end_sec is None else max(0, round(end_sec * rate_hz) - offset)
-    return speech[round(start_sec * rate_hz) - offset : end]
-
-
-def _make_one(utterance: Utterance, read: Callable[..., Tensor], options: FbankOptions) -> _Made:
+    """Extract the features of a piece; where the recording cannot be opened, none has any."""
+    spans = [(utterance.start_sec, utterance.end_sec) for utterance in piece.utterances]
+    segments = read_segments(piece.location, spans, rate_hz=options.rate_hz, allow_pipes=allow_pipes)
     try:
-        speech = read(start_sec=utterance.start_sec, end_sec=utterance.end_sec)
-        feats = log_mel(speech, options).numpy()
+        return [
+            _make_one(utterance.utt_id, speech, options)
+            for utterance, speech in zip(piece.utterances, segments, strict=True)
+        ]
     except AdaptkitError as error:
-        return _Made(utterance.utt_id, failure=str(error))
-    return _Made(utterance.utt_id, feats, len(speech) / options.rate_hz)
+        return [_Made(utterance.utt_id, failure=str(error)) for utterance in piece.utterances]
+
+
+def _make_one(utt_id: str, speech: Tensor | AdaptkitError, options: FbankOptions) -> _Made:
+    if isinstance(speech, AdaptkitError):
+        return _Made(utt_id, failure=str(speech))
+    try:
+        return _Made(utt_id, log_mel(speech, options).numpy(), len(speech) / options.rate_hz)
+    except DataError as error:
+        return _Made(utt_id, failure=str(error))
 
 
 def _write_shard(shard: _Shard, made: Iterable[_Made], advance: Callable[[int, str], None]) -> float:
     """Write an ark, then its record, and return the seconds of speech in it."""
-    shard.record.unlink(missing_ok=True)
-    feats, failures = {}, {}
-    with replacing(shard.ark) as temporary, open(temporary, "wb") as ark:
+    seconds, failures = {}, {}
+
+    def matrices() -> Iterator[tuple[str, np.ndarray]]:
         for one in made:
             advance(1, "")
             if one.feats is None:
                 failures[one.utt_id] = one.failure
-                continue
-            ark.write(f"{one.utt_id} ".encode())
-            feats[one.utt_id] = (ark.tell(), len(one.feats), one.duration_sec)
-            kaldiio.save_mat(ark, one.feats)
+            else:
+                seconds[one.utt_id] = one.duration_sec
+                yield one.utt_id, one.feats
+
+    record = write_archive(shard.ark, matrices(), made_of=shard.made_of)
     if failures:
         log.warning("%d utterances have no features: %s", len(failures), _reasons(failures))
-    write_text(shard.record, json.dumps({"made_of": shard.made_of, "feats": feats, "failures": failures}))
-    return sum(duration for _, _, duration in feats.values())
+    write_record(shard.ark, replace(record, seconds=seconds, failures=failures))
+    return sum(seconds.values())
 
 
 def _finish(data: DataDir, out_dir: Path, shards: list[_Shard], options: FbankOptions) -> DataDir:
     """Write the data directory for the content of the arks, unless too many utterances are missing."""
     feats, num_frames, duration_sec, failures = {}, {}, {}, {}
     for shard in shards:
-        record = json.loads(read_text(shard.record))
-        failures |= record["failures"]
-        for utt_id, (offset, frames, seconds) in record["feats"].items():
-            feats[utt_id], num_frames[utt_id] = f"{shard.ark}:{offset}", str(frames)
-            duration_sec[utt_id] = seconds
+        record = read_record(shard.ark)
+        failures |= record.failures
+        duration_sec |= record.seconds
+        for utt_id, (offset, *_) in record.entries.items():
+            feats[utt_id], num_frames[utt_id] = f"{shard.ark}:{offset}", str(record.frames[utt_id])
     _refuse_few(data, failures)
     utterances = tuple(u for u in data.utterances if u.utt_id in feats)
     recordings = {u.recording: data.recordings[u.recording] for u in utterances}

@@ -6,13 +6,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import torch
-from kaldiio.matio import read_kaldi
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
 from adaptkit.errors import ConfigError, DataError, nearest
-from adaptkit.files import explain_os_error, read_text, replacing, require_regular
+from adaptkit.files import read_text, replacing, require_regular
 
 _BOUNDS = {  # of options, so that no file can ask for more than some MB; rate_hz and num_bins are integers
     "rate_hz": (1000, 768_000),
@@ -124,28 +122,6 @@ def log_mel(speech: Tensor, options: FbankOptions) -> Tensor:
         low_freq=options.low_hz,
         high_freq=options.high_hz,
     )
-
-
-def load_feats(location: str) -> Tensor:
-    """Load the features (T, F) of an entry of `feats.scp`: `archive:offset`, or a file with one matrix.
-
-    Only Kaldi's binary matrices are read. kaldiio would also run commands and unpickle the content.
-    """
-    path, colon, offset = location.rpartition(":")
-    if not (colon and offset.isdigit()):
-        path, offset = location, "0"
-    try:
-        with open(path, "rb") as archive:
-            archive.seek(int(offset))
-            if archive.read(2) != b"\0B":
-                raise DataError(
-                    f"{location}: no Kaldi matrix at this place; 'adaptkit feats' makes the features again"
-                )
-            archive.seek(int(offset))
-            return torch.from_numpy(np.array(read_kaldi(archive), dtype=np.float32))
-    except OSError as error:
-        remedy = "'adaptkit feats' makes the features again"
-        raise DataError(f"{explain_os_error(error, path)}; {remedy}") from error
 
 
 @dataclass(frozen=True)

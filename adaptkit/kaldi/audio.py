@@ -2,6 +2,9 @@
 
 import io
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import soundfile
@@ -12,11 +15,19 @@ from torchaudio.functional import resample
 from adaptkit.errors import DataError
 from adaptkit.files import replacing
 from adaptkit.kaldi.datadir import DataDir
-from adaptkit.kaldi.recording import OVERSHOOT_SEC, Recording, opened, probe
+from adaptkit.kaldi.recording import MOST_LEVEL, OVERSHOOT_SEC, Recording, SoundFile, opened, probe
 
-__all__ = ["Recording", "audio_folder", "fit_full_scale", "probe", "read_audio", "write_audio"]
+__all__ = [
+    "Recording",
+    "audio_folder",
+    "fit_full_scale",
+    "probe",
+    "read_audio",
+    "read_segments",
+    "write_audio",
+]
 
-MOST_LEVEL = 8.0  # floats may slightly exceed full scale; 16-bit values stored as floats reach thousands
+_CHUNK_SAMPLES = 1 << 20  # decoded at a time to reach a segment, 4 MiB
 MOST_KERNEL = 1 << 26  # values of a resampling kernel, 256 MiB; 44.1 to 16 kHz needs about 441 * 160
 
 
@@ -33,15 +44,41 @@ def read_audio(
     Only float recordings exceed 1. A recording must have one channel; it is resampled if its rate differs.
     The module `recording` describes what a location can be.
     """
+    span = (start_sec, end_sec)
+    (samples,) = read_segments(location, [span], rate_hz=rate_hz, allow_pipes=allow_pipes)
+    if isinstance(samples, DataError):
+        raise samples
+    return samples
+
+
+def read_segments(
+    location: str,
+    spans: Sequence[tuple[float, float | None]],
+    *,
+    rate_hz: int,
+    allow_pipes: bool = False,
+) -> Iterator[Tensor | DataError]:
+    """Yield the segments of a recording that is opened once; in place of one that cannot be read, its error.
+
+    `spans` are starts and ends in seconds, in the order of their starts. Every segment is cut first and then
+    resampled by itself, so that its samples are those that `read_audio` gives, whatever else is read. No more
+    than the longest segment is held in memory; of what lies between segments, only formats that cannot seek
+    are decoded.
+    """
     with opened(location, allow_pipes=allow_pipes) as (recording, file):
         if recording.num_channels != 1:
             raise DataError(
                 f"{location}: {recording.num_channels} channels where one is needed; "
                 "extract the channel to recognise (sox in.wav out.wav remix 1)"
             )
-        first, last = _span(recording, start_sec, end_sec)
-        samples = _read_samples(location, file, first, last)
-    return _at_rate(samples, recording, rate_hz)
+        read = partial(_seek, location, file) if file.seekable() else _InOrder(location, file).read
+        for start_sec, end_sec in spans:
+            try:
+                samples = read(*_span(recording, start_sec, end_sec))
+                _refuse_loud(location, samples)
+                yield _at_rate(samples, recording, rate_hz)
+            except DataError as error:
+                yield error
 
 
 def write_audio(path: Path, speech: Tensor, *, rate_hz: int) -> None:
@@ -67,7 +104,8 @@ def fit_full_scale(speech: Tensor) -> Tensor:
 def audio_folder(path: Path, source: DataDir) -> Path:
     """Return the audio folder of a data directory made from another, whose files must not be overwritten."""
     folder = path.resolve() / "audio"
-    is_inside = any(folder in Path(location).resolve().parents for location in source.recordings.values())
+    locations = (location for location in source.recordings.values() if "\0" not in location)
+    is_inside = any(folder in Path(location).resolve().parents for location in locations)
     if is_inside or path.resolve() == source.path.resolve():
         raise DataError(f"{path}: would overwrite the directory it is made from; choose another folder")
     return folder
@@ -90,18 +128,56 @@ def _span(recording: Recording, start_sec: float, end_sec: float | None) -> tupl
     return first, last
 
 
-def _read_samples(location: str, file: soundfile.SoundFile, first: int, last: int) -> Tensor:
-    try:
+def _seek(location: str, file: SoundFile, first: int, last: int) -> Tensor:
+    """Read samples `first` to `last` of a recording that can seek."""
+    with _explained(location):
         file.seek(first)
         samples = torch.from_numpy(file.read(last - first, dtype="float32"))
+    return _complete(location, samples, first, last)
+
+
+class _InOrder:
+    """Reads segments of a recording that is decoded in order, each beginning no earlier than the last."""
+
+    def __init__(self, location: str, file: SoundFile):
+        self.location, self.file = location, file
+        self.first = 0
+        self.held = torch.zeros(0)  # samples from `first` to where the file is
+
+    def read(self, first: int, last: int) -> Tensor:
+        """Read samples `first` to `last`."""
+        with _explained(self.location):
+            while self.first + len(self.held) <= first:  # nothing of it is needed
+                self.first += len(self.held)
+                self.held = torch.from_numpy(self.file.read(_CHUNK_SAMPLES, dtype="float32"))
+                if not len(self.held):
+                    break
+            self.held, self.first = self.held[first - self.first :], first
+            missing = last - first - len(self.held)
+            if missing > 0:
+                more = torch.from_numpy(self.file.read(missing, dtype="float32"))
+                self.held = torch.cat([self.held, more])
+        return _complete(self.location, self.held[: last - first], first, last).clone()
+
+
+@contextmanager
+def _explained(location: str) -> Iterator[None]:
+    try:
+        yield
     except soundfile.LibsndfileError as error:
         raise DataError(f"{location}: cannot be decoded ({error.error_string}); fetch it again") from error
+
+
+def _complete(location: str, samples: Tensor, first: int, last: int) -> Tensor:
     if len(samples) != last - first:
         raise DataError(f"{location}: truncated after sample {first + len(samples)}; fetch it again")
+    return samples
+
+
+def _refuse_loud(location: str, samples: Tensor) -> None:
     loudest = samples.abs().max()
     if not loudest <= MOST_LEVEL:  # or is not a number
         raise DataError(f"{location}: samples reach {loudest:g}, but full scale is 1; convert it again")
-    return samples
 
 
 def _at_rate(samples: Tensor, recording: Recording, rate_hz: int) -> Tensor:

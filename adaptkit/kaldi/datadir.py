@@ -1,12 +1,12 @@
 """Kaldi data directories: sets of utterances, read into `DataDir` and written from it.
 
 Files: `wav.scp` (recording, location), `segments` (utterance, recording, start, end; optional: otherwise each
-utterance is the recording of the same name), `text`, `utt2spk`, `spk2utt`, `utt2dur` (optional), `utt2task`
-(optional: otherwise the speaker is the task) and, once extracted, `feats.scp`. See
+utterance is the recording of the same name), `text` (optional for decoding; ids alone do too), `utt2spk`,
+`spk2utt`, `utt2dur` (optional), `utt2task` (optional: otherwise the speaker is the task) and, once extracted,
+`feats.scp`. See
 Povey et al., The Kaldi speech recognition toolkit, 2011, https://kaldi-asr.org/doc/data_prep.html
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from pathlib import Path
 from adaptkit import locks
 from adaptkit.errors import DataError, listed
 from adaptkit.kaldi.tables import read_table, write_table
+
+MOST_SEC = 1e7  # of a recording; 116 days
 
 
 @dataclass(frozen=True)
@@ -50,23 +52,26 @@ class DataDir:
         return sorted({utterance.task for utterance in self.utterances}, key=str.encode)
 
 
-def read(path: Path) -> DataDir:
+def read(path: Path, *, needs_text: bool = True) -> DataDir:
     """Read a data directory; an inconsistency is a DataError that names the first problem.
 
-    `adaptkit data validate` (kaldi.validate) lists all problems.
+    `adaptkit data validate` (kaldi.validate) lists all problems. Unless it `needs_text`, there may be no
+    `text`, or one of ids alone; every text is then empty.
     """
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such data directory; the corpus's local/prepare.py writes it")
-    text, speakers = read_table(path / "text"), read_table(path / "utt2spk")
+    text, speakers = _read_optional(path / "text") or {}, read_table(path / "utt2spk")
     recordings = read_table(path / "wav.scp")
     segments = _read_segments(path / "segments") if (path / "segments").exists() else None
     spans = {name: (name, 0.0, None) for name in recordings} if segments is None else segments
     tasks = _read_optional(path / "utt2task") or speakers
     audio = "wav.scp" if segments is None else "segments"
-    _refuse_unequal(path, {"text": text, "utt2spk": speakers, audio: spans, "utt2task": tasks})
+    has_words = any(text.values())
+    tables = {"text": text} if has_words else {}
+    _refuse_unequal(path, {**tables, "utt2spk": speakers, audio: spans, "utt2task": tasks})
     utterances = [
-        Utterance(utt_id, speakers[utt_id], recording, text[utt_id], start, end, tasks[utt_id])
+        Utterance(utt_id, speakers[utt_id], recording, text.get(utt_id, ""), start, end, tasks[utt_id])
         for utt_id, (recording, start, end) in spans.items()
     ]
     lost = [u.utt_id for u in utterances if u.recording not in recordings]
@@ -75,6 +80,10 @@ def read(path: Path) -> DataDir:
         raise DataError(f"{path}/segments: no recording in wav.scp for {listed(lost)}; {remedy}")
     if not utterances:
         raise DataError(f"{path}: contains no utterances")
+    if needs_text and not has_words:
+        what = "holds no words" if (path / "text").exists() else "no such file or folder"
+        remedy = "training and scoring need the words of each utterance; only decoding does not"
+        raise DataError(f"{path}/text: {what}; {remedy}")
     return DataDir(
         path=path,
         utterances=tuple(sorted(utterances, key=lambda u: u.utt_id.encode())),
@@ -85,7 +94,7 @@ def read(path: Path) -> DataDir:
 
 
 def write(data: DataDir) -> None:
-    """Write a data directory with sorted tables; `segments` and `utt2task` only if they are needed.
+    """Write a data directory with sorted tables; `text`, `segments` and `utt2task` only if needed.
 
     `wav.scp` is removed first and written last, so that a killed run leaves no mixture of old and new tables.
     """
@@ -99,7 +108,8 @@ def write(data: DataDir) -> None:
 
 
 def _write_tables(path: Path, data: DataDir, utterances: Mapping[str, Utterance]) -> None:
-    write_table(path / "text", {key: u.text for key, u in utterances.items()})
+    texts = {key: u.text for key, u in utterances.items()}
+    _write_optional(path / "text", texts if any(texts.values()) else None)
     write_table(path / "utt2spk", {key: u.speaker for key, u in utterances.items()})
     write_table(path / "spk2utt", invert({key: u.speaker for key, u in utterances.items()}))
     _write_optional(path / "segments", _segments(data.utterances))
@@ -122,9 +132,9 @@ def parse_segment(value: str) -> tuple[str, float, float | None]:
         fields = []
     if len(fields) != 3:
         raise ValueError(f"'{value}' is not 'recording start end' in seconds")
-    if end_sec == -1 and 0 <= start_sec < math.inf:
+    if end_sec == -1 and 0 <= start_sec < MOST_SEC:
         return recording, start_sec, None
-    if not 0 <= start_sec < end_sec < math.inf:
+    if not 0 <= start_sec < end_sec < MOST_SEC:
         raise ValueError(f"{start_sec:g} s to {end_sec:g} s is not a valid time span")
     return recording, start_sec, end_sec
 
@@ -143,9 +153,13 @@ def _read_segments(path: Path) -> dict[str, tuple[str, float, float | None]]:
 def _read_durations(path: Path) -> dict[str, float] | None:
     table = _read_optional(path)
     try:
-        return {key: float(value) for key, value in table.items()} if table else None
+        seconds = {key: float(value) for key, value in table.items()} if table else None
     except ValueError as error:
         raise DataError(f"{path}: {error}; expected seconds; delete the file, it is optional") from None
+    wrong = [f"{key} {table[key]}" for key, value in (seconds or {}).items() if not 0 < value < MOST_SEC]
+    if wrong:
+        raise DataError(f"{path}: no durations: {listed(wrong, 3)}; delete the file, it is optional")
+    return seconds
 
 
 def _refuse_unequal(path: Path, tables: Mapping[str, Mapping[str, object]]) -> None:

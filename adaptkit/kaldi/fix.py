@@ -8,7 +8,7 @@ from adaptkit import locks
 from adaptkit.errors import DataError
 from adaptkit.files import replacing, write_text
 from adaptkit.kaldi.datadir import invert
-from adaptkit.kaldi.scan import Checks, Problem, Table, scan_table
+from adaptkit.kaldi.scan import Checks, Problem, Table, describe, scan_table
 from adaptkit.kaldi.tables import format_table
 from adaptkit.kaldi.validate import DEFAULT_CHECKS, find_in_tables, needed_tables
 
@@ -44,8 +44,11 @@ def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
     kept = complete - set(reasons)
     if not kept:
         raise DataError(f"{path}: no utterance would remain, nothing was changed:\n{_lines(faults)}")
+    for problem in faults:
+        if problem.path.name == "utt2dur":  # its lines are optional, and lengths are taken from the audio
+            _drop_line(tables["utt2dur"], problem.line)
     repaired = _repaired(path, tables, kept)
-    changed = {n: text for n, text in repaired.items() if not text or _content(path / n) != text.encode()}
+    changed = {name: text for name, text in repaired.items() if _is_changed(path / name, text)}
     with locks.hold(path, parts=(BACKUP,)):
         _replace(path, changed)
     return Repair(tuple(problems), reasons, len(kept), tuple(changed))
@@ -63,6 +66,11 @@ def _reasons(tables: dict[str, Table], faults: list[Problem]) -> dict[str, str]:
         for utt_id in filter(None, lost):
             reasons.setdefault(utt_id, str(problem))
     return dict(sorted(reasons.items(), key=lambda item: item[0].encode()))
+
+
+def _drop_line(table: Table, number: int) -> None:
+    for key in [key for key, line in table.items() if line.number == number]:
+        del table[key]
 
 
 def _repaired(path: Path, tables: dict[str, Table], kept: set[str]) -> dict[str, str]:
@@ -101,12 +109,17 @@ def _filtered(table: Table, keys: set[str]) -> str:
     return format_table({key: line.value for key, line in table.items() if key in keys})
 
 
+def _is_changed(file: Path, text: str) -> bool:
+    """Whether a file has to be written, or, if its text is empty, to be deleted."""
+    return _content(file) != text.encode() if text else file.exists()
+
+
 def _content(file: Path) -> bytes:
     return file.read_bytes() if file.exists() else b""
 
 
 def _lines(faults: list[Problem], most: int = 10) -> str:
-    lines = [f"  {problem}" for problem in faults[:most]]
-    if len(faults) > most:
-        lines.append(f"  and {len(faults) - most} more")
+    lines = [f"  {line}" for line in describe(faults)]
+    if len(lines) > most:
+        lines[most:] = [f"  and {len(lines) - most} more causes"]
     return "\n".join(lines)

@@ -54,7 +54,7 @@ def join(
 def merge_utterances(utterances: Sequence[Utterance]) -> Utterance:
     """Return utterances of one speaker and task as a single utterance, which is a recording of its own."""
     utt_id = utterances[0].utt_id + (f"-comb{len(utterances)}" if len(utterances) > 1 else "")
-    text = " ".join(u.text for u in utterances)
+    text = " ".join(u.text for u in utterances if u.text)
     return replace(utterances[0], utt_id=utt_id, recording=utt_id, text=text, start_sec=0.0, end_sec=None)
 
 

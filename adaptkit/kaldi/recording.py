@@ -1,7 +1,8 @@
 """Open the recordings that wav.scp names, and check their headers before anything is decoded.
 
-A location is a file (WAV, FLAC, NIST SPHERE, anything libsndfile reads, or headerless `.raw`), an entry of an
-archive as `archive.ark:offset`, or a shell command that ends in `|`, whose output is read as a file.
+A location is a regular file (WAV, FLAC, NIST SPHERE, anything libsndfile reads, or headerless `.raw`), an
+entry of an archive as `archive.ark:offset`, or a shell command that ends in `|`, whose output is read as a
+file. Commands are run only where the user allows it (`--allow-pipes`).
 """
 
 import functools
@@ -18,22 +19,37 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from adaptkit.errors import DataError
+from adaptkit.errors import AdaptkitError, DataError
+from adaptkit.files import require_regular
+from adaptkit.kaldi.headers import read_all, read_head, refuse_false_header, truncated
+from adaptkit.kaldi.mpeg import begins_frame, with_true_length
 
 RAW_RATE_HZ = 16000  # of headerless .raw files, which do not state it; AN4's
 LOUD = 12000  # RMS of 16-bit samples; about 18900 = 2**15 / sqrt(3) with swapped bytes, below 8000 for speech
 SNIFFED_SAMPLES = 1 << 20  # 65 s, enough to detect the byte order
-STREAM_BYTES = 0x7FFFF000  # sizes from here on were written to a pipe, length unknown (sox, ffmpeg)
-UNKNOWN_FRAMES = 1 << 40  # libsndfile reports 2**63 - 1 for a FLAC stream of unknown length
-PLAUSIBLE_HZ = (4000, 192000)
+IN_ORDER = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "VORBIS")
+MOST_DIGITS = 13  # of an offset in an archive, 10 TB; file systems refuse to seek much further
+MOST_LEVEL = 8.0  # floats may slightly exceed full scale; 16-bit values stored as floats reach thousands
 OVERSHOOT_SEC = 0.05  # rounded times: a segment may end this much after its recording, and is clipped
 
 log = logging.getLogger(__name__)
 
 
+class SoundFile(soundfile.SoundFile):
+    """A sound file that does not seek where other samples would come of it.
+
+    GSM 6.10, G.721 and others cannot seek at all. After a seek, MP3 and Vorbis decode to slightly different
+    samples, and libmpg123 complains on stderr; soundfile itself seeks after every read of a file that can.
+    """
+
+    def seekable(self) -> bool:
+        """Whether the file can be read from any place; otherwise it is decoded from its beginning."""
+        return super().seekable() and self.subtype not in IN_ORDER
+
+
 @dataclass(frozen=True)
 class Recording:
-    """The header of a recording, checked against the bytes that are present."""
+    """The header of a recording, checked against the bytes that are present; MP3 frames are counted."""
 
     location: str
     rate_hz: int
@@ -49,7 +65,8 @@ class Recording:
 def probe(location: str, *, allow_pipes: bool = False) -> Recording:
     """Read the header of a recording; an unusable recording is a DataError.
 
-    Only the last sample is decoded, to check that it is present. A command has to run to its end.
+    Only the last sample is decoded, to check that it is present; formats that cannot seek are not decoded. A
+    command has to run to its end.
     """
     with opened(location, allow_pipes=allow_pipes) as (recording, _):
         return recording
@@ -60,38 +77,69 @@ def is_command(location: str) -> bool:
     return location.rstrip().endswith("|")
 
 
+def split_offset(location: str) -> tuple[str, int | None]:
+    """Split `archive:offset` into the archive and a position in bytes; None if the location is a file.
+
+    >>> split_offset("feats.1.ark:17")
+    ('feats.1.ark', 17)
+    """
+    entry = re.fullmatch(r"(.+):([0-9]+)", location)
+    if not entry or os.path.lexists(location):
+        return location, None
+    if len(entry[2]) > MOST_DIGITS:
+        remedy = "write its scp file again"
+        raise DataError(f"{location}: no archive is that long, an offset of {len(entry[2])} digits; {remedy}")
+    return entry[1], int(entry[2])
+
+
 @contextmanager
-def opened(location: str, *, allow_pipes: bool = False) -> Iterator[tuple[Recording, soundfile.SoundFile]]:
+def opened(location: str, *, allow_pipes: bool = False) -> Iterator[tuple[Recording, SoundFile]]:
     """Open a recording from a file, archive or command; a header that cannot be right is a DataError."""
     source = _find_bytes(location, allow_pipes)
+    with _open(location, source) as file:
+        refuse_false_header(location, file, source)
+        yield Recording(location, file.samplerate, file.frames, file.channels), file
+
+
+def _open(location: str, source: str | io.BytesIO) -> SoundFile:
     layout = _raw_layout(location) if source == location and location.lower().endswith(".raw") else {}
+    head = read_head(source)
+    is_counted = not layout and (head[:3] == b"ID3" or begins_frame(head))
     try:
-        file = soundfile.SoundFile(source, **layout)
+        file = SoundFile(_counted(location, source) if is_counted else source, **layout)
     except soundfile.LibsndfileError as error:
-        is_sphere = _head(source).startswith(b"NIST_1A")  # compressed by shorten, as LDC ships some
+        is_sphere = head.startswith(b"NIST_1A")  # compressed by shorten, as LDC ships some
         remedy = "decompress it with sph2pipe" if is_sphere else "convert it to WAV or FLAC, or drop it"
         raise DataError(f"{location}: not audio ({error.error_string.strip(' .')}); {remedy}") from error
-    with file:
-        _refuse_strange_rate(location, file)
-        _refuse_short_of_header(location, file, _head(source))
-        _refuse_missing_end(location, file)
-        yield Recording(location, file.samplerate, file.frames, file.channels), file
+    if is_counted or file.format != "MP3":
+        return file
+    file.close()
+    return SoundFile(_counted(location, source))  # an MP3 file that begins with something else
+
+
+def _counted(location: str, source: str | io.BytesIO) -> str | io.BytesIO:
+    """Return the source of an MP3 file, or its bytes under a header with the true number of frames."""
+    counted = with_true_length(location, memoryview(read_all(source)))
+    return source if counted is None else io.BytesIO(counted)
 
 
 def _find_bytes(location: str, allow_pipes: bool) -> str | io.BytesIO:
     """Return the name of a file, or the bytes from a command or an archive."""
     if is_command(location):
         return io.BytesIO(_run(location, allow_pipes))
-    entry = re.fullmatch(r"(.+):(\d+)", location)
+    path, offset = split_offset(location)
     try:
-        if entry and not Path(location).exists():
-            return io.BytesIO(_read_archive(location, entry[1], int(entry[2])))
-        with open(location, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
+        require_regular(Path(path))
+        if offset is not None:
+            return io.BytesIO(_read_archive(location, path, offset))
+        size = os.path.getsize(path)
     except OSError as error:
-        place = "" if Path(location).is_absolute() else f" (relative to {Path.cwd()})"
-        what = (error.strerror or str(error)).lower()
-        raise DataError(f"{location}: {what}{place}; correct wav.scp or fetch the recording") from error
+        raise DataError(f"{location}: {error.strerror or error}; correct wav.scp") from error
+    except AdaptkitError as error:
+        if os.path.exists(path) or "\0" in path:
+            raise DataError(str(error)) from error
+        place = "" if Path(path).is_absolute() else f" (relative to {Path.cwd()})"
+        raise DataError(f"{error}{place}; correct wav.scp or fetch the recording") from error
     if not size:
         raise DataError(f"{location}: an empty file; fetch it again")
     return location
@@ -131,7 +179,7 @@ def _raw_layout(location: str) -> dict[str, object]:
     """Return the format of a headerless 16-bit file; the wrong byte order would give loud noise."""
     size = os.path.getsize(location)
     if size % 2:
-        raise _truncated(location, f"{size} bytes are not whole 16-bit samples")
+        raise truncated(location, f"{size} bytes are not whole 16-bit samples")
     head = np.fromfile(location, dtype="<i2", count=SNIFFED_SAMPLES)
     little, big = (float(np.sqrt(np.square(x.astype(np.float64)).mean())) for x in (head, head.byteswap()))
     if min(little, big) > LOUD:
@@ -148,59 +196,3 @@ def _raw_layout(location: str) -> dict[str, object]:
 @functools.cache  # once a process, not once a file
 def _log_byte_order(order: str) -> None:
     log.info("headerless .raw at %d Hz: %s-endian, loud noise in the other order", RAW_RATE_HZ, order)
-
-
-def _head(source: str | io.BytesIO) -> bytes:
-    """Return the first bytes, which contain any header."""
-    if isinstance(source, io.BytesIO):
-        return source.getvalue()[:1024]
-    with open(source, "rb") as file:
-        return file.read(1024)
-
-
-def _refuse_strange_rate(location: str, file: soundfile.SoundFile) -> None:
-    """Refuse an implausible sampling rate, and a WAV header whose byte rate contradicts it."""
-    lowest, highest = PLAUSIBLE_HZ
-    if not lowest <= file.samplerate <= highest:
-        seen = f"the header says {file.samplerate} Hz, outside {lowest} to {highest} Hz"
-        raise DataError(f"{location}: {seen}; correct the header")
-    contradiction = re.search(r"Bytes/sec *: (\d+) \(should be (\d+)\)", file.extra_info)
-    if contradiction:
-        raise DataError(
-            f"{location}: the header contradicts itself: {file.samplerate} Hz is {contradiction[2]} bytes "
-            f"per second, but it says {contradiction[1]}; find the true rate and correct the header"
-        )
-
-
-def _refuse_short_of_header(location: str, file: soundfile.SoundFile, head: bytes) -> None:
-    """Refuse a file with fewer samples than its header states; libsndfile only reports this in its log."""
-    sizes = re.search(r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)", file.extra_info, re.M)
-    if sizes:
-        promised, held = map(int, sizes.groups())
-        if held + 1 < promised < STREAM_BYTES:  # 1: a pad byte
-            raise _truncated(location, f"{held} of {promised} bytes")
-    sphere = re.search(rb"^NIST_1A(?s:.*)\nsample_count -i (\d+)", head)
-    if sphere and file.frames < int(sphere[1]):
-        raise _truncated(location, f"{file.frames} of {int(sphere[1])} samples")
-    if "ended unexpectedly" in file.extra_info:  # Ogg has no total to compare with
-        raise _truncated(location, f"{file.frames} samples and no end of stream")
-
-
-def _refuse_missing_end(location: str, file: soundfile.SoundFile) -> None:
-    """Decode the last sample, which fails for a truncated FLAC or MP3 file."""
-    if not file.frames:
-        raise DataError(f"{location}: contains no samples; drop it or fetch it again")
-    if file.frames > UNKNOWN_FRAMES:
-        raise DataError(f"{location}: the header does not state the length; decode and encode it again")
-    try:
-        file.seek(file.frames - 1)
-        is_whole = len(file.read(1, dtype="int16")) == 1
-        file.seek(0)
-    except soundfile.LibsndfileError:
-        is_whole = False
-    if not is_whole:
-        raise _truncated(location, f"the last of {file.frames} samples cannot be decoded")
-
-
-def _truncated(location: str, what: str) -> DataError:
-    return DataError(f"{location}: truncated, {what}; fetch it again")

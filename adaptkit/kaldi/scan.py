@@ -1,13 +1,18 @@
 """Read tables whatever their state: the valid lines, and a `Problem` for each of the others."""
 
 import codecs
-from collections.abc import Iterator
-from dataclasses import dataclass
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adaptkit.errors import DataError
-from adaptkit.files import explain_os_error
+from adaptkit.characters import describe_strange
+from adaptkit.errors import DataError, listed
+from adaptkit.files import explain_os_error, require_regular, split_lines
 from adaptkit.kaldi.tables import split_line
+
+EXAMPLES = 3  # of each cause
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Problem:
     """Something wrong with a data directory, as `path:line: what; remedy`.
 
     `line` is 0 if the whole file is meant; `utt_id` is the utterance (in wav.scp, the recording) that cannot
-    be used because of it, empty if no utterance has to be dropped. Warnings leave a directory valid.
+    be used because of it, empty if no utterance has to be dropped. Warnings leave a directory valid. Problems
+    of the same `cause`, numbers and quoted values aside, are shown together, each by its `example`.
     """
 
     path: Path
@@ -35,10 +41,38 @@ class Problem:
     what: str
     remedy: str
     is_warning: bool = False
+    cause: str = ""
+    example: str = ""
 
     def __str__(self) -> str:
         where = f"{self.path}:{self.line}" if self.line else f"{self.path}"
         return f"{where}: {'warning: ' if self.is_warning else ''}{self.what}; {self.remedy}"
+
+
+def describe(problems: Iterable[Problem]) -> list[str]:
+    """Describe problems in one line for each cause, with its count and first examples."""
+    groups: dict[tuple[str, ...], list[Problem]] = {}
+    for problem in problems:
+        parts = (problem.path.name, str(problem.is_warning), _cause(problem), problem.remedy)
+        groups.setdefault(tuple(map(_pattern, parts)), []).append(problem)
+    return [str(group[0]) if len(group) == 1 else _describe_all(group) for group in groups.values()]
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _pattern(text: str) -> str:
+    """Return a text without the numbers and quoted values in which problems of one cause differ."""
+    return re.sub(r"'[^']*'|[0-9.]+", "#", text)
+
+
+def _describe_all(group: list[Problem]) -> str:
+    first = group[0]
+    examples = (p.example or p.utt_id or f"line {p.line}" for p in group)
+    what = f"{len(group)} times: {_cause(first)}: {listed(examples, EXAMPLES)}"
+    return str(replace(first, what=what, remedy=first.remedy.replace("' drops it", "' drops them")))
+
+
+def _cause(problem: Problem) -> str:
+    return problem.cause or problem.what.removeprefix(f"{problem.utt_id}: ")
 
 
 @dataclass(frozen=True)
@@ -54,6 +88,7 @@ Table = dict[str, Line]  # by key, in the file's order
 
 def scan_table(path: Path) -> tuple[Table, list[Problem]]:
     """Read the valid lines of a table, the first of each key, and list all problems of its syntax."""
+    require_regular(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -61,27 +96,37 @@ def scan_table(path: Path) -> tuple[Table, list[Problem]]:
     if not content.strip():
         return {}, [Problem(path, 0, "", "the file is empty", "prepare the data again")]
     problems = list(_ending_problems(path, content))
-    lines = content.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").split(b"\n")
+    text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")
     table: Table = {}
-    for number, line in enumerate(lines, start=1):
-        key, value = _decode(line)
+    for number, line in enumerate(split_lines(text), start=1):
+        is_text = _is_text(line)
+        key, value = split_line(line, has_location=path.suffix == ".scp") if is_text else ("", "")
         if not key:
-            what = "not UTF-8 text" if line.strip() else "empty line"
-            problems.append(Problem(path, number, "", what, _fix(path, "drops it")))
+            what = "empty line" if is_text else "a NUL character" if "\0" in line else "not UTF-8 text"
+            remedy, example = _fix(path, "drops it"), f"line {number}"
+            problems.append(Problem(path, number, "", what, remedy, cause=what, example=example))
         elif key in table:
             what = f"duplicate key {key}, first on line {table[key].number}"
-            problems.append(Problem(path, number, "", what, _fix(path, "keeps the first")))
+            remedy, cause = _fix(path, "keeps the first"), "duplicate keys"
+            problems.append(Problem(path, number, "", what, remedy, cause=cause, example=key))
         else:
             table[key] = Line(number, value)
+            problems += _character_problems(path, number, key, line.rstrip(" \t").removesuffix(value))
     return table, [*problems, *_order_problems(path, table)]
 
 
-def _decode(line: bytes) -> tuple[str, str]:
-    """Return the key and value of a line; the key is empty if there is none or the line is not text."""
-    try:
-        return split_line(line.decode("utf-8")) if b"\0" not in line else ("", "")
-    except UnicodeDecodeError:
-        return "", ""
+def _is_text(line: str) -> bool:
+    """Whether a line was UTF-8, without NUL characters."""
+    return "\0" not in line and not re.search("[\ud800-\udfff]", line)
+
+
+def _character_problems(path: Path, number: int, key: str, line: str) -> Iterator[Problem]:
+    """Find white space other than blanks, and invisible characters."""
+    strange = describe_strange(line)
+    if strange:
+        does = "writes a space for white space and removes what is invisible"
+        what = f"contains {strange}"
+        yield Problem(path, number, "", f"{key}: {what}", _fix(path, does), cause=what, example=key)
 
 
 def _ending_problems(path: Path, content: bytes) -> Iterator[Problem]:
@@ -92,6 +137,9 @@ def _ending_problems(path: Path, content: bytes) -> Iterator[Problem]:
         number = content[: content.index(b"\r\n")].count(b"\n") + 1
         what = f"{returns} lines end in CR LF, as on Windows"
         yield Problem(path, number, "", what, _fix(path, "writes LF"))
+    elif b"\r" in content and b"\n" not in content:
+        what = "the lines end in CR, as on old Macs"
+        yield Problem(path, 1, "", what, _fix(path, "writes LF"))
 
 
 def _order_problems(path: Path, table: Table) -> Iterator[Problem]:

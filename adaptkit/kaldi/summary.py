@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from adaptkit.characters import split_words
 from adaptkit.errors import DataError
 from adaptkit.kaldi.datadir import DataDir
 from adaptkit.kaldi.durations import measure_all
@@ -43,7 +44,7 @@ def summarise(data: DataDir, *, allow_pipes: bool = False) -> Summary:
         num_utterances=len(data.utterances),
         num_speakers=len({u.speaker for u in data.utterances}),
         num_tasks=len(data.tasks),
-        num_words=sum(len(u.text.split()) for u in data.utterances),
+        num_words=sum(len(split_words(u.text)) for u in data.utterances),
         total_sec=sum(seconds),
         min_sec=min(seconds),
         max_sec=max(seconds),

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from adaptkit.characters import split_words
 from adaptkit.errors import listed
 from adaptkit.files import read_text, split_lines
-from adaptkit.kaldi.datadir import parse_segment
+from adaptkit.kaldi.datadir import MOST_SEC, parse_segment
 from adaptkit.kaldi.scan import Checks, Problem, Table, scan_table
 from adaptkit.kaldi.validate_audio import audio_problems
 
@@ -36,10 +37,13 @@ def find_in_tables(path: Path, checks: Checks) -> tuple[dict[str, Table], list[P
         if (path / name).exists():
             tables[name], found = scan_table(path / name)
             problems += found
+        elif name == "text":
+            tables[name] = {}
         elif name in REQUIRED:
             remedy = f"'adaptkit data fix {path}' makes it" if name == "spk2utt" else "prepare the data again"
             problems.append(Problem(path / name, 0, "", "no such file", remedy))
             tables[name] = {}
+    problems += _text_problems(path, tables)
     problems += _value_problems(path, tables)
     problems += _disagreements(path, tables)
     problems += _recording_problems(path, tables)
@@ -62,24 +66,46 @@ def audio_table(tables: dict[str, Table]) -> str:
 
 def needed_tables(tables: dict[str, Table]) -> list[str]:
     """List the tables that must contain every utterance."""
+    text = ["text"] if _has_words(tables) else []
     optional = [name for name in ("feats.scp", "utt2task") if tables.get(name)]
-    return ["text", "utt2spk", audio_table(tables), *optional]
+    return [*text, "utt2spk", audio_table(tables), *optional]
+
+
+def _has_words(tables: dict[str, Table]) -> bool:
+    return any(line.value for line in tables["text"].values())
+
+
+def _text_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
+    """Warn of a set without words, which can be decoded all the same."""
+    if not _has_words(tables):
+        what = (
+            "holds ids alone"
+            if tables["text"]
+            else "no such file"
+            if not (path / "text").exists()
+            else "no words"
+        )
+        remedy = "the set can be decoded, but neither scored nor trained on"
+        yield Problem(path / "text", 0, "", what, remedy, is_warning=True)
 
 
 def _value_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
     for name, table in tables.items():
         for key, line in table.items():
             what = _fault(name, line.value)
-            if what:
-                utt_id = "" if name == "spk2utt" else key
-                yield Problem(path / name, line.number, utt_id, f"{key}: {what}", _drops(path))
+            if what and (name != "text" or _has_words(tables)):
+                remedy = _drops(path, "the line") if name == "utt2dur" else _drops(path)
+                utt_id = "" if name in ("spk2utt", "utt2dur") else key
+                yield Problem(
+                    path / name, line.number, utt_id, f"{key}: {what}", remedy, cause=what, example=key
+                )
 
 
 def _fault(name: str, value: str) -> str:
     """Return what is wrong with a value of a table; empty if nothing is."""
     if not value:
         return {"text": "empty text", "wav.scp": "no location"}.get(name, "nothing after the key")
-    if name in ("utt2spk", "utt2task") and len(value.split()) > 1:
+    if name in ("utt2spk", "utt2task") and len(split_words(value)) > 1:
         return f"'{value}' is not a single {'speaker' if name == 'utt2spk' else 'task'}"
     if name == "segments":
         try:
@@ -88,7 +114,7 @@ def _fault(name: str, value: str) -> str:
             return str(error)
     if name == "utt2dur":
         try:
-            return "" if float(value) > 0 else f"{value} s is not a duration"
+            return "" if 0 < float(value) < MOST_SEC else f"'{value}' is not a duration"
         except ValueError:
             return f"'{value}' is not a number of seconds"
     return ""
@@ -97,18 +123,20 @@ def _fault(name: str, value: str) -> str:
 def _disagreements(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
     """Find utterances missing from a table, and entries of optional tables for unknown utterances."""
     needed = needed_tables(tables)
-    main = needed[:3]
+    main = [name for name in needed if name in ("text", "utt2spk", audio_table(tables))]
     known = {utt_id: name for name in reversed(main) for utt_id in tables[name]}
     for utt_id, name in sorted(known.items(), key=lambda item: item[0].encode()):
         missing = [other for other in needed if tables[other] and utt_id not in tables[other]]
         if missing:
             what = f"utterance {utt_id} is not in {listed(missing)}"
-            yield Problem(path / name, tables[name][utt_id].number, utt_id, what, _drops(path))
+            number, cause = tables[name][utt_id].number, f"not in {listed(missing)}"
+            yield Problem(path / name, number, utt_id, what, _drops(path), cause=cause, example=utt_id)
     for name in ("feats.scp", "utt2task", "utt2dur"):
         for utt_id, line in tables.get(name, {}).items():
             if utt_id not in known:
                 what = f"unknown utterance {utt_id}, neither in text nor in utt2spk"
-                yield Problem(path / name, line.number, "", what, _drops(path, "the line"))
+                remedy, cause = _drops(path, "the line"), "utterances neither in text nor in utt2spk"
+                yield Problem(path / name, line.number, "", what, remedy, cause=cause, example=utt_id)
 
 
 def _recording_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
@@ -121,7 +149,10 @@ def _recording_problems(path: Path, tables: dict[str, Table]) -> Iterator[Proble
         used.add(recording)
         if recording not in tables["wav.scp"]:
             what = f"recording {recording} of utterance {utt_id} is not in wav.scp"
-            yield Problem(path / "segments", line.number, utt_id, what, _drops(path))
+            cause, example = "recordings that are not in wav.scp", f"{recording} of {utt_id}"
+            yield Problem(
+                path / "segments", line.number, utt_id, what, _drops(path), cause=cause, example=example
+            )
     unused = [name for name in tables["wav.scp"] if name not in used]
     if unused:
         number = tables["wav.scp"][unused[0]].number
@@ -140,11 +171,12 @@ def _speaker_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]
             true = speakers[utt_id].value if utt_id in speakers else None
             if true != speaker:
                 what = f"{utt_id} is listed for {speaker}, but utt2spk has {true or 'no such utterance'}"
-                yield Problem(path / "spk2utt", line.number, "", what, remedy)
+                cause = "utterances of other speakers in utt2spk" if true else "utterances not in utt2spk"
+                yield Problem(path / "spk2utt", line.number, "", what, remedy, cause=cause, example=utt_id)
     for utt_id, line in speakers.items():
         if utt_id not in said and tables["spk2utt"]:
-            what = f"{utt_id} of {line.value} is not in spk2utt"
-            yield Problem(path / "utt2spk", line.number, "", what, remedy)
+            what, cause = f"{utt_id} of {line.value} is not in spk2utt", "utterances not in spk2utt"
+            yield Problem(path / "utt2spk", line.number, "", what, remedy, cause=cause, example=utt_id)
     strangers = [utt_id for utt_id, line in speakers.items() if not utt_id.startswith(line.value)]
     if strangers:
         number = speakers[strangers[0]].number
@@ -159,11 +191,12 @@ def _alphabet_problems(
     if alphabet is None:
         return
     for utt_id, line in tables["text"].items():
-        strange = sorted(set("".join(line.value.split())) - alphabet)
+        strange = sorted(set("".join(split_words(line.value))) - alphabet)
         if strange:
-            what = f"{utt_id}: {listed([repr(c) for c in strange])} not among the tokens"
+            characters, cause = listed([repr(c) for c in strange]), "characters not among the tokens"
+            what, example = f"{utt_id}: {characters} not among the tokens", f"{utt_id} ({characters})"
             remedy = f"write the text with the base model's tokens, or {_drops(path)}"
-            yield Problem(path / "text", line.number, utt_id, what, remedy)
+            yield Problem(path / "text", line.number, utt_id, what, remedy, cause=cause, example=example)
 
 
 def _drops(path: Path, what: str = "it") -> str:

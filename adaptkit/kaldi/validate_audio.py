@@ -1,14 +1,17 @@
 """Check the recordings of a data directory against its segments, texts and durations."""
 
+import os
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from adaptkit.errors import DataError
-from adaptkit.kaldi.datadir import Utterance, parse_segment
+from adaptkit.kaldi.datadir import MOST_SEC, Utterance, parse_segment
 from adaptkit.kaldi.durations import measure
-from adaptkit.kaldi.recording import OVERSHOOT_SEC, Recording, is_command, probe
+from adaptkit.kaldi.levels import Levels, measure_levels
+from adaptkit.kaldi.recording import MOST_LEVEL, OVERSHOOT_SEC, Recording, is_command
 from adaptkit.kaldi.scan import Checks, Problem, Table
 
 DURATION_TOLERANCE = 0.05  # of utt2dur against the audio: rounding, resampling, frames at the edges
@@ -27,18 +30,36 @@ class _Audio:
     spans: dict[str, tuple[str, float, float | None]] = field(default_factory=dict)  # utterance: where it is
     seconds: dict[str, float] = field(default_factory=dict)  # utterance: its duration, where known
 
-    def problem(self, name: str, key: str, what: str, remedy: str = "") -> Problem:
+    @property
+    def table(self) -> str:
+        """The table that says where utterances are."""
+        return "segments" if "segments" in self.tables else "wav.scp"
+
+    def has_length(self, utt_id: str) -> bool:
+        """Whether an utterance begins within its recording and ends later; what does not is reported so."""
+        name, start_sec, end_sec = self.spans[utt_id]
+        length_sec = self.recordings[name].duration_sec
+        return start_sec < (length_sec if end_sec is None else min(end_sec, length_sec))
+
+    def problem(
+        self, name: str, key: str, what: str, remedy: str = "", *, cause: str, example: str
+    ) -> Problem:
         """Return a problem of one line of a table."""
         remedy = remedy or f"'adaptkit data fix {self.path}' drops it"
-        return Problem(self.path / name, self.tables[name][key].number, key, what, remedy)
+        number = self.tables[name][key].number
+        return Problem(self.path / name, number, key, what, remedy, cause=cause, example=example)
 
 
 def audio_problems(path: Path, tables: dict[str, Table], checks: Checks) -> Iterator[Problem]:
-    """Find unusable recordings, and utterances whose times or texts do not match the audio."""
+    """Find unusable recordings, and utterances whose times or texts do not match the audio.
+
+    Every recording is decoded: headers say nothing of a damaged middle, of silence or of values that are no
+    numbers. That takes about a second for an hour of FLAC.
+    """
     audio = _Audio(path, tables)
-    if checks.check_audio:
-        yield from _probe_all(audio, checks.allow_pipes)
     audio.spans.update(_find_spans(tables))
+    if checks.check_audio:
+        yield from _decode_all(audio, checks.allow_pipes)
     audio.seconds.update(_find_durations(audio))
     yield from _overshoots(audio)
     yield from _length_problems(audio, checks)
@@ -47,28 +68,64 @@ def audio_problems(path: Path, tables: dict[str, Table], checks: Checks) -> Iter
     yield from _doubtful_rates(audio)
 
 
-def _probe_all(audio: _Audio, allow_pipes: bool) -> Iterator[Problem]:
-    """Probe each recording of wav.scp, and report those that cannot be used."""
-    not_run = []
-    for name, line in audio.tables["wav.scp"].items():
-        if is_command(line.value) and not allow_pipes:
-            not_run.append(line.number)
-        elif line.value:
-            try:
-                recording = probe(line.value, allow_pipes=allow_pipes)
-            except DataError as error:
-                what, _, remedy = str(error).rpartition("; ")
-                yield audio.problem("wav.scp", name, what, remedy)
+def _decode_all(audio: _Audio, allow_pipes: bool) -> Iterator[Problem]:
+    """Decode each recording of wav.scp, and report those, and the segments, that cannot be used."""
+    users = defaultdict(list)
+    for utt_id, (name, *_) in audio.spans.items():
+        users[name].append(utt_id)
+    locations = {name: line.value for name, line in audio.tables["wav.scp"].items() if line.value}
+    not_run = [name for name, location in locations.items() if is_command(location) and not allow_pipes]
+    todo = [name for name in locations if name not in set(not_run)]
+
+    def decode(name: str) -> Levels | DataError:
+        spans = [audio.spans[utt_id][1:] for utt_id in users[name]]
+        try:
+            return measure_levels(locations[name], spans, allow_pipes=allow_pipes)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for name, decoded in zip(todo, pool.map(decode, todo), strict=True):
+            if isinstance(decoded, DataError):
+                yield _unusable(audio, name, locations[name], decoded)
                 continue
-            audio.recordings[name] = recording
-            if recording.num_channels != 1:
-                what = f"{line.value}: {recording.num_channels} channels where one is needed"
-                yield audio.problem("wav.scp", name, what, "extract the channel to recognise")
+            audio.recordings[name] = decoded.recording
+            if decoded.recording.num_channels != 1:
+                yield _several_channels(audio, name, decoded.recording)
+            else:
+                yield from _wrong_levels(audio, users[name], decoded.peaks)
     if not_run:
-        what = f"{len(not_run)} recordings are commands and were not checked"
-        yield Problem(
-            audio.path / "wav.scp", not_run[0], "", what, "--allow-pipes runs them", is_warning=True
+        number = audio.tables["wav.scp"][not_run[0]].number
+        what, remedy = (
+            f"{len(not_run)} recordings are commands and were not checked",
+            "--allow-pipes runs them",
         )
+        yield Problem(audio.path / "wav.scp", number, "", what, remedy, is_warning=True)
+
+
+def _unusable(audio: _Audio, name: str, location: str, error: DataError) -> Problem:
+    what, _, remedy = str(error).rpartition("; ")
+    cause = what.removeprefix(location).removeprefix(location.rpartition(":")[0]).removeprefix(": ")
+    return audio.problem("wav.scp", name, what, remedy, cause=cause, example=location)
+
+
+def _several_channels(audio: _Audio, name: str, recording: Recording) -> Problem:
+    location, cause = recording.location, f"{recording.num_channels} channels where one is needed"
+    remedy = "extract the channel to recognise"
+    return audio.problem("wav.scp", name, f"{location}: {cause}", remedy, cause=cause, example=location)
+
+
+def _wrong_levels(audio: _Audio, utt_ids: Sequence[str], peaks: Sequence[float]) -> Iterator[Problem]:
+    """Report values that are no numbers or far beyond full scale, which are refused, and digital silence."""
+    for utt_id, peak in zip(utt_ids, peaks, strict=True):
+        if not peak <= MOST_LEVEL:
+            cause, example = "samples far beyond full scale, which is 1", f"{utt_id} ({peak:g})"
+            what = f"{utt_id}: samples reach {peak:g}, but full scale is 1"
+            remedy = f"convert the recording again, or 'adaptkit data fix {audio.path}' drops it"
+            yield audio.problem(audio.table, utt_id, what, remedy, cause=cause, example=example)
+        elif not peak and audio.has_length(utt_id):
+            cause = "digital silence, every sample is zero"
+            yield audio.problem(audio.table, utt_id, f"{utt_id}: {cause}", cause=cause, example=utt_id)
 
 
 def _find_spans(tables: dict[str, Table]) -> Iterator[tuple[str, tuple[str, float, float | None]]]:
@@ -105,19 +162,21 @@ def _overshoots(audio: _Audio) -> Iterator[Problem]:
         if start_sec >= length_sec or (end_sec or 0.0) > length_sec + OVERSHOOT_SEC:
             end = "its end" if end_sec is None else f"{end_sec:g} s"
             what = f"{utt_id}: {start_sec:g} s to {end} is beyond the {length_sec:.2f} s of recording {name}"
-            yield audio.problem("segments", utt_id, what)
+            cause, example = "times beyond the end of the recording", f"{utt_id} ({name})"
+            yield audio.problem("segments", utt_id, what, cause=cause, example=example)
 
 
 def _length_problems(audio: _Audio, checks: Checks) -> Iterator[Problem]:
-    name = "segments" if "segments" in audio.tables else "wav.scp"
     for utt_id, seconds in audio.seconds.items():
         if 0 < seconds < checks.min_sec:
-            what = f"{utt_id} lasts {seconds:.3f} s, less than {checks.min_sec:g} s"
-            yield audio.problem(name, utt_id, what)
+            cause, example = f"less than {checks.min_sec:g} s", f"{utt_id} ({seconds:.3f} s)"
+            what = f"{utt_id} lasts {seconds:.3f} s, {cause}"
+            yield audio.problem(audio.table, utt_id, what, cause=cause, example=example)
         if seconds > checks.max_sec:
-            what = f"{utt_id} lasts {seconds:.2f} s, more than {checks.max_sec:g} s"
+            cause, example = f"more than {checks.max_sec:g} s", f"{utt_id} ({seconds:.2f} s)"
+            what = f"{utt_id} lasts {seconds:.2f} s, {cause}"
             remedy = f"cut it with segments, raise --max-sec, or 'adaptkit data fix {audio.path}' drops it"
-            yield audio.problem(name, utt_id, what, remedy)
+            yield audio.problem(audio.table, utt_id, what, remedy, cause=cause, example=example)
 
 
 def _wrong_durations(audio: _Audio) -> Iterator[Problem]:
@@ -125,8 +184,11 @@ def _wrong_durations(audio: _Audio) -> Iterator[Problem]:
         stated, seconds = _seconds(line.value), audio.seconds.get(utt_id)
         if seconds and stated > 0 and abs(stated - seconds) > max(0.1, DURATION_TOLERANCE * seconds):
             what = f"{utt_id}: {stated:g} s, but its audio has {seconds:.2f} s"
-            remedy = "delete utt2dur if it is out of date; otherwise check the rate of the recording"
-            yield audio.problem("utt2dur", utt_id, what, remedy)
+            cause, example = "other durations than the audio has", f"{utt_id} ({stated:g} s, {seconds:.2f} s)"
+            fixed = f"'adaptkit data fix {audio.path}' drops the line"
+            remedy = f"check the rate of the recording; if utt2dur is out of date, {fixed}"
+            found = audio.problem("utt2dur", utt_id, what, remedy, cause=cause, example=example)
+            yield replace(found, utt_id="")  # nothing is wrong with the utterance
 
 
 def _fast_texts(audio: _Audio) -> Iterator[Problem]:
@@ -134,8 +196,9 @@ def _fast_texts(audio: _Audio) -> Iterator[Problem]:
         seconds = audio.seconds.get(utt_id, 0.0)
         if seconds > 0 and len(line.value) > FASTEST * seconds + 5:  # 5: one short word cut close
             what = f"{utt_id}: {len(line.value)} characters in {seconds:.2f} s, too fast for speech"
+            cause, example = "more characters than can be spoken in the time", f"{utt_id} ({seconds:.2f} s)"
             remedy = "check the text and the sampling rate of the recording"
-            yield audio.problem("text", utt_id, what, remedy)
+            yield audio.problem("text", utt_id, what, remedy, cause=cause, example=example)
 
 
 def _doubtful_rates(audio: _Audio) -> Iterator[Problem]:
@@ -158,6 +221,6 @@ def _doubtful_rates(audio: _Audio) -> Iterator[Problem]:
 def _seconds(value: str) -> float:
     """Return the seconds in a value of utt2dur; 0 if it is invalid, which is reported elsewhere."""
     try:
-        return float(value)
+        return float(value) if 0 < float(value) < MOST_SEC else 0.0
     except ValueError:
         return 0.0

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import kaldiio
 import torch
 from torch import Tensor, distributed, nn
 
@@ -23,7 +22,7 @@ from adaptkit.base.weights import leaving_no_trace
 from adaptkit.data.batches import Batch, load_batches, plan_batches
 from adaptkit.data.dataset import Examples
 from adaptkit.errors import ConfigError, listed
-from adaptkit.files import read_text, replacing, write_text
+from adaptkit.features.archive import find_damage, write_archive, write_record
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.progress import counting
 
@@ -120,22 +119,15 @@ def _kinds_inside(model: nn.Module, adapters: AdapterStack) -> list[str]:
 
 
 def _write(examples: Examples, sites: Sequence[Site], path: Path, batch_frames: int) -> None:
-    """Write the site outputs of every utterance and then a completion record, unless both are there."""
-    ark, scp, record = (path.with_suffix(suffix) for suffix in (".ark", ".scp", ".json"))
-    ark = ark.resolve()
-    made_of = [_digest(examples, sites), str(ark)]
-    is_there = ark.exists() and scp.exists() and record.exists()
-    if is_there and json.loads(read_text(record)) == [*made_of, ark.stat().st_size]:
+    """Write the site outputs of every utterance and then their record, unless both are there and whole."""
+    ark, scp = path.with_suffix(".ark").resolve(), path.with_suffix(".scp")
+    made_of = f"{_digest(examples, sites)} {ark}"
+    if scp.exists() and not find_damage(ark, made_of):
         return
-    record.unlink(missing_ok=True)
-    locations = {}
-    with replacing(ark) as temporary, open(temporary, "wb") as file:
-        for utt_id, x in _read_all(examples, sites, batch_frames):
-            file.write(f"{utt_id} ".encode())
-            locations[utt_id] = f"{ark}:{file.tell()}"
-            kaldiio.save_mat(file, x.numpy())
-    write_table(scp, locations)
-    write_text(record, json.dumps([*made_of, ark.stat().st_size]))
+    taps = ((utt_id, x.numpy()) for utt_id, x in _read_all(examples, sites, batch_frames))
+    record = write_archive(ark, taps, made_of=made_of)
+    write_table(scp, {utt_id: f"{ark}:{offset}" for utt_id, (offset, *_) in record.entries.items()})
+    write_record(ark, record)
 
 
 def _read_all(examples: Examples, sites: Sequence[Site], batch_frames: int) -> Iterator[tuple[str, Tensor]]:

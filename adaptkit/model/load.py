@@ -51,6 +51,6 @@ def load_base_of(exp: Path, *, base: Path | None = None, device: torch.device | 
     return load(base or find_base(exp), device)
 
 
-def find_base(exp: Path) -> Path:
-    """Return the folder of the base model that an experiment's folder or yaml names."""
-    return experiment.load(exp if exp.is_file() else RunFolder(exp).config).base.dir
+def find_base(exp: Path, overrides: Sequence[str] = ()) -> Path:
+    """Return the folder of the base model that an experiment's folder or yaml names, with `overrides`."""
+    return experiment.load(exp if exp.is_file() else RunFolder(exp).config, overrides).base.dir

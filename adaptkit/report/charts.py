@@ -7,7 +7,9 @@ Figures are drawn with placeholder colours, which are then replaced by CSS varia
 import io
 import math
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from adaptkit.characters import visible
 from adaptkit.report.runs import ExperimentResult, find_baseline
-from adaptkit.scoring.wer import ONE_SPEAKER, ErrorCounts, Interval
+from adaptkit.scoring.counts import ErrorCounts
+from adaptkit.scoring.wer import ONE_SPEAKER, Interval
 
 NUM_COLOURS = 8  # the page defines --series-0 (the baseline) to --series-8
 INK, MUTED, LINE = "#010101", "#020202", "#030303"  # placeholders, see `_to_svg`
@@ -71,11 +75,11 @@ def choose_looks(results: Sequence[ExperimentResult]) -> list[Look]:
 def draw_speakers(results: Sequence[ExperimentResult]) -> str:
     """Draw the overall and per-speaker WER as grouped bars, with whiskers for the intervals."""
     speakers = list(results[0].score.by_speaker)
-    names = [ONE_SPEAKER, *speakers] if len(speakers) > 1 else speakers
+    names = [None, *speakers] if len(speakers) > 1 else speakers
     most = max(4, 120 // (len(results) + 1))  # groups beside each other
     num_rows = math.ceil(len(names) / most)
     size = math.ceil(len(names) / num_rows)
-    with matplotlib.rc_context(_STYLE):
+    with _drawing():
         figure = Figure(figsize=(WIDTH, 2.7 * num_rows), layout="constrained")
         axes = figure.subplots(num_rows, squeeze=False, sharey=True)[:, 0]
         for row, ax in enumerate(axes):
@@ -95,7 +99,7 @@ def draw_training(results: Sequence[ExperimentResult]) -> str:
     shown = {title: name for title, name in curves.items() if any(getattr(r.progress, name) for _, r in runs)}
     if not shown:
         return ""
-    with matplotlib.rc_context(_STYLE):
+    with _drawing():
         figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
         for ax, (title, name) in zip(
             figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
@@ -116,11 +120,11 @@ def draw_sizes(results: Sequence[ExperimentResult]) -> str:
     trained = [(look, result) for look, result in pairs if result.record.params_trainable]
     if not trained:
         return ""
-    with matplotlib.rc_context(_STYLE):
+    with _drawing():
         figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         ax = figure.subplots()
         for look, result in trained:
-            rates, reach = _rates(result, [ONE_SPEAKER])
+            rates, reach = _rates(result, [None])
             colour = _series(look.colour)
             style = {"fmt": "o", "markersize": 7, "elinewidth": 1.2, "capsize": 3}
             face = "none" if look.fill == "hollow" else colour
@@ -132,6 +136,14 @@ def draw_sizes(results: Sequence[ExperimentResult]) -> str:
             _draw_baseline(ax, base)
         _write_names(ax, trained)
         return _to_svg(figure, "Word error rate against parameters per speaker")
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Draw in our style; the page brings the font, so that what matplotlib's own lacks is no matter."""
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        yield
 
 
 def _scale_sizes(ax: Axes, sizes: Sequence[int]) -> None:
@@ -159,8 +171,11 @@ def _draw_baseline(ax: Axes, base: ExperimentResult) -> None:
         ax.set_title(f"{base.name}: {rate:.2f}, above this range", color=MUTED)
 
 
-def _draw_groups(ax: Axes, results: Sequence[ExperimentResult], names: Sequence[str], width: int) -> None:
+def _draw_groups(
+    ax: Axes, results: Sequence[ExperimentResult], names: Sequence[str | None], width: int
+) -> None:
     """Draw a group of bars per name, with a bar per experiment, on an axis of `width` groups."""
+    labels = [ONE_SPEAKER if name is None else visible(name) for name in names]
     bar = 0.8 / len(results)
     places = np.arange(len(names))
     for index, (look, result) in enumerate(zip(choose_looks(results), results, strict=True)):
@@ -170,19 +185,19 @@ def _draw_groups(ax: Axes, results: Sequence[ExperimentResult], names: Sequence[
         face = "none" if look.fill == "hollow" else colour
         ax.bar(x, rates, bar * 0.8, facecolor=face, edgecolor=colour, linewidth=0.8)
         ax.errorbar(x, rates, errors, fmt="none", color=INK, elinewidth=0.8, capsize=1.5, alpha=0.65)
-    crowded = max(map(len, names)) * 0.075 > WIDTH / width  # inches: of the longest name, of a group
-    ax.set_xticks(places, names, rotation=35 if crowded else 0, ha="right" if crowded else "center")
+    crowded = max(map(len, labels)) * 0.075 > WIDTH / width  # inches: of the longest name, of a group
+    ax.set_xticks(places, labels, rotation=35 if crowded else 0, ha="right" if crowded else "center")
     ax.tick_params(axis="x", length=0)
     ax.set(xlim=(-0.6, width - 0.4), ylabel="WER (%)")
 
 
-def _rates(result: ExperimentResult, names: Sequence[str]) -> tuple[list[float], np.ndarray]:
-    """Return the WER of each name, and how far its interval extends below and above (2, names)."""
+def _rates(result: ExperimentResult, names: Sequence[str | None]) -> tuple[list[float], np.ndarray]:
+    """Return the WER of each speaker, None for all, and the reach of its interval down and up (2, names)."""
     score = result.score
-    known: dict[str, tuple[ErrorCounts, Interval]] = {
+    known: dict[str | None, tuple[ErrorCounts, Interval]] = {
         name: (counts, score.speaker_intervals[name]) for name, counts in score.by_speaker.items()
     }
-    known[ONE_SPEAKER] = (score.total, score.interval)
+    known[None] = (score.total, score.interval)
     rates = [known[name][0].rate for name in names]
     bounds = [(known[name][1].low, known[name][1].high) for name in names]
     reach = [

@@ -1,11 +1,12 @@
 """The report as a self-contained html page, with a light and a dark style."""
 
+import html
 import re
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from string import Template
 
+from adaptkit.characters import visible
 from adaptkit.report import charts
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.report.summary import as_cells, as_speaker_rows, explain, list_versions, summarise
@@ -33,6 +34,11 @@ def render_page(comparison: Comparison) -> str:
         cards=_cards(comparison),
         sections="".join(sections),
     )
+
+
+def escape(text: str) -> str:
+    """Escape a text for html; control characters, which html does not allow, show as escapes."""
+    return html.escape(visible(text))
 
 
 def _section(title: str, body: str) -> str:

@@ -6,11 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from adaptkit.characters import visible
 from adaptkit.config import read_yaml
 from adaptkit.errors import AdaptkitError, ScoringError, listed, nearest
+from adaptkit.files import checksum
 from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.records import DecodeRecord, LearningCurves, RunRecord, read_curves
 from adaptkit.scoring import files as score_files
+from adaptkit.scoring.origin import find_changed
 from adaptkit.scoring.wer import ScoreReport, pool
 
 _SHARED = ("kind", "tasks", "base_fingerprint", "params_base", "params_trainable", "params_per_task")
@@ -29,6 +32,11 @@ class Run:
     progress: LearningCurves
     settings: Mapping[str, Any]  # its configuration, without the seed
 
+    @property
+    def base_fingerprint(self) -> str:
+        """The base model that decoded the set."""
+        return self.decode.base_fingerprint or self.record.base_fingerprint
+
 
 @dataclass(frozen=True)
 class ExperimentResult:
@@ -44,8 +52,8 @@ class ExperimentResult:
 
     @property
     def name(self) -> str:
-        """The name of the experiment."""
-        return self.record.name
+        """The name of the experiment, on one line."""
+        return visible(self.record.name)
 
     @property
     def seeds(self) -> list[int]:
@@ -62,8 +70,8 @@ class Comparison:
 
     @property
     def set_name(self) -> str:
-        """The name of the set."""
-        return self.results[0].runs[0].decode.set_name
+        """The name of the set, on one line."""
+        return visible(self.results[0].runs[0].decode.set_name)
 
 
 def load(folders: Sequence[Path], set_name: str | None = None, *, minus: Sequence[str] = ()) -> Comparison:
@@ -116,18 +124,51 @@ def _find_decoded(folder: Path, set_name: str | None) -> Path:
 def _load(decoded: Path) -> Run:
     folder = DecodeFolder(decoded)
     decode = DecodeRecord.read(folder.record)
-    if not folder.score.exists():
-        remedy = f"'adaptkit score data/{decode.set_name} {decoded}' creates it"
-        raise ScoringError(f"{folder.score}: no such file; {remedy}")
+    record = RunRecord.read(folder.run.record)
+    _refuse_retrained(folder, decode, record)
+    score = _load_score(folder, decode)
     log, settings = folder.run.log, folder.run.config
     return Run(
         decoded=decoded,
-        record=RunRecord.read(folder.run.record),
+        record=record,
         decode=decode,
-        score=score_files.read(folder.score),
+        score=score,
         progress=read_curves(log) if log.exists() else LearningCurves(),  # the base model alone has none
         settings=_without_seed(read_yaml(settings)) if settings.exists() else {},
     )
+
+
+def _refuse_retrained(folder: DecodeFolder, decode: DecodeRecord, record: RunRecord) -> None:
+    """Refuse hypotheses of earlier weights than those of the experiment, which was trained on since."""
+    adapter = folder.run.adapter
+    has_other = decode.adapter_checksum is not None and adapter.is_file()
+    if has_other and checksum(adapter) != decode.adapter_checksum:
+        what = f"{adapter} as it is now"
+    elif record.kind == "base" and decode.base_fingerprint not in ("", record.base_fingerprint):
+        what = f"base model {record.base_fingerprint}"
+    else:
+        return
+    remedy = "run 'adaptkit decode' and 'adaptkit score' again"
+    raise ScoringError(f"{folder.path}: not decoded with {what}; {remedy}")
+
+
+def _load_score(folder: DecodeFolder, decode: DecodeRecord) -> ScoreReport:
+    """Read the score of the hypotheses that are in the folder now, against the present references."""
+    command = f"'adaptkit score {decode.data or f'data/{decode.set_name}'} {folder.path}'"
+    if not folder.score.exists():
+        if decode.data and Path(decode.data).is_dir():
+            score_files.read_references(Path(decode.data))  # refused if there are none
+        raise ScoringError(f"{folder.score}: no such file; {command} creates it")
+    score = score_files.read(folder.score)
+    again = f"{command} writes it again"
+    if not {"ref", "hyp"} <= score.sources.keys():
+        raise ScoringError(f"{folder.score}: does not say what was scored, as earlier versions; {again}")
+    if not folder.text.is_file():
+        raise ScoringError(f"{folder.text}: no such file; 'adaptkit decode' writes it, then {again}")
+    changed = find_changed(score.sources, folder.path)
+    if changed:
+        raise ScoringError(f"{folder.score}: older than {listed(changed)}, which changed since; {again}")
+    return score
 
 
 def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,14 +178,23 @@ def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "normalize_conf" in settings:
         return {key: value for key, value in settings.items() if key != "normalize_conf"}
-    train = {key: value for key, value in (settings.get("train") or {}).items() if key not in _NOT_SHARED}
-    return {**settings, "train": train}
+    train = settings.get("train")
+    kept = train.items() if isinstance(train, dict) else ()
+    return {**settings, "train": {key: value for key, value in kept if key not in _NOT_SHARED}}
 
 
 def _refuse_unlike(runs: Sequence[Run]) -> None:
     """Refuse runs that were not scored on the same references and speakers."""
     refs = [{u.utt_id: (u.speaker, u.words.words) for u in run.score.utterances} for run in runs]
     unlike = [str(run.decoded) for run, own in zip(runs, refs, strict=True) if own != refs[0]]
+    if len({run.decode.set_name for run in runs}) > 1:
+        described = listed(f"{run.decoded} ({visible(run.decode.set_name)})" for run in runs)
+        raise ScoringError(f"{described}: of different sets; decode one set with all of them")
+    forms = {run.score.normalize for run in runs}
+    if len(forms) > 1:
+        described = " and ".join(", ".join(form) or "none" for form in sorted(forms))
+        folders = listed(str(run.decoded) for run in runs)
+        raise ScoringError(f"{folders}: scored with --normalize {described}; score all of them alike")
     if unlike:
         what = f"{listed(unlike)}: references or speakers differ from those of {runs[0].decoded}"
         raise ScoringError(f"{what}; run 'adaptkit score' on all of them with the same data directory")
@@ -153,7 +203,7 @@ def _refuse_unlike(runs: Sequence[Run]) -> None:
 def _refuse_other_bases(runs: Sequence[Run]) -> None:
     """Refuse adapters of different base models, which are not comparable; base models may differ."""
     adapted = [run for run in runs if run.record.kind != "base"]
-    unlike = [run for run in adapted if run.record.base_fingerprint != adapted[0].record.base_fingerprint]
+    unlike = [run for run in adapted if run.base_fingerprint != adapted[0].base_fingerprint]
     if unlike:
         folders = listed(dict.fromkeys(str(run.decoded.parent) for run in unlike))
         raise ScoringError(
@@ -171,7 +221,7 @@ def _gather(runs: Sequence[Run]) -> ExperimentResult:
             raise AdaptkitError(f"{folders}: both are {name} with seed {one.record.seed}; omit one")
         shared = [key for key in _SHARED if key != _OWN or one.record.kind != "base"]
         unlike = [key for key in shared if getattr(one.record, key) != getattr(other.record, key)]
-        keys = sorted({*one.settings, *other.settings})
+        keys = sorted({*one.settings, *other.settings}, key=str)
         unlike += [f"{key}:" for key in keys if one.settings.get(key) != other.settings.get(key)]
         if unlike:
             remedy = "use a different name for each configuration"

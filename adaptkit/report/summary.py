@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.scoring.bootstrap import LEVEL
 from adaptkit.scoring.wer import Difference, compare
-from adaptkit.tables import aligned, markdown
+from adaptkit.tables import aligned, escape_markdown, markdown, quote_code
 
 Cell = tuple[str, str]  # a figure, and its small print
 
@@ -92,7 +92,7 @@ def as_table(comparison: Comparison) -> str:
 def as_markdown(comparison: Comparison) -> str:
     """Format the report as Markdown: the experiments, their speakers, and their provenance."""
     parts = [
-        f"## Results on `{comparison.set_name}`",
+        f"## Results on {quote_code(comparison.set_name)}",
         explain(comparison),
         markdown(join(as_cells(comparison))),
         "### WER by speaker",
@@ -158,8 +158,8 @@ def explain_rates(comparison: Comparison) -> str:
 
 def list_provenance(results: Sequence[ExperimentResult]) -> list[str]:
     """List in Markdown the commands and versions that produced the experiments."""
-    made = [f"- `{o.name}`{name_seeds(o)}: `{o.record.command}`" for o in results]
-    return ["### Provenance", "\n".join(made), "\n".join(list_versions(results))]
+    made = [f"- {quote_code(o.name)}{name_seeds(o)}: {quote_code(o.record.command)}" for o in results]
+    return ["### Provenance", "\n".join(made), "\n".join(map(escape_markdown, list_versions(results)))]
 
 
 def list_versions(results: Sequence[ExperimentResult]) -> list[str]:

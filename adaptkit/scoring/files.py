@@ -1,7 +1,7 @@
 """Score `text` files and write the results to RESULT, in Kaldi's format, and score.json."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,13 +9,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from adaptkit import locks
 from adaptkit.errors import ScoringError, listed
-from adaptkit.files import read_text, write_text
+from adaptkit.files import parse_json, read_text, require_regular, write_text
 from adaptkit.folders import DecodeFolder
 from adaptkit.kaldi.tables import read_table
 from adaptkit.scoring.bootstrap import LEVEL, NUM_RESAMPLES
+from adaptkit.scoring.counts import ErrorCounts
+from adaptkit.scoring.normal_forms import warn_of_vanishing
+from adaptkit.scoring.origin import describe_source, refuse_unlike
 from adaptkit.scoring.wer import (
     Difference,
-    ErrorCounts,
     ScoreReport,
     UtteranceScore,
     compare,
@@ -24,27 +26,61 @@ from adaptkit.scoring.wer import (
 )
 from adaptkit.tables import aligned
 
+_DERIVED = {"wer", "cer", "words", "chars", "by_speaker"}  # beside the counts, for readers of the file
+
 
 def score_files(
-    ref: Path, hyp: Path, *, utt2spk: Path | None = None, other: Path | None = None, seed: int = 0
+    ref: Path,
+    hyp: Path,
+    *,
+    utt2spk: Path | None = None,
+    normalize: Sequence[str] = (),
+    other: Path | None = None,
+    allow_unlike: bool = False,
+    seed: int = 0,
 ) -> ScoreReport:
     """Score hypotheses, a decode folder or a `text` file, against a data directory or a `text` file.
 
     Speakers are read from `utt2spk`, by default the data directory's; without it there is a single speaker.
-    With `other` hypotheses the report contains the difference from them.
+    With `other` hypotheses the report contains the difference from them; hypotheses of another base model or
+    data set are refused unless `allow_unlike` is set. Errors that a normal form would undo are logged.
     """
-    is_folder = ref.is_dir()
-    refs = read_table(ref / "text" if is_folder else ref)
-    utt2spk = utt2spk or (ref / "utt2spk" if is_folder else None)
+    if other is not None and not allow_unlike:
+        refuse_unlike(hyp, other)
+    ref_file, refs = read_references(ref)
+    utt2spk = utt2spk or (ref / "utt2spk" if ref.is_dir() else None)
     speakers = read_table(utt2spk) if utt2spk else None
 
-    def score_one(path: Path) -> ScoreReport:
-        return score(refs, _read_hypotheses(path), speakers=speakers, seed=seed, where=str(path))
+    def score_one(path: Path, hyps: Mapping[str, str]) -> ScoreReport:
+        options = {"speakers": speakers, "normalize": normalize, "seed": seed, "where": str(path)}
+        return score(refs, hyps, **options)
 
-    report = score_one(hyp)
+    hyps = _read_hypotheses(hyp)
+    report = score_one(hyp, hyps)
+    warn_of_vanishing(report, refs, hyps, where=str(hyp))
+    tables = {"ref": (ref_file, refs), "hyp": (_find_text(hyp), hyps), "utt2spk": (utt2spk, speakers)}
+    folder = hyp if hyp.is_dir() else hyp.parent
+    sources = {
+        name: describe_source(path, table, folder=folder)
+        for name, (path, table) in tables.items()
+        if table is not None
+    }
+    report = replace(report, sources=sources)
     if other is None:
         return report
-    return replace(report, difference=compare(report, score_one(other), name=str(other), seed=seed))
+    compared = score_one(other, _read_hypotheses(other))
+    return replace(report, difference=compare(report, compared, name=str(other), seed=seed))
+
+
+def read_references(ref: Path) -> tuple[Path, dict[str, str]]:
+    """Return the file with the references and its table; a set without any is refused by name."""
+    path = ref / "text" if ref.is_dir() else ref
+    refs = read_table(path) if path.exists() or not ref.is_dir() else {}
+    if ref.is_dir() and not any(refs.values()):
+        what = "holds ids alone" if refs else "no such file, or an empty one"
+        remedy = "without the words that were said, hypotheses cannot be scored; write them there"
+        raise ScoringError(f"{path}: {what}: the set has no references; {remedy}")
+    return path, refs
 
 
 def write(report: ScoreReport, folder: Path, *, with_alignments: bool = False) -> None:
@@ -66,9 +102,10 @@ def dump_json(report: ScoreReport, *, with_alignments: bool = False) -> str:
 
 def read(path: Path) -> ScoreReport:
     """Read a score.json; ScoringError if it is invalid."""
+    require_regular(path)
     try:
-        return from_json(json.loads(read_text(path)))
-    except (json.JSONDecodeError, ScoringError) as error:
+        return from_json(parse_json(read_text(path)))
+    except (ValueError, ScoringError) as error:
         raise ScoringError(f"{path}: {error}; 'adaptkit score' writes it again") from None
 
 
@@ -88,12 +125,17 @@ def to_json(report: ScoreReport, *, with_alignments: bool = False) -> dict[str, 
 
 
 def from_json(data: Mapping[str, object]) -> ScoreReport:
-    """Convert the output of `to_json` back to a report; ScoringError if a field is missing or invalid."""
+    """Convert the output of `to_json` back to a report; ScoringError if a field is missing or invalid.
+
+    Rates and sums, which are stored beside the counts, must be theirs.
+    """
     try:
-        return TypeAdapter(ScoreReport).validate_python(data)
+        report = TypeAdapter(ScoreReport).validate_python(data)
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors()]
         raise ScoringError(f"not a score report: {listed(wrong)}") from None
+    _refuse_contradictions(report, data)
+    return report
 
 
 def format_report(report: ScoreReport, *, with_alignments: bool = False) -> str:
@@ -109,6 +151,8 @@ def format_report(report: ScoreReport, *, with_alignments: bool = False) -> str:
         rate_line("CER", report.chars),
         f"WER interval at {LEVEL} %: {report.interval} ({NUM_RESAMPLES} resamples of {whom})",
     ]
+    if report.normalize:
+        lines.append(f"Texts were normalised before: {', '.join(report.normalize)}")
     if report.difference:
         lines.append(_describe_difference(report.difference))
     lines += ["", aligned(speaker_rows(report))]
@@ -137,11 +181,28 @@ def speaker_rows(report: ScoreReport) -> list[list[str]]:
     return rows
 
 
+def _refuse_contradictions(report: ScoreReport, data: Mapping[str, object]) -> None:
+    """Refuse a report without words, or whose stored figures are not those of its counts."""
+    utterances = report.utterances
+    if not utterances or len({u.utt_id for u in utterances}) != len(utterances):
+        raise ScoringError(f"{len(utterances)} utterances, none or some of them twice")
+    if not all(u.words.words and u.chars.words for u in utterances):
+        raise ScoringError("a reference without words")
+    if report.speaker_intervals.keys() != {u.speaker for u in utterances}:
+        raise ScoringError("speaker_intervals: not those of the utterances' speakers")
+    unlike = [key for key, value in to_json(report).items() if key in _DERIVED and data.get(key) != value]
+    if unlike:
+        raise ScoringError(f"not the figures of its utterances: {listed(unlike)}")
+
+
+def _find_text(path: Path) -> Path:
+    return DecodeFolder(path).text if path.is_dir() else path
+
+
 def _read_hypotheses(path: Path) -> dict[str, str]:
-    text = DecodeFolder(path).text
-    if path.is_dir() and not text.exists():
+    if path.is_dir() and not _find_text(path).exists():
         raise ScoringError(f"{path}: contains no hypotheses (text); 'adaptkit decode' writes them")
-    return read_table(text if path.is_dir() else path)
+    return read_table(_find_text(path))
 
 
 def _describe_difference(difference: Difference) -> str:

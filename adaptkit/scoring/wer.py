@@ -2,49 +2,21 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import jiwer
 import numpy as np
+from pydantic import Field
 
+from adaptkit.characters import normalise, split_words
 from adaptkit.errors import ScoringError, listed
 from adaptkit.scoring import bootstrap
+from adaptkit.scoring.counts import ErrorCounts, add_up, count_chars, count_chunks
+from adaptkit.scoring.origin import Source
 
+Percent = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 ONE_SPEAKER = "all"  # the speaker of every utterance if speakers are not given
-
-
-@dataclass(frozen=True)
-class ErrorCounts:
-    """Counts from aligning references and hypotheses, in words or in characters (spaces included).
-
-    >>> (ErrorCounts(hits=7, subs=1) + ErrorCounts(hits=1, dels=1, ins=1)).rate
-    30.0
-    """
-
-    hits: int = 0
-    subs: int = 0
-    dels: int = 0
-    ins: int = 0
-
-    @property
-    def words(self) -> int:
-        """The number of reference words (or characters)."""
-        return self.hits + self.subs + self.dels
-
-    @property
-    def errors(self) -> int:
-        """The number of edits that turn the reference into the hypothesis."""
-        return self.subs + self.dels + self.ins
-
-    @property
-    def rate(self) -> float:
-        """Errors per reference word (or character), in percent; above 100 with many insertions."""
-        return 100 * self.errors / self.words
-
-    def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
-        return ErrorCounts(
-            self.hits + other.hits, self.subs + other.subs, self.dels + other.dels, self.ins + other.ins
-        )
 
 
 @dataclass(frozen=True)
@@ -55,8 +27,8 @@ class Interval:
     '9.50 to 12.00'
     """
 
-    low: float
-    high: float
+    low: Percent
+    high: Percent
 
     def __str__(self) -> str:
         return f"{self.low:.2f} to {self.high:.2f}"
@@ -87,9 +59,9 @@ class Difference:
     """The WER of a system minus that of another on the same utterances, in percentage points."""
 
     other: str  # the name of the other system
-    points: float
+    points: Percent
     interval: Interval
-    p_value: float  # two-sided, for no difference
+    p_value: Percent  # two-sided, for no difference
 
 
 @dataclass(frozen=True)
@@ -100,12 +72,14 @@ class ScoreReport:
     interval: Interval  # from resampling speakers, and utterances of each
     speaker_intervals: Mapping[str, Interval]  # from resampling the utterances of that speaker
     difference: Difference | None = None  # from another system, if one was given
-    num_runs: int = 1  # runs that recognised each utterance; counts are summed over them
+    num_runs: Annotated[int, Field(ge=1, le=10**6)] = 1  # that recognised each utterance; counts are summed
+    normalize: tuple[str, ...] = ()  # normal forms that were applied to both sides
+    sources: Mapping[str, Source] = field(default_factory=dict)  # `ref`, `hyp` and `utt2spk`
 
     @property
     def total(self) -> ErrorCounts:
         """The word error counts of all utterances."""
-        return _sum(u.words for u in self.utterances)
+        return add_up(u.words for u in self.utterances)
 
     @property
     def rate(self) -> ErrorRate:
@@ -115,13 +89,13 @@ class ScoreReport:
     @property
     def chars(self) -> ErrorCounts:
         """The character error counts of all utterances."""
-        return _sum(u.chars for u in self.utterances)
+        return add_up(u.chars for u in self.utterances)
 
     @property
     def by_speaker(self) -> dict[str, ErrorCounts]:
         """The word error counts of each speaker, sorted by name."""
         groups = group_by_speaker(self.utterances)
-        return {speaker: _sum(u.words for u in own) for speaker, own in groups.items()}
+        return {speaker: add_up(u.words for u in own) for speaker, own in groups.items()}
 
 
 def score(
@@ -129,23 +103,28 @@ def score(
     hyps: Mapping[str, str],
     *,
     speakers: Mapping[str, str] | None = None,
+    normalize: Sequence[str] = (),
     seed: int = 0,
     where: str = "the hypotheses",
 ) -> ScoreReport:
     """Score hypotheses against references, all keyed by utterance id; `where` names them in messages.
 
     A missing or extra utterance is a ScoringError, as is a reference without words; an empty hypothesis
-    counts as deletions. Words are separated by spaces: apply the same normalisation to both sides beforehand.
+    counts as deletions. Words are separated by white space; `normalize` names normal forms of `characters`,
+    which are applied to both sides.
     """
+    refs, hyps = (
+        {utt_id: normalise(text, normalize) for utt_id, text in side.items()} for side in (refs, hyps)
+    )
     _refuse_unpaired(refs, hyps, where)
     utt_ids = sorted(refs, key=str.encode)
     owners = _find_speakers(utt_ids, speakers)
-    ref_texts, hyp_texts = ([" ".join(side[u].split()) for u in utt_ids] for side in (refs, hyps))
+    ref_texts, hyp_texts = ([" ".join(split_words(side[u])) for u in utt_ids] for side in (refs, hyps))
     words = jiwer.process_words(ref_texts, hyp_texts)
     pairs = map(_pair_words, words.references, words.hypotheses, words.alignments)
-    counts = zip(map(_count, words.alignments), count_chars(ref_texts, hyp_texts), pairs, strict=True)
+    counts = zip(map(count_chunks, words.alignments), count_chars(ref_texts, hyp_texts), pairs, strict=True)
     utterances = tuple(UtteranceScore(u, owners[u], *one) for u, one in zip(utt_ids, counts, strict=True))
-    return _report(utterances, seed)
+    return replace(_report(utterances, seed), normalize=tuple(normalize))
 
 
 def pool(reports: Sequence[ScoreReport], *, seed: int = 0) -> ScoreReport:
@@ -158,10 +137,13 @@ def pool(reports: Sequence[ScoreReport], *, seed: int = 0) -> ScoreReport:
     for other in reports[1:]:
         _refuse_other_references(reports[0], other, "a run")
     utterances = tuple(
-        replace(same[0], words=_sum(u.words for u in same), chars=_sum(u.chars for u in same), alignment=())
+        replace(
+            same[0], words=add_up(u.words for u in same), chars=add_up(u.chars for u in same), alignment=()
+        )
         for same in _matched(*reports)
     )
-    return _report(utterances, seed, num_runs=sum(report.num_runs for report in reports))
+    pooled = _report(utterances, seed, num_runs=sum(report.num_runs for report in reports))
+    return replace(pooled, normalize=reports[0].normalize)
 
 
 def group_by_speaker(utterances: Iterable[UtteranceScore]) -> dict[str, list[UtteranceScore]]:
@@ -170,16 +152,6 @@ def group_by_speaker(utterances: Iterable[UtteranceScore]) -> dict[str, list[Utt
     for utterance in utterances:
         groups[utterance.speaker].append(utterance)
     return {speaker: groups[speaker] for speaker in sorted(groups, key=str.encode)}
-
-
-def count_words(refs: Sequence[str], hyps: Sequence[str]) -> list[ErrorCounts]:
-    """Count the word errors of each utterance; references and hypotheses are in the same order."""
-    return [_count(chunks) for chunks in jiwer.process_words(list(refs), list(hyps)).alignments]
-
-
-def count_chars(refs: Sequence[str], hyps: Sequence[str]) -> list[ErrorCounts]:
-    """Count the character errors of each utterance, the spaces between words included."""
-    return [_count(chunks) for chunks in jiwer.process_characters(list(refs), list(hyps)).alignments]
 
 
 def compare(report: ScoreReport, other: ScoreReport, *, name: str, seed: int = 0) -> Difference:
@@ -201,7 +173,7 @@ def compare(report: ScoreReport, other: ScoreReport, *, name: str, seed: int = 0
 def _refuse_unpaired(refs: Mapping[str, str], hyps: Mapping[str, str], where: str) -> None:
     """Refuse utterances that are on one side only, and references without words."""
     missing, extra = sorted(set(refs) - set(hyps)), sorted(set(hyps) - set(refs))
-    wordless = sorted(utt_id for utt_id, text in refs.items() if not text.split())
+    wordless = sorted(utt_id for utt_id, text in refs.items() if not split_words(text))
     problems = [
         f"{what} {listed(utt_ids)} ({len(utt_ids)} of {len(refs)}); {remedy}"
         for what, utt_ids, remedy in (
@@ -226,14 +198,6 @@ def _find_speakers(utt_ids: Sequence[str], speakers: Mapping[str, str] | None) -
     return {utt_id: speakers[utt_id] for utt_id in utt_ids}
 
 
-def _count(chunks: Iterable[jiwer.AlignmentChunk]) -> ErrorCounts:
-    sizes = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
-    for chunk in chunks:
-        in_ref, in_hyp = chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx
-        sizes[chunk.type] += max(in_ref, in_hyp)
-    return ErrorCounts(*sizes.values())
-
-
 def _pair_words(
     ref: Sequence[str], hyp: Sequence[str], chunks: Iterable[jiwer.AlignmentChunk]
 ) -> tuple[tuple[str | None, str | None], ...]:
@@ -246,10 +210,6 @@ def _pair_words(
         size = max(len(refs), len(hyps))  # a substitution has the same length on both sides
         pairs += zip(refs or [None] * size, hyps or [None] * size, strict=True)
     return tuple(pairs)
-
-
-def _sum(counts: Iterable[ErrorCounts]) -> ErrorCounts:
-    return sum(counts, ErrorCounts())
 
 
 def _report(utterances: tuple[UtteranceScore, ...], seed: int, num_runs: int = 1) -> ScoreReport:
@@ -266,6 +226,8 @@ def _refuse_other_references(report: ScoreReport, other: ScoreReport, name: str)
         unlike = [u for u in refs.keys() | others.keys() if refs.get(u) != others.get(u)]
         what = f"was not scored on the same references ({listed(sorted(unlike))})"
         raise ScoringError(f"{name}: {what}; score both against one set")
+    if report.normalize != other.normalize:
+        raise ScoringError(f"{name}: not normalised alike; score both with the same --normalize")
 
 
 def _matched(first: ScoreReport, *others: ScoreReport) -> list[tuple[UtteranceScore, ...]]:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adaptkit import locks
+from adaptkit.characters import split_words
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import BASE_TASK, Examples, find_frameless, read_examples
 from adaptkit.errors import ConfigError
@@ -25,7 +26,7 @@ from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.load import load_experiment
 from adaptkit.model.recognise import plan_decoding, search
 from adaptkit.progress import counting
-from adaptkit.scoring import wer
+from adaptkit.scoring.counts import count_words
 
 BASE = "(base)"  # the column of the base model alone
 _MOST_NAMES = 48  # more would not be legible in the plot
@@ -113,14 +114,14 @@ def measure(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> Cro
     errors = np.zeros((len(speakers), len(columns)), dtype=np.int64)
     words = np.zeros(len(speakers), dtype=np.int64)
     for utt_id, text in refs.items():
-        words[rows[utt_id]] += len(text.split())
+        words[rows[utt_id]] += len(split_words(text))
     short = find_frameless(examples)
     for utt_id in short:
-        errors[rows[utt_id]] += len(refs[utt_id].split())
+        errors[rows[utt_id]] += len(split_words(refs[utt_id]))
     kept = examples.without(short)
     with counting("cross-evaluating", len(kept) * len(columns)) as advance:
         for column, texts in _recognise(adapted, kept, columns, batch_frames):
-            counts = wer.count_words([refs[utt_id] for utt_id in texts], list(texts.values()))
+            counts = count_words([refs[utt_id] for utt_id in texts], list(texts.values()))
             for utt_id, count in zip(texts, counts, strict=True):
                 errors[rows[utt_id], column] += count.errors
             advance(len(texts), "")

@@ -9,7 +9,7 @@ from adaptkit.data.dataset import Examples
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.recognise import plan_decoding, search
 from adaptkit.progress import counting
-from adaptkit.scoring.wer import ErrorCounts, count_words
+from adaptkit.scoring.counts import ErrorCounts, count_words
 
 
 @dataclass(frozen=True)

@@ -133,10 +133,21 @@ def test_a_killed_run_goes_on_where_it_stopped(tones, at_ten, tmp_path, cut):
 
 def test_a_run_that_fails_leaves_no_data_directory(tones, at_ten, tmp_path):
     copy(tones, tmp_path / "out", at_ten)
-    write_wav(tmp_path / "clean" / "spk10-a.wav", np.zeros(8000))
-    with pytest.raises(DataError, match="spk10-a: 8000 samples of speech are all zero"):
+    (tmp_path / "clean" / "spk10-a.wav").write_bytes(b"RIFF")
+    with pytest.raises(DataError, match="spk10-a: .*not audio"):
         copy(tones, tmp_path / "out", at_ten)
     assert not (tmp_path / "out" / "wav.scp").exists()
+
+
+def test_digital_silence_is_copied_without_noise_and_counted(tones, at_ten, tmp_path, caplog):
+    write_wav(tmp_path / "clean" / "spk10-a.wav", np.zeros(8000))
+    copy(tones, tmp_path / "out", at_ten)
+    assert "1 are digital silence, which has no SNR, and were copied without noise: spk10-a-" in caplog.text
+    assert read_table(tmp_path / "out" / "utt2noise")["spk10-a-noisy1"] == "inf - -"
+    assert not read_one(tmp_path / "out", "spk10-a-noisy1").any()
+    before = content(tmp_path / "out")
+    copy(tones, tmp_path / "out", at_ten)
+    assert content(tmp_path / "out") == before
 
 
 def test_what_is_made_of_something_else_is_made_again(tones, at_ten, tmp_path):

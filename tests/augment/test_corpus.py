@@ -8,7 +8,8 @@ import torch
 
 from adaptkit.augment.corpus import read_corpus
 from adaptkit.errors import DataError
-from adaptkit.features.fbank import FbankOptions, load_feats
+from adaptkit.features.archive import load_feats
+from adaptkit.features.fbank import FbankOptions
 from adaptkit.kaldi import datadir
 
 
@@ -19,15 +20,24 @@ def dump(corpus, tmp_path):
     return shutil.copytree(corpus / "dump" / "train", tmp_path / "dump", ignore=tables)
 
 
-def test_lengths_are_those_of_their_table(dump):
+def test_lengths_of_features_that_kaldi_made_are_those_of_their_table(dump, forget_records):
+    forget_records(dump)
     table = dump / "utt2num_frames"
     table.write_text("".join(f"{line.split()[0]} 7\n" for line in table.read_text().splitlines()))
 
     assert read_corpus(dump).num_frames.tolist() == [7] * 18
 
 
-def test_lengths_without_a_table_are_those_of_the_features(dump):
+def test_a_stale_table_does_not_hide_the_lengths_that_archives_record(dump):
+    before = read_corpus(dump).num_frames
+    (dump / "utt2num_frames").write_text("spk1-00 1\n")
+
+    assert torch.equal(read_corpus(dump).num_frames, before)
+
+
+def test_lengths_without_a_table_are_those_of_the_features(dump, forget_records):
     before = read_corpus(dump)
+    forget_records(dump)
     (dump / "utt2num_frames").unlink()
 
     assert torch.equal(read_corpus(dump).num_frames, before.num_frames)
@@ -90,7 +100,8 @@ def test_a_set_with_some_features_is_refused(dump):
         read_corpus(dump)
 
 
-def test_a_broken_table_of_lengths_is_refused(dump):
+def test_a_broken_table_of_lengths_is_refused(dump, forget_records):
+    forget_records(dump)
     (dump / "utt2num_frames").write_text("spk1-00 many\n")
 
     with pytest.raises(DataError, match="utt2num_frames: no number for spk1-00"):

@@ -189,9 +189,10 @@ def test_another_noise_stands_in_for_one_of_digital_silence(write, caplog):
 
 
 @pytest.mark.parametrize("num_samples", [0, 400])
-def test_speech_without_a_level_is_refused(write, num_samples):
-    with pytest.raises(DataError, match=f"{num_samples} samples of speech are all zero"):
-        bank_of(write(white(RATE_HZ))).perturb(torch.zeros(num_samples), 0)
+def test_digital_silence_stays_as_it_is(write, num_samples):
+    made = bank_of(write(white(RATE_HZ))).perturb(torch.zeros(num_samples), 0)
+    assert torch.equal(made.speech, torch.zeros(num_samples))
+    assert (made.noise, made.room, made.snr_db) == ("", "", float("inf"))
 
 
 def test_loud_speech_and_noise_are_not_clipped(write):

@@ -55,6 +55,19 @@ def test_score_compares_with_other_hypotheses(score, folders, tmp_path):
     )
 
 
+def test_score_normalises_on_request(score, folders):
+    write_table(folders[1] / "text", {"ann-1": "A b", "bob-1": "c D"})
+    assert score(*folders).stdout.startswith("%WER 50.00 ")
+    printed = score(*folders, "--normalize", "nfc", "--normalize", "lower").stdout
+    assert printed.startswith("%WER 0.00 ")
+    assert "Texts were normalised before: lower, nfc\n" in printed
+    assert score_files.read(folders[1] / "score.json").normalize == ("lower", "nfc")
+
+
+def test_allowing_what_is_not_compared_is_misuse(score, folders):
+    assert score(*folders, "--allow-unlike").exit_code == 2
+
+
 def test_score_refuses_hypotheses_of_another_set(score, folders, tmp_path):
     write_table(tmp_path / "other", {"eve-1": "a"})
     done = score(folders[0], tmp_path / "other")

@@ -31,6 +31,22 @@ def test_an_empty_folder_may_be_there(tmp_path):
     assert (tmp_path / "run.sh").exists()
 
 
+def test_a_folder_that_a_killed_run_left_is_completed(tmp_path):
+    layout.lay_out(tmp_path, "mini")
+    before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "run.sh").unlink()
+    (tmp_path / "local/.prepare.17.partial.py").touch()
+    layout.lay_out(tmp_path, "mini")
+    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_changed_file_is_kept(tmp_path):
+    layout.lay_out(tmp_path, "mini")
+    (tmp_path / "run.sh").write_text("mine")
+    with pytest.raises(DataError, match="not empty, contains run.sh; .* new folder"):
+        layout.lay_out(tmp_path, "mini")
+
+
 def test_a_folder_in_use_is_refused_and_stays_as_it_is(tmp_path):
     for name in "dcba":
         (tmp_path / name).touch()

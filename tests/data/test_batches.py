@@ -12,7 +12,7 @@ from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.policy import Policy
 from adaptkit.data.batches import load_batches, plan_batches, shuffle_batches
 from adaptkit.errors import AdaptkitError
-from adaptkit.features.fbank import load_feats
+from adaptkit.features.archive import load_feats
 from adaptkit.training import augmentation
 
 LENGTHS = [31, 90, 45, 45, 12, 77, 60, 8, 45, 33]
@@ -154,7 +154,7 @@ def test_lost_features_are_one_line_whichever_process_misses_them(examples, num_
     with pytest.raises(AdaptkitError) as caught:
         list(load_batches(broken, [[1], [0]], num_workers))
     assert str(caught.value) == (
-        "nowhere.ark: no such file or folder; 'adaptkit feats' makes the features again"
+        "nowhere.ark: no such file or folder; run 'adaptkit feats' again, which makes damaged archives anew"
     )
 
 

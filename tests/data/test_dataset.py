@@ -1,5 +1,6 @@
 """Utterances as a base model reads them."""
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -14,7 +15,8 @@ from adaptkit.augment.policy import Policy
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import number_tasks, read_examples, refuse_other_features, too_short
 from adaptkit.errors import CheckpointError, DataError
-from adaptkit.features.fbank import FbankOptions, load_feats, log_mel
+from adaptkit.features.archive import load_feats
+from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.training import augmentation
@@ -54,14 +56,27 @@ def test_lengths_are_those_of_the_features(examples):
     assert list(examples.lengths) == frames
 
 
-def test_lengths_are_read_from_the_features_where_no_table_has_them(folder, base):
+def test_lengths_are_read_from_the_features_where_no_table_has_them(folder, base, forget_records):
     expected = read_examples(folder, base).lengths
+    forget_records(folder)
     (folder / "utt2num_frames").unlink()
     assert read_examples(folder, base).lengths == expected
 
 
-@pytest.mark.parametrize("count", ["", "many", "-3"])
-def test_a_table_of_lengths_with_a_hole_is_refused(folder, base, count):
+def test_a_truncated_archive_is_refused_before_the_first_batch(corpus, base, tmp_path):
+    shutil.copytree(corpus / "dump/valid", tmp_path / "valid")
+    table = read_table(tmp_path / "valid/feats.scp")
+    own = {utt_id: f"{tmp_path}/valid/feats.1.ark:{x.rpartition(':')[2]}" for utt_id, x in table.items()}
+    write_table(tmp_path / "valid/feats.scp", own)
+    ark = tmp_path / "valid/feats.1.ark"
+    os.truncate(ark, ark.stat().st_size - 1)
+    with pytest.raises(DataError, match=r"feats.1.ark: truncated, .*; run 'adaptkit feats' again"):
+        read_examples(tmp_path / "valid", base)
+
+
+@pytest.mark.parametrize("count", ["", "many", "-3", "9" * 20, "9" * 5000, "\u0663"])
+def test_a_table_of_lengths_with_a_hole_is_refused(folder, base, forget_records, count):
+    forget_records(folder)
     write_table(folder / "utt2num_frames", {**read_table(folder / "utt2num_frames"), "spk1-00": count})
     with pytest.raises(DataError, match="utt2num_frames: no number for spk1-00; delete the file"):
         read_examples(folder, base)
@@ -101,11 +116,36 @@ def test_speech_is_read_for_a_model_that_reads_speech(corpus, folder, new_base):
     assert torch.equal(batch.inputs[0], torch.from_numpy(soundfile.read(location, dtype="float32")[0]))
 
 
-def test_speech_without_durations_is_refused_with_the_remedy(folder, new_base):
-    base = new_base(input_size=None, frontend="default", frontend_conf=SPEECH, adaptkit=None)
+@pytest.fixture
+def speech_base(new_base):
+    """A base model that reads speech."""
+    return new_base(input_size=None, frontend="default", frontend_conf=SPEECH, adaptkit=None)
+
+
+def test_lengths_of_speech_are_those_of_its_recordings_whatever_utt2dur_says(folder, speech_base):
+    (folder / "utt2dur").write_text("spk1-00 0.02\n")
+    stale = read_examples(folder, speech_base)
     (folder / "utt2dur").unlink()
-    with pytest.raises(DataError, match="utt2dur: missing .*'adaptkit data fix .*' writes it"):
-        read_examples(folder, base)
+    assert stale.lengths == read_examples(folder, speech_base).lengths
+    assert not too_short(stale)
+
+
+def test_lengths_of_speech_are_those_of_its_segments(folder, speech_base):
+    utt_ids = read_table(folder / "text")
+    write_table(folder / "segments", {utt_id: f"{utt_id} 0.1 0.4" for utt_id in utt_ids})
+    (folder / "utt2dur").unlink()
+    assert set(read_examples(folder, speech_base).lengths) == {30}
+
+
+def test_lengths_of_commands_are_those_of_utt2dur_or_of_what_they_give(folder, speech_base):
+    locations = read_table(folder / "wav.scp")
+    expected = read_examples(folder, speech_base).lengths
+    write_table(folder / "wav.scp", {utt_id: f"cat {location} |" for utt_id, location in locations.items()})
+    assert read_examples(folder, speech_base).lengths == expected
+    (folder / "utt2dur").unlink()
+    assert read_examples(folder, speech_base, allow_pipes=True).lengths == expected
+    with pytest.raises(DataError, match="a shell command; allow it with --allow-pipes"):
+        read_examples(folder, speech_base)
 
 
 @pytest.mark.parametrize(
@@ -208,14 +248,15 @@ def test_features_of_another_making_are_refused_with_the_utterance(examples, tmp
         refuse_other_features(other)
 
 
-def test_speech_without_a_level_is_refused_with_its_utterance(examples, noisy, tmp_path):
+def test_digital_silence_is_used_without_noise_and_said(examples, noisy, tmp_path, caplog):
     soundfile.write(tmp_path / "zeros.wav", np.zeros(4000), 8000)
     augmented = noisy(examples)
     recordings = {**examples.data.recordings, "spk1-01": str(tmp_path / "zeros.wav")}
-    broken = replace(augmented, data=replace(examples.data, recordings=recordings))
+    silent = replace(augmented, data=replace(examples.data, recordings=recordings))
 
-    with pytest.raises(DataError, match="train: noise on spk1-01: 4000 samples of speech are all zero"):
-        list(load_batches(broken, [[0], [1]]))
+    expected = log_mel(torch.zeros(4000), FbankOptions(rate_hz=8000, num_bins=20))
+    assert torch.equal(silent[1].inputs, expected)
+    assert "spk1-01 is digital silence, which has no SNR; it is used without noise" in caplog.text
 
 
 def test_another_epoch_leaves_what_is_not_augmented_as_it_is(examples, noisy):

@@ -2,16 +2,21 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from adaptkit import experiment
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.decoding.run import DecodeOptions, decode_folder
-from adaptkit.errors import AdaptkitError, CheckpointError
+from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError
+from adaptkit.files import checksum
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.records import DecodeRecord, RunRecord
+from adaptkit.scoring import files as score_files
+from tests.fixtures.models import SPEAKERS
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def run(exp, data):
     return lambda **changes: decode_folder(replace(options, **changes), device="cpu")
 
 
-def test_a_folder_is_decoded_into_text_scores_and_a_record(run, exp, data):
+def test_a_folder_is_decoded_into_text_scores_and_a_record(run, exp, data, base):
     out = run()
     assert out == exp / "decode_valid"
     assert (
@@ -48,6 +53,8 @@ def test_a_folder_is_decoded_into_text_scores_and_a_record(run, exp, data):
     record = DecodeRecord.read(out / "run.json")
     frames = sum(int(count) for count in read_table(data / "utt2num_frames").values())
     assert (record.set_name, record.num_utterances) == ("valid", 6)
+    assert (record.data, record.base_fingerprint) == (str(data), base.fingerprint)
+    assert record.adapter_checksum == checksum(exp / "adapter.safetensors")
     assert record.audio_sec == pytest.approx(0.01 * frames)
 
 
@@ -83,7 +90,8 @@ def test_an_unknown_task_can_be_left_to_the_base(run, data):
     assert found == {**expected, "spk1-00": base["spk1-00"]}
 
 
-def test_an_utterance_too_short_for_the_encoder_has_no_words_and_is_named(run, data, caplog):
+def test_an_utterance_too_short_for_the_encoder_has_no_words_and_is_named(run, data, forget_records, caplog):
+    forget_records(data)
     write_table(data / "utt2num_frames", {**read_table(data / "utt2num_frames"), "spk2-00": "6"})
     found = read_table(run() / "text")
     assert found["spk2-00"] == ""
@@ -91,9 +99,50 @@ def test_an_utterance_too_short_for_the_encoder_has_no_words_and_is_named(run, d
     assert "too short for the encoder, no words: spk2-00" in caplog.text
 
 
-def test_a_set_of_nothing_but_short_utterances_is_decoded_to_nothing(run, data):
+def test_a_set_of_nothing_but_short_utterances_is_decoded_to_nothing(run, data, forget_records):
+    forget_records(data)
     write_table(data / "utt2num_frames", dict.fromkeys(read_table(data / "utt2num_frames"), "3"))
     assert set(read_table(run() / "text").values()) == {""}
+
+
+@pytest.mark.parametrize("content", [None, "".join(f"{s}-0{n}\n" for s in SPEAKERS for n in range(2))])
+def test_a_set_without_words_is_decoded_as_with_them(run, data, content):
+    expected = (run() / "text").read_bytes()
+    (data / "text").unlink() if content is None else (data / "text").write_text(content)
+    assert (run() / "text").read_bytes() == expected
+
+
+def test_decoding_again_removes_what_was_scored_before(run, data):
+    out = run()
+    score_files.write(score_files.score_files(data, out), out)
+    (out / "utt2spk").write_text("kept")
+    run()
+    assert sorted(p.name for p in out.iterdir() if p.name[0] != ".") == [
+        "run.json",
+        "text",
+        "utt2score",
+        "utt2spk",
+    ]
+
+
+@pytest.mark.slow
+def test_refused_decoding_removes_nothing(run, data, tmp_path):
+    out = run()
+    score_files.write(score_files.score_files(data, out), out)
+    with pytest.raises(AdaptkitError):
+        run(base=tmp_path / "nowhere")
+    assert (out / "score.json").exists()
+
+
+def test_adapters_that_no_speaker_owns_fit_unknown_speakers(base, new_stack, run, exp, data):
+    stack = new_stack(base, "bitfit", per_task=False)
+    torch.nn.init.normal_(next(stack.parameters()), std=0.3)
+    checkpoint.save(exp / "adapter.safetensors", stack, base.fingerprint, 7, stack.state_dict())
+    expected, alone = (read_table(run(**options) / "utt2score") for options in ({}, {"base_only": True}))
+    write_table(data / "utt2task", {**read_table(data / "utt2spk"), "spk1-00": "spk20"})
+    assert read_table(run() / "utt2score") == expected
+    assert read_table(run(unknown_speaker="base") / "utt2score") == {**expected, "spk1-00": alone["spk1-00"]}
+    assert expected["spk1-00"] != alone["spk1-00"]
 
 
 def test_another_base_is_refused(run, new_base, tmp_path):
@@ -107,6 +156,32 @@ def test_a_base_that_moved_is_found_with_its_new_folder(run, base_dir, tmp_path)
     expected = (run() / "text").read_bytes()
     shutil.copytree(base_dir, tmp_path / "moved")
     assert (run(base=tmp_path / "moved") / "text").read_bytes() == expected
+
+
+def test_settings_say_where_the_base_is(run, base_dir, tmp_path):
+    expected = (run(base_only=True) / "text").read_bytes()
+    moved = shutil.copytree(base_dir, tmp_path / "moved")
+    out = run(base_only=True, overrides=(f"base.dir={moved}",))
+    assert (out / "text").read_bytes() == expected
+    with pytest.raises(CheckpointError, match="nowhere: no base model"):
+        run(overrides=(f"base.dir={tmp_path}/nowhere",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overrides": ("train.lr=1", "base.dir=x")}, "--set train.lr=1: no effect on decoding"),
+        ({"overrides": ("base.dir=x",), "base": Path("y")}, "--base and --set both say which base model"),
+    ],
+)
+def test_settings_without_effect_are_refused(run, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        run(**changes)
+
+
+def test_settings_of_a_base_folder_are_refused(run, base_dir):
+    with pytest.raises(ConfigError, match="a base model; --set changes an experiment, name its yaml"):
+        run(exp=base_dir, overrides=("base.dir=x",))
 
 
 def test_an_experiment_that_is_not_there_is_named(run, tmp_path):

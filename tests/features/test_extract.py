@@ -9,7 +9,8 @@ import torch
 
 from adaptkit.errors import DataError
 from adaptkit.features import extract as dump
-from adaptkit.features.fbank import FbankOptions, load_feats, log_mel
+from adaptkit.features.archive import load_feats
+from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -100,7 +101,29 @@ def test_other_options_make_every_ark_again_and_say_so(data, caplog):
     with caplog.at_level(logging.INFO):
         made = extract(data, FbankOptions(num_bins=30))
     assert load_feats(made.feats["bob-3"]).shape[1] == 30
-    assert "3 arks are incomplete or of other data or options, made again" in caplog.text
+    assert "3 arks are of other data or options, made again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("feats.2.ark", lambda content: content[:-7]),
+        ("feats.2.ark", lambda content: content[:2000] + b"?" + content[2001:]),
+        ("feats.2.json", lambda content: content[:-7]),
+        ("feats.2.json", lambda content: b"{}"),
+    ],
+)
+def test_a_damaged_ark_is_refused_by_readers_and_made_again(data, caplog, name, damage):
+    made = extract(data)
+    whole = (made.path / name).read_bytes()
+    (made.path / name).write_bytes(damage(whole))
+    with pytest.raises(DataError, match=r"feats\.2\..*; run 'adaptkit feats' again"):
+        load_feats(made.feats["bob-2"])
+    with caplog.at_level(logging.INFO):
+        assert extract(data) == made
+    assert "1 arks are damaged, made again" in caplog.text
+    assert (made.path / name).read_bytes() == whole
+    assert len(load_feats(made.feats["bob-2"])) == 68
 
 
 def test_a_recording_that_changes_makes_only_its_ark_again(data, tmp_path):
@@ -160,7 +183,7 @@ def segmented(tmp_path):
     return made
 
 
-def test_a_segmented_recording_is_read_once_for_each_ark(segmented, tmp_path):
+def test_a_segmented_recording_is_opened_once_for_each_ark(segmented, tmp_path):
     made = extract(segmented, allow_pipes=True)
     assert len((tmp_path / "calls").read_text().splitlines()) == 2
     assert made.duration_sec == pytest.approx({"bob-0": 1.0, "bob-1": 1.0, "bob-2": 1.5})
@@ -172,6 +195,29 @@ def test_segments_have_the_features_of_their_own_span(segmented, tmp_path):
         span = {"start_sec": u.start_sec, "end_sec": u.end_sec}
         expected = log_mel(read_audio(str(tmp_path / "long.wav"), rate_hz=16000, **span), OPTIONS)
         assert torch.equal(load_feats(made.feats[u.utt_id]), expected)
+
+
+@pytest.fixture
+def fast(tmp_path):
+    """Close, overlapping and touching segments of a recording at 44.1 kHz."""
+    samples = np.random.default_rng(0).normal(0, 0.1, 3 * 44100)
+    soundfile.write(tmp_path / "fast.wav", samples, 44100, subtype="PCM_16")
+    spans = [(0.0, 0.5), (0.3, 1.234), (1.234, 2.0), (2.01, 3.0)]
+    utterances = tuple(Utterance(f"bob-{i}", "bob", "fast", "WORD", *span) for i, span in enumerate(spans))
+    made = DataDir(tmp_path / "data", utterances, {"fast": f"{tmp_path}/fast.wav"})
+    datadir.write(made)
+    return made
+
+
+def test_resampled_features_depend_on_no_neighbour_and_are_those_that_noise_is_added_to(fast):
+    together = {utt_id: load_feats(location) for utt_id, location in extract(fast).feats.items()}
+    for u in fast.utterances:
+        datadir.write(DataDir(fast.path, (u,), fast.recordings))
+        alone = load_feats(extract(fast).feats[u.utt_id])
+        span = {"start_sec": u.start_sec, "end_sec": u.end_sec}
+        cut = read_audio(fast.recordings["fast"], rate_hz=16000, **span)  # as for noise
+        assert torch.equal(alone, together[u.utt_id])
+        assert torch.equal(log_mel(cut, OPTIONS), alone)
 
 
 def test_a_segment_after_the_end_of_its_recording_fails_alone(data, tmp_path, monkeypatch):

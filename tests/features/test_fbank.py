@@ -2,13 +2,12 @@
 
 import json
 
-import kaldiio
 import numpy as np
 import pytest
 import torch
 
-from adaptkit.errors import AdaptkitError, ConfigError, DataError
-from adaptkit.features.fbank import FbankOptions, cmvn_stats, load_feats, log_mel, read_options, write_cmvn
+from adaptkit.errors import ConfigError, DataError
+from adaptkit.features.fbank import FbankOptions, cmvn_stats, log_mel, read_options, write_cmvn
 
 OPTIONS = FbankOptions()
 
@@ -95,24 +94,6 @@ def test_options_that_no_filterbank_can_have_are_refused(wrong):
 def test_more_bins_than_the_spectrum_can_fill_are_refused():
     with pytest.raises(ConfigError, match="1 of 128 mel bins are empty at 16000 Hz"):
         FbankOptions(num_bins=128)
-
-
-def test_features_come_back_from_an_archive_and_an_offset(tmp_path):
-    frames = {"a": np.ones((3, 4), np.float32), "b": np.full((2, 4), 5, np.float32)}
-    kaldiio.save_ark(str(tmp_path / "x.ark"), frames, scp=str(tmp_path / "x.scp"))
-    location = (tmp_path / "x.scp").read_text().splitlines()[1].split()[1]
-    assert torch.equal(load_feats(location), torch.full((2, 4), 5.0))
-
-
-def test_a_place_without_a_matrix_is_refused_and_nothing_is_unpickled(tmp_path):
-    (tmp_path / "x.ark").write_bytes(b"PKL" + b"cos\nsystem\n(S'touch run'\ntR.")
-    with pytest.raises(DataError, match=r"x\.ark:0: no Kaldi matrix"):
-        load_feats(f"{tmp_path}/x.ark:0")
-
-
-def test_a_missing_archive_is_named():
-    with pytest.raises(AdaptkitError, match="nowhere.ark: no such file"):
-        load_feats("nowhere.ark:7")
 
 
 def test_statistics_give_the_mean_and_deviation_of_all_frames():

@@ -232,14 +232,12 @@ def test_what_is_not_audio_is_refused(tmp_path, content, message):
 
 
 def test_missing_recording_is_named_with_the_folder_it_was_sought_in():
-    with pytest.raises(
-        DataError, match=rf"^lost/a.wav: no such file or directory \(relative to {Path.cwd()}\)"
-    ):
+    with pytest.raises(DataError, match=rf"^lost/a.wav: no such file or folder \(relative to {Path.cwd()}\)"):
         probe("lost/a.wav")
 
 
 def test_folder_is_not_a_recording(tmp_path):
-    with pytest.raises(DataError, match="is a directory"):
+    with pytest.raises(DataError, match="is a folder, not a regular file"):
         probe(str(tmp_path))
 
 

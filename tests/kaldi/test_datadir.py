@@ -79,6 +79,13 @@ def test_utt2task_that_misses_an_utterance_is_refused(folder):
         datadir.read(folder.path)
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e300"])
+def test_utt2dur_of_no_possible_duration_is_refused(folder, value):
+    folder.write("utt2dur", f"anna-1 1.0\nanna-2 {value}\n")
+    with pytest.raises(DataError, match=f"utt2dur: no durations: anna-2 {value}; delete the file"):
+        datadir.read(folder.path)
+
+
 def test_utt2dur_without_seconds_is_refused(folder):
     folder.write("utt2dur", "anna-1 long\n")
     with pytest.raises(DataError, match="utt2dur: could not convert string to float: 'long'"):
@@ -91,6 +98,28 @@ def test_missing_directory_and_missing_table_are_refused(folder):
     (folder.path / "text").unlink()
     with pytest.raises(AdaptkitError, match="text: no such file or folder"):
         datadir.read(folder.path)
+
+
+@pytest.mark.parametrize("content", [None, "anna-1\nanna-2\nbert-1\nbert-2\n", "anna-1\n"])
+def test_text_is_not_needed_where_the_reader_says_so(folder, content):
+    (folder.path / "text").unlink() if content is None else folder.write("text", content)
+    read = datadir.read(folder.path, needs_text=False)
+    assert [(u.utt_id, u.speaker, u.text) for u in read.utterances[:2]] == [
+        ("anna-1", "anna", ""),
+        ("anna-2", "anna", ""),
+    ]
+    with pytest.raises(
+        DataError, match="text: (holds no words|no such file or folder); training and scoring need"
+    ):
+        datadir.read(folder.path)
+
+
+def test_set_without_words_is_written_without_text(folder):
+    (folder.path / "text").unlink()
+    read = datadir.read(folder.path, needs_text=False)
+    datadir.write(read)
+    assert not (folder.path / "text").exists()
+    assert datadir.read(folder.path, needs_text=False) == read
 
 
 def test_directory_without_utterances_is_refused(folder):

@@ -16,6 +16,11 @@ SPOILERS = {
     "CR LF": ("text", b"ONE TWO", b"ONE TWO\r"),
     "byte order mark": ("text", b"anna-1", b"\xef\xbb\xbfanna-1"),
     "not UTF-8": ("text", b"THREE", b"THREE\nanna-3 \xff"),
+    "CR": ("text", b"ONE TWO", b"ONE\rTWO"),
+    "other white space": ("text", b"ONE TWO", "ONE\u3000TWO\u00a0".encode()),
+    "white space after the id": ("utt2spk", b"anna-2 ", "anna-2\u2003".encode()),
+    "invisible in a text": ("text", b"ONE TWO", "O\u200bNE T\u200dWO\ufeff".encode()),
+    "invisible in ids": ("wav.scp", b"anna-2", "\ufeffanna-\u20602".encode()),
     "empty text": ("text", b" THREE", b""),
     "text missing": ("text", b"anna-2 THREE\n", b""),
     "audio missing": ("wav.scp", b"anna-2", b"anna-3"),
@@ -32,6 +37,38 @@ def test_fixed_directory_has_no_problem_and_can_be_read(folder, name):
     fix(folder.path)
     assert find_problems(folder.path) == []
     assert datadir.read(folder.path).utterances
+
+
+SPELT = {
+    "CR": "ONE TWO",
+    "other white space": "ONE TWO",
+    "invisible in a text": "ONE TWO",
+    "invisible in ids": "ONE TWO",
+    "white space after the id": "ONE TWO",
+}
+
+
+@pytest.mark.parametrize("name", SPELT)
+def test_strange_characters_cost_no_utterance(folder, name):
+    folder.edit(*SPOILERS[name])
+    repair = fix(folder.path)
+    assert (repair.dropped, repair.num_kept, repair.changed) == ({}, 4, (SPOILERS[name][0],))
+    assert datadir.read(folder.path).utterances[0].text == SPELT[name]
+
+
+def test_joiners_of_persian_and_hindi_stay(folder):
+    folder.edit("text", b"ONE TWO", "می\u200cخواهم क्\u200dष".encode())
+    assert find_problems(folder.path) == []
+
+
+def test_lines_that_end_in_cr_are_lines(folder):
+    for name in ("text", "utt2spk"):
+        path = folder.path / name
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r"))
+    assert [p.what for p in find_problems(folder.path)] == ["the lines end in CR, as on old Macs"] * 2
+    before = datadir.read(folder.path)
+    assert fix(folder.path).num_kept == 4
+    assert (find_problems(folder.path), datadir.read(folder.path)) == ([], before)
 
 
 def test_all_spoilers_at_once_are_mended_at_once(folder):
@@ -132,10 +169,20 @@ def test_nothing_changes_where_nothing_would_remain(folder):
     assert folder.content() == before
 
 
-def test_missing_text_is_refused_rather_than_everything_dropped(folder):
-    (folder.path / "text").unlink()
-    with pytest.raises(DataError, match="text: no such file; prepare the data again"):
+def test_missing_table_is_refused_rather_than_everything_dropped(folder):
+    (folder.path / "utt2spk").unlink()
+    with pytest.raises(DataError, match="utt2spk: no such file; prepare the data again"):
         fix(folder.path)
+
+
+@pytest.mark.parametrize("content", [None, "", "anna-1\nanna-2\r\nbert-1\nbert-2\nbert-3\n"])
+def test_set_without_words_loses_no_utterance(folder, content):
+    (folder.path / "text").unlink() if content is None else folder.write("text", content)
+    folder.edit("wav.scp", b"bert-2.wav", b"bert-9.wav")
+    repair = fix(folder.path)
+    assert (list(repair.dropped), repair.num_kept) == (["bert-2"], 3)
+    assert [p.is_warning for p in find_problems(folder.path)] == [True]
+    assert (folder.path / "text").exists() == bool(content)
 
 
 def test_limits_are_those_of_the_checks(segmented):

@@ -1,8 +1,10 @@
+import os
 import subprocess
 
 import pytest
 
 from adaptkit.errors import AdaptkitError, DataError
+from adaptkit.kaldi.scan import scan_table
 from adaptkit.kaldi.tables import read_table, write_table
 
 
@@ -18,9 +20,24 @@ def test_written_order_is_that_of_sort_in_c_locale(tmp_path):
     assert done.returncode == 0
 
 
-def test_separators_inside_a_text_do_not_split_it(tmp_path):
+def test_separators_inside_a_text_are_spaces_and_do_not_split_it(tmp_path):
     (tmp_path / "text").write_text("a one\u2028two\x0bthree\u3000four\tfive\nb\tsix  seven \n")
-    assert read_table(tmp_path / "text") == {"a": "one\u2028two\x0bthree\u3000four\tfive", "b": "six  seven"}
+    assert read_table(tmp_path / "text") == {"a": "one two three four five", "b": "six  seven"}
+
+
+def test_carriage_return_inside_a_line_is_a_space_and_does_not_split_it(tmp_path):
+    (tmp_path / "text").write_bytes(b"a one\rtwo\nb three\n")
+    assert read_table(tmp_path / "text") == {"a": "one two", "b": "three"}
+
+
+def test_invisible_characters_are_no_part_of_keys_and_values(tmp_path):
+    (tmp_path / "text").write_text("\ufeffa\u200b one\ufeff\nb\u3000\u200btwo\n")
+    assert read_table(tmp_path / "text") == {"a": "one", "b": "two"}
+
+
+def test_locations_stay_as_they_are(tmp_path):
+    (tmp_path / "wav.scp").write_text("\ufeffa\t/my\u00a0files/\u200bone.wav \nb cat  x |\n")
+    assert read_table(tmp_path / "wav.scp") == {"a": "/my\u00a0files/\u200bone.wav", "b": "cat  x |"}
 
 
 def test_windows_line_ends_are_no_part_of_values(tmp_path):
@@ -29,7 +46,13 @@ def test_windows_line_ends_are_no_part_of_values(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"a 1\n\nb 2\n", ":2: empty line"), (b"a 1\na 2\n", ":2: duplicate key a")]
+    ("content", "message"),
+    [
+        (b"a 1\n\nb 2\n", ":2: empty line"),
+        (b"a 1\na 2\n", ":2: duplicate key a"),
+        (b"a 1\nb \0\n", ":2: not text, it contains a NUL character"),
+        (b"a 1\na\xe2\x80\x8b 2\n", ":2: dup"),
+    ],
 )
 def test_line_that_cannot_stand_is_named(tmp_path, content, message):
     (tmp_path / "text").write_bytes(content)
@@ -41,6 +64,19 @@ def test_table_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "text").write_bytes(b"a \xff\n")
     with pytest.raises(AdaptkitError, match="not UTF-8 text"):
         read_table(tmp_path / "text")
+
+
+def test_fifo_is_refused_unless_the_shell_made_it(tmp_path):
+    os.mkfifo(tmp_path / "text")
+    with pytest.raises(AdaptkitError, match="is a FIFO"):
+        read_table(tmp_path / "text")
+    with pytest.raises(AdaptkitError, match="is a FIFO"):
+        scan_table(tmp_path / "text")
+    reader, writer = os.pipe()
+    os.write(writer, b"a one\n")
+    os.close(writer)
+    assert read_table(f"/dev/fd/{reader}") == {"a": "one"}
+    os.close(reader)
 
 
 def test_empty_table_is_empty(tmp_path):

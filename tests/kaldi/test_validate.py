@@ -1,10 +1,16 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
 
 from adaptkit.kaldi import validate
-from adaptkit.kaldi.scan import Checks
+from adaptkit.kaldi.audio import probe
+from adaptkit.kaldi.fix import fix
+from adaptkit.kaldi.scan import Checks, describe
 from adaptkit.kaldi.validate import find_problems
+
+HUM = 0.1 * np.sin(np.arange(16 * 16000) / 4)
 
 
 def said(folder, **checks):
@@ -35,10 +41,19 @@ def test_missing_directory_is_one_problem(tmp_path):
     assert [p.what for p in find_problems(tmp_path / "none")] == ["no such data directory"]
 
 
-@pytest.mark.parametrize("name", ["wav.scp", "text", "utt2spk", "spk2utt"])
+@pytest.mark.parametrize("name", ["wav.scp", "utt2spk", "spk2utt"])
 def test_missing_table_is_reported(folder, name):
     (folder.path / name).unlink()
     assert f"{name}: no such file" in heads(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(None, "no such file"), ("anna-1\nanna-2\nbert-1\nbert-2\n", "holds ids alone")]
+)
+def test_set_without_words_is_valid_with_a_warning(folder, content, what):
+    (folder.path / "text").unlink() if content is None else folder.write("text", content)
+    remedy = "the set can be decoded, but neither scored nor trained on"
+    assert said(folder) == [f"text: warning: {what}; {remedy}"]
 
 
 @pytest.mark.parametrize("name", ["wav.scp", "text", "utt2spk", "spk2utt", "segments", "utt2task"])
@@ -57,8 +72,13 @@ def test_empty_table_is_reported(segmented, name, content):
          "utt2spk:2: not sorted in C order, anna-1 after anna-2"),
         ("text", b"ONE TWO", b"ONE TWO\r", "text:1: 1 lines end in CR LF, as on Windows"),
         ("text", b"anna-1", b"\xef\xbb\xbfanna-1", "text:1: starts with a byte order mark"),
+        ("text", b"ONE TWO", b"ONE\rTWO", "text:1: anna-1: contains U+000D (carriage return)"),
+        ("text", b"ONE TWO", "ONE\u3000\u200bTWO".encode(),
+         "text:1: anna-1: contains U+200B (zero width space), U+3000 (ideographic space)"),
+        ("wav.scp", b"anna-2", "\ufeffanna-2".encode(),
+         "wav.scp:2: anna-2: contains U+FEFF (zero width no-break space)"),
         ("text", b"anna-2 THREE", b"anna-2 THREE\nanna-3 \xff", "text:3: not UTF-8 text"),
-        ("text", b"anna-2 THREE", b"anna-2 THREE\nanna-3 \0\0", "text:3: not UTF-8 text"),
+        ("text", b"anna-2 THREE", b"anna-2 THREE\nanna-3 \0\0", "text:3: a NUL character"),
         ("text", b" THREE", b"", "text:2: anna-2: empty text"),
         ("utt2spk", b"anna-1 anna", b"anna-1 anna x", "utt2spk:1: anna-1: 'anna x' is not a single speaker"),
     ],
@@ -118,6 +138,9 @@ def test_speaker_that_is_no_prefix_is_only_a_warning(folder):
         ("anna -0.5 1.0", "anna-2: -0.5 s to 1 s is not a valid time span"),
         ("anna 1.0 nan", "anna-2: 1 s to nan s is not a valid time span"),
         ("anna 1.0", "anna-2: 'anna 1.0' is not 'recording start end' in seconds"),
+        ("anna 1.0 1e300", "anna-2: 1 s to 1e+300 s is not a valid time span"),
+        ("anna 1e300 -1", "anna-2: 1e+300 s to -1 s is not a valid time span"),
+        ("anna 9e6 -1", "anna-2: 9e+06 s to its end is beyond the 2.00 s of recording anna"),
         ("anna 1.0 2.0 A", "anna-2: 'anna 1.0 2.0 A' is not 'recording start end' in seconds"),
         ("cara 1.0 2.0", "recording cara of utterance anna-2 is not in wav.scp"),
         ("anna 1.0 1.05", "anna-2 lasts 0.050 s, less than 0.1 s"),
@@ -147,7 +170,7 @@ def test_recording_without_segment_is_only_a_warning(segmented):
     [
         (b"", "an empty file"),
         (b"<html>", "not audio (Format not recognised)"),
-        (None, "no such file or directory"),
+        (None, "no such file or folder"),
     ],
 )
 def test_unusable_recording_is_reported(folder, content, what):
@@ -209,7 +232,7 @@ def test_utterance_without_task_is_reported(folder):
     assert heads(folder) == ["text:4: utterance bert-2 is not in utt2task"]
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "nan", "long"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e300", "9" * 5000, "long"])
 def test_utt2dur_without_seconds_is_reported(folder, value):
     folder.write("utt2dur", f"anna-1 1.0\nanna-2 {value}\n")
     (problem,) = heads(folder)
@@ -223,25 +246,25 @@ def test_utt2dur_within_rounding_is_good(folder):
 
 def test_rate_that_lies_is_caught_by_utt2dur(folder):
     folder.write("utt2dur", "anna-1 1.0\nanna-2 1.0\nbert-1 1.0\nbert-2 1.0\n")
-    soundfile.write(folder.recording("anna-2"), np.zeros(8000), 16000)  # 8 kHz speech said to be 16 kHz
+    soundfile.write(folder.recording("anna-2"), HUM[:8000], 16000)  # 8 kHz speech said to be 16 kHz
     assert heads(folder) == ["utt2dur:2: anna-2: 1 s, but its audio has 0.50 s"]
 
 
 def test_rate_that_lies_is_caught_by_segments(segmented):
-    soundfile.write(segmented.recording("anna"), np.zeros(16000), 16000)
+    soundfile.write(segmented.recording("anna"), HUM[:16000], 16000)
     assert heads(segmented) == ["segments:2: anna-2: 1 s to 2 s is beyond the 1.00 s of recording anna"]
 
 
 def test_rate_that_lies_is_caught_by_the_length_of_a_text(folder):
     folder.edit("text", b"THREE", b"FIFTEEN WORDS ARE NOT SAID IN ONE SECOND")
     assert heads(folder) == []
-    soundfile.write(folder.recording("anna-2"), np.zeros(8000), 16000)
+    soundfile.write(folder.recording("anna-2"), HUM[:8000], 16000)
     assert heads(folder) == ["text:2: anna-2: 40 characters in 0.50 s, too fast for speech"]
 
 
 def test_rate_that_lies_everywhere_is_a_warning_by_the_pace_of_speech(folder):
     for name in ("anna-1", "anna-2", "bert-1", "bert-2"):
-        soundfile.write(folder.recording(name), np.zeros(16 * 16000), 16000)
+        soundfile.write(folder.recording(name), HUM, 16000)
     folder.write(
         "text", "".join(f"{u} {'FOURTEEN LETTERS' * 26}\n" for u in ("anna-1", "anna-2", "bert-1", "bert-2"))
     )
@@ -254,3 +277,77 @@ def test_rate_that_no_speech_has_is_reported(folder):
     soundfile.write(folder.recording("anna-2"), np.zeros(800), 800)
     (problem,) = heads(folder)
     assert problem.endswith("the header says 800 Hz, outside 4000 to 192000 Hz")
+
+
+def lines(folder, **checks):
+    """What the command prints, without the directory's name."""
+    problems = find_problems(folder.path, Checks(**checks))
+    return [line.replace(f"{folder.path}/", "") for line in describe(problems)]
+
+
+def test_a_cause_is_named_once_with_its_count_and_three_examples(folder):
+    folder.write("wav.scp", "".join(f"{u} lost/{u}.wav\n" for u in ("anna-1", "anna-2", "bert-1", "bert-2")))
+    assert lines(folder) == [
+        f"wav.scp:1: 4 times: no such file or folder (relative to {Path.cwd()}): lost/anna-1.wav, "
+        "lost/anna-2.wav, lost/bert-1.wav and 1 more; correct wav.scp or fetch the recording"
+    ]
+
+
+def test_a_single_problem_is_described_in_full(folder):
+    folder.edit("text", b" THREE", b"")
+    assert describe(find_problems(folder.path)) == [str(find_problems(folder.path)[0])]
+
+
+def test_a_long_line_of_a_table_is_one_line_of_output(folder):
+    folder.write("spk2utt", f"anna {' '.join(f'x{number}' for number in range(20_000))}\n")
+    head, *others = lines(folder)
+    assert head.startswith("spk2utt:1: 20000 times: utterances not in utt2spk: x0, x1, x2 and 19997 more; ")
+    assert len(others) == 1
+
+
+def test_problems_of_every_kind_are_described_by_cause(segmented):
+    segmented.write("text", "anna-1\nanna-2\nbert-1 ONE\nbert-2 TWO\n")
+    segmented.write("utt2dur", "anna-1 7\nanna-2 7.5\nbert-1 x\nbert-2 y\n")
+    segmented.write("utt2task", "anna-1 a\nanna-2 b\n")
+    assert [line.split("; ")[0] for line in lines(segmented)] == [
+        "text:1: 2 times: empty text: anna-1, anna-2",
+        "utt2dur:3: 2 times: 'x' is not a number of seconds: bert-1, bert-2",
+        "text:3: 2 times: not in utt2task: bert-1, bert-2",
+        "utt2dur:1: 2 times: other durations than the audio has: anna-1 (7 s, 1.00 s), "
+        "anna-2 (7.5 s, 1.00 s)",
+    ]
+
+
+@pytest.mark.parametrize(("value", "seen"), [(np.nan, "nan"), (np.inf, "inf"), (-20.0, "20")])
+def test_samples_that_features_refuse_are_reported(segmented, value, seen):
+    samples = np.full(16000, 0.1)
+    samples[9000] = value
+    soundfile.write(segmented.recording("anna"), samples, 8000, subtype="FLOAT")
+    assert heads(segmented) == [f"segments:2: anna-2: samples reach {seen}, but full scale is 1"]
+    fix(segmented.path)
+    assert heads(segmented) == []
+
+
+def test_digital_silence_is_reported(segmented):
+    soundfile.write(segmented.recording("anna"), np.repeat([0.1, 0.0], 8000), 8000)
+    assert heads(segmented) == ["segments:2: anna-2: digital silence, every sample is zero"]
+
+
+def test_a_damaged_middle_is_found_where_only_decoding_finds_it(folder, tmp_path):
+    location = str(folder.recording("anna-2")).replace(".wav", ".flac")
+    soundfile.write(location, 0.1 * np.random.default_rng(0).normal(size=80000), 8000)
+    content = bytearray(Path(location).read_bytes())
+    content[40000:41000] = bytes(1000)
+    Path(location).write_bytes(content)
+    folder.edit("wav.scp", b"anna-2.wav", b"anna-2.flac")
+    probe(location)
+    (head,) = heads(folder)
+    assert "cannot be decoded after sample" in head or "truncated" in head
+
+
+def test_a_stale_utt2dur_costs_no_utterance(folder):
+    folder.write("utt2dur", "anna-1 9\nanna-2 1\nbert-1 long\nbert-2 9\n")
+    assert [problem.utt_id for problem in find_problems(folder.path)] == ["", "", ""]
+    assert fix(folder.path).num_kept == 4
+    assert (folder.path / "utt2dur").read_text() == "anna-2 1\n"
+    assert heads(folder) == []

@@ -18,7 +18,7 @@ from adaptkit.base.padding import ignoring_padding
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import read_examples
 from adaptkit.errors import ConfigError, DataError
-from adaptkit.features.fbank import load_feats
+from adaptkit.features.archive import load_feats
 from adaptkit.kaldi.tables import read_table
 from adaptkit.model import encoder_cache
 from adaptkit.model.adapted import AdaptedModel

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adaptkit.data.dataset import read_examples
-from adaptkit.features.fbank import load_feats
+from adaptkit.features.archive import load_feats
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.recognise import recognise
 

@@ -167,6 +167,36 @@ def test_a_base_model_with_an_augmentation_of_its_own_is_an_experiment(submitted
     ]
 
 
+@pytest.mark.parametrize(
+    ("script", "stages", "number"), [(adapt, (5, 7), 2), (compare, (5, 7), 2), (compare, (7, 7), 1)]
+)
+def test_changes_of_the_base_model_reach_its_decoding(submitted, script, stages, number):
+    words = ("--set", "base.dir=exp/other train.lr=1e-4", "--stage", stages[0], "--stop-stage", stages[1])
+    jobs = [job for job in submitted(script, *words) if "base train" in job or "--base-only" in job]
+    assert len(jobs) == number
+    assert jobs[-1] == (
+        "decode x.yaml dump/test --base-only --out exp/none/decode_test --set base.dir=exp/other"
+    )
+    assert all("--set base.dir=exp/other" in job for job in jobs)
+
+
+def test_a_base_model_of_its_own_is_decoded_from_its_folder(submitted):
+    words = ("--adapt", "false", "--seed", 1, "--set", "base.dir=exp/other", "--stage", 7, "--stop-stage", 7)
+    assert submitted(adapt, *words) == ["decode exp/x/1 dump/test --base-only --out exp/x/1/decode_test"]
+
+
+@pytest.mark.parametrize("content", [None, "", "utt-1\nutt-2 \n"])
+def test_a_set_without_references_is_neither_scored_nor_reported(folder, content):
+    (folder / "data/test").mkdir(parents=True)
+    if content is not None:
+        (folder / "data/test/text").write_text(content)
+    for script in (adapt, compare):
+        done = script("--config", "x.yaml", "--stage", 8, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert "data/test has no references; its hypotheses are in decode_test" in done.stderr
+    assert not list(folder.glob("exp/report*"))
+
+
 def test_a_comparison_trains_every_adapter_of_one_seed_before_the_next(submitted):
     words = ("--seeds", "1 2", "--set", "train.lr=1e-4", "--stage", 6, "--stop-stage", 6)
     assert submitted(compare, *words) == [

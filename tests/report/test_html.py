@@ -6,9 +6,11 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from adaptkit.kaldi.tables import write_table
 from adaptkit.report import html as page
 from adaptkit.report.runs import Comparison, load
 from adaptkit.scoring import files as score_files
+from tests.fixtures.runs import ANN_WRONG, HYPS, REFS
 
 
 def parse(html):
@@ -40,6 +42,16 @@ def test_names_are_escaped(comparison):
     html = page.render_page(comparison)
     assert "<co>" not in html
     assert html.count("bob &amp; &lt;co&gt;") == 2  # below the bars and in the table
+
+
+def test_names_in_any_script_draw_without_a_warning(write_run, tmp_path):
+    speakers = ["日本語", "می\u200cخواهم", "<i>|`$x$`", "all", "\U0001f642"]
+    write_table(tmp_path / "data/utt2spk", {u: speakers[n % 5] for n, u in enumerate(sorted(REFS))})
+    comparison = load([write_run("none", HYPS["none"]), write_run("residual64", ANN_WRONG)])
+    html = page.render_page(comparison)
+    assert parse(html) is not None
+    assert html.count("日本語") >= 2
+    assert "<i>|" not in html
 
 
 def test_page_shows_three_figures_and_two_tables(comparison):

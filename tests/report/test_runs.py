@@ -1,15 +1,19 @@
 """Gathering runs from disk."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
 
 from adaptkit import config
 from adaptkit.errors import AdaptkitError, CheckpointError, ScoringError
-from adaptkit.records import RunRecord
+from adaptkit.files import checksum
+from adaptkit.kaldi.tables import write_table
+from adaptkit.records import DecodeRecord, RunRecord
 from adaptkit.report import runs
 from adaptkit.scoring import files as score_files
+from tests.fixtures.runs import REFS
 
 
 def change_record(folder, **changes):
@@ -107,6 +111,92 @@ def test_unscored_experiment_says_which_command_scores_it(experiments):
     (experiments[0] / "decode_test/score.json").unlink()
     with pytest.raises(ScoringError, match=r"'adaptkit score data/test .*exp/none/decode_test' creates it"):
         runs.load(experiments)
+
+
+def test_hypotheses_of_earlier_adapters_are_refused(experiments):
+    adapter, decoded = experiments[1] / "adapter.safetensors", experiments[1] / "decode_test"
+    adapter.write_bytes(b"weights")
+    record = DecodeRecord.read(decoded / "run.json")
+    dataclasses.replace(record, adapter_checksum=checksum(adapter)).write(decoded / "run.json")
+    assert len(runs.load(experiments).results) == 2
+    adapter.write_bytes(b"others")
+    message = r"decode_test: not decoded with .*adapter\.safetensors as it is now; run 'adaptkit decode' and"
+    with pytest.raises(ScoringError, match=message):
+        runs.load(experiments)
+
+
+def test_hypotheses_of_an_earlier_base_model_are_refused(experiments):
+    change_record(experiments[0], kind="base")
+    record = DecodeRecord.read(experiments[0] / "decode_test/run.json")
+    dataclasses.replace(record, base_fingerprint="1234").write(experiments[0] / "decode_test/run.json")
+    with pytest.raises(ScoringError, match="decode_test: not decoded with base model 9f3a"):
+        runs.load(experiments)
+
+
+def test_hypotheses_of_different_sets_in_folders_of_one_name_are_refused(experiments):
+    record = DecodeRecord.read(experiments[0] / "decode_test/run.json")
+    dataclasses.replace(record, set_name="test_noisy").write(experiments[0] / "decode_test/run.json")
+    with pytest.raises(ScoringError, match=r"none/decode_test \(test_noisy\), .*\(test\): of different sets"):
+        runs.load(experiments)
+
+
+def test_set_without_references_is_no_reason_to_score_it(experiments, tmp_path):
+    decoded = experiments[0] / "decode_test"
+    (decoded / "score.json").unlink()
+    record = DecodeRecord.read(decoded / "run.json")
+    dataclasses.replace(record, data=str(tmp_path / "data")).write(decoded / "run.json")
+    with pytest.raises(ScoringError, match=f"'adaptkit score {tmp_path}/data .*decode_test' creates it"):
+        runs.load(experiments)
+    (tmp_path / "data/text").unlink()
+    with pytest.raises(ScoringError, match="data/text: no such file.*: the set has no references"):
+        runs.load(experiments)
+
+
+def test_score_of_earlier_hypotheses_is_refused(experiments):
+    decoded = experiments[0] / "decode_test"
+    write_table(decoded / "text", REFS)
+    message = (
+        r"score\.json: older than .*decode_test/text, which changed since; 'adaptkit score data/test .*again"
+    )
+    with pytest.raises(ScoringError, match=message):
+        runs.load(experiments)
+
+
+def test_score_against_earlier_references_is_refused(experiments, tmp_path):
+    write_table(tmp_path / "data/text", {**REFS, "ann-0": "a b c e"})
+    with pytest.raises(ScoringError, match="older than .*data/text, which changed since"):
+        runs.load(experiments)
+
+
+@pytest.mark.parametrize("key", ["ref", "hyp"])
+def test_score_that_does_not_say_what_was_scored_is_refused(experiments, key):
+    path = experiments[0] / "decode_test/score.json"
+    data = json.loads(path.read_text())
+    del data["sources"][key]
+    path.write_text(json.dumps(data))
+    with pytest.raises(
+        ScoringError, match="does not say what was scored, as earlier versions; 'adaptkit score"
+    ):
+        runs.load(experiments)
+
+
+def test_scores_that_were_not_normalised_alike_are_refused(experiments, tmp_path):
+    decoded = experiments[0] / "decode_test"
+    score_files.write(score_files.score_files(tmp_path / "data", decoded, normalize=["nfc"]), decoded)
+    with pytest.raises(ScoringError, match="scored with --normalize none and nfc; score all of them alike"):
+        runs.load(experiments)
+
+
+def test_hypotheses_of_another_base_are_refused_whatever_the_experiment_says(experiments):
+    record = DecodeRecord.read(experiments[0] / "decode_test/run.json")
+    dataclasses.replace(record, base_fingerprint="1234").write(experiments[0] / "decode_test/run.json")
+    with pytest.raises(ScoringError, match="for another base model"):
+        runs.load(experiments)
+
+
+def test_settings_that_are_none_are_no_traceback(experiments):
+    config.write_yaml(experiments[1] / "config.yaml", {"train": [1], 2: "two"})
+    assert len(runs.load(experiments).results) == 2
 
 
 def test_untrained_experiment_says_which_command_trains_it(experiments):

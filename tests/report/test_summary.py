@@ -88,7 +88,7 @@ def test_table_counts_seeds_and_tells_their_deviation(seeded):
 def test_markdown_has_experiments_speakers_and_commands(seeded):
     text = summary.as_markdown(load(seeded))
     assert "| residual64 (residual) | 6.25 (" in text
-    assert "| bob & <co> | 50.00 | 0.00 | 0.00 |" in text
+    assert "| bob &amp; &lt;co&gt; | 50.00 | 0.00 | 0.00 |" in text
     assert "- `residual64` (seeds 1, 2): `adaptkit train conf/residual64.yaml --seed 1`\n" in text
     assert text.endswith("\nVersions: torch 2.11.0, adaptkit commit unknown, recipe commit unknown.")
 

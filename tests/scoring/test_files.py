@@ -1,5 +1,7 @@
 """Scores on disk."""
 
+import json
+
 import pytest
 
 from adaptkit.errors import AdaptkitError, ScoringError
@@ -45,6 +47,26 @@ def test_decode_folder_without_text_says_what_makes_it(folders, tmp_path):
         score_files.score_files(folders[0], tmp_path / "empty")
 
 
+@pytest.mark.parametrize("content", [None, "", "ann-1\nbob-1\n"])
+def test_set_without_references_says_so(folders, content):
+    ref, hyp = folders
+    (ref / "text").unlink() if content is None else (ref / "text").write_text(content)
+    with pytest.raises(ScoringError, match="data/text: .*: the set has no references; without the words"):
+        score_files.score_files(ref, hyp)
+
+
+def test_errors_that_vanish_with_a_normal_form_are_said(folders, tmp_path, caplog):
+    ref, hyp = folders
+    write_table(hyp / "text", {utt_id: text.upper() for utt_id, text in REFS.items()})
+    assert score_files.score_files(ref, hyp).total.errors == 6
+    assert [record.message for record in caplog.records] == [
+        f"{hyp}: 6 of 6 word errors vanish with --normalize lower"
+    ]
+    report = score_files.score_files(ref, hyp, normalize=["lower"])
+    assert (report.total.errors, len(caplog.records)) == (0, 1)
+    assert "Texts were normalised before: lower\n" in score_files.format_report(report)
+
+
 def test_missing_hypotheses_are_named(folders, tmp_path):
     with pytest.raises(AdaptkitError, match="nowhere: no such file"):
         score_files.score_files(folders[0], tmp_path / "nowhere")
@@ -74,7 +96,51 @@ def test_json_that_misses_a_field_is_refused_by_name(folders):
         score_files.from_json(data)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"wer": 1}'])
+def forget(key):
+    return lambda data: data.pop(key)
+
+
+def set_value(*place, to):
+    def change(data):
+        for key in place[:-1]:
+            data = data[key]
+        data[place[-1]] = to
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *((forget(key), f"{key}") for key in ("wer", "cer", "interval", "words", "by_speaker", "utterances")),
+        (set_value("utterances", to=[]), "0 utterances, none or some of them twice"),
+        (set_value("utterances", 0, "words", "hits", to=-1), "greater than or equal to 0"),
+        (
+            set_value("utterances", 0, "words", to={"hits": 0, "subs": 0, "dels": 0, "ins": 4}),
+            "without words",
+        ),
+        (
+            set_value("utterances", 0, "words", "ins", to=2),
+            "not the figures of its utterances: wer, words, by_sp",
+        ),
+        (set_value("utterances", 0, "utt_id", to="bob-1"), "some of them twice"),
+        (set_value("speaker_intervals", to={}), "not those of the utterances' speakers"),
+        (set_value("interval", "low", to=float("nan")), "finite number"),
+        (set_value("num_runs", to=0), "greater than or equal to 1"),
+        (set_value("wer", to=12.0), "not the figures of its utterances: wer"),
+    ],
+)
+def test_damaged_score_json_is_refused(folders, change, message):
+    data = json.loads(score_files.dump_json(score_files.score_files(*folders)))
+    change(data)
+    (folders[1] / "score.json").write_text(json.dumps(data))
+    with pytest.raises(ScoringError, match=rf"score\.json: .*{message}.*'adaptkit score' writes it again"):
+        score_files.read(folders[1] / "score.json")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"wer": 1}', "[" * 10**5, "1" * 5000, '{"a": "\\ud800"}']
+)
 def test_broken_score_json_is_refused_with_its_name(tmp_path, content):
     (tmp_path / "score.json").write_text(content)
     with pytest.raises(ScoringError, match=r"score\.json: .*'adaptkit score' writes it again"):

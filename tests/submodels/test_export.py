@@ -167,7 +167,7 @@ def test_what_is_merged_decodes_as_the_experiment_did(base_dir, base, folder, co
     folders.pack(folder, replace(base, path=base_dir), tmp_path / "merged")
     scores = []
     for name in ("exp", "merged"):
-        wanted = DecodeOptions(tmp_path / name, corpus / "dump/valid", None, None, False, "error", 500, False)
+        wanted = DecodeOptions(exp=tmp_path / name, data=corpus / "dump/valid", batch_frames=500)
         scores.append((decode_folder(wanted, device="cpu") / "utt2score").read_bytes())
     assert scores[0] == scores[1]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adaptkit.errors import DataError, TrainingError
-from adaptkit.features.fbank import load_feats
+from adaptkit.features.archive import load_feats
 from adaptkit.tensors import read_tensors
 from adaptkit.training.state import WHOLE
 

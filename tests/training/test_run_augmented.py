@@ -14,7 +14,8 @@ from adaptkit.augment.policy import Policy
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.specaug import translate
 from adaptkit.errors import CheckpointError, ConfigError, DataError
-from adaptkit.features.fbank import cmvn_stats, load_feats, write_cmvn
+from adaptkit.features.archive import load_feats
+from adaptkit.features.fbank import cmvn_stats, write_cmvn
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.training import augmentation as sets
 from adaptkit.training import run as training_run

@@ -9,7 +9,8 @@ import torch
 from adaptkit import config, experiment
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.errors import CheckpointError, ConfigError
-from adaptkit.features.fbank import cmvn_stats, load_feats, write_cmvn
+from adaptkit.features.archive import load_feats
+from adaptkit.features.fbank import cmvn_stats, write_cmvn
 from adaptkit.kaldi.tables import read_table
 from adaptkit.records import RunRecord
 from adaptkit.training import run as training_run

@@ -4,7 +4,7 @@ import pytest
 
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.recognise import recognise
-from adaptkit.scoring.wer import count_words
+from adaptkit.scoring.counts import count_words
 from adaptkit.training.validation import validate
 
 
