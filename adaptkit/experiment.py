@@ -205,8 +205,11 @@ def _read_adapters(word: str, variants: Mapping[str, Variant]) -> dict[str, Any]
     given = config.read_yaml(path)
     if "adapters" not in given or set(given) - {"adapters", "train"}:
         raise ConfigError(
-            f"{path}: expected 'adapters' and optionally 'train', found {listed(given) or 'nothing'}"
+            f"{path}: expected 'adapters' and optionally 'train', found "
+            f"{listed(map(str, given)) or 'nothing'}"
         )
+    if not isinstance(given.get("train") or {}, dict):
+        raise ConfigError(f"{path}: train: expected 'key: value' lines, found {given['train']!r}")
     return given
 
 

@@ -135,6 +135,15 @@ def test_a_value_that_is_no_sane_number_or_path_is_refused(path, word, message):
     assert message in refused(path, word)
 
 
+@pytest.mark.parametrize(
+    "content", [{5: 1}, {"adapters": [], "train": [1]}, {"adapters": 5}, {"adapters": [5]}]
+)
+def test_a_damaged_yaml_of_adapters_is_refused(path, tmp_path, content):
+    config.write_yaml(tmp_path / "other.yaml", content)
+    with pytest.raises(ConfigError, match=r"other.yaml: |adapters"):
+        experiment.load(path, adapter=str(tmp_path / "other.yaml"))
+
+
 def test_a_yaml_of_adapters_may_be_named_in_any_script(path, tmp_path):
     config.write_yaml(tmp_path / "a𐐷.yaml", {"adapters": [{"kind": "residual"}]})
     assert experiment.load(path, ["base.name=😀"], adapter=str(tmp_path / "a𐐷.yaml")).name == "a𐐷"

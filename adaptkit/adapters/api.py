@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, StrictInt, model_validator
 from torch import Tensor, nn
 
 from adaptkit.adapters import kinds
@@ -21,7 +21,7 @@ from adaptkit.adapters.catalog import available
 from adaptkit.adapters.fold import Fold
 from adaptkit.adapters.per_task import Hypernetwork, draw, owning_parts, task_parameters
 from adaptkit.adapters.site import Site
-from adaptkit.config import Config, NonNegativeInt, Width
+from adaptkit.config import Config, Width
 from adaptkit.errors import ConfigError, listed, nearest
 from adaptkit.tensors import AllocationLimit, memory_bytes
 
@@ -48,7 +48,7 @@ class AdapterConfig(Config):
         return self
 
 
-Blocks = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None  # to restrict an adapter to
+Blocks = Annotated[tuple[StrictInt, ...], Field(min_length=1, max_length=1000)] | None  # those with adapters
 
 
 class Adapter(nn.Module):
@@ -196,10 +196,10 @@ class AdapterStack(nn.ModuleList):
         return adapted.index_put((self.base_rows,), kept)
 
 
-def load_kind(kind: str) -> ModuleType:
+def load_kind(kind: Any) -> ModuleType:
     """Import the module of an adapter type; an unknown one is a ConfigError with the closest name."""
     if kind not in available():
-        known = nearest(kind, available()) or f"; known: {', '.join(available())}"
+        known = nearest(str(kind), available()) or f"; known: {', '.join(available())}"
         raise ConfigError(f"there is no adapter type '{kind}'{known}")
     return importlib.import_module(f"{kinds.__name__}.{kind}")
 

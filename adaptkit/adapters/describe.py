@@ -77,7 +77,8 @@ def write_catalog() -> None:
 
 def _only_adapter(path: Any, content: Mapping[str, Any]) -> dict[str, Any]:
     entries = content.get("adapters")
-    if not isinstance(entries, list) or len(entries) != 1 or "kind" not in entries[0]:
+    is_one = isinstance(entries, list) and len(entries) == 1 and isinstance(entries[0], dict)
+    if not is_one or not isinstance(entries[0].get("kind"), str):
         raise ConfigError(f"{path}: expected 'adapters' with one entry; give an adapter type or another yaml")
     return dict(entries[0])
 

@@ -33,7 +33,7 @@ def make_config(
     Its training options are not used, as a log message says: `base.train` of the experiment replaces them.
     """
     given = config.read_yaml(model_yaml)
-    unused = sorted(set(given) - build.MODEL_KEYS)
+    unused = sorted(map(str, set(given) - build.MODEL_KEYS))
     if unused:
         _LOG.info("%s: not used, base.train replaces them: %s", model_yaml, listed(unused))
     completed = build.complete(given, str(model_yaml))
