@@ -20,6 +20,14 @@ TimeoutSec = Annotated[
     float,
     typer.Option(metavar="SEC", min=0.01, help="Time limit for a response, and for an idle connection."),
 ]
+AllowedHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Answer requests whose Host header has this name, besides localhost, --host and the numeric "
+        "address of the connection; repeatable.",
+    ),
+]
 Preload = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Load this speaker's Submodel at startup and keep it; repeatable."),
@@ -57,6 +65,7 @@ def serve(
         float, typer.Option(metavar="SEC", min=0.01, help="Interval between scans of the folder.")
     ] = 2,
     preload: Preload = None,
+    allowed_host: AllowedHost = None,
     device: Device = "auto",
 ) -> None:
     """Transcribe audio sent over HTTP, each request with the Submodel of its speaker.
@@ -89,5 +98,6 @@ def serve(
         refresh_sec=refresh_sec,
         num_workers=workers,
         preload=tuple(dict.fromkeys(preload or ())),
+        allowed_hosts=tuple(dict.fromkeys(allowed_host or ())),
     )
     run(settings, device=choose_device(device), set_up=set_up_messages)

@@ -100,7 +100,9 @@ class Server:
     @asynccontextmanager
     async def client(self):
         transport = httpx.ASGITransport(create_app(self.service), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=None) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", timeout=None
+        ) as client:
             yield client
 
     async def until(self, is_so: Callable[[], bool]) -> None:
