@@ -38,6 +38,7 @@ def create_app(service: Service) -> FastAPI:
         version=metadata.version("adaptkit"),
         docs_url=None,  # FastAPI's pages load scripts from other hosts
         redoc_url=None,
+        redirect_slashes=False,  # else /health/ is answered 307 without a message
     )
     _add_errors(app)
     _add_recognize(app, service)

@@ -43,7 +43,9 @@ def host_name(host: str) -> str:
     """
     name, port = host.strip(), ""
     if name.startswith("["):
-        name, _, port = name[1:].partition("]")
+        name, end, port = name[1:].partition("]")
+        if not end or port and not port.startswith(":"):
+            return ""
         port = port.removeprefix(":")
     elif name.count(":") == 1:
         name, _, port = name.partition(":")
