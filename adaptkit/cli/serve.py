@@ -20,6 +20,7 @@ TimeoutSec = Annotated[
     float,
     typer.Option(metavar="SEC", min=0.01, help="Time limit for a response, and for an idle connection."),
 ]
+Host = Annotated[str, typer.Option(metavar="HOST", help="The address to listen on; 0.0.0.0 for all.")]
 AllowedHost = Annotated[
     list[str] | None,
     typer.Option(
@@ -44,9 +45,7 @@ def serve(
     submodels: Annotated[
         Path, typer.Option(metavar="DIR", help="A folder of Submodels; new files there are picked up.")
     ],
-    host: Annotated[
-        str, typer.Option(metavar="HOST", help="The address to listen on; 0.0.0.0 for all.")
-    ] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Annotated[
         int, typer.Option(metavar="N", min=0, max=65535, help="The port to listen on; 0 for a free one.")
     ] = 8000,
@@ -72,8 +71,7 @@ def serve(
 
     Example: adaptkit serve --base exp/base --submodels exp/submodels
     """
-    for name in FOREIGN:
-        os.environ.pop(name, None)
+    _leave_foreign_metrics()
     try:
         from adaptkit.serve.run import serve as run
         from adaptkit.serve.service import ServerLimits, ServerSettings
@@ -101,3 +99,8 @@ def serve(
         allowed_hosts=tuple(dict.fromkeys(allowed_host or ())),
     )
     run(settings, device=choose_device(device), set_up=set_up_messages)
+
+
+def _leave_foreign_metrics() -> None:
+    for name in FOREIGN:
+        os.environ.pop(name, None)

@@ -53,6 +53,7 @@ class _WorkerSlot:
         self._process.start()
         there.close()  # so that the end of the process closes the pipe
         self._started: Started | None = None
+        self._reason = ""  # why it ends, if it has said so
         self._heard_sec = monotonic()
         self._due_sec: float | None = None  # when to start a replacement
 
@@ -72,7 +73,8 @@ class _WorkerSlot:
     def restart_if_ended(self) -> float:
         """Replace a process that has ended; return when a pending replacement is due, or infinity."""
         if self._due_sec is None and not self._process.is_alive():
-            self._note_end(self._started or self._receive())
+            self._is_silent()  # takes in its last words
+            self._note_end(self._started or self._reason or self._receive())
         elif self._due_sec is None and self._is_silent():
             self._note_end(self._end_silent())
         if self._due_sec is not None and monotonic() >= self._due_sec:
@@ -101,6 +103,7 @@ class _WorkerSlot:
             while self._reports.poll():
                 report = self._reports.recv()
                 self._started = report if isinstance(report, Started) else self._started
+                self._reason = report if isinstance(report, str) else self._reason
                 self._heard_sec = monotonic()
         return monotonic() > self._heard_sec + SILENT_SEC
 
