@@ -71,9 +71,30 @@ def require_regular(path: Path) -> None:
     try:
         mode = Path(path).stat().st_mode
     except OSError as error:
+        if Path(path).is_symlink():
+            target = f"is a link to {os.readlink(path)!r}, which cannot be followed"
+            raise AdaptkitError(f"{path}: {target}; mend or remove the link") from error
         raise AdaptkitError(explain_os_error(error, path)) from error
     except ValueError as error:  # a NUL character
         raise AdaptkitError(f"{str(path)!r}: not a path: {error}") from error
+    _refuse_irregular(mode, path)
+
+
+def read_regular(path: Path) -> bytes:
+    """Read a file as `require_regular` would allow, also if another takes its place meanwhile.
+
+    OSError says what the system does; a FIFO, a device or a folder is an AdaptkitError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # else a FIFO waits for a writer
+    try:
+        _refuse_irregular(os.fstat(descriptor).st_mode, path)
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_irregular(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
         kind = kinds.get(stat.S_IFMT(mode), "a device")

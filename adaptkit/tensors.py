@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from adaptkit.errors import AdaptkitError, CheckpointError, listed
-from adaptkit.files import explain_os_error, replacing, require_regular
+from adaptkit.files import explain_os_error, read_regular, replacing
 
 _HEAD = b'{"__metadata__":{"adaptkit":"{\\"crc32\\": \\"'  # follows 8 bytes of length
 _NO_CHECKSUM = "00000000"
@@ -51,13 +51,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     A file that is damaged, truncated or written by another program is a CheckpointError.
     """
     try:
-        if path.exists() and not path.is_dir():
-            require_regular(path)
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; 'adaptkit train' writes it") from error
     except OSError as error:
         raise CheckpointError(explain_os_error(error, path)) from error
+    except AdaptkitError as error:
+        raise CheckpointError(str(error)) from error
     try:
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:

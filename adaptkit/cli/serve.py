@@ -20,6 +20,15 @@ TimeoutSec = Annotated[
     float,
     typer.Option(metavar="SEC", min=0.01, help="Time limit for a response, and for an idle connection."),
 ]
+Host = Annotated[str, typer.Option(metavar="HOST", help="The address to listen on; 0.0.0.0 for all.")]
+AllowedHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Answer requests whose Host header has this name, besides localhost, --host and the numeric "
+        "address of the connection; repeatable.",
+    ),
+]
 Preload = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Load this speaker's Submodel at startup and keep it; repeatable."),
@@ -36,9 +45,7 @@ def serve(
     submodels: Annotated[
         Path, typer.Option(metavar="DIR", help="A folder of Submodels; new files there are picked up.")
     ],
-    host: Annotated[
-        str, typer.Option(metavar="HOST", help="The address to listen on; 0.0.0.0 for all.")
-    ] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Annotated[
         int, typer.Option(metavar="N", min=0, max=65535, help="The port to listen on; 0 for a free one.")
     ] = 8000,
@@ -57,14 +64,14 @@ def serve(
         float, typer.Option(metavar="SEC", min=0.01, help="Interval between scans of the folder.")
     ] = 2,
     preload: Preload = None,
+    allowed_host: AllowedHost = None,
     device: Device = "auto",
 ) -> None:
     """Transcribe audio sent over HTTP, each request with the Submodel of its speaker.
 
     Example: adaptkit serve --base exp/base --submodels exp/submodels
     """
-    for name in FOREIGN:
-        os.environ.pop(name, None)
+    _leave_foreign_metrics()
     try:
         from adaptkit.serve.run import serve as run
         from adaptkit.serve.service import ServerLimits, ServerSettings
@@ -89,5 +96,11 @@ def serve(
         refresh_sec=refresh_sec,
         num_workers=workers,
         preload=tuple(dict.fromkeys(preload or ())),
+        allowed_hosts=tuple(dict.fromkeys(allowed_host or ())),
     )
     run(settings, device=choose_device(device), set_up=set_up_messages)
+
+
+def _leave_foreign_metrics() -> None:
+    for name in FOREIGN:
+        os.environ.pop(name, None)

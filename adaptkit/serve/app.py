@@ -14,13 +14,14 @@ from starlette.requests import ClientDisconnect
 
 from adaptkit.serve import openapi
 from adaptkit.serve.audio import receive
-from adaptkit.serve.middleware import Counting
+from adaptkit.serve.middleware import AllowedHosts, Counting
 from adaptkit.serve.openapi import answered, refused
 from adaptkit.serve.schemas import Failure, Health, Recognised, Refusal, Submodels
 from adaptkit.serve.service import Service
 
 _CLIENT_GONE = 499  # nginx's status for a client that disconnected; only metrics show it
 _LONGEST_NAME = 1000
+_LONGEST_SHOWN = 100  # characters of a header
 Result = TypeVar("Result")
 Speaker = Annotated[
     str | None,
@@ -37,11 +38,13 @@ def create_app(service: Service) -> FastAPI:
         version=metadata.version("adaptkit"),
         docs_url=None,  # FastAPI's pages load scripts from other hosts
         redoc_url=None,
+        redirect_slashes=False,  # else /health/ is answered 307 without a message
     )
     _add_errors(app)
     _add_recognize(app, service)
     _add_state(app, service)
     paths = frozenset(route.path for route in app.routes)
+    app.add_middleware(AllowedHosts, names=service.hosts, refuse=_refuse_host)
     app.add_middleware(Counting, metrics=service.metrics, paths=paths)
     return app
 
@@ -146,6 +149,11 @@ def _failure(status: int, message: str, headers: Any = None) -> Response:
     retry = {"Retry-After": "1"} if status == 503 else {}
     content = Failure(status=status, message=message).model_dump()
     return JSONResponse(content, status, headers={**(headers or {}), **retry, "Connection": "close"})
+
+
+def _refuse_host(host: str) -> Response:
+    named = f"Host {host[:_LONGEST_SHOWN]!r}: this server is not known by that name"
+    return _failure(400, f"{named}; use localhost, or name it when starting the server: --allowed-host NAME")
 
 
 def _refuse_unknown_parameters(request: Request, known: tuple[str, ...]) -> None:

@@ -1,10 +1,68 @@
-"""Middleware that counts requests by status and measures their latency."""
+"""Middleware that refuses foreign Host headers, and counts requests by status and measures their latency."""
 
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from time import perf_counter
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaptkit.serve.metrics import Metrics
+
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+class AllowedHosts:
+    """Refuses requests whose Host header names another machine, with `refuse(host)`.
+
+    A page of another site can make a browser resolve its own name to this server (DNS rebinding), and would
+    then read its answers. Allowed are the local names, `names`, and the numeric address that the client has
+    connected to, since an attack needs a name; ports are ignored.
+    """
+
+    def __init__(self, app: ASGIApp, names: Iterable[str], refuse: Callable[[str], Response]):
+        self._app, self._refuse = app, refuse
+        self._names = frozenset(host_name(name) for name in (*_LOCAL, *names))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle or refuse a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        found = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        name = host_name(found[0]) if len(found) == 1 else ""
+        is_allowed = bool(name) and (name in self._names or name == _address(scope))
+        await (self._app if is_allowed else self._refuse(", ".join(found)))(scope, receive, send)
+
+
+def host_name(host: str) -> str:
+    """Return the name or address of a Host header in one form, without its port; empty if it is malformed.
+
+    >>> [host_name(host) for host in ("Example.org.:80", "[::1]:8000", "0:0:0:0:0:0:0:1", "a:b")]
+    ['example.org', '::1', '::1', '']
+    """
+    name, port = host.strip(), ""
+    if name.startswith("["):
+        name, end, port = name[1:].partition("]")
+        if not end or port and not port.startswith(":"):
+            return ""
+        port = port.removeprefix(":")
+    elif name.count(":") == 1:
+        name, _, port = name.partition(":")
+    if port and not (port.isascii() and port.isdigit()):
+        return ""
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        return name.lower().removesuffix(".")
+
+
+def _address(scope: Scope) -> str | None:
+    """Return the numeric address that the client has connected to."""
+    try:
+        return str(ip_address((scope.get("server") or ("",))[0]))
+    except ValueError:  # a Unix socket, or a test client
+        return None
 
 
 class Counting:

@@ -28,15 +28,15 @@ def serve(settings: ServerSettings, *, device: str, set_up: Callable[[], None]) 
 
     `set_up` is called in each worker process.
     """
-    has_several = settings.num_workers > 1
-    with _bound(settings.host, settings.port, is_shared=has_several) as bound:
-        announce = partial(_announce, *bound.getsockname()[:2], settings.num_workers)
-        if has_several:
-            work = partial(_work, (bound.family, bound.getsockname()), settings, device, set_up)
+    with _reserved(settings.host, settings.port) as held:
+        address = held.family, held.getsockname()
+        announce = partial(_announce, *address[1][:2], settings.num_workers)
+        if settings.num_workers > 1:
+            work = partial(_work, address, settings, device, set_up)
             most_sec = settings.limits.timeout_sec + _SPARE_SEC
             supervise(work, settings.num_workers, on_start=announce, most_sec=most_sec)
         else:
-            _serve(bound, settings, device, announce)
+            _serve(address, settings, device, announce)
 
 
 def _work(
@@ -50,14 +50,17 @@ def _work(
     set_up()
     if "OMP_NUM_THREADS" not in os.environ:  # else the user has set the threads per process
         torch.set_num_threads(max(1, torch.get_num_threads() // settings.num_workers))
-    with _take(*address, (socket.SO_REUSEADDR, socket.SO_REUSEPORT)) as own:
-        _serve(own, settings, device, on_start)
+    _serve(address, settings, device, on_start)
 
 
 def _serve(
-    bound: socket.socket, settings: ServerSettings, device: str, on_start: Callable[[Started], None]
+    address: tuple[int, Any], settings: ServerSettings, device: str, on_start: Callable[[Started], None]
 ) -> None:
-    with Service(checkpoint.load(settings.base, device), settings) as service:
+    base = checkpoint.load(settings.base, device)
+    with (
+        _take(*address, (socket.SO_REUSEADDR, socket.SO_REUSEPORT)) as own,
+        Service(base, settings) as service,
+    ):
         config = uvicorn.Config(
             create_app(service),
             http=partial(TimedConnection, timeout_sec=settings.limits.timeout_sec),
@@ -70,9 +73,9 @@ def _serve(
             timeout_graceful_shutdown=math.ceil(settings.limits.timeout_sec),
         )
         leave_on_signals()  # uvicorn catches both signals, shuts down gracefully and raises them again
-        bound.listen(config.backlog)
+        own.listen(config.backlog)
         on_start(Started(len(service.speakers.names), service.cache.num_slots))
-        uvicorn.Server(config).run(sockets=[bound])
+        uvicorn.Server(config).run(sockets=[own])
 
 
 def _announce(host: str, port: int, num_workers: int, started: Started) -> None:
@@ -82,30 +85,31 @@ def _announce(host: str, port: int, num_workers: int, started: Started) -> None:
 
 
 @contextmanager
-def _bound(host: str, port: int, *, is_shared: bool) -> Iterator[socket.socket]:
-    """Bind the port before the model is loaded, which takes seconds; listen only afterwards.
+def _reserved(host: str, port: int) -> Iterator[socket.socket]:
+    """Reserve the port before the model is loaded, which takes seconds; fail if another server has it.
 
-    A port for several processes is first bound exclusively, to fail if another server has it, and then
-    reserved by a socket with SO_REUSEPORT that never listens.
+    The port is first taken exclusively, by a socket that listens for a moment, and then held by one with
+    SO_REUSEPORT that never listens: other servers are refused it, and processes of this one can share it.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise AdaptkitError(
-            f"--host {host}: {error.strerror or error}; use an address of this machine"
-        ) from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AdaptkitError(f"--host {host}: {reason}; use an address of this machine") from error
     with _take(family, address, (socket.SO_REUSEADDR,)) as alone:
-        if not is_shared:
-            yield alone
-            return
-        address = alone.getsockname()
-    with _take(family, address, (socket.SO_REUSEPORT,)) as held:
+        try:
+            alone.listen()
+        except OSError as error:  # another has bound it at the same time
+            raise _not_taken(address, error) from error
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held = _take(family, alone.getsockname(), (socket.SO_REUSEPORT,))
+    with held:
         yield held
 
 
 def _take(family: int, address: Any, options: Sequence[int]) -> socket.socket:
     """Bind a port; with SO_REUSEPORT, Linux distributes connections over the processes that share it."""
-    host, port = address[:2]
+    host = address[0]
     try:
         # asyncio sets TCP_NODELAY only if the protocol is named; without it, responses are delayed
         taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -119,6 +123,11 @@ def _take(family: int, address: Any, options: Sequence[int]) -> socket.socket:
         taken.bind(address)
     except OSError as error:
         taken.close()
-        where = f"--host {host} --port {port}"
-        raise AdaptkitError(f"{where}: {error.strerror or error}; choose another port or host") from error
+        raise _not_taken(address, error) from error
     return taken
+
+
+def _not_taken(address: Any, error: OSError) -> AdaptkitError:
+    host, port = address[:2]
+    where = f"--host {host} --port {port}"
+    return AdaptkitError(f"{where}: {error.strerror or error}; choose another port or host")

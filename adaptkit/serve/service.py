@@ -65,6 +65,7 @@ class ServerSettings:
     refresh_sec: float  # between scans of the folder of Submodels
     num_workers: int = 1  # processes, each with its own models and limits
     preload: tuple[str, ...] = ()  # speakers whose Submodels are loaded at startup and kept
+    allowed_hosts: tuple[str, ...] = ()  # further names that Host headers may have
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Service:
 
     def __init__(self, base: BaseModel, settings: ServerSettings):
         self.base, self.limits, self._preload = base, settings.limits, settings.preload
+        self.hosts = (settings.host, *settings.allowed_hosts)
         budget_bytes = round(settings.submodel_mb * 2**20)
         self.cache = SubmodelCache(settings.submodels, base, budget_bytes=budget_bytes)
         self.speakers = Speakers(self.cache, settings.submodels, unknown=settings.unknown_speaker)

@@ -12,6 +12,7 @@ from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import file_name
 
 _NEIGHBOURS = 100  # names before and after an unknown one to compare it with; 10,000 would take 0.2 s
+_CLOSING_SEC = 2.0  # for a scan to end
 _LOG = logging.getLogger(__name__)
 
 
@@ -81,9 +82,9 @@ class Watch:
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the thread; one that hangs in a scan, as on a lost network drive, is left behind."""
         self._closing.set()
-        self._thread.join()
+        self._thread.join(_CLOSING_SEC)
 
     def _run(self) -> None:
         logged = ""

@@ -5,6 +5,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from adaptkit.serve.schemas import Failure
+
 
 class TimedConnection(H11Protocol):
     """HTTP/1.1 with a limit of `timeout_sec` each for the request head, the response, and sending it."""
@@ -31,6 +33,14 @@ class TimedConnection(H11Protocol):
         super().handle_events()
         if self.cycle is not before:
             self._end_in(2 * self._timeout_sec)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP with the kind of body that every refusal has."""
+        content = Failure(status=400, message=f"{msg} Send HTTP/1.1 with one Host header.")
+        body = content.model_dump_json().encode()
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+        self.transport.write(head.encode() + b"\r\nconnection: close\r\n\r\n" + body)
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """Restart the timeout, for the next request or for the client to read the response."""

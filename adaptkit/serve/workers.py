@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from threading import Thread
+from threading import Event, Lock, Thread
 from time import monotonic
 from typing import TypeAlias
 
@@ -22,6 +22,9 @@ _LOG = logging.getLogger(__name__)
 _SPAWN = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LONGEST_PAUSE_SEC = 60.0  # between attempts to replace a process
+_BEAT_SEC = 1.0  # between the signs of life of a process
+_END_SEC = 2.0  # for a killed process to end; one that waits for a lost network drive may not
+SILENT_SEC = 15.0  # a process without a sign of life for longer than that is killed and replaced
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class _WorkerSlot:
         self._process.start()
         there.close()  # so that the end of the process closes the pipe
         self._started: Started | None = None
+        self._reason = ""  # why it ends, if it has said so
+        self._heard_sec = monotonic()
         self._due_sec: float | None = None  # when to start a replacement
 
     @property
@@ -68,7 +73,10 @@ class _WorkerSlot:
     def restart_if_ended(self) -> float:
         """Replace a process that has ended; return when a pending replacement is due, or infinity."""
         if self._due_sec is None and not self._process.is_alive():
-            self._note_end()
+            self._is_silent()  # takes in its last words
+            self._note_end(self._started or self._reason or self._receive())
+        elif self._due_sec is None and self._is_silent():
+            self._note_end(self._end_silent())
         if self._due_sec is not None and monotonic() >= self._due_sec:
             self.start()
         return float("inf") if self._due_sec is None else self._due_sec
@@ -85,22 +93,46 @@ class _WorkerSlot:
             self._process.kill()
             self._process.join()
 
-    def _note_end(self) -> None:
+    def forgive(self) -> None:
+        """Count the silence of the process from now on, since this process has been asleep itself."""
+        self._heard_sec = monotonic()
+
+    def _is_silent(self) -> bool:
+        """Take in the signs of life, and whether the process is ready; return whether they have ceased."""
+        with suppress(EOFError):  # it has ended meanwhile
+            while self._reports.poll():
+                report = self._reports.recv()
+                self._started = report if isinstance(report, Started) else self._started
+                self._reason = report if isinstance(report, str) else self._reason
+                self._heard_sec = monotonic()
+        return monotonic() > self._heard_sec + SILENT_SEC
+
+    def _end_silent(self) -> str:
+        """Kill a process that gives no sign of life; return what to say."""
+        self._process.kill()
+        self._process.join(_END_SEC)
+        return f"process {self._process.pid} gave no sign of life for {SILENT_SEC:g} s and was killed"
+
+    def _note_end(self, report: Started | str) -> None:
         """Schedule a replacement: at once if the process was ready, else with exponential backoff."""
-        report = self._started or self._receive()
-        has_served = isinstance(report, Started)
+        has_served = self._started is not None
         self._num_failed = 0 if has_served else self._num_failed + 1
         pause_sec = min(2.0**self._num_failed - 1, _LONGEST_PAUSE_SEC)
         reason = f"process {self._process.pid} ended with exit code {self._process.exitcode}"
         when = f"in {pause_sec:g} s" if pause_sec else "now"
-        _LOG.warning("%s; a replacement starts %s", reason if has_served else report, when)
+        _LOG.warning("%s; a replacement starts %s", report if isinstance(report, str) else reason, when)
         metrics.forget(self._process.pid)
         self._due_sec = monotonic() + pause_sec
 
     def _receive(self) -> Started | str:
         """Wait for the report of the process: that it is ready, or why it ends."""
         try:
-            return self._reports.recv()
+            while self._reports.poll(SILENT_SEC):
+                self._heard_sec = monotonic()
+                report = self._reports.recv()
+                if report is not None:  # a sign of life
+                    return report
+            return self._end_silent()
         except EOFError:
             self._process.join()
             return (
@@ -112,6 +144,7 @@ class _WorkerSlot:
 def supervise(work: Work, num_workers: int, *, on_start: Callable[[Started], None], most_sec: float) -> None:
     """Run `work` in processes until a signal ends this one; replace processes that end.
 
+    One that gives no sign of life for `SILENT_SEC`, as after SIGSTOP, is killed and replaced as well.
     The first must be ready before the others start, so that an error is reported once. `work` is pickled and
     called with a function to report that it is ready. At shutdown, a process has `most_sec` to finish.
     """
@@ -126,7 +159,12 @@ def supervise(work: Work, num_workers: int, *, on_start: Callable[[Started], Non
             for slot in slots[1:]:
                 slot.wait()
             on_start(started)
+            last_sec = monotonic()
             while True:
+                if monotonic() > last_sec + 3 * _BEAT_SEC:  # this process was stopped too
+                    for slot in slots:
+                        slot.forgive()
+                last_sec = monotonic()
                 _replace_ended(slots)
         finally:
             _ignore_signals()
@@ -144,20 +182,32 @@ def leave_on_signals() -> None:
 
 
 def _replace_ended(slots: Sequence[_WorkerSlot]) -> None:
-    """Replace processes that have ended, then wait until another ends or a replacement is due."""
+    """Replace processes that have ended or hang, then wait for the next one or a due replacement."""
     due_sec = min(slot.restart_if_ended() for slot in slots)
-    timeout_sec = None if due_sec == float("inf") else max(0.0, due_sec - monotonic())
+    timeout_sec = min(_BEAT_SEC, max(0.0, due_sec - monotonic()))
     wait([slot.sentinel for slot in slots if slot.sentinel is not None], timeout_sec)
 
 
 def _run(work: Work, reports: Connection) -> None:
     leave_on_signals()
     Thread(target=_leave_with_parent, name="parent", daemon=True).start()
+    sending, ending = Lock(), Event()
+
+    def report(message: Started | str | None) -> None:
+        with sending, suppress(OSError):
+            reports.send(message)
+
+    def beat() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        while not ending.wait(_BEAT_SEC):
+            report(None)
+
+    Thread(target=beat, name="beat", daemon=True).start()
     try:
-        work(reports.send)
+        work(report)
     except AdaptkitError as error:
-        with suppress(OSError):
-            reports.send(str(error))
+        ending.set()
+        report(str(error))
         sys.exit(1)
 
 

@@ -6,7 +6,6 @@ A slot is a task of that stack, so a batch can mix Submodels and base-model rows
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,8 +17,10 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError, nearest
 from adaptkit.submodels.files import Submodel
 from adaptkit.submodels.folder import File, SubmodelFolder
+from adaptkit.submodels.loaders import Loaders
 from adaptkit.submodels.slots import CacheStats, Counts, Resident, Slots, build_slots
 
+LOAD_SEC = 10.0  # the longest wait for files; more than that, and a network drive hangs
 _MOST_SLOTS = 65536  # bounds the number of slot names, as a speaker embedding takes only a few bytes
 
 
@@ -51,7 +52,7 @@ class SubmodelCache:
         self.num_slots = min(budget_bytes // max(1, self.bytes_each), most_slots, _MOST_SLOTS)
         self.stack = build_slots(self._folder.shared, base, self.num_slots)
         self._tables = {name: table.detach() for name, table in task_parameters(self.stack)}
-        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="submodels")
+        self._loaders = Loaders(num_threads, "submodels")
         self._refreshing = Lock()
         self._changed = Condition()  # guards all attributes below, and the state of the folder
         self._slots = Slots(self.num_slots)
@@ -96,7 +97,8 @@ class SubmodelCache:
         A task without a file is not an error here.
         """
         find = partial(self._folder.find_problem, with_weights=True)
-        reasons = [reason for reason in self._executor.map(find, dict.fromkeys(tasks)) if reason]
+        finding = [self._loaders.submit(find, task) for task in dict.fromkeys(tasks)]
+        reasons = [reason for reason in (found.result() for found in finding) if reason]
         if reasons:
             raise CheckpointError("\n".join(reasons))
 
@@ -140,8 +142,6 @@ class SubmodelCache:
         wanted = list(dict.fromkeys(task for task in tasks if task is not None))
         held = self._hold(wanted)
         try:
-            for resident in held:
-                self._load(resident)  # unless another thread is loading it
             self._wait_for(held)
             slots = {resident.file.task: resident.slot for resident in held}
             yield [-1 if task is None else slots[task] for task in tasks]
@@ -176,7 +176,7 @@ class SubmodelCache:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        self._executor.shutdown(cancel_futures=True)
+        self._loaders.close()
 
     def _hold(self, wanted: Sequence[str]) -> list[Resident]:
         """Acquire slots for all tasks at once, in the order of calls, and start loading missing Submodels."""
@@ -192,7 +192,7 @@ class SubmodelCache:
                     num_hits = sum(task in self._slots.residents for task in wanted)
                     self._counts.hits += num_hits
                     self._counts.misses += len(wanted) - num_hits
-                    self._load_ahead(wanted, num_own=1)
+                    self._load_ahead(wanted)
                     return self._slots.hold(wanted)
             finally:
                 self._queue.remove(turn)
@@ -210,28 +210,21 @@ class SubmodelCache:
             raise self._too_few(len(wanted) + num_pinned, f"{len(wanted)} at once beside {num_pinned} pinned")
         return self._queue[0] is turn and self._slots.has_room(wanted)
 
-    def _load_ahead(self, tasks: Iterable[str], *, num_own: int = 0) -> None:
-        """Start loading known tasks that have no slot, as far as there is room; the lock must be held.
-
-        The first `num_own` are left to the caller, since waking a thread takes longer than a load.
-        """
-        admitted = self._slots.admit([self._folder.find(task) for task in tasks])
-        for resident in admitted[num_own:]:
-            self._executor.submit(self._load, resident)
+    def _load_ahead(self, tasks: Iterable[str]) -> None:
+        """Start loading known tasks that have no slot, as far as there is room; the lock must be held."""
+        for resident in self._slots.admit([self._folder.find(task) for task in tasks]):
+            self._loaders.submit(self._load, resident)
 
     def _load(self, resident: Resident) -> None:
-        """Load a Submodel from disk into its slot, unless another thread is loading it."""
-        with self._changed:
-            if resident.is_started:
-                return
-            resident.is_started = True
-        started = time.perf_counter()
+        """Load a Submodel from disk into its slot, in a thread of its own: others never touch the folder."""
+        started, is_removed = time.perf_counter(), False
         try:
             self._fill(resident.slot, resident.file)
         except Exception as error:  # raised in the threads that wait for it
             resident.error = error
+            is_removed = self._folder.is_removed(resident.file)
         with self._changed:
-            self._note(resident, time.perf_counter() - started)
+            self._note(resident, time.perf_counter() - started, is_removed=is_removed)
             self._slots.finish(resident)
             self._changed.notify_all()
 
@@ -241,7 +234,7 @@ class SubmodelCache:
             table[slot].copy_(submodel.weights[name])
         self._heads[slot] = replace(submodel, weights={})
 
-    def _note(self, resident: Resident, seconds: float) -> None:
+    def _note(self, resident: Resident, seconds: float, *, is_removed: bool) -> None:
         """Count a load, or a failure and its reason."""
         counts = self._counts
         if resident.error is None:
@@ -251,12 +244,18 @@ class SubmodelCache:
             return
         counts.failures += 1
         if isinstance(resident.error, AdaptkitError):
-            self._folder.mark_damaged(resident.file, str(resident.error))
+            self._folder.mark_damaged(resident.file, str(resident.error), is_removed=is_removed)
 
     def _wait_for(self, held: Sequence[Resident]) -> None:
-        """Wait until all Submodels are loaded; raise their failures in one error."""
+        """Wait until all Submodels are loaded, for `LOAD_SEC` at most; raise their failures in one error."""
         with self._changed:
-            self._changed.wait_for(lambda: all(resident.is_done for resident in held))
+            self._changed.wait_for(lambda: all(resident.is_done for resident in held), LOAD_SEC)
+            late = [resident.file for resident in held if not resident.is_done]
+            for file in late:  # so that nobody else waits for it; its slot is free once its thread is done
+                self._slots.drop(file.task)
+                self._folder.mark_damaged(file, _too_late(file))
+        if late:
+            raise CheckpointError("\n".join(map(_too_late, late)))
         errors = [resident.error for resident in held if resident.error is not None]
         for error in errors:
             if not isinstance(error, AdaptkitError):
@@ -280,3 +279,7 @@ class SubmodelCache:
             f"{num} Submodels of {self.bytes_each:,} bytes must be in memory ({what}), but only "
             f"{self.num_slots} fit; raise --submodel-mb to {self.megabytes(num)}"
         )
+
+
+def _too_late(file: File) -> str:
+    return f"{file.path}: not read within {LOAD_SEC:g} s; check the disk or network drive it is on"

@@ -4,6 +4,7 @@ All files of a folder have one configuration, one base model and one set of shar
 A file that does not match has a problem; the others remain usable.
 """
 
+import os
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -130,7 +131,7 @@ def _refuse_unknown(tasks: Sequence[str], known: Collection[str], path: Path) ->
 
 def _start(folder: Path, shared: Shared) -> None:
     """Write the shared weights of a folder, or compare them with those already there."""
-    if not (folder / SHARED_FILE).exists():
+    if not os.path.lexists(folder / SHARED_FILE):
         write_shared(folder, shared)
         return
     difference = read_shared(folder).difference(shared)

@@ -10,6 +10,7 @@ stored once, in `+shared.safetensors`. Files carry a checksum (see adaptkit.tens
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,8 @@ from torch import Tensor
 from adaptkit import config
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig
-from adaptkit.errors import CheckpointError, listed
+from adaptkit.errors import AdaptkitError, CheckpointError, listed
+from adaptkit.files import require_regular
 from adaptkit.tensors import hash_tensors, read_tensors, write_tensors
 
 SHARED_FILE = "+shared.safetensors"  # not a task's file: in those, + occurs only before a digest
@@ -127,6 +129,7 @@ def read(path: Path) -> Submodel:
 
 def read_head(path: Path) -> tuple[Submodel, int]:
     """Read a Submodel without its weights, and their number; damaged weights go unnoticed."""
+    _require_file(path)  # since safe_open would wait for the writer of a FIFO
     try:
         with safe_open(path, framework="np") as file:
             header = dict(json.loads(file.metadata()["adaptkit"]))
@@ -165,11 +168,20 @@ def read_shared(folder: Path) -> Shared:
 
 def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read header and weights."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; {_MADE_BY}")
+    _require_file(path)
     weights, header = read_tensors(path)
     _check_format(path, header, holds)
     return header, weights
+
+
+def _require_file(path: Path) -> None:
+    """Refuse what is missing, or is no regular file."""
+    if not os.path.lexists(path):
+        raise CheckpointError(f"{path}: no such file; {_MADE_BY}")
+    try:
+        require_regular(path)
+    except AdaptkitError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _check_format(path: Path, header: Mapping[str, Any], holds: str) -> None:

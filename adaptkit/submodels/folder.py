@@ -1,5 +1,6 @@
 """A folder of Submodels that may change while in use: which files are valid, and which have changed."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,7 +51,7 @@ class Look:
 class SubmodelFolder:
     """The Submodels in a folder that match a base model, as of the last scan; `shared` never changes.
 
-    `look` and `read` are slow and change no state; `take` applies the result of a scan.
+    `look`, `read` and `is_removed` are slow and change no state; `take` applies the result of a scan.
     """
 
     def __init__(self, path: Path, base: BaseModel):
@@ -124,16 +125,17 @@ class SubmodelFolder:
         self._replace(files)
         return sorted(changed)
 
-    def mark_damaged(self, file: File, reason: str) -> None:
-        """Record that the weights of a file cannot be used; the next scan reads it again.
+    def is_removed(self, file: File) -> bool:
+        """Return whether a file, but not the whole folder, is missing; this reads the folder."""
+        return not _stamp(file.path) and bool(_stamp(self.path / SHARED_FILE))
 
-        A file that was removed is forgotten, unless the whole folder is missing.
-        """
+    def mark_damaged(self, file: File, reason: str, *, is_removed: bool = False) -> None:
+        """Record that the weights of a file cannot be used, or forget it; the next scan reads it again."""
         name = file.path.name
         if self._files.get(name) != file:
             return
         files = {**self._files, name: replace(file, damage=reason)}
-        if not _stamp(file.path) and _stamp(self.path / SHARED_FILE):
+        if is_removed:
             del files[name]
         self._replace(files)
 
@@ -177,7 +179,7 @@ class SubmodelFolder:
 def _stamp(path: Path) -> _Stamp:
     """Return what tells a file from one it replaced, which may have the same size and modification time."""
     try:
-        status = path.stat()
+        status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # of a link that leads nowhere
     except OSError:
         return ()
     return status.st_size, status.st_mtime_ns, status.st_ino

@@ -24,7 +24,6 @@ class Resident:
     file: File
     slot: int
     num_holders: int = 0  # batches that use it or wait for it
-    is_started: bool = False
     is_done: bool = False  # loaded, or failed with `error`
     is_dropped: bool = False  # no longer available; the slot is freed when its last holder leaves
     error: Exception | None = None

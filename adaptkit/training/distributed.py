@@ -1,5 +1,7 @@
 """Distributed training in the processes that `torchrun` started."""
 
+import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,8 +12,19 @@ import torch
 from torch import distributed
 
 from adaptkit import locks
+from adaptkit.errors import ConfigError, TrainingError
 
-_VALIDATION_MOST = timedelta(hours=6)  # in the first process, while the others wait
+TIMEOUT = "ADAPTKIT_DISTRIBUTED_TIMEOUT_SEC"
+_DEFAULT_SEC = 1800.0  # also bounds a validation, which the first process does while the others wait
+_LOG = logging.getLogger(__name__)
+_MARKS = (
+    "Timed out",
+    "timed out",
+    "timeout",
+    "Connection closed by peer",
+    "Connection reset",
+    "gloo/transport",
+)
 
 
 @contextmanager
@@ -23,9 +36,14 @@ def in_processes(device: str) -> Iterator[None]:
     is_cuda = torch.device(device).type == "cuda"
     if is_cuda:
         torch.cuda.set_device(device)  # nccl sends from the current device
-    distributed.init_process_group("nccl" if is_cuda else "gloo", timeout=_VALIDATION_MOST)
+    seconds = _timeout_sec()
+    limit = f"waits at most {seconds:g} s for the others ({TIMEOUT})"
+    _LOG.info("process %s of %s %s", os.environ.get("RANK"), os.environ["WORLD_SIZE"], limit)
+    with _explained(seconds):
+        distributed.init_process_group("nccl" if is_cuda else "gloo", timeout=timedelta(seconds=seconds))
     try:
-        yield
+        with _explained(seconds):
+            yield
     finally:
         distributed.destroy_process_group()
 
@@ -40,3 +58,31 @@ def writing_to(folder: Path) -> Iterator[None]:
     """Hold the lock on the folder of a run in the process that writes to it."""
     with locks.hold(folder, parts=("checkpoints",)) if is_first() else nullcontext():
         yield
+
+
+def _timeout_sec() -> float:
+    """Return how long a process waits for the others."""
+    given = os.environ.get(TIMEOUT, str(_DEFAULT_SEC))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 1 <= seconds <= 604_800:  # a week
+        raise ConfigError(f"{TIMEOUT}={given}: expected seconds, from 1 to 604800")
+    return seconds
+
+
+@contextmanager
+def _explained(seconds: float) -> Iterator[None]:
+    """Turn the failure of another process into an error with a remedy."""
+    try:
+        yield
+    except (distributed.DistBackendError, distributed.DistNetworkError, RuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, distributed.DistError) and not any(mark in text for mark in _MARKS):
+            raise
+        raise TrainingError(
+            f"process {os.environ.get('RANK')}: another process of this training ended, or did not answer "
+            f"within {seconds:g} s ({text.splitlines()[0][:200]}); look at its log, then use --resume; if "
+            f"validation takes longer than that, set {TIMEOUT}"
+        ) from error

@@ -2,14 +2,10 @@
 
 import asyncio
 import io
-import re
 import shutil
-import socket
-import subprocess
-import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,9 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-import torch
 
-from adaptkit.adapters import api
 from adaptkit.data.dataset import read_examples
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
@@ -35,23 +29,6 @@ LIMITS = ServerLimits(
 )
 
 
-def make_exp(base, path, tasks, seed=1, kind="residual", **options) -> Path:
-    """Write an adapter file of weights that a training might have left; give its path."""
-    config = api.read_config({"kind": kind, **options})
-    stack = api.build([config], base.sites, tasks, seed=None)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in stack.parameters():
-        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    checkpoint.save(path, stack, base.fingerprint, 7, stack.state_dict())
-    return path
-
-
-@pytest.fixture(scope="session")
-def adapter_path(base, tmp_path_factory):
-    """Adapters of three speakers; not to be changed."""
-    return make_exp(base, tmp_path_factory.mktemp("exp") / "adapter.safetensors", SPEAKERS, bottleneck=4)
-
-
 @pytest.fixture
 def folder(adapter_path, base, tmp_path):
     """Their Submodels, which a test may spoil."""
@@ -60,7 +37,7 @@ def folder(adapter_path, base, tmp_path):
 
 
 @pytest.fixture
-def add(base, tmp_path, folder):
+def add(base, tmp_path, folder, make_exp):
     """Add the Submodel of one more speaker to the folder; another seed, another one."""
 
     def make(speaker, seed=5) -> Path:
@@ -71,7 +48,7 @@ def add(base, tmp_path, folder):
 
 
 @pytest.fixture
-def replace_folder(base, folder, tmp_path):
+def replace_folder(base, folder, tmp_path, make_exp):
     """Replace the folder's Submodels by those of other adapters, and maybe of another base model."""
 
     def make(base=base, **options) -> None:
@@ -100,7 +77,9 @@ class Server:
     @asynccontextmanager
     async def client(self):
         transport = httpx.ASGITransport(create_app(self.service), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=None) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", timeout=None
+        ) as client:
             yield client
 
     async def until(self, is_so: Callable[[], bool]) -> None:
@@ -191,59 +170,3 @@ def audio(noise):
         return content.getvalue()
 
     return encode
-
-
-class Running:
-    """A server process and where it listens."""
-
-    def __init__(self, process, until):
-        self.process, self.log = process, []
-        self.reading = threading.Thread(target=self._read, daemon=True)
-        self.reading.start()
-        self.port = int(until(self._find_port))
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def _read(self):
-        for line in self.process.stderr:
-            self.log.append(line)
-
-    def _find_port(self):
-        log = "".join(self.log)
-        assert self.process.poll() is None, log
-        found = re.search(r"http://127\.0\.0\.1:(\d+) serves 3 Submodels", log)
-        return found and found[1]
-
-    def connect(self):
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
-
-    def post(self, body, speaker=None):
-        params = {} if speaker is None else {"speaker": speaker}
-        return httpx.post(f"{self.url}/v1/recognize", params=params, content=body, timeout=30)
-
-
-@pytest.fixture(scope="session")
-def started(environment, until):
-    """Run `adaptkit serve` with options on a free port until the block ends, as a process."""
-
-    @contextmanager
-    def start(*words, **variables):
-        command = ["adaptkit", "serve", "--port", "0", "--device", "cpu", *map(str, words)]
-        own, pipe = {**environment, **variables}, subprocess.PIPE
-        with subprocess.Popen(command, env=own, stdout=pipe, stderr=pipe, text=True) as process:
-            try:
-                server = Running(process, until)
-                yield server
-            finally:
-                process.kill()
-            server.reading.join(60)  # which its last process ends
-            assert not server.reading.is_alive()
-
-    return start
-
-
-@pytest.fixture(scope="session")
-def submodels(base, adapter_path, tmp_path_factory):
-    """A folder of Submodels, as options together with the base model's; not to be changed."""
-    folder = tmp_path_factory.mktemp("submodels")
-    export.export(adapter_path, base, folder)
-    return folder

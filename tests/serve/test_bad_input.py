@@ -148,3 +148,23 @@ def test_an_unknown_speaker_gets_the_base_where_that_is_wanted(serve, audio):
     unknown, base = server.post(audio(), "nobody").json(), server.post(audio()).json()
     assert (unknown["submodel"], unknown["speaker"]) == (None, "nobody")
     assert (unknown["text"], unknown["score"]) == (base["text"], base["score"])
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]:8000", "asr.lan", "b.lan.:1"]
+)
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/submodels"])
+def test_local_and_allowed_hosts_are_answered(serve, host, path):
+    server = serve(host="asr.lan", allowed_hosts=("b.lan",))
+    response = server.run(lambda client: client.get(path, headers={"Host": host}))
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "localhost:80:80", "", "[::1", "10.0.0.1"]
+)
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/submodels", "/"])
+def test_other_hosts_are_400(server, host, path):
+    response = server.run(lambda client: client.get(path, headers={"Host": host}))
+    assert response.status_code == 400
+    assert "--allowed-host" in response.json()["message"]

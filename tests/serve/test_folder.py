@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -216,3 +217,49 @@ def test_a_base_model_that_cannot_be_searched_is_refused_at_the_start(serve, new
     replace_folder(base=base, bottleneck=4)
     with pytest.raises(AdaptkitError, match="has no CTC"):
         serve(base)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "dangling", "loop", "device"])
+def test_what_is_no_regular_file_is_a_problem_and_blocks_nobody(server, folder, audio, kind):
+    path = folder / files.file_name("odd")
+    make = {
+        "fifo": os.mkfifo,
+        "folder": os.mkdir,
+        "dangling": partial(os.symlink, "nowhere"),
+        "loop": lambda path: os.symlink(path.name, path),
+        "device": partial(os.symlink, "/dev/zero"),
+    }
+    make[kind](path)
+    refused = poll(server, until=lambda response: response.status_code == 409, post=(audio(), "odd"))
+    assert "odd" in refused.json()["message"]
+    assert server.get("/health").json()["ready"]
+    assert server.post(audio(), "spk1").status_code == 200
+
+
+def test_a_file_that_becomes_a_fifo_while_known_blocks_nobody(server, folder, audio):
+    path = folder / files.file_name("spk1")
+    path.unlink()
+    os.mkfifo(path)
+    assert server.post(audio(), "spk1").status_code == 409
+    assert server.post(audio(), "spk10").status_code == 200
+
+
+def test_a_file_that_is_never_read_ends_its_own_requests_alone(serve, audio, monkeypatch):
+    monkeypatch.setattr("adaptkit.submodels.cache.LOAD_SEC", 0.5)
+    server, going_on = serve(), threading.Event()
+    read = SubmodelFolder.read
+
+    def hang(self, file):
+        if file.task == "spk1":  # as on a lost network drive
+            going_on.wait(60)
+        return read(self, file)
+
+    monkeypatch.setattr(SubmodelFolder, "read", hang)
+    try:
+        response = server.post(audio(), "spk1")
+        assert response.status_code in (200, 409, 504)
+        assert "not read within 0.5 s" in response.text
+        assert server.get("/metrics").status_code == 200
+        assert server.post(audio(), "spk2").status_code == 200
+    finally:
+        going_on.set()

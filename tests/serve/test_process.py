@@ -55,7 +55,7 @@ def test_clients_at_once_hear_what_decoding_hears(running, recordings, decoded):
 
 def test_bad_clients_are_answered_and_the_next_one_is_served(running, recordings):
     body = recordings["spk1-00"]
-    head = b"POST /v1/recognize?speaker=spk1 HTTP/1.1\r\nHost: here\r\n"
+    head = b"POST /v1/recognize?speaker=spk1 HTTP/1.1\r\nHost: localhost\r\n"
     with running.connect() as slow, running.connect() as large, running.connect() as gone:
         slow.sendall(head + b"Content-Length: 1000\r\n\r\n" + body[:100])  # fewer bytes than it says
         large.sendall(head + b"Content-Length: 99999999\r\n\r\n" + body)
@@ -74,7 +74,9 @@ def test_a_client_that_sends_ten_times_too_much_reads_why(running):
 
 def pour(connection):
     """Send and send, 65 MB."""
-    connection.sendall(b"POST /v1/recognize HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.sendall(
+        b"POST /v1/recognize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     for _ in range(1000):
         connection.sendall(b"10000\r\n" + bytes(0x10000) + b"\r\n")
 
@@ -98,7 +100,7 @@ def is_closed(connection, content):
 
 def test_a_connection_without_a_whole_request_is_closed(running):
     whole, head = (
-        b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: " + b"a" * 300,
     )
     with contextlib.ExitStack() as stack:
@@ -127,7 +129,7 @@ def test_a_client_that_does_not_fetch_its_answers_is_left(running):
         with pytest.raises(ConnectionError):  # noqa: PT012 (until it is over)
             while time.monotonic() < started_sec + 20:
                 with contextlib.suppress(TimeoutError):
-                    connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n" * 1000)
+                    connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
 
 
 def test_requests_on_one_connection_may_go_on_for_longer_than_one_may_take(running, recordings):
@@ -160,7 +162,7 @@ def test_a_signal_lets_requests_under_way_end(
     body = recordings["spk1-00"]
     words = ("--base", base_dir, "--submodels", submodels, "--workers", workers)
     with started(*words) as server, server.connect() as connection:
-        head = b"POST /v1/recognize?speaker=spk1 HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n"
+        head = b"POST /v1/recognize?speaker=spk1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
         connection.sendall(head % len(body) + body[:100])
         until(lambda: "adaptkit_requests_open 1.0" in httpx.get(f"{server.url}/metrics").text)
         server.process.send_signal(number)

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from adaptkit.cli.script import run
 from adaptkit.errors import AdaptkitError
+from adaptkit.serve import workers
 from adaptkit.serve.workers import Started, supervise
 
 
@@ -43,6 +44,7 @@ def work(folder, on_start):
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
+    workers.SILENT_SEC = float(sys.argv[3])
     say = lambda started: print("all serve", started.num_known, flush=True)
     job = partial(work, Path(sys.argv[1]))
     run(lambda: supervise(job, 2, on_start=say, most_sec=float(sys.argv[2])), "script")
@@ -50,12 +52,12 @@ if __name__ == "__main__":
 
 
 @contextlib.contextmanager
-def supervising(folder, *names, most_sec=PATIENCE):
+def supervising(folder, *names, most_sec=PATIENCE, silent_sec=15):
     """Supervise two processes that serve nothing, with files of some names in their folder."""
     (folder / "script.py").write_text(SCRIPT)
     for name in names:
         (folder / name).touch()
-    words = [sys.executable, folder / "script.py", folder, str(most_sec)]
+    words = [sys.executable, folder / "script.py", folder, str(most_sec), str(silent_sec)]
     environment, pipe = {**os.environ, "TMPDIR": str(folder)}, subprocess.PIPE
     with subprocess.Popen(
         words, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True
@@ -199,7 +201,7 @@ def test_answers_are_not_held_back_for_an_acknowledgement(several):
 def test_what_a_process_held_is_forgotten_when_it_dies(until, several, recordings):
     several.post(recordings["spk1-00"], "spk1")
     with several.connect() as connection:
-        connection.sendall(b"POST /v1/recognize HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n")
+        connection.sendall(b"POST /v1/recognize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
         until(lambda: read_metric(several, "adaptkit_requests_open") == 1)
         for pid in find_workers(several.process):
             os.kill(pid, signal.SIGKILL)
@@ -215,11 +217,37 @@ def test_what_a_process_held_is_forgotten_when_it_dies(until, several, recording
     assert read_metric(several, 'adaptkit_requests_total{path="/v1/recognize",status="200"}') > 1
 
 
-@pytest.mark.parametrize("is_shared", [True, False])
-def test_a_port_is_refused_to_another_server_while_the_first_still_loads(is_shared):
-    with run._bound("127.0.0.1", 0, is_shared=True) as held:
+def test_a_stopped_process_is_killed_and_replaced_in_bounded_time(until, tmp_path):
+    with supervising(tmp_path, "go", silent_sec=4) as process:
+        process.stdout.readline()
+        stopped, other = find_workers(process)
+        os.kill(stopped, signal.SIGSTOP)
+        started_sec = time.monotonic()
+        until(lambda: (tmp_path / "started").read_text() == "xxx")
+        assert time.monotonic() - started_sec < 20
+        assert not is_running(stopped)
+        assert is_running(other)
+        process.terminate()
+        log = process.stderr.read()
+    assert f"process {stopped} gave no sign of life for 4 s and was killed; a replacement starts now" in log
+
+
+def test_processes_that_were_stopped_with_their_supervisor_go_on(tmp_path):
+    with supervising(tmp_path, "go", silent_sec=4) as process:
+        process.stdout.readline()
+        before = find_workers(process)
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(6)
+        os.killpg(process.pid, signal.SIGCONT)
+        time.sleep(1)
+        assert find_workers(process) == before
+    assert (tmp_path / "started").read_text() == "xx"
+
+
+def test_a_port_is_refused_to_another_server_while_the_first_still_loads():
+    with run._reserved("127.0.0.1", 0) as held:
         port = held.getsockname()[1]
-        second = run._bound("127.0.0.1", port, is_shared=is_shared)
+        second = run._reserved("127.0.0.1", port)
         with (
             pytest.raises(AdaptkitError, match=f"--port {port}: Address already in use; choose another"),
             second,
@@ -228,3 +256,5 @@ def test_a_port_is_refused_to_another_server_while_the_first_still_loads(is_shar
         with run._take(socket.AF_INET, held.getsockname(), (socket.SO_REUSEADDR, socket.SO_REUSEPORT)) as own:
             own.listen()
             socket.create_connection(("127.0.0.1", port), timeout=20).close()
+    with run._reserved("127.0.0.1", port):  # again at once, though the last connection lingers
+        pass

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from adaptkit import experiment
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.tensors import read_tensors
+from adaptkit.training import distributed
 from adaptkit.training import run as train
 from adaptkit.training.optimizer import PerTask
 
@@ -217,3 +219,45 @@ def test_a_speaker_of_one_process_alone_learns_in_both_what_it_would_in_one(runs
                 learnt = after[name][task] - own[task]
                 difference = after_2[name][task] - before_2[name][task] - learnt
                 assert difference.abs().max() <= 1e-4 * learnt.abs().max()
+
+
+STOPPED = """
+import os, signal, sys
+import torch
+from torch import distributed
+from adaptkit.errors import AdaptkitError
+from adaptkit.training.distributed import in_processes
+
+try:
+    with in_processes("cpu"):
+        distributed.all_reduce(torch.zeros(1))
+        if distributed.get_rank() == 1:
+            print(os.getpid(), flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        distributed.all_reduce(torch.zeros(1))
+except AdaptkitError as error:
+    sys.exit(f"refused {error}")
+"""
+
+
+def test_a_stopped_process_is_an_error_of_the_other_in_bounded_time(tmp_path):
+    (tmp_path / "script.py").write_text(STOPPED)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", distributed.TIMEOUT: "8"}
+    command, pipe = [sys.executable, tmp_path / "script.py"], subprocess.PIPE
+    first, second = (
+        subprocess.Popen(
+            command, env={**os.environ, **own, "RANK": rank}, stderr=pipe, stdout=pipe, text=True
+        )
+        for rank in "01"
+    )
+    try:
+        said = first.communicate(timeout=90)[1]
+        assert first.returncode == 1
+        assert "another process of this training ended, or did not answer within 8 s" in said
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
