@@ -59,10 +59,14 @@ class Training(Config):
     patience: PositiveInt | None = Field(
         None,
         description="early stopping per speaker, after this many validations without improvement in WER or, "
-        "at equal WER, loss; null for none",
+        "at equal WER, loss; the first validation is that of the start; null for none",
     )
     valid_every: PositiveInt = Field(1, description="epochs between validations")
-    average: PositiveInt = Field(1, description="number of best checkpoints averaged at the end")
+    average: PositiveInt = Field(
+        1,
+        description="number of best checkpoints averaged at the end, never with the start; where none is "
+        "better than the start of the adapters, its weights are kept",
+    )
     save_every_steps: PositiveInt = Field(500, description="optimizer steps between saves within an epoch")
     num_workers: NonNegativeInt = Field(0, description="processes that load batches; 0: the main process")
     seed: NonNegativeInt = Field(0, description="random seed of initialisation, batch order and dropout")

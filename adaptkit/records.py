@@ -5,7 +5,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -47,6 +47,7 @@ class RunRecord:
     device: str = ""
     host: str = ""
     date: str = ""  # ISO 8601, with the offset from UTC
+    unimproved: list[str] = field(default_factory=list)  # tasks that kept the weights of their start
 
     def write(self, path: Path) -> None:
         """Write the record as json, atomically."""
@@ -129,6 +130,7 @@ class RecordedModel:
     tasks: Sequence[str]
     num_trainable: int
     num_per_task: int
+    unimproved: Sequence[str] = ()  # tasks whose weights stayed those of the start
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ def write_record(
         device=provenance.describe_device(device),
         host=socket.gethostname(),
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
+        unimproved=list(made.unimproved),
     ).write(RunFolder(folder).record)
 
 

@@ -21,6 +21,9 @@ class BestWeights:
     If tasks share no trained weights, selection and early stopping are per task, and a task without
     validation utterances keeps its last weights. If they do, weights of different steps cannot be combined,
     and selection and early stopping are global.
+
+    The weights of the start are the first to be ranked. Where no later validation is better, they are the
+    result; the start is never averaged with others, and others only if the best of them is better than it.
     """
 
     def __init__(self, plan: Plan, trained: nn.Module, tasks: Sequence[str]):
@@ -48,27 +51,28 @@ class BestWeights:
             write_tensors(self._path(state.step), self.trained.state_dict(), {"step": state.step})
         self._take([*better, *unvalidated])
         if better or unvalidated:
-            self.plan.write(self.best_by_task or self.trained.state_dict(), state.step)
+            self.plan.write(self.best_by_task or self.trained.state_dict(), state)
         return state
 
     def finish(self, state: State) -> None:
         """Write the final weights of a run: averages if asked for, the last ones without validation."""
         if self.plan.valid is None:
-            self.plan.write(self.trained.state_dict(), state.step)
+            self.plan.write(self.trained.state_dict(), state)
             return
-        averaged = {name: s for name, s in state.standings.items() if len(s.best) > 1}
+        averaged = {name: s.averaged for name, s in state.standings.items() if len(s.averaged) > 1}
         if not averaged:
             return
         if WHOLE in averaged:
-            steps = [int(step) for _, _, step in averaged[WHOLE].best]
-            self.plan.write(average_tensors([self._read(step) for step in steps]), steps[0])
+            steps = averaged[WHOLE]
+            mean = average_tensors([self._read(step) for step in steps])
+            self.plan.write(mean, replace(state, step=steps[0]))
             return
-        kept = {step: self._read(step) for step in sorted(state.kept_steps)}
-        for task, standing in averaged.items():
-            own = [self._slices(kept[int(step)], task) for _, _, step in standing.best]
+        kept = {step: self._read(step) for step in sorted(set().union(*averaged.values()))}
+        for task, steps in averaged.items():
+            own = [self._slices(kept[step], task) for step in steps]
             for name, mean in average_tensors(own).items():
                 self.best_by_task[name][self.ids[task]] = mean
-        self.plan.write(self.best_by_task, max(kept))
+        self.plan.write(self.best_by_task, replace(state, step=max(kept)))
 
     def remove_unnamed(self, state: State) -> None:
         """Remove the checkpoints that a saved state does not name; all of them once the run is over."""
@@ -105,7 +109,9 @@ class BestWeights:
         return {name: tensor.detach().clone() for name, tensor in self.trained.state_dict().items()}
 
     def _read(self, step: int) -> dict[str, Tensor]:
-        return read_tensors(self._path(step))[0]
+        """Read a checkpoint in the order of the module's own weights, which the files written of it keep."""
+        tensors = read_tensors(self._path(step))[0]
+        return {name: tensors[name] for name in self.trained.state_dict()}
 
     def _path(self, step: int) -> Path:
         return RunFolder(self.plan.folder).checkpoints / f"step_{step}.safetensors"

@@ -68,9 +68,10 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
             refuse_known(train.data.tasks, present.tasks, target.path)
         stack = start(known, train, options.start, seed=settings.train.seed)
 
-        def write(weights: Mapping[str, Tensor], step: int) -> None:
+        def write(weights: Mapping[str, Tensor], state: State) -> None:
             experiment.save(settings, folder.config)
-            checkpoint.save(folder.adapter, stack, base.fingerprint, step, weights)
+            kept = state.list_unimproved(stack.tasks)
+            checkpoint.save(folder.adapter, stack, base.fingerprint, state.step, weights, unimproved=kept)
 
         train = augmented(train, settings.augment, settings.train.seed)
         identity = {
@@ -157,7 +158,8 @@ def _log_result(tasks: Sequence[str], state: State) -> None:
     for task, standing in sorted(state.standings.items()):
         if standing.best:
             wer, loss, step = standing.best[0]
-            _LOG.info("%s: valid loss %.3f, WER %.2f at step %d", task or "all", loss, wer, step)
+            place = f"step {step:.0f}" if step else "the start, which no step improved on"
+            _LOG.info("%s: valid loss %.3f, WER %.2f at %s", task or "all", loss, wer, place)
 
 
 def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples | None]:

@@ -4,10 +4,12 @@ import importlib.util
 import json
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from adaptkit.errors import listed
 from adaptkit.files import write_text
 from adaptkit.folders import RunFolder
 from adaptkit.records import read_log
@@ -20,8 +22,8 @@ _LOG = logging.getLogger(__name__)
 class TrainingLog:
     """Writes a line per optimizer step and validation; only the first process has an active log."""
 
-    def __init__(self, folder: Path, *, is_active: bool):
-        self.path, self.is_active = RunFolder(folder).log, is_active
+    def __init__(self, folder: Path, tasks: Sequence[str], *, is_active: bool):
+        self.path, self.tasks, self.is_active = RunFolder(folder).log, tasks, is_active
         self.board: Any = None
 
     def __enter__(self) -> "TrainingLog":
@@ -45,9 +47,10 @@ class TrainingLog:
         self._write("step", state, loss=loss, grad_norm=grad_norm, lr=lr)
 
     def valid(self, state: State, validation: Validation, seconds: float) -> None:
-        """Log a validation and how long it took."""
+        """Log a validation and how long it took; step 0 is that of the start."""
         figures = {"loss": validation.loss, "wer": validation.wer, "by_task": validation.by_task}
-        self._write("valid", state, **figures, stopped=sorted(state.stopped), valid_seconds=seconds)
+        names = {"stopped": sorted(state.stopped), "unimproved": state.list_unimproved(self.tasks)}
+        self._write("valid", state, **figures, **names, valid_seconds=seconds)
         if self.is_active:
             mark = self._mark(state)
             _LOG.info(
@@ -58,17 +61,27 @@ class TrainingLog:
 
     def _mark(self, state: State) -> str:
         """Describe which tasks improved on their best validation, and how many have stopped."""
+        if state.step == 0:
+            return " (the start)"
         better = [name for name, s in state.standings.items() if s.waited == 0 and not s.is_stopped]
         if WHOLE in state.standings:
             return " (best)" if better else ""
         stopped = f", {len(state.stopped)} stopped" if state.stopped else ""
         return f" (best for {len(better)} of {len(state.standings)} speakers{stopped})"
 
+    def warn_of_unimproved(self, state: State) -> None:
+        """Warn of the speakers whose weights stay those of the start, at the end of a run."""
+        kept = state.list_unimproved(self.tasks)
+        if kept:
+            what = "no validation was better than that of the start, whose weights are kept"
+            counts = f"{len(kept)} of {len(self.tasks)} speakers"
+            _LOG.warning("%s: %s: %s: %s", self.path.parent, counts, what, listed(kept))
+
     def rewind(self, step: int) -> None:
-        """Remove the lines after the last save, since those steps are repeated."""
+        """Remove the lines after the last save, since those steps are repeated; all of them at step 0."""
         if not self.is_active or not self.path.exists():
             return
-        kept = [event for event in read_log(self.path) if event["step"] <= step]
+        kept = [event for event in read_log(self.path) if step and event["step"] <= step]
         write_text(self.path, "".join(f"{json.dumps(event)}\n" for event in kept))
 
     def _write(self, event: str, state: State, **figures: Any) -> None:

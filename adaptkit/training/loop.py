@@ -40,6 +40,7 @@ def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
     loop.log.rewind(loop.state.step)
     counted = counting(str(plan.folder), loop.num_steps[WHOLE], loop.state.step)
     with adapted.hooked(), loop.log, counted as advance:
+        loop.validate_start()
         while not loop.state.is_done:
             loop.run_epoch(advance)
     return loop.state
@@ -77,7 +78,16 @@ class _Loop:
             adapted.trained, self.optimizer, self.scaler, plan.identity, self.best.best_by_task
         )
         self.num_steps = plan.count_steps(adapted.adapters)
-        self.log = TrainingLog(plan.folder, is_active=self.rank == 0)
+        self.log = TrainingLog(plan.folder, tasks, is_active=self.rank == 0)
+
+    def validate_start(self) -> None:
+        """Validate what a new run starts from, which is kept unless training improves on it.
+
+        The random weights that a base model starts from are only logged: they may have fewer errors than a
+        model that has learned to be silent first, as CTC models do, but are no alternative to it.
+        """
+        if self.state.step == 0 and self.plan.valid is not None:
+            self._validate(is_ranked=self.adapted.adapters is not None)
 
     def run_epoch(self, advance: Callable[[int, str], None]) -> None:
         """Train for the rest of the epoch, then validate if due."""
@@ -189,16 +199,22 @@ class _Loop:
         is_last = epoch >= options.max_epochs
         self.state = replace(self.state, epoch=epoch, position=0, is_done=is_last)
         if self.plan.valid is not None and (epoch % options.valid_every == 0 or is_last):
-            started = time.monotonic()
-            validation = self._validate()
-            self.state = self.best.update(self.state, validation, writes=self.rank == 0)
-            self.log.valid(self.state, validation, time.monotonic() - started)
+            self._validate()
         if self.state.is_done and self.rank == 0:
+            self.log.warn_of_unimproved(self.state)
             self.best.finish(self.state)
             self.plan.finish(self.state)
         self.save()
 
-    def _validate(self) -> Validation:
+    def _validate(self, *, is_ranked: bool = True) -> None:
+        """Validate, keep the weights that improved, and stop if due."""
+        started = time.monotonic()
+        validation = self._measure()
+        if is_ranked:
+            self.state = self.best.update(self.state, validation, writes=self.rank == 0)
+        self.log.valid(self.state, validation, time.monotonic() - started)
+
+    def _measure(self) -> Validation:
         """Validate in the first process and broadcast the result, so that all processes decide alike."""
         result: list[Validation | None] = [None]
         if self.rank == 0:

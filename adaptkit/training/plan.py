@@ -26,7 +26,9 @@ class Plan:
     folder: Path
     options: Training
     identity: Mapping[str, Any]  # what a resumed run must share with the interrupted one
-    write: Callable[[Mapping[str, Tensor], int], None]  # saves weights, of a step, for decoding
+    write: Callable[
+        [Mapping[str, Tensor], State], None
+    ]  # saves weights for decoding; the state's step made them
     finish: Callable[[State], None]  # writes the record of a finished run
 
     def steps(

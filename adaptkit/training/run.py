@@ -62,13 +62,16 @@ def train_adapters(
         started_from = {} if start is None else _take_over(start, adapters, base)
         warn_of_coupled_rows(base, tasks)
 
-        def write(weights: Mapping[str, Tensor], step: int) -> None:
+        def write(weights: Mapping[str, Tensor], state: State) -> None:
             experiment.save(settings, RunFolder(folder).config)
-            checkpoint.save(RunFolder(folder).adapter, adapters, base.fingerprint, step, weights)
+            kept = state.list_unimproved(tasks)
+            place = RunFolder(folder).adapter
+            checkpoint.save(place, adapters, base.fingerprint, state.step, weights, unimproved=kept)
 
         def finish(state: State) -> None:
             counts = (adapters.num_parameters, adapters.num_per_task)
-            made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts)
+            kept = state.list_unimproved(tasks)
+            made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts, kept)
             _write_record(folder, made, base, effort=effort_of(state, settings.train.seed), device=device)
 
         identity = {
@@ -100,7 +103,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
         train = augmented(train, wanted.augment, wanted.train.seed)
         model_config = _add_augmentation(model_config, train)
 
-        def write(weights: Mapping[str, Tensor], step: int) -> None:
+        def write(weights: Mapping[str, Tensor], state: State) -> None:
             base_checkpoint.save(folder, model_config, weights)
 
         def finish(state: State) -> None:

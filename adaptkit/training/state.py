@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,31 @@ WHOLE = ""  # in place of a task's name: the whole run, if early stopping is glo
 class Standing:
     """The early-stopping state of a task, or of the whole run if tasks share trained weights."""
 
-    best: list[list[float]] = field(default_factory=list)  # [wer, loss, step], best first
+    best: list[list[float]] = field(default_factory=list)  # [wer, loss, step], best first; step 0: the start
     waited: int = 0  # validations since the best one
     is_stopped: bool = False
 
     def after(self, entry: list[float], *, average: int, patience: int | None) -> "Standing":
-        """Return the state after a validation; it stops after `patience` validations without improvement."""
-        best = sorted([*self.best, entry])
-        waited = 0 if best[0] == entry else self.waited + 1
-        return Standing(best[:average], waited, patience is not None and waited >= patience)
+        """Return the state after a validation; it stops after `patience` validations without improvement.
+
+        The best `average` validations are kept, and the start for as long as none of them is better.
+        """
+        ranked = sorted([*self.best, entry])
+        waited = 0 if ranked[0] == entry else self.waited + 1
+        best = [e for e in ranked if e[2] > 0][:average]
+        if ranked[0][2] == 0:
+            best = [ranked[0], *best]
+        return Standing(best, waited, patience is not None and waited >= patience)
+
+    @property
+    def is_start(self) -> bool:
+        """Whether no validation was better than that of the start."""
+        return bool(self.best) and self.best[0][2] == 0
+
+    @property
+    def averaged(self) -> list[int]:
+        """The steps whose weights are averaged at the end, best first; the start never is."""
+        return [] if self.is_start else [int(step) for _, _, step in self.best]
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,12 @@ class State:
     @property
     def kept_steps(self) -> set[int]:
         """The steps whose checkpoints are among the best of a task or of the run."""
-        return {int(step) for standing in self.standings.values() for _, _, step in standing.best}
+        return {int(step) for standing in self.standings.values() for _, _, step in standing.best if step}
+
+    def list_unimproved(self, tasks: Sequence[str]) -> list[str]:
+        """List the tasks whose best weights are those of the start: all or none if they share weights."""
+        starts = {name for name, standing in self.standings.items() if standing.is_start}
+        return [task for task in tasks if task in starts or WHOLE in starts]
 
 
 def refuse_another(folder: Path, *, resume: bool) -> None:

@@ -326,6 +326,17 @@ def test_a_validation_set_chooses_the_weights(options, known, corpus):
     assert '"by_task": {"spk2":' in events
 
 
+@pytest.mark.parametrize("entry", ["table", "space"], indirect=True)
+def test_a_new_speaker_that_no_step_improves_keeps_the_mean_it_starts_from(options, known, corpus):
+    RUN.write(known / "run.json")
+    idle = ("train.lr=1e-30",)  # moves no weight
+    enroll.enroll(replace(options, valid=corpus / "dump/valid", overrides=idle), device="cpu")
+    assert (read(known).unimproved, RunRecord.read(known / "run.json").unimproved) == ((NEW,), [NEW])
+    for name in owned(known):
+        weights = read(known).weights[name]
+        torch.testing.assert_close(weights[2], weights[:2].mean(dim=0))
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
