@@ -93,12 +93,12 @@ class AdaptedModel(nn.Module):
             paths.update({row: found[row] for row in rows})
         return [paths[row] for row in range(len(paths))]
 
-    def read_taps(self, batch: Batch) -> Batch:
+    def read_taps(self, batch: Batch, *, for_loss: bool = True) -> Batch:
         """Replace the inputs of a batch by encoder outputs if no adapter acts inside the encoder."""
         if not self.taps or batch.has_taps:
             return batch
         with self._masking(batch):
-            return encoder_cache.read(self.espnet, self.taps, batch)
+            return encoder_cache.read(self.espnet, self.taps, batch, for_loss=for_loss)
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -112,7 +112,7 @@ class AdaptedModel(nn.Module):
 
     def _passes(self, batch: Batch) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Encode a batch once per group of rows; yield the rows, encoder output (B, U, D), lengths (B,)."""
-        batch = self.read_taps(batch)
+        batch = self.read_taps(batch, for_loss=False)
         for rows in self._groups(batch):
             with self._acting(batch, rows):
                 yield rows, *self._encode(batch)
@@ -156,9 +156,10 @@ class AdaptedModel(nn.Module):
             if batch.has_taps:
                 encoded, frames = self._encode(batch)
                 lengths = batch.token_lengths
-                return loss_from_encoded(
+                loss = loss_from_encoded(
                     self.espnet, encoded, frames=frames, tokens=batch.tokens, token_lengths=lengths
                 )
+                return loss if batch.inner_ctc is None else loss + batch.inner_ctc.mean()
             inputs, tokens = batch.inputs.clone(), batch.tokens.clone()  # ESPnet modifies both in place
             loss, _, _ = self.espnet(inputs, batch.lengths, tokens, batch.token_lengths.clone())
         return loss.squeeze()  # ESPnet returns shape (1,) for DataParallel

@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 from adaptkit.adapters.api import Adapter, AdapterConfig, AdapterStack
 from adaptkit.adapters.site import Site
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.base.loss import has_inner_ctc
+from adaptkit.base.loss import adds_inner_ctc, has_inner_ctc, inner_ctc_loss
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.sites import attached
 from adaptkit.base.weights import leaving_no_trace
@@ -36,10 +36,11 @@ def find(base: BaseModel, adapters: AdapterStack) -> tuple[Site, ...]:
     return (*adapters.taps, *(site for site in base.sites if site.kind == "encoder_out"))
 
 
-def read(model: nn.Module, sites: Sequence[Site], batch: Batch) -> Batch:
+def read(model: nn.Module, sites: Sequence[Site], batch: Batch, *, for_loss: bool = True) -> Batch:
     """Replace the inputs of a batch by the outputs of the sites, concatenated in order (B, U, sum of D).
 
-    The encoder runs in inference mode and keeps nothing for a backward pass.
+    The encoder runs in inference mode and keeps nothing for a backward pass. With `for_loss` the batch also
+    gets what intermediate CTC adds to its loss, which needs the outputs of blocks and is constant.
     """
     recorder = _Recorder()
     stack = AdapterStack([recorder], [AdapterConfig(kind="taps")], ["all"])
@@ -48,8 +49,11 @@ def read(model: nn.Module, sites: Sequence[Site], batch: Batch) -> Batch:
         attached(model, stack, tuple(sites)),
         stack.for_tasks([0] * len(batch.utt_ids), batch.inputs.device),
     ):
-        _, frames = model.encode(batch.inputs.clone(), batch.lengths)  # ESPnet modifies its input in place
-    return replace(batch, inputs=torch.cat(recorder.read, -1), lengths=frames.clone(), has_taps=True)
+        encoded, frames = model.encode(batch.inputs.clone(), batch.lengths)  # ESPnet modifies its input
+        text = {"tokens": batch.tokens, "token_lengths": batch.token_lengths}
+        inner = inner_ctc_loss(model, encoded, frames=frames, **text) if for_loss else None
+    read = replace(batch, inputs=torch.cat(recorder.read, -1), lengths=frames.clone(), has_taps=True)
+    return read if inner is None else replace(read, inner_ctc=inner.clone())
 
 
 def replay(adapters: AdapterStack, sites: Sequence[Site], inputs: Tensor) -> Tensor:
@@ -88,7 +92,9 @@ def cached(examples: Examples, adapters: AdapterStack, path: Path, *, batch_fram
         distributed.barrier()
     megabytes = path.with_suffix(".ark").stat().st_size >> 20
     _LOG.info("%s.ark: %d MB of cached encoder outputs, kept after training", path, megabytes)
-    return replace(examples, taps=read_table(path.with_suffix(".scp")))
+    inner = read_table(path.with_suffix(".loss")) if path.with_suffix(".loss").exists() else None
+    losses = inner and {utt_id: float(loss) for utt_id, loss in inner.items()}
+    return replace(examples, taps=read_table(path.with_suffix(".scp")), inner_ctc=losses)
 
 
 class _Recorder(Adapter):
@@ -122,31 +128,41 @@ def _write(examples: Examples, sites: Sequence[Site], path: Path, batch_frames: 
     ark, scp, record = (path.with_suffix(suffix) for suffix in (".ark", ".scp", ".json"))
     ark = ark.resolve()
     made_of = [_digest(examples, sites), str(ark)]
-    is_there = ark.exists() and scp.exists() and record.exists()
+    files = [ark, scp, record, *([path.with_suffix(".loss")] if adds_inner_ctc(examples.base.model) else [])]
+    is_there = all(file.exists() for file in files)
     if is_there and json.loads(read_text(record)) == [*made_of, ark.stat().st_size]:
         return
     record.unlink(missing_ok=True)
     for partial in path.parent.glob(f".{path.name}.*.partial.ark"):  # left by a killed run
         partial.unlink()
-    locations = {}
+    locations, losses = {}, {}
     with replacing(ark) as temporary, open(temporary, "wb") as file:
-        for utt_id, x in _read_all(examples, sites, batch_frames):
+        for utt_id, x, loss in _read_all(examples, sites, batch_frames):
             file.write(f"{utt_id} ".encode())
             locations[utt_id] = f"{ark}:{file.tell()}"
             kaldiio.save_mat(file, x.numpy())
+            losses[utt_id] = loss
     write_table(scp, locations)
+    path.with_suffix(".loss").unlink(missing_ok=True)
+    if None not in losses.values():  # with intermediate CTC
+        write_table(path.with_suffix(".loss"), {utt_id: repr(loss) for utt_id, loss in losses.items()})
     write_text(record, json.dumps([*made_of, ark.stat().st_size]))
 
 
-def _read_all(examples: Examples, sites: Sequence[Site], batch_frames: int) -> Iterator[tuple[str, Tensor]]:
+def _read_all(
+    examples: Examples, sites: Sequence[Site], batch_frames: int
+) -> Iterator[tuple[str, Tensor, float | None]]:
+    """Yield each utterance with its site outputs (U, sum of D), and its loss of intermediate CTC if any."""
     model = examples.base.model
     device = next(model.parameters()).device
     plan = plan_batches(examples.lengths, batch_frames, groups=examples.groups(None))
     with ignoring_padding(model), leaving_no_trace(model), counting("caching", len(examples)) as advance:
         for batch in load_batches(examples, plan):
             taps = read(model, sites, batch.to(device))
-            for utt_id, x, frames in zip(taps.utt_ids, taps.inputs.cpu(), taps.lengths.tolist(), strict=True):
-                yield utt_id, x[:frames].float()
+            losses = [None] * len(taps.utt_ids) if taps.inner_ctc is None else taps.inner_ctc.tolist()
+            rows = zip(taps.utt_ids, taps.inputs.cpu(), taps.lengths.tolist(), losses, strict=True)
+            for utt_id, x, frames, loss in rows:
+                yield utt_id, x[:frames].float(), loss
             advance(len(batch.utt_ids), "")
 
 
@@ -157,6 +173,7 @@ def _digest(examples: Examples, sites: Sequence[Site]) -> str:
     for u, length in zip(data.utterances, examples.lengths, strict=True):
         place = data.recordings[u.recording] if base.features is None else data.feats[u.utt_id]
         files = filter(os.path.isfile, (place, place.rpartition(":")[0]))
-        rows.append([u.utt_id, u.start_sec, u.end_sec, length, place, *map(os.path.getmtime, files)])
+        text = [u.text] if adds_inner_ctc(base.model) else []  # which the loss of intermediate CTC is of
+        rows.append([u.utt_id, u.start_sec, u.end_sec, length, place, *map(os.path.getmtime, files), *text])
     content = json.dumps([base.fingerprint, [site.name for site in sites], rows])
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
