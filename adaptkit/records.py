@@ -115,7 +115,7 @@ def read_curves(path: Path) -> LearningCurves:
     shown = {"step": "loss", "valid": "wer"}
     for event in read_log(path):
         name = shown.get(event["event"])
-        if name in event:
+        if event.get(name) is not None:  # null: not finite
             curves[name][event["step"]] = event[name]
     loss, wer = (tuple(sorted(curves[name].items())) for name in ("loss", "wer"))
     return LearningCurves(loss, wer)

@@ -36,6 +36,7 @@ from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.run import read_set, warn_of_coupled_rows
 from adaptkit.training.state import State, describe_contents, identify
+from adaptkit.training.validation import describe_rate
 
 _LOG = logging.getLogger(__name__)
 _NUM_COMPARED = 4  # utterances of a new speaker that select the nearest known speaker
@@ -159,7 +160,8 @@ def _log_result(tasks: Sequence[str], state: State) -> None:
         if standing.best:
             wer, loss, step = standing.best[0]
             place = f"step {step:.0f}" if step else "the start, which no step improved on"
-            _LOG.info("%s: valid loss %.3f, WER %.2f at %s", task or "all", loss, wer, place)
+            rate = describe_rate(wer)
+            _LOG.info("%s: valid loss %.3f, WER %s at %s", task or "all", loss, rate, place)
 
 
 def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples | None]:

@@ -14,7 +14,7 @@ from adaptkit.files import write_text
 from adaptkit.folders import RunFolder
 from adaptkit.records import read_log
 from adaptkit.training.state import WHOLE, State
-from adaptkit.training.validation import Validation
+from adaptkit.training.validation import Validation, describe_rate
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,15 +48,16 @@ class TrainingLog:
 
     def valid(self, state: State, validation: Validation, seconds: float) -> None:
         """Log a validation and how long it took; step 0 is that of the start."""
-        figures = {"loss": validation.loss, "wer": validation.wer, "by_task": validation.by_task}
+        by_task = {task: wer if math.isfinite(wer) else None for task, wer in validation.by_task.items()}
+        figures = {"loss": validation.loss, "wer": validation.wer, "by_task": by_task}
         names = {"stopped": sorted(state.stopped), "unimproved": state.list_unimproved(self.tasks)}
         self._write("valid", state, **figures, **names, valid_seconds=seconds)
         if self.is_active:
             mark = self._mark(state)
             _LOG.info(
-                "%s: epoch %d, step %d, %.0f s: valid loss %.3f, WER %.2f%s",
+                "%s: epoch %d, step %d, %.0f s: valid loss %.3f, WER %s%s",
                 *(self.path.parent, state.epoch, state.step, state.seconds),
-                *(validation.loss, validation.wer, mark),
+                *(validation.loss, describe_rate(validation.wer), mark),
             )
 
     def _mark(self, state: State) -> str:
