@@ -26,7 +26,9 @@ class Sets(Config):
 class Training(Config):
     """How a model or its adapters are trained."""
 
-    max_epochs: PositiveInt = Field(20, description="passes over the training set")
+    max_epochs: PositiveInt = Field(
+        20, description="passes over the training set; --resume may ask for more than the run had"
+    )
     batch_frames: PositiveInt = Field(12000, description="feature frames of a batch, padding included")
     task_utterances: PositiveInt = Field(
         8,

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from adaptkit.adapters.per_task import task_parameters
+from adaptkit.errors import CheckpointError, listed
 from adaptkit.folders import RunFolder
 from adaptkit.tensors import average_tensors, read_tensors, write_tensors
 from adaptkit.training.plan import Plan
@@ -42,9 +43,8 @@ class BestWeights:
             if standings[name].waited == 0:
                 better.append(name)
         unvalidated = [task for task in self.ids if task not in validation.by_task]
-        trained = set(self.plan.train.data.tasks)
-        is_over = all(s.is_stopped for s in standings.values()) and not (trained & {*unvalidated})
-        state = replace(state, standings=standings, is_done=state.is_done or is_over)
+        state = replace(state, standings=standings)
+        state = replace(state, is_done=state.is_done or self.is_over(state))
         if not writes:
             return state
         if options.average > 1 and state.step in state.kept_steps:
@@ -53,6 +53,22 @@ class BestWeights:
         if better or unvalidated:
             self.plan.write(self.best_by_task or self.trained.state_dict(), state)
         return state
+
+    def is_over(self, state: State) -> bool:
+        """Return whether early stopping has ended the training of all tasks."""
+        if self.plan.valid is None or not all(s.is_stopped for s in state.standings.values()):
+            return False
+        return not set(self.ids) & set(self.plan.train.data.tasks) - set(self.plan.valid.data.tasks)
+
+    def refuse_lost(self, state: State) -> None:
+        """Refuse to go on with a run whose checkpoints are gone that its end would average."""
+        steps = state.kept_steps if self.plan.options.average > 1 else ()
+        lost = [str(self._path(step)) for step in sorted(steps) if not self._path(step).exists()]
+        if lost:
+            raise CheckpointError(
+                f"{self.plan.folder}: cannot go on for more epochs: the checkpoints to average at the end "
+                f"(train.average) are gone: {listed(lost, 3)}; train in another folder"
+            )
 
     def finish(self, state: State) -> None:
         """Write the final weights of a run: averages if asked for, the last ones without validation."""
@@ -75,9 +91,12 @@ class BestWeights:
         self.plan.write(self.best_by_task, replace(state, step=max(kept)))
 
     def remove_unnamed(self, state: State) -> None:
-        """Remove the checkpoints that a saved state does not name; all of them once the run is over."""
+        """Remove the checkpoints that a saved state does not name; all if early stopping ended the run.
+
+        Those of a run that ended otherwise stay, as it may be resumed with more epochs.
+        """
         folder = self._path(0).parent
-        if state.is_done:
+        if self.plan.options.average == 1 or (state.is_done and self.is_over(state)):
             shutil.rmtree(folder, ignore_errors=True)
         named = {self._path(step) for step in state.kept_steps}
         for path in folder.glob("step_*.safetensors"):

@@ -81,12 +81,24 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
             "base model": base.fingerprint,
             "start": options.start,
         }
-        plan = Plan(train, valid, folder.path, settings.train, identity, write, finish=lambda state: None)
+        refusal = _refuse_longer(train.data.tasks, present.tasks)
+        plan = Plan(train, valid, folder.path, settings.train, identity, write, lambda state: None, refusal)
         state = fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=True)
         if not distributed.is_initialized() or distributed.get_rank() == 0:
             _log_result(train.data.tasks, state)
             append(options, settings, base=base, folder=folder, state=state, device=device)
     return target.path
+
+
+def _refuse_longer(tasks: Sequence[str], present: Sequence[str]) -> str:
+    """Explain why speakers that are in the adapter file already cannot be trained further; empty if not."""
+    if not set(tasks) & set(present):
+        return ""
+    return (
+        f"{listed(tasks)} are enrolled already and cannot be trained for more epochs; make an experiment "
+        "without them ('adaptkit submodels export --speaker' of the others, then 'adaptkit submodels pack') "
+        "and enroll them there"
+    )
 
 
 def start(known: AdapterStack, train: Examples, where: str, *, seed: int) -> AdapterStack:

@@ -1,5 +1,6 @@
 """The training loop, for adapters and base models, in one process or under `torchrun`."""
 
+import logging
 import math
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from adaptkit.data.batches import Batch, load_batches
 from adaptkit.data.sampler import Batches
 from adaptkit.errors import TrainingError, listed
+from adaptkit.folders import RunFolder
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
 from adaptkit.training.best import BestWeights
@@ -31,6 +33,7 @@ def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
     loop = _Loop(adapted, plan)
     if resume:
         loop.state = loop.saved.restore(plan.folder)
+        loop.lengthen()
     if loop.state.is_done:
         return loop.state
     if loop.rank == 0:
@@ -46,6 +49,7 @@ def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
     return loop.state
 
 
+_LOG = logging.getLogger(__name__)
 _FIRST_SCALE = 2.0**11  # float16 loss scale; the loss is a sum over utterances, torch's 2^16 suits a mean
 
 
@@ -75,10 +79,29 @@ class _Loop:
         self.state = State()
         self.best = BestWeights(plan, adapted.trained, tasks if self.optimizer.is_by_task else ())
         self.saved = Saved(
-            adapted.trained, self.optimizer, self.scaler, plan.identity, self.best.best_by_task
+            adapted.trained,
+            self.optimizer,
+            self.scaler,
+            plan.identity,
+            self.best.best_by_task,
+            plan.refuses_longer,
         )
         self.num_steps = plan.count_steps(adapted.adapters)
         self.log = TrainingLog(plan.folder, tasks, is_active=self.rank == 0)
+
+    def lengthen(self) -> None:
+        """Go on with a finished run if more epochs are asked for, unless early stopping has ended it."""
+        state = self.state
+        if not state.is_done or state.epoch >= self.options.max_epochs:
+            return
+        if self.best.is_over(state):
+            _LOG.info("%s: early stopping ended it after epoch %d", self.plan.folder, state.epoch)
+            return
+        self.best.refuse_lost(state)
+        self.state = replace(state, is_done=False)
+        if self.rank == 0:
+            self.save()
+            RunFolder(self.plan.folder).record.unlink(missing_ok=True)  # until the run is finished again
 
     def validate_start(self) -> None:
         """Validate what a new run starts from, which is kept unless training improves on it.

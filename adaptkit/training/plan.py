@@ -30,6 +30,7 @@ class Plan:
         [Mapping[str, Tensor], State], None
     ]  # saves weights for decoding; the state's step made them
     finish: Callable[[State], None]  # writes the record of a finished run
+    refuses_longer: str = ""  # why the run cannot be resumed with more epochs, and the remedy
 
     def steps(
         self, epoch: int, adapters: AdapterStack | None = None, stopped: Collection[str] = ()

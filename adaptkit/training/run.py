@@ -72,6 +72,7 @@ def train_adapters(
             counts = (adapters.num_parameters, adapters.num_per_task)
             kept = state.list_unimproved(tasks)
             made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts, kept)
+            experiment.save(settings, RunFolder(folder).config)  # more epochs may have improved nothing
             _write_record(folder, made, base, effort=effort_of(state, settings.train.seed), device=device)
 
         identity = {
@@ -109,7 +110,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
         def finish(state: State) -> None:
             made, saved = (
                 RecordedModel(wanted.name, "base", (), base.num_parameters, 0),
-                base_checkpoint.load(folder),
+                base_checkpoint.load(folder, is_finished=False),  # but for its record
             )
             _write_record(folder, made, saved, effort=effort_of(state, wanted.train.seed), device=device)
 

@@ -22,6 +22,7 @@ from adaptkit.training.optimizer import PerTask
 _LOG = logging.getLogger(__name__)
 
 
+_LENGTHS = ("train.max_epochs", "base.train.max_epochs")  # a resumed run may be longer
 _CHANGES_NOTHING = ("num_workers", "save_every_steps")  # do not affect results, so may differ on resuming
 WHOLE = ""  # in place of a task's name: the whole run, if early stopping is global
 
@@ -107,6 +108,7 @@ class Saved:
     scaler: torch.amp.GradScaler
     identity: Mapping[str, Any]  # what a resumed run must share with the interrupted one
     best: dict[str, Tensor]  # best weights so far if early stopping is per task; else empty
+    refuses_longer: str = ""  # why the run cannot be resumed with more epochs, and the remedy
 
     def write(self, folder: Path, state: State) -> None:
         """Write the state file, atomically."""
@@ -141,16 +143,35 @@ class Saved:
         return state
 
     def _refuse_other(self, saved: Mapping[str, Any], path: Path) -> None:
-        changed = [
-            f"{key} ({saved.get(key)}, now {self.identity.get(key)})"
-            for key in sorted({*saved, *self.identity})
-            if saved.get(key) != self.identity.get(key)
-        ]
-        if changed:
+        """Refuse changed settings, except more epochs; log what these mean for the learning rate."""
+        pairs = {key: (saved.get(key), self.identity.get(key)) for key in sorted({*saved, *self.identity})}
+        changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+        longer = {key: pair for key, pair in changed.items() if key in _LENGTHS and _is_longer(*pair)}
+        if longer and self.refuses_longer:
+            raise CheckpointError(f"{path}: {self.refuses_longer}")
+        others = [f"{key} ({old}, now {new})" for key, (old, new) in changed.items() if key not in longer]
+        if others:
             raise CheckpointError(
-                f"{path}: saved by a run with different settings: {listed(changed, 5)}; resume with its "
-                "settings, or remove the folder to start over"
+                f"{path}: saved by a run with different settings: {listed(others, 5)}; resume with its "
+                "settings (only max_epochs may grow), or remove the folder to start over"
             )
+        for key, (old, new) in longer.items():
+            schedule = self.identity.get(f"{key.rpartition('.')[0]}.schedule")
+            _LOG.warning("%s: goes on from %d to %d epochs; %s", path.parent, old, new, _rule(schedule))
+
+
+def _is_longer(old: object, new: object) -> bool:
+    return isinstance(old, int) and isinstance(new, int) and new > old
+
+
+def _rule(schedule: object) -> str:
+    """Explain what a longer run means for the learning rate."""
+    if schedule in ("linear", "cosine"):
+        return (
+            f"the {schedule} schedule decays over the whole run: the learning rate continues as in a run of "
+            "that length, in which the steps already taken would have had higher rates"
+        )
+    return "the learning rate does not depend on the length, so the result is that of the longer run"
 
 
 def identify(settings: Experiment, *sections: str) -> dict[str, Any]:

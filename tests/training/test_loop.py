@@ -228,7 +228,14 @@ def test_a_validation_among_the_best_few_is_kept_though_it_is_not_the_best(avera
     assert len(kept) == 3
 
 
-def test_a_finished_run_keeps_no_checkpoints(new_run):
-    run = new_run(max_epochs=3, average=2)
+def test_a_finished_run_keeps_the_checkpoints_that_a_longer_one_needs(new_run):
+    run = new_run(max_epochs=3, average=2, lr=0.002)
+    steps = run.fit().kept_steps
+    names = {path.name for path in (run.plan.folder / "checkpoints").iterdir()}
+    assert names == {f"step_{step}.safetensors" for step in steps}
+
+
+def test_a_run_that_early_stopping_ended_keeps_no_checkpoints(new_run):
+    run = new_run(max_epochs=9, average=2, lr=1e-30, patience=2)
     run.fit()
     assert sorted(path.name for path in run.plan.folder.iterdir()) == ["state.safetensors", "train.jsonl"]

@@ -80,6 +80,73 @@ def test_resuming_a_finished_run_does_nothing(new_run):
     }
 
 
+LENGTHS = {"average": 2, "save_every_steps": 2, "lr": 0.002, "schedule": "constant"}
+
+
+def with_length(new_run, name, num_epochs, *, schedule="constant", **options):
+    identity = {"train.max_epochs": num_epochs, "train.schedule": schedule}
+    made = {**LENGTHS, "schedule": schedule, **options}
+    return new_run(name, max_epochs=num_epochs, plan={"identity": identity}, **made)
+
+
+@pytest.mark.parametrize("kind", ["residual", "hra"])
+@pytest.mark.parametrize("average", [1, 2])
+def test_a_finished_run_goes_on_for_more_epochs_to_the_bits_of_the_longer_run(
+    new_run, kind, average, assert_same, caplog
+):
+    options = {"kind": kind, "average": average}
+    longer, run = (with_length(new_run, *of, **options) for of in (("longer", 5), ("run", 3)))
+    longer.fit()
+    run.fit()
+    (run.plan.folder / "run.json").write_text("{}")
+    resumed = with_length(new_run, "run", 5, **options)
+    state = resumed.fit(resume=True)
+    assert state.epoch == 5
+    assert_same(resumed.weights, longer.weights)
+    assert_same(resumed.saved(), longer.saved())
+    assert not (run.plan.folder / "run.json").exists()  # which `finish` would write again
+    assert "goes on from 3 to 5 epochs; the learning rate does not depend on the length" in caplog.text
+
+
+def test_a_stopped_run_goes_on_for_more_epochs_to_the_bits_of_the_longer_run(new_run, assert_same):
+    longer, resumed = (with_length(new_run, name, 4) for name in ("longer", "run"))
+    longer.fit()
+    with_length(new_run, "run", 3, stop=4).fit_until_stopped()
+    resumed.fit(resume=True)
+    assert_same(resumed.weights, longer.weights)
+    assert_same(resumed.saved(), longer.saved())
+
+
+def test_a_schedule_that_depends_on_the_length_is_said_to_continue_as_in_the_longer_run(new_run, caplog):
+    options = {"schedule": "linear", "warmup_steps": 0, "batch_frames": 10**6, "lr": 0.01}
+    with_length(new_run, "run", 2, **options).fit()
+    resumed = with_length(new_run, "run", 4, **options)
+    resumed.fit(resume=True)
+    rates = [event["lr"] for event in resumed.events("step")]
+    assert rates == pytest.approx([0.01, 0.005, 0.005, 0.0025])
+    assert "the linear schedule decays over the whole run: the learning rate continues as in" in caplog.text
+
+
+def test_a_run_that_early_stopping_ended_stays_as_it_is(new_run, content):
+    options = {"patience": 1, "lr": 1e-30}
+    with_length(new_run, "run", 5, **options).fit()
+    resumed = with_length(new_run, "run", 9, **options)
+    before = content(resumed.plan.folder)
+    assert resumed.fit(resume=True).epoch == 1
+    assert content(resumed.plan.folder) == before
+
+
+def test_fewer_epochs_are_refused_and_more_without_the_checkpoints_to_average(new_run):
+    with_length(new_run, "run", 3).fit()
+    with pytest.raises(CheckpointError, match=r"train\.max_epochs \(3, now 2\); .*only max_epochs may grow"):
+        with_length(new_run, "run", 2).fit(resume=True)
+    resumed = with_length(new_run, "run", 5)
+    for path in (resumed.plan.folder / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(CheckpointError, match="the checkpoints to average at the end .* are gone: .*step_"):
+        resumed.fit(resume=True)
+
+
 def test_a_second_run_in_the_same_folder_is_refused(new_run):
     new_run("run").fit()
     with pytest.raises(CheckpointError, match="run: holds a run already; --resume continues it"):
