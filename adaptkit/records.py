@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from adaptkit import provenance
-from adaptkit.errors import CheckpointError, listed
-from adaptkit.files import read_text, split_lines, write_text
+from adaptkit.errors import AdaptkitError, CheckpointError, listed
+from adaptkit.files import explain_os_error, read_text, require_regular, write_text
 from adaptkit.folders import RunFolder
 
 Record = TypeVar("Record", "RunRecord", "DecodeRecord")
@@ -95,15 +95,32 @@ class LearningCurves:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a `train.jsonl`; a line cut short by a kill is skipped with a warning."""
-    for number, line in enumerate(split_lines(read_text(path)), start=1):
+    """Yield the events of a `train.jsonl`; a line that is damaged or cut short is skipped with a warning."""
+    require_regular(path)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise AdaptkitError(explain_os_error(error, path)) from error
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
         try:
             event = json.loads(line)
-            event["event"], event["step"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            log.warning("%s:%d: incomplete line skipped; the run was killed while writing it", path, number)
-        else:
+            is_event = _is_event(event)
+        except (ValueError, RecursionError):
+            is_event = False
+        if is_event:
             yield event
+        else:
+            what = "an incomplete or damaged line is skipped, as a killed run or a full disk leaves"
+            log.warning("%s:%d: %s", path, number, what)
+
+
+def _is_event(event: Any) -> bool:
+    """Return whether a line of a log is an event with a step, and its figures are numbers."""
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return False
+    figures = [event[name] for name in ("loss", "wer") if event.get(name) is not None]
+    step = event.get("step")
+    return type(step) is int and step >= 0 and all(type(figure) in (int, float) for figure in figures)
 
 
 def read_curves(path: Path) -> LearningCurves:

@@ -22,7 +22,7 @@ from adaptkit.model.checkpoint import AdapterFile
 from adaptkit.records import RecordedModel, RunRecord, write_record
 from adaptkit.tensors import read_tensors
 from adaptkit.training.run import effort_of
-from adaptkit.training.state import State
+from adaptkit.training.state import State, read_state
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def find_target(options: EnrollOptions, owned: Collection[str]) -> AdapterFile:
 
 def _refuse_unfinished(exp: RunFolder) -> None:
     """Refuse an adapter file that its own training would overwrite without the new speakers."""
-    if exp.state.exists() and not read_tensors(exp.state)[1]["state"]["is_done"]:
+    if exp.state.exists() and not read_state(read_tensors(exp.state)[1], exp.state).is_done:
         raise CheckpointError(
             f"{exp.path}: its training is unfinished and would overwrite the adapter file; finish it with "
             "'adaptkit train --resume', or set --out"

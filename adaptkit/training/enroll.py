@@ -178,7 +178,7 @@ def _log_result(tasks: Sequence[str], state: State) -> None:
 
 def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples | None]:
     """Read the new speakers' training and validation utterances, with matching task ids."""
-    train = read_set(options.data, base, allow_pipes=options.allow_pipes)
+    train = read_set(options.data, base, allow_pipes=options.allow_pipes, keeps_tasks=True)
     unknown = [name for name in options.speakers if name not in train.data.tasks]
     if unknown:
         described = "; ".join(f"'{name}'{nearest(name, train.data.tasks)}" for name in unknown)

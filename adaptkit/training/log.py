@@ -5,11 +5,12 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from adaptkit.errors import listed
+from adaptkit.errors import TrainingError, listed
 from adaptkit.files import write_text
 from adaptkit.folders import RunFolder
 from adaptkit.records import read_log
@@ -38,7 +39,8 @@ class TrainingLog:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.is_active:
-            self.file.close()
+            with suppress(OSError):  # the rest of a line that did not fit, which was an error before
+                self.file.close()
         if self.board is not None:
             self.board.close()
 
@@ -91,7 +93,13 @@ class TrainingLog:
         place = {"event": event, "step": state.step, "epoch": state.epoch, "seconds": round(state.seconds, 3)}
         for name, value in figures.items():  # json has no nan: a float16 step whose gradient overflowed
             figures[name] = None if isinstance(value, float) and not math.isfinite(value) else value
-        self.file.write(json.dumps({**place, **figures}) + "\n")
+        try:
+            self.file.write(json.dumps({**place, **figures}) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path}: the training log cannot be written: {error.strerror}; free some space or "
+                "raise the limit (ulimit -f), then continue from the last save with --resume"
+            ) from error
         if self.board is not None:
             for name, value in figures.items():
                 if isinstance(value, float):

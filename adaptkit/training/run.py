@@ -16,7 +16,7 @@ from adaptkit.base import build, create
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, number_tasks, read_examples, too_short
-from adaptkit.errors import CheckpointError, ConfigError, DataError, listed
+from adaptkit.errors import CheckpointError, ConfigError, DataError, listed, nearest
 from adaptkit.experiment import Experiment, Sets
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
@@ -54,7 +54,8 @@ def train_adapters(
     with in_processes(device):
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device)
-        train, valid = _read_sets(settings.data, base, allow_pipes)
+        train, valid = _read_sets(settings.data, base, allow_pipes, keeps_tasks=True)
+        _refuse_untrained(train, valid)
         train = augmented(train, settings.augment, settings.train.seed)
         tasks = train.data.tasks
         train, valid = (replace(part, task_ids=number_tasks(part.data, tasks)) for part in (train, valid))
@@ -123,8 +124,13 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
         fit(AdaptedModel(base, spec=spec_of(train)), plan, resume=resume)
 
 
-def read_set(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
-    """Read a data set without the utterances too short for their text; no task has adapters yet."""
+def read_set(
+    path: Path, base: BaseModel, *, allow_pipes: bool = False, keeps_tasks: bool = False
+) -> Examples:
+    """Read a data set without the utterances too short for their text; no task has adapters yet.
+
+    With `keeps_tasks` a task that would be left without utterances is refused.
+    """
     examples = read_examples(path, base, allow_pipes=allow_pipes)
     data = examples.data
     tokens.refuse_unknown(base.tokens, {u.utt_id: u.text for u in data.utterances}, str(path))
@@ -133,10 +139,34 @@ def read_set(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examp
         return examples
     first = listed([f"{utt_id} ({reason})" for utt_id, reason in reasons.items()], 5)
     message = f"{path}: {len(reasons)} of {len(examples)} utterances are too short for their text: {first}"
+    kept = examples.without(reasons)
+    lost = sorted(set(data.tasks) - set(kept.data.tasks))
+    if lost and keeps_tasks:
+        raise DataError(
+            f"{message}; {listed(lost)} would have none left: correct their segments and texts, or leave "
+            f"them out ('adaptkit data subset {path} OUT --spk-list FILE' with the others in FILE)"
+        )
     if len(reasons) > _MOST_SKIPPED * len(examples):
         raise DataError(f"{message}; more than {_MOST_SKIPPED:.0%} is an error: check the segments and texts")
     _LOG.warning("%s; they are left out", message)
-    return examples.without(reasons)
+    return kept
+
+
+def _refuse_untrained(train: Examples, valid: Examples) -> None:
+    """Refuse validation utterances of tasks without training utterances; log tasks without validation."""
+    known, path = train.data.tasks, valid.data.path
+    strange = [task for task in valid.data.tasks if task not in known]
+    if strange:
+        described = "; ".join(f"'{task}'{nearest(task, known)}" for task in strange[:10])
+        both = [task for task in valid.data.tasks if task in known]
+        remedy = f"or validate on the others: 'adaptkit data subset {path} OUT --spk-list FILE' with "
+        raise DataError(
+            f"{path}: has speakers that {train.data.path} has no utterances of: {described}; add some there, "
+            + (f"{remedy}{listed(both)} in FILE" if both else "or name a validation set of its speakers")
+        )
+    unvalidated = [task for task in known if task not in valid.data.tasks]
+    if unvalidated:
+        _LOG.warning("%s: no utterance of %s: their last weights are kept", path, listed(unvalidated))
 
 
 def effort_of(state: State, seed: int) -> Effort:
@@ -201,8 +231,11 @@ def _make_model_config(settings: Experiment) -> dict[str, Any]:
     return described[0]
 
 
-def _read_sets(sets: Sets, base: BaseModel, allow_pipes: bool) -> list[Examples]:
-    return [read_set(path, base, allow_pipes=allow_pipes) for path in (sets.train, sets.valid)]
+def _read_sets(
+    sets: Sets, base: BaseModel, allow_pipes: bool, *, keeps_tasks: bool = False
+) -> list[Examples]:
+    train = read_set(sets.train, base, allow_pipes=allow_pipes, keeps_tasks=keeps_tasks)
+    return [train, read_set(sets.valid, base, allow_pipes=allow_pipes)]
 
 
 def _add_augmentation(model_config: Mapping[str, Any], train: Examples) -> dict[str, Any]:

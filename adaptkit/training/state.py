@@ -15,6 +15,7 @@ from adaptkit import config
 from adaptkit.data.dataset import Examples
 from adaptkit.errors import CheckpointError, listed
 from adaptkit.experiment import Experiment
+from adaptkit.files import require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.tensors import load_strictly, read_tensors, write_tensors
 from adaptkit.training.optimizer import PerTask
@@ -23,6 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 
 _LENGTHS = ("train.max_epochs", "base.train.max_epochs")  # a resumed run may be longer
+_NO_STATE = "not the state of this training; put its own file back, or remove the folder to start over"
 _CHANGES_NOTHING = ("num_workers", "save_every_steps")  # do not affect results, so may differ on resuming
 WHOLE = ""  # in place of a task's name: the whole run, if early stopping is global
 
@@ -127,18 +129,22 @@ class Saved:
         if not path.exists():
             _LOG.info("%s: nothing to resume, starting from scratch", folder)
             return State()
+        require_regular(path)
         tensors, header = read_tensors(path)
+        state = read_state(header, path)
         self._refuse_other(header["identity"], path)
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
+            parts.setdefault(part, {})[rest] = tensor
         load_strictly(self.module, parts["weights"], path)
+        own = {name: self.optimizer.tensors()[name].shape for name in ("steps", "moments")}
+        found = {name: t.shape for name, t in parts["optimizer"].items() if name in own}
+        if set(self.best) != set(parts["best"]) or own != found:
+            raise CheckpointError(f"{path}: {_NO_STATE}")
         self.best.update(parts["best"])
         self.optimizer.restore(parts["optimizer"])
         self.scaler.load_state_dict(header["scaler"])
-        standings = {name: Standing(**entry) for name, entry in header["state"]["standings"].items()}
-        state = State(**{**header["state"], "standings": standings})
         _LOG.info("%s: resumed at step %d, epoch %d", folder, state.step, state.epoch + 1)
         return state
 
@@ -158,6 +164,19 @@ class Saved:
         for key, (old, new) in longer.items():
             schedule = self.identity.get(f"{key.rpartition('.')[0]}.schedule")
             _LOG.warning("%s: goes on from %d to %d epochs; %s", path.parent, old, new, _rule(schedule))
+
+
+def read_state(header: Mapping[str, Any], path: Path) -> State:
+    """Return the progress in the header of a state file; the file of something else is refused."""
+    try:
+        standings = {name: Standing(**entry) for name, entry in header["state"]["standings"].items()}
+        state = State(**{**header["state"], "standings": standings})
+        is_state = isinstance(header["identity"], dict) and isinstance(header["scaler"], dict)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: {_NO_STATE}") from error
+    if not is_state or not all(type(n) is int for n in (state.step, state.epoch, state.position)):
+        raise CheckpointError(f"{path}: {_NO_STATE}")
+    return state
 
 
 def _is_longer(old: object, new: object) -> bool:

@@ -238,7 +238,8 @@ def test_an_out_of_another_experiment_is_refused_and_stays(options, known, base,
 @of_one_bank
 @pytest.mark.parametrize("is_done", [False, True])
 def test_in_place_is_refused_until_the_training_is_over(options, known, is_done):
-    write_tensors(known / "state.safetensors", {}, {"state": {"is_done": is_done}})
+    header = {"state": {"is_done": is_done, "standings": {}}, "identity": {}, "scaler": {}}
+    write_tensors(known / "state.safetensors", {}, header)
     if is_done:
         enroll.enroll(options, device="cpu")
         assert read(known).tasks == (*KNOWN, NEW)

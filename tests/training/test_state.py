@@ -1,10 +1,12 @@
 """A run can be stopped anywhere: the resumed run is the one that nothing stopped."""
 
 import math
+import resource
 
 import pytest
 
-from adaptkit.errors import CheckpointError
+from adaptkit.errors import CheckpointError, TrainingError
+from adaptkit.tensors import write_tensors
 from adaptkit.training.state import Standing, State
 
 pytestmark = pytest.mark.slow
@@ -167,6 +169,59 @@ def test_a_damaged_state_is_refused(new_run):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="state.safetensors: damaged or truncated"):
         new_run("run").fit(resume=True)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {},
+        {"state": 5, "identity": {}, "scaler": {}},
+        {"state": {"standings": {"spk1": {"x": 1}}}, "identity": {}, "scaler": {}},
+        {"state": {"standings": {}, "step": "3"}, "identity": {"lr": 1}, "scaler": {}},
+        {"state": {"standings": {}}, "identity": {"lr": 1}, "scaler": {}},
+    ],
+)
+def test_a_state_of_another_kind_is_refused(new_run, header):
+    run = new_run("run")
+    weights = run.adapted.adapters.state_dict()
+    tensors = {f"weights.{name}": tensor for name, tensor in weights.items()}
+    write_tensors(run.plan.folder / "state.safetensors", tensors, header)
+    with pytest.raises(CheckpointError, match="state.safetensors: not the state of this training; put"):
+        run.fit(resume=True)
+
+
+def test_damaged_lines_of_a_log_are_left_out_on_resuming(new_run, caplog):
+    new_run("run", stop=4, **OPTIONS).fit_until_stopped()
+    path = new_run("run").plan.folder / "train.jsonl"
+    damaged = [
+        b"5",
+        b"[]",
+        b"[" * 9999,
+        b'{"event": 1, "step": 2}',
+        b'{"event": "step", "step": "2"}',
+        b"\xff\0",
+    ]
+    path.write_bytes(b"".join(line + b"\n" for line in damaged) + path.read_bytes())
+    resumed = new_run("run", **OPTIONS)
+    resumed.fit(resume=True)
+    assert [event["step"] for event in resumed.events("step")] == list(range(1, 10))
+    assert caplog.text.count("an incomplete or damaged line is skipped") >= len(damaged)
+
+
+def test_a_full_disk_under_the_log_is_an_error_and_the_run_resumes(new_run, whole, assert_same, tmp_path):
+    run = new_run("run", **{**OPTIONS, "save_every_steps": 500})
+    run.plan.folder.mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))  # bytes; a line has 100 to 400
+    try:
+        with pytest.raises(TrainingError, match="train.jsonl: the training log cannot be written: File too"):
+            run.fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (run.plan.folder / "train.jsonl").stat().st_size == 500
+    resumed = new_run("run", **OPTIONS)
+    resumed.fit(resume=True)
+    assert_same(resumed.weights, whole.weights)
 
 
 def test_a_state_holds_moments_and_steps_of_every_task_and_of_what_they_share(new_run):
