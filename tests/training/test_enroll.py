@@ -362,3 +362,14 @@ def test_a_name_that_is_a_path_stays_inside(options, known, corpus, tmp_path):
     enroll.enroll(replace(options, data=tmp_path / "odd", speakers=()), device="cpu")
     assert read(known).tasks == (*KNOWN, "../../x")
     assert [path.parent for path in known.rglob("state.safetensors")] == [known / "added/%2E%2E%2F%2E%2E%2Fx"]
+
+
+@of_one_bank
+def test_an_enrolled_speaker_is_not_trained_for_more_epochs(options, known):
+    enroll.enroll(options, device="cpu")
+    before = content(known)
+    with pytest.raises(
+        CheckpointError, match="spk2 are enrolled already and cannot be trained for more epochs"
+    ):
+        enroll.enroll(replace(options, overrides=("train.max_epochs=4",)), device="cpu")
+    assert content(known) == before
