@@ -34,7 +34,9 @@ class Sets(Config):
 class Training(Config):
     """How a model or its adapters are trained."""
 
-    max_epochs: PositiveInt = Field(20, description="passes over the training set")
+    max_epochs: PositiveInt = Field(
+        20, description="passes over the training set; --resume may ask for more than the run had"
+    )
     batch_frames: PositiveInt = Field(12000, description="feature frames of a batch, padding included")
     task_utterances: PositiveInt = Field(
         8,
@@ -68,10 +70,14 @@ class Training(Config):
     patience: PositiveInt | None = Field(
         None,
         description="early stopping per speaker, after this many validations without improvement in WER or, "
-        "at equal WER, loss; null for none",
+        "at equal WER, loss; the first validation is that of the start; null for none",
     )
     valid_every: PositiveInt = Field(1, description="epochs between validations")
-    average: PositiveInt = Field(1, description="number of best checkpoints averaged at the end")
+    average: PositiveInt = Field(
+        1,
+        description="number of best checkpoints averaged at the end, never with the start; where none is "
+        "better than the start of the adapters, its weights are kept",
+    )
     save_every_steps: PositiveInt = Field(500, description="optimizer steps between saves within an epoch")
     num_workers: Annotated[NonNegativeInt, Field(le=256)] = Field(
         0, description="processes that load batches; 0: the main process"

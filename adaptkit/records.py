@@ -5,7 +5,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from adaptkit import provenance
-from adaptkit.errors import CheckpointError, listed
-from adaptkit.files import parse_json, read_text, require_regular, split_lines, write_text
+from adaptkit.errors import AdaptkitError, CheckpointError, listed
+from adaptkit.files import explain_os_error, parse_json, read_text, require_regular, split_lines, write_text
 from adaptkit.folders import RunFolder
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
@@ -50,6 +50,7 @@ class RunRecord:
     device: str = ""
     host: str = ""
     date: str = ""  # ISO 8601, with the offset from UTC
+    unimproved: list[str] = field(default_factory=list)  # tasks that kept the weights of their start
 
     def write(self, path: Path) -> None:
         """Write the record as json, atomically."""
@@ -102,23 +103,36 @@ class LearningCurves:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a `train.jsonl`; a line cut short by a kill is skipped with a warning.
+    """Yield the events of a `train.jsonl`; a line that is damaged or cut short is skipped with a warning.
 
-    An event has a name, `event`, and a `step`; the rest is for the reader to check.
+    An event has a name, `event`, a `step`, and figures that are numbers or null; the rest is for the reader
+    to check.
     """
     require_regular(path)
-    for number, line in enumerate(split_lines(read_text(path)), start=1):
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise AdaptkitError(explain_os_error(error, path)) from error
+    for number, line in enumerate(split_lines(content.decode(errors="replace")), start=1):
         try:
             event = parse_json(line)
-            is_whole = isinstance(event["event"], str) and type(event["step"]) is int and event["step"] >= 0
-        except (ValueError, KeyError, TypeError):
-            is_whole = False
-        if is_whole:
+            is_event = _is_event(event)
+        except ValueError:
+            is_event = False
+        if is_event:
             yield event
         else:
-            log.warning(
-                "%s:%d: line skipped, not a whole event with a step; a killed run leaves such", path, number
-            )
+            what = "an incomplete or damaged line is skipped, as a killed run or a full disk leaves"
+            log.warning("%s:%d: %s", path, number, what)
+
+
+def _is_event(event: Any) -> bool:
+    """Return whether a line of a log is an event with a step, and its figures are numbers."""
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return False
+    figures = [event[name] for name in ("loss", "wer") if event.get(name) is not None]
+    step = event.get("step")
+    return type(step) is int and step >= 0 and all(type(figure) in (int, float) for figure in figures)
 
 
 def read_curves(path: Path) -> LearningCurves:
@@ -146,6 +160,7 @@ class RecordedModel:
     tasks: Sequence[str]
     num_trainable: int
     num_per_task: int
+    unimproved: Sequence[str] = ()  # tasks whose weights stayed those of the start
 
 
 @dataclass(frozen=True)
@@ -191,6 +206,7 @@ def write_record(
         device=provenance.describe_device(device),
         host=socket.gethostname(),
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
+        unimproved=list(made.unimproved),
     ).write(RunFolder(folder).record)
 
 

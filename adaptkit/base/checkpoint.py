@@ -92,7 +92,7 @@ class BaseModel:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> BaseModel:
+def load(path: Path, device: torch.device | str = "cpu", *, is_finished: bool = True) -> BaseModel:
     """Load a base model; an incomplete, damaged or foreign file is a CheckpointError.
 
     ESPnet's own inference loads with strict=False, so a wrong file would decode without an error.
@@ -101,6 +101,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> BaseModel:
     if not folder.config.is_file() or not folder.model.is_file():
         raise CheckpointError(
             f"{path}: no base model: expected config.yaml and model.pth; 'adaptkit base train' trains one"
+        )
+    if is_finished and folder.is_unfinished:
+        raise CheckpointError(
+            f"{path}: the training of this base model has not finished (there is no {folder.record.name}); "
+            "'adaptkit base train CONFIG --resume' finishes it, with the yaml and options it was begun with"
         )
     _LOG.info("loading the base model %s", path)
     config = complete(read_yaml(folder.config), str(folder.config))

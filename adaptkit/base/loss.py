@@ -1,5 +1,6 @@
 """Compute the loss of an ESPnet model from its encoder's output, if the encoder has run before."""
 
+import torch
 from torch import Tensor, nn
 
 from adaptkit.errors import CheckpointError
@@ -10,8 +11,8 @@ def loss_from_encoded(
 ) -> Tensor:
     """Return the CTC, attention or hybrid loss of encoder outputs (B, U, D), frames (B,), tokens (B, L).
 
-    It is that of `ESPnetASRModel.forward` without the terms of intermediate CTC: these depend on the outputs
-    of blocks, which are constant if the encoder is, so the gradients are the same [ours].
+    It is that of `ESPnetASRModel.forward` without the terms of intermediate CTC, which `inner_ctc_loss`
+    gives: they depend on the outputs of blocks, which are constant if the encoder is.
     """
     if model.use_transducer_decoder or model.use_linear_decoder:
         raise CheckpointError(
@@ -27,6 +28,32 @@ def loss_from_encoded(
         attention = model._calc_att_loss(encoded, frames, tokens, token_lengths.clone())[0]
         loss = loss + (1 - weight) * attention
     return loss
+
+
+def inner_ctc_loss(
+    model: nn.Module, encoded: tuple | Tensor, *, frames: Tensor, tokens: Tensor, token_lengths: Tensor
+) -> Tensor | None:
+    """Return what intermediate CTC adds to the loss of each row (B,), weighted; None if it adds nothing.
+
+    `encoded` is what the model's `encode` returns, with the outputs (B, U, D) of blocks.
+    """
+    if not adds_inner_ctc(model):
+        return None
+    tokens = tokens.masked_fill(tokens == -1, model.ignore_id)
+    rows = []
+    for row in range(len(frames)):
+        own, lengths = slice(row, row + 1), token_lengths[row : row + 1]
+        text = tokens[own, : int(lengths.max())]
+        losses = [
+            model.ctc(inner[own, : int(frames[row])], frames[own], text, lengths) for _, inner in encoded[1]
+        ]
+        rows.append(model.ctc_weight * model.interctc_weight * sum(losses) / len(losses))
+    return torch.stack(rows).reshape(-1)
+
+
+def adds_inner_ctc(model: nn.Module) -> bool:
+    """Whether intermediate CTC is part of the loss."""
+    return has_inner_ctc(model) and model.ctc_weight * model.interctc_weight != 0
 
 
 def has_inner_ctc(model: nn.Module) -> bool:

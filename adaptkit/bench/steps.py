@@ -1,6 +1,5 @@
 """Time training steps of adapters and of full fine-tuning, on the same batch in one run."""
 
-import copy
 import ctypes
 import gc
 import statistics
@@ -54,7 +53,7 @@ def time_steps(
     type that only reads encoder outputs is timed twice, with these computed and with these cached.
     """
     batch = _draw_batch(base, size)
-    timed = [TimedModel("fine-tuning", AdaptedModel(copy.deepcopy(base)).train(), batch)]
+    timed = [TimedModel("fine-tuning", AdaptedModel(base).train(), batch)]
     for entry in kinds:
         timed += _adapted(base, entry, batch, size.num_tasks)
     for one in timed:

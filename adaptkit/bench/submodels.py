@@ -134,8 +134,8 @@ def make_rows(base: BaseModel, load: Load) -> list[Tensor]:
 
 
 def _our_methods(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[DecodingMethod]:
-    bare = AdaptedModel(base).eval()
-    adapted = AdaptedModel(base, adapters).eval()  # freezes the base again
+    bare = AdaptedModel(base, is_frozen=True).eval()
+    adapted = AdaptedModel(base, adapters).eval()
     half = replace(batch, task_ids=tuple(task if task % 2 else -1 for task in batch.task_ids))
     return [
         DecodingMethod(BASE, bare, [batch]),
@@ -148,7 +148,7 @@ def _our_methods(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[
 def _peft_methods(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[DecodingMethod]:
     """Return PEFT's mixed batches, and a loop over rows with `set_adapter`."""
     peft = _Peft(base, adapters)
-    adapted = AdaptedModel(replace(base, model=peft.model)).eval()
+    adapted = AdaptedModel(replace(base, model=peft.model), is_frozen=True).eval()
     rows = [batch.rows([row]) for row in range(len(batch.utt_ids))]
     return [
         DecodingMethod(PEFT_MIXED, adapted, [batch], peft.mix),

@@ -26,6 +26,7 @@ class Batch:
     has_taps: bool = False  # inputs are blocks' outputs and the encoder's, side by side (B, U, (K' + 1) D)
     mask_keys: Tensor | None = None  # (B,) random key of each row; None without augmentation
     is_masked: Tensor | None = None  # (B,) which rows are masked
+    inner_ctc: Tensor | None = None  # (B,) what intermediate CTC adds to the loss, with `has_taps`
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with its tensors on a device."""
@@ -56,6 +57,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     """Pad examples into a batch."""
     inputs, tokens = [example.inputs for example in examples], [example.tokens for example in examples]
     chosen = [example.chosen for example in examples if example.chosen]
+    inner = [example.inner_ctc for example in examples if example.inner_ctc is not None]
     return Batch(
         utt_ids=tuple(example.utterance.utt_id for example in examples),
         task_ids=tuple(example.task_id for example in examples),
@@ -65,6 +67,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         token_lengths=torch.tensor([len(x) for x in tokens]),
         mask_keys=torch.tensor([one.key for one in chosen]) if chosen else None,
         is_masked=torch.tensor([one.is_masked for one in chosen]) if chosen else None,
+        inner_ctc=torch.tensor(inner) if inner else None,
     )
 
 

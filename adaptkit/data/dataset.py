@@ -39,6 +39,7 @@ class Example:
     inputs: Tensor  # features (T, F), speech (N,) or encoder outputs
     tokens: Tensor  # (L,)
     chosen: UtteranceAugmentation | None = None  # its augmentation in this epoch
+    inner_ctc: float | None = None  # its cached loss of intermediate CTC
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Examples(Dataset):
     allow_pipes: bool = False
     taps: Mapping[str, str] | None = None  # locations of cached encoder outputs, used instead of the input
     augmentation: Augmentation | None = None
+    inner_ctc: Mapping[str, float] | None = None  # cached losses of intermediate CTC
 
     def __len__(self) -> int:
         return len(self.data.utterances)
@@ -62,7 +64,8 @@ class Examples(Dataset):
         chosen = self.augmentation.choose(utterance.utt_id) if self.augmentation else None
         is_noisy = chosen is not None and chosen.is_noisy
         inputs = self._load_noisy(utterance, chosen.key) if is_noisy else self._load(utterance)
-        return Example(utterance, self.task_ids[utterance.task], inputs, tokens, chosen)
+        inner = self.inner_ctc and self.inner_ctc[utterance.utt_id]
+        return Example(utterance, self.task_ids[utterance.task], inputs, tokens, chosen, inner)
 
     def in_epoch(self, epoch: int) -> "Examples":
         """Return the examples with the augmentation of an epoch."""

@@ -82,7 +82,7 @@ def _decode(
     with _load(options, base_dir, base_only, device=device) as (model, examples):
         examples = _number_tasks(examples, model, unknown=options.unknown_speaker)
         short = find_frameless(examples)
-        adapted = AdaptedModel(model.base, model.adapters).eval()
+        adapted = AdaptedModel(model.base, model.adapters, is_frozen=True).eval()
         started = time.monotonic()
         with adapted.hooked():
             found = _recognise(adapted, examples.without(short), options.batch_frames, model.submodels)

@@ -52,6 +52,7 @@ class ArchiveRecord:
     entries: Mapping[str, tuple[_Number, _Number, _Number]]  # utterance: offset, bytes, CRC-32 of its matrix
     frames: Mapping[str, _Number]  # utterance: T
     seconds: Mapping[str, float] = field(default_factory=dict)  # utterance: its duration
+    losses: Mapping[str, float] = field(default_factory=dict)  # utterance: its loss of intermediate CTC
     failures: Mapping[str, str] = field(default_factory=dict)  # utterance: the reason why it has no matrix
 
 

@@ -1,5 +1,6 @@
 """A base model with its adapters: loss, encoder output and hypotheses of a batch."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -23,7 +24,8 @@ class AdaptedModel(nn.Module):
     """An ESPnet model with adapters, or without any, in which case the model itself is trained.
 
     With adapters the base stays frozen and in eval(), and each row of a batch uses the weights of its task.
-    Without adapters, dropout and batch statistics are active in train().
+    Without adapters, a copy of the base is trained, with dropout and batch statistics active in train(). So
+    models that share a base do not affect each other. With `is_frozen` a base without adapters is only run.
 
     If no adapter acts inside the encoder, the encoder runs in inference mode (`read_taps`) and the adapters
     act on its outputs, so that none of its activations or gradients are kept.
@@ -32,14 +34,20 @@ class AdaptedModel(nn.Module):
     """
 
     def __init__(
-        self, base: BaseModel, adapters: AdapterStack | None = None, spec: SpecAugment | None = None
+        self,
+        base: BaseModel,
+        adapters: AdapterStack | None = None,
+        spec: SpecAugment | None = None,
+        *,
+        is_frozen: bool = False,
     ):
         super().__init__()
-        self.espnet, self.adapters, self.sites, self.spec = base.model, adapters, base.sites, spec
+        self.is_frozen = is_frozen or adapters is not None  # the base itself
+        self.espnet = base.model if self.is_frozen else copy.deepcopy(base.model).requires_grad_(True)
+        self.adapters, self.sites, self.spec = adapters, base.sites, spec
         self.taps = (
             () if adapters is None else encoder_cache.find(base, adapters)
         )  # empty: the adapters act through hooks
-        self.espnet.requires_grad_(adapters is None)
         self.ctc_dropout = base.config["ctc_conf"].get("dropout_rate", 0.0)
 
     @property
@@ -51,7 +59,7 @@ class AdaptedModel(nn.Module):
         """Set the mode of the trained module; a frozen base stays in eval() to keep its batch statistics."""
         self.training = mode
         self.trained.train(mode)
-        if self.adapters is not None:
+        if self.is_frozen:
             self.espnet.eval()
         if self.adapters is not None and mode:
             refuse_recomputing(self.espnet.encoder)
@@ -85,12 +93,12 @@ class AdaptedModel(nn.Module):
             paths.update({row: found[row] for row in rows})
         return [paths[row] for row in range(len(paths))]
 
-    def read_taps(self, batch: Batch) -> Batch:
+    def read_taps(self, batch: Batch, *, for_loss: bool = True) -> Batch:
         """Replace the inputs of a batch by encoder outputs if no adapter acts inside the encoder."""
         if not self.taps or batch.has_taps:
             return batch
         with self._masking(batch):
-            return encoder_cache.read(self.espnet, self.taps, batch)
+            return encoder_cache.read(self.espnet, self.taps, batch, for_loss=for_loss)
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -104,7 +112,7 @@ class AdaptedModel(nn.Module):
 
     def _passes(self, batch: Batch) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Encode a batch once per group of rows; yield the rows, encoder output (B, U, D), lengths (B,)."""
-        batch = self.read_taps(batch)
+        batch = self.read_taps(batch, for_loss=False)
         for rows in self._groups(batch):
             with self._acting(batch, rows):
                 yield rows, *self._encode(batch)
@@ -148,9 +156,10 @@ class AdaptedModel(nn.Module):
             if batch.has_taps:
                 encoded, frames = self._encode(batch)
                 lengths = batch.token_lengths
-                return loss_from_encoded(
+                loss = loss_from_encoded(
                     self.espnet, encoded, frames=frames, tokens=batch.tokens, token_lengths=lengths
                 )
+                return loss if batch.inner_ctc is None else loss + batch.inner_ctc.mean()
             inputs, tokens = batch.inputs.clone(), batch.tokens.clone()  # ESPnet modifies both in place
             loss, _, _ = self.espnet(inputs, batch.lengths, tokens, batch.token_lengths.clone())
         return loss.squeeze()  # ESPnet returns shape (1,) for DataParallel

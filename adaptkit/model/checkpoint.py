@@ -1,7 +1,7 @@
 """Adapter files: the weights of an experiment's adapters and the metadata to rebuild them (see `tensors`)."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +30,7 @@ class AdapterFile:
     base_fingerprint: str
     step: int  # optimizer steps of the run; with early stopping per task, a task's weights may be older
     weights: Mapping[str, Tensor]
+    unimproved: tuple[str, ...] = ()  # tasks whose weights are those of the start: no validation was better
 
     @property
     def kind(self) -> str:
@@ -38,7 +39,13 @@ class AdapterFile:
 
 
 def save(
-    path: Path, stack: AdapterStack, base_fingerprint: str, step: int, weights: Mapping[str, Tensor]
+    path: Path,
+    stack: AdapterStack,
+    base_fingerprint: str,
+    step: int,
+    weights: Mapping[str, Tensor],
+    *,
+    unimproved: Sequence[str] = (),
 ) -> None:
     """Write an adapter file: weights for `stack` (its own or an average) and the metadata to rebuild it."""
     header = {
@@ -48,6 +55,7 @@ def save(
         "tasks": list(stack.tasks),
         "base_fingerprint": base_fingerprint,
         "step": step,
+        "unimproved": list(unimproved),
         "versions": {name: metadata.version(name) for name in ("adaptkit", "torch", "espnet")},
     }
     write_tensors(path, weights, header)
@@ -66,6 +74,7 @@ def load(path: Path) -> AdapterFile:
             base_fingerprint=header["base_fingerprint"],
             step=header["step"],
             weights=weights,
+            unimproved=tuple(header.get("unimproved", ())),  # earlier files have none
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: the header of the adapter file is incomplete: {error}") from error

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
@@ -15,14 +16,14 @@ from adaptkit import locks
 from adaptkit.adapters.api import Adapter, AdapterConfig, AdapterStack
 from adaptkit.adapters.site import Site
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.base.loss import has_inner_ctc
+from adaptkit.base.loss import adds_inner_ctc, has_inner_ctc, inner_ctc_loss
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.sites import attached
 from adaptkit.base.weights import leaving_no_trace
 from adaptkit.data.batches import Batch, load_batches, plan_batches
 from adaptkit.data.dataset import Examples
 from adaptkit.errors import ConfigError, listed
-from adaptkit.features.archive import find_damage, write_archive, write_record
+from adaptkit.features.archive import find_damage, read_record, write_archive, write_record
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.progress import counting
 
@@ -36,10 +37,11 @@ def find(base: BaseModel, adapters: AdapterStack) -> tuple[Site, ...]:
     return (*adapters.taps, *(site for site in base.sites if site.kind == "encoder_out"))
 
 
-def read(model: nn.Module, sites: Sequence[Site], batch: Batch) -> Batch:
+def read(model: nn.Module, sites: Sequence[Site], batch: Batch, *, for_loss: bool = True) -> Batch:
     """Replace the inputs of a batch by the outputs of the sites, concatenated in order (B, U, sum of D).
 
-    The encoder runs in inference mode and keeps nothing for a backward pass.
+    The encoder runs in inference mode and keeps nothing for a backward pass. With `for_loss` the batch also
+    gets what intermediate CTC adds to its loss, which needs the outputs of blocks and is constant.
     """
     recorder = _Recorder()
     stack = AdapterStack([recorder], [AdapterConfig(kind="taps")], ["all"])
@@ -48,8 +50,11 @@ def read(model: nn.Module, sites: Sequence[Site], batch: Batch) -> Batch:
         attached(model, stack, tuple(sites)),
         stack.for_tasks([0] * len(batch.utt_ids), batch.inputs.device),
     ):
-        _, frames = model.encode(batch.inputs.clone(), batch.lengths)  # ESPnet modifies its input in place
-    return replace(batch, inputs=torch.cat(recorder.read, -1), lengths=frames.clone(), has_taps=True)
+        encoded, frames = model.encode(batch.inputs.clone(), batch.lengths)  # ESPnet modifies its input
+        text = {"tokens": batch.tokens, "token_lengths": batch.token_lengths}
+        inner = inner_ctc_loss(model, encoded, frames=frames, **text) if for_loss else None
+    read = replace(batch, inputs=torch.cat(recorder.read, -1), lengths=frames.clone(), has_taps=True)
+    return read if inner is None else replace(read, inner_ctc=inner.clone())
 
 
 def replay(adapters: AdapterStack, sites: Sequence[Site], inputs: Tensor) -> Tensor:
@@ -89,7 +94,10 @@ def cached(examples: Examples, adapters: AdapterStack, path: Path, *, batch_fram
         distributed.barrier()
     megabytes = path.with_suffix(".ark").stat().st_size >> 20
     _LOG.info("%s.ark: %d MB of cached encoder outputs, kept after training", path, megabytes)
-    return replace(examples, taps=read_table(path.with_suffix(".scp")))
+    losses = (
+        dict(read_record(path.with_suffix(".ark")).losses) if adds_inner_ctc(examples.base.model) else None
+    )
+    return replace(examples, taps=read_table(path.with_suffix(".scp")), inner_ctc=losses)
 
 
 class _Recorder(Adapter):
@@ -124,21 +132,33 @@ def _write(examples: Examples, sites: Sequence[Site], path: Path, batch_frames: 
     made_of = f"{_digest(examples, sites)} {ark}"
     if scp.exists() and not find_damage(ark, made_of):
         return
-    taps = ((utt_id, x.numpy()) for utt_id, x in _read_all(examples, sites, batch_frames))
-    record = write_archive(ark, taps, made_of=made_of)
+    losses: dict[str, float] = {}
+
+    def matrices() -> Iterator[tuple[str, np.ndarray]]:
+        for utt_id, x, loss in _read_all(examples, sites, batch_frames):
+            if loss is not None:
+                losses[utt_id] = loss
+            yield utt_id, x.numpy()
+
+    record = write_archive(ark, matrices(), made_of=made_of)
     write_table(scp, {utt_id: f"{ark}:{offset}" for utt_id, (offset, *_) in record.entries.items()})
-    write_record(ark, record)
+    write_record(ark, replace(record, losses=losses))
 
 
-def _read_all(examples: Examples, sites: Sequence[Site], batch_frames: int) -> Iterator[tuple[str, Tensor]]:
+def _read_all(
+    examples: Examples, sites: Sequence[Site], batch_frames: int
+) -> Iterator[tuple[str, Tensor, float | None]]:
+    """Yield each utterance with its site outputs (U, sum of D), and its loss of intermediate CTC if any."""
     model = examples.base.model
     device = next(model.parameters()).device
     plan = plan_batches(examples.lengths, batch_frames, groups=examples.groups(None))
     with ignoring_padding(model), leaving_no_trace(model), counting("caching", len(examples)) as advance:
         for batch in load_batches(examples, plan):
             taps = read(model, sites, batch.to(device))
-            for utt_id, x, frames in zip(taps.utt_ids, taps.inputs.cpu(), taps.lengths.tolist(), strict=True):
-                yield utt_id, x[:frames].float()
+            losses = [None] * len(taps.utt_ids) if taps.inner_ctc is None else taps.inner_ctc.tolist()
+            rows = zip(taps.utt_ids, taps.inputs.cpu(), taps.lengths.tolist(), losses, strict=True)
+            for utt_id, x, frames, loss in rows:
+                yield utt_id, x[:frames].float(), loss
             advance(len(batch.utt_ids), "")
 
 
@@ -149,6 +169,7 @@ def _digest(examples: Examples, sites: Sequence[Site]) -> str:
     for u, length in zip(data.utterances, examples.lengths, strict=True):
         place = data.recordings[u.recording] if base.features is None else data.feats[u.utt_id]
         files = filter(os.path.isfile, (place, place.rpartition(":")[0]))
-        rows.append([u.utt_id, u.start_sec, u.end_sec, length, place, *map(os.path.getmtime, files)])
+        text = [u.text] if adds_inner_ctc(base.model) else []  # which the loss of intermediate CTC is of
+        rows.append([u.utt_id, u.start_sec, u.end_sec, length, place, *map(os.path.getmtime, files), *text])
     content = json.dumps([base.fingerprint, [site.name for site in sites], rows])
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()

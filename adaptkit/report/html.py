@@ -9,7 +9,14 @@ from string import Template
 from adaptkit.characters import visible
 from adaptkit.report import charts
 from adaptkit.report.runs import Comparison, ExperimentResult
-from adaptkit.report.summary import as_cells, as_speaker_rows, explain, list_versions, summarise
+from adaptkit.report.summary import (
+    as_cells,
+    as_speaker_rows,
+    explain,
+    list_unimproved,
+    list_versions,
+    summarise,
+)
 from adaptkit.scoring.bootstrap import LEVEL
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -93,7 +100,8 @@ def _experiments(comparison: Comparison) -> str:
         for name, row in zip(_swatched(comparison.results), rows, strict=True)
     ]
     titles = [escape(title) + _small(below) for title, below in head]
-    return _table(titles, body, best={(rates.index(min(rates)), 1)})
+    notes = "".join(map(_note, list_unimproved(comparison.results)))
+    return _table(titles, body, best={(rates.index(min(rates)), 1)}) + notes
 
 
 def _small(text: str) -> str:

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from adaptkit.errors import listed
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.scoring.bootstrap import LEVEL
 from adaptkit.scoring.wer import Difference, compare
@@ -38,6 +39,7 @@ class Row:
     epoch_seconds: float
     peak_mb: float  # of training
     rtf: float
+    unimproved: list[str]  # speakers for whom a run kept the weights of its start
 
 
 def summarise(result: ExperimentResult) -> Row:
@@ -65,6 +67,7 @@ def summarise(result: ExperimentResult) -> Row:
         epoch_seconds=round(statistics.mean(epochs), 1),
         peak_mb=round(max(record.peak_mb for record in records), 1),
         rtf=round(statistics.mean(run.decode.rtf for run in result.runs), 4),
+        unimproved=sorted(set().union(*(record.unimproved for record in records))),
     )
 
 
@@ -86,7 +89,7 @@ def as_json(comparison: Comparison) -> str:
 
 def as_table(comparison: Comparison) -> str:
     """Format the experiments as aligned text."""
-    return aligned(join(as_cells(comparison)))
+    return "\n".join([aligned(join(as_cells(comparison))), *list_unimproved(comparison.results)])
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -95,6 +98,7 @@ def as_markdown(comparison: Comparison) -> str:
         f"## Results on {quote_code(comparison.set_name)}",
         explain(comparison),
         markdown(join(as_cells(comparison))),
+        *list_unimproved(comparison.results),
         "### WER by speaker",
         markdown(as_speaker_rows(comparison.results)),
         *list_provenance(comparison.results),
@@ -154,6 +158,16 @@ def explain_rates(comparison: Comparison) -> str:
         f"{resampled}. 'minus' is the paired difference in WER to that experiment, * if p < 0.05 (not "
         f"corrected for multiple comparisons)."
     )
+
+
+def list_unimproved(results: Sequence[ExperimentResult]) -> list[str]:
+    """List the experiments in which training improved nothing for some speakers, a sentence for each."""
+    return [
+        f"{row.name}: {len(row.unimproved)} of {len(row.tasks)} speakers kept the weights of their start, as "
+        f"no validation was better: {listed(row.unimproved)}."
+        for row in map(summarise, results)
+        if row.unimproved
+    ]
 
 
 def list_provenance(results: Sequence[ExperimentResult]) -> list[str]:

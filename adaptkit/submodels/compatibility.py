@@ -33,6 +33,7 @@ class Entry:
     num_bytes: int
     base_fingerprint: str
     problem: str  # why it cannot be used, and the remedy; empty if it can
+    unimproved: bool = False  # whether its weights are those of its start: no validation was better
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Compatibility:
             num_bytes=num_bytes,
             base_fingerprint=head.base_fingerprint,
             problem=self._find_misfit(path, head),
+            unimproved=head.unimproved,
         )
 
     def read(self, path: Path) -> Submodel:

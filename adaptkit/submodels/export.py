@@ -4,6 +4,7 @@ All files of a folder have one configuration, one base model and one set of shar
 A file that does not match has a problem; the others remain usable.
 """
 
+import logging
 import os
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from adaptkit.submodels.compatibility import Compatibility, Entry, find_files, r
 from adaptkit.submodels.files import SHARED_FILE, Shared, Submodel, read_shared, write, write_shared
 from adaptkit.tables import aligned
 
+_LOG = logging.getLogger(__name__)
 _THREADS = 8  # for reading and writing files, which mostly wait for the disk
 
 
@@ -42,7 +44,10 @@ class Packed:
 def export(
     adapter_path: Path, base: BaseModel, folder: Path, *, tasks: Sequence[str] | None = None
 ) -> list[Path]:
-    """Write the Submodels of all or some tasks to a folder; files of other tasks there are kept."""
+    """Write the Submodels of all or some tasks to a folder; files of other tasks there are kept.
+
+    Those that never beat their start in validation, and so hold its weights, are marked and logged.
+    """
     if folder.resolve() == adapter_path.parent.resolve():
         raise ConfigError(f"{folder}: holds the experiment itself; choose a separate folder for Submodels")
     file = checkpoint.load(adapter_path)
@@ -60,6 +65,10 @@ def export(
             for path in pool.map(partial(write, folder), submodels):
                 paths.append(path)
                 advance(1, "")
+    starts = [task for task in chosen if task in file.unimproved]
+    if starts:
+        what = "Submodels hold the weights of their start, as no validation was better"
+        _LOG.warning("%s: %d of %d %s: %s", folder, len(starts), len(chosen), what, listed(starts))
     return paths
 
 
@@ -91,9 +100,12 @@ def pack(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = Fals
     file = _stack(usable, shared)
     stack = checkpoint.restore(file, base, folder)
     folder_out = RunFolder(out)
-    made = RecordedModel(settings.name, stack.kind, stack.tasks, stack.num_parameters, stack.num_per_task)
+    kept, counts = file.unimproved, (stack.num_parameters, stack.num_per_task)
+    made = RecordedModel(settings.name, stack.kind, stack.tasks, *counts, kept)
     with locks.hold(out):
-        checkpoint.save(folder_out.adapter, stack, file.base_fingerprint, file.step, file.weights)
+        checkpoint.save(
+            folder_out.adapter, stack, file.base_fingerprint, file.step, file.weights, unimproved=kept
+        )
         experiment.save(settings, folder_out.config)
         write_record(
             out,
@@ -108,9 +120,9 @@ def pack(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = Fals
 
 def format_entries(entries: Sequence[Entry]) -> str:
     """Format the files of a folder as a table."""
-    rows = [["speaker", "adapter", "base", "parameters", "bytes"], *map(_cells, entries)]
+    rows = [["speaker", "adapter", "base", "weights", "parameters", "bytes"], *map(_cells, entries)]
     problems = ["problem", *(entry.problem for entry in entries)]
-    lines = aligned(rows, left=3).split("\n")
+    lines = aligned(rows, left=4).split("\n")
     return "\n".join(f"{line}  {problem}".rstrip() for line, problem in zip(lines, problems, strict=True))
 
 
@@ -150,8 +162,15 @@ def _scan(folder: Path, compatibility: Compatibility) -> list[Entry]:
 def _cut(file: AdapterFile, shared: Shared, number: int) -> Submodel:
     """Slice the Submodel of one task out of an experiment's weights."""
     own = {name: weight[number] for name, weight in file.weights.items() if name not in shared.weights}
+    task = file.tasks[number]
     return Submodel(
-        file.tasks[number], file.adapters, file.base_fingerprint, shared.fingerprint, file.step, own
+        task=task,
+        adapters=file.adapters,
+        base_fingerprint=file.base_fingerprint,
+        shared=shared.fingerprint,
+        step=file.step,
+        weights=own,
+        unimproved=task in file.unimproved,
     )
 
 
@@ -200,9 +219,12 @@ def _stack(submodels: Sequence[Submodel], shared: Shared) -> AdapterFile:
         base_fingerprint=shared.base_fingerprint,
         step=max(submodel.step for submodel in submodels),
         weights={**stacked, **shared.weights},
+        unimproved=tuple(submodel.task for submodel in submodels if submodel.unimproved),
     )
 
 
 def _cells(entry: Entry) -> list[str]:
     task = entry.task if entry.task.isprintable() else ascii(entry.task)
-    return [task, entry.kind, entry.base_fingerprint, f"{entry.num_parameters:,}", f"{entry.num_bytes:,}"]
+    weights = "of the start" if entry.unimproved else "trained"
+    counts = (f"{entry.num_parameters:,}", f"{entry.num_bytes:,}")
+    return [task, entry.kind, entry.base_fingerprint, weights, *counts]

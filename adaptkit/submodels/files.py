@@ -48,6 +48,7 @@ class Submodel:
     shared: str  # fingerprint of the shared weights it was trained with
     step: int  # optimizer steps it was trained for
     weights: Mapping[str, Tensor]  # by the names of `task_parameters`, without the task axis
+    unimproved: bool = False  # whether no validation was better than the start, whose weights these are
 
     @property
     def kind(self) -> str:
@@ -116,6 +117,7 @@ def write(folder: Path, submodel: Submodel) -> Path:
         "base_fingerprint": submodel.base_fingerprint,
         "shared": submodel.shared,
         "step": submodel.step,
+        "unimproved": submodel.unimproved,
     }
     write_tensors(path, submodel.weights, header)
     return path
@@ -200,7 +202,8 @@ def _parse(path: Path, header: Mapping[str, Any]) -> Submodel:
             raise TypeError("expected text in task, base_fingerprint and shared, and a number in step")
         task, base_fingerprint, shared = words
         adapters = _read_configs(json.dumps(header["adapters"]))
-        return Submodel(task, adapters, base_fingerprint, shared, header["step"], {})
+        unimproved = header.get("unimproved") is True  # earlier files do not say
+        return Submodel(task, adapters, base_fingerprint, shared, header["step"], {}, unimproved)
     except _MALFORMED as error:
         raise CheckpointError(f"{path}: the header is incomplete: {error}; export it again") from error
 

@@ -20,7 +20,7 @@ from adaptkit.model.checkpoint import AdapterFile
 from adaptkit.records import RecordedModel, RunRecord, write_record
 from adaptkit.tensors import read_tensors
 from adaptkit.training.run import effort_of
-from adaptkit.training.state import State
+from adaptkit.training.state import State, read_state
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def find_target(options: EnrollOptions, owned: Collection[str]) -> AdapterFile:
 
 def _refuse_unfinished(exp: RunFolder) -> None:
     """Refuse an adapter file that its own training would overwrite without the new speakers."""
-    if exp.state.exists() and not read_tensors(exp.state)[1]["state"]["is_done"]:
+    if exp.state.exists() and not read_state(read_tensors(exp.state)[1], exp.state).is_done:
         raise CheckpointError(
             f"{exp.path}: its training is unfinished and would overwrite the adapter file; finish it with "
             "'adaptkit train --resume', or set --out"
@@ -118,7 +118,8 @@ def append(
                 name: torch.cat([weight, new.weights[name]]) if name in owned else weight
                 for name, weight in old.weights.items()
             }
-            joined = replace(old, tasks=(*old.tasks, *new.tasks), weights=weights)
+            unimproved = (*old.unimproved, *new.unimproved)
+            joined = replace(old, tasks=(*old.tasks, *new.tasks), weights=weights, unimproved=unimproved)
         if not _contains(joined, new, owned):
             raise CheckpointError(
                 f"{target.path}: its adapters were retrained after {folder.path}; remove the latter"
@@ -127,8 +128,11 @@ def append(
         if options.out is not None and not target.config.exists():
             experiment.save(settings, target.config)
         if joined is not old:
-            checkpoint.save(target.adapter, stack, base.fingerprint, old.step, joined.weights)
-        _record(options, settings, stack, base=base, state=state, num_new=len(new.tasks), device=device)
+            kept = joined.unimproved
+            checkpoint.save(
+                target.adapter, stack, base.fingerprint, old.step, joined.weights, unimproved=kept
+            )
+        _record(options, settings, stack, base=base, state=state, new=new, device=device)
 
 
 def _record(
@@ -138,7 +142,7 @@ def _record(
     *,
     base: BaseModel,
     state: State,
-    num_new: int,
+    new: AdapterFile,
     device: str,
 ) -> None:
     """Write `run.json` of an enrolment into OUT, or add the new speakers to the existing one."""
@@ -147,10 +151,15 @@ def _record(
         run = RunRecord.read(target.record)
         more = num_each * (len(stack.tasks) - len(run.tasks))
         if more:
-            counts = {"tasks": list(stack.tasks), "params_trainable": run.params_trainable + more}
-            replace(run, **counts).write(target.record)
+            replace(
+                run,
+                tasks=list(stack.tasks),
+                params_trainable=run.params_trainable + more,
+                unimproved=[*run.unimproved, *new.unimproved],
+            ).write(target.record)
     elif options.out is not None:
-        made = RecordedModel(settings.name, stack.kind, stack.tasks, num_each * num_new, num_each)
+        num_new = num_each * len(new.tasks)
+        made = RecordedModel(settings.name, stack.kind, stack.tasks, num_new, num_each, list(new.unimproved))
         write_record(
             target.path,
             made,

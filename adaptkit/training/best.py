@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from adaptkit.adapters.per_task import task_parameters
+from adaptkit.errors import CheckpointError, listed
 from adaptkit.folders import RunFolder
 from adaptkit.tensors import average_tensors, read_tensors, write_tensors
 from adaptkit.training.plan import Plan
@@ -21,6 +22,9 @@ class BestWeights:
     If tasks share no trained weights, selection and early stopping are per task, and a task without
     validation utterances keeps its last weights. If they do, weights of different steps cannot be combined,
     and selection and early stopping are global.
+
+    The weights of the start are the first to be ranked. Where no later validation is better, they are the
+    result; the start is never averaged with others, and others only if the best of them is better than it.
     """
 
     def __init__(self, plan: Plan, trained: nn.Module, tasks: Sequence[str]):
@@ -39,41 +43,60 @@ class BestWeights:
             if standings[name].waited == 0:
                 better.append(name)
         unvalidated = [task for task in self.ids if task not in validation.by_task]
-        trained = set(self.plan.train.data.tasks)
-        is_over = all(s.is_stopped for s in standings.values()) and not (trained & {*unvalidated})
-        state = replace(state, standings=standings, is_done=state.is_done or is_over)
+        state = replace(state, standings=standings)
+        state = replace(state, is_done=state.is_done or self.is_over(state))
         if not writes:
             return state
         if options.average > 1 and state.step in state.kept_steps:
             write_tensors(self._path(state.step), self.trained.state_dict(), {"step": state.step})
         self._take([*better, *unvalidated])
         if better or unvalidated:
-            self.plan.write(self.best_by_task or self.trained.state_dict(), state.step)
+            self.plan.write(self.best_by_task or self.trained.state_dict(), state)
         return state
+
+    def is_over(self, state: State) -> bool:
+        """Return whether early stopping has ended the training of all tasks."""
+        if self.plan.valid is None or not all(s.is_stopped for s in state.standings.values()):
+            return False
+        return not set(self.ids) & set(self.plan.train.data.tasks) - set(self.plan.valid.data.tasks)
+
+    def refuse_lost(self, state: State) -> None:
+        """Refuse to go on with a run whose checkpoints are gone that its end would average."""
+        steps = state.kept_steps if self.plan.options.average > 1 else ()
+        lost = [str(self._path(step)) for step in sorted(steps) if not self._path(step).exists()]
+        if lost:
+            raise CheckpointError(
+                f"{self.plan.folder}: cannot go on for more epochs: the checkpoints to average at the end "
+                f"(train.average) are gone: {listed(lost, 3)}; train in another folder"
+            )
 
     def finish(self, state: State) -> None:
         """Write the final weights of a run: averages if asked for, the last ones without validation."""
         if self.plan.valid is None:
-            self.plan.write(self.trained.state_dict(), state.step)
+            self.plan.write(self.trained.state_dict(), state)
             return
-        averaged = {name: s for name, s in state.standings.items() if len(s.best) > 1}
+        averaged = {name: s.averaged for name, s in state.standings.items() if len(s.averaged) > 1}
         if not averaged:
             return
         if WHOLE in averaged:
-            steps = [int(step) for _, _, step in averaged[WHOLE].best]
-            self.plan.write(average_tensors([self._read(step) for step in steps]), steps[0])
+            steps = averaged[WHOLE]
+            mean = average_tensors([self._read(step) for step in steps])
+            self.plan.write(mean, replace(state, step=steps[0]))
             return
-        kept = {step: self._read(step) for step in sorted(state.kept_steps)}
-        for task, standing in averaged.items():
-            own = [self._slices(kept[int(step)], task) for _, _, step in standing.best]
+        kept = {step: self._read(step) for step in sorted(set().union(*averaged.values()))}
+        for task, steps in averaged.items():
+            own = [self._slices(kept[step], task) for step in steps]
             for name, mean in average_tensors(own).items():
                 self.best_by_task[name][self.ids[task]] = mean
-        self.plan.write(self.best_by_task, max(kept))
+        self.plan.write(self.best_by_task, replace(state, step=max(kept)))
 
     def remove_unnamed(self, state: State) -> None:
-        """Remove the checkpoints that a saved state does not name; all of them once the run is over."""
+        """Remove the checkpoints that a saved state does not name; all if early stopping ended the run.
+
+        Those of a run that ended otherwise stay, as it may be resumed with more epochs.
+        """
         folder = self._path(0).parent
-        if state.is_done:
+        if self.plan.options.average == 1 or (state.is_done and self.is_over(state)):
             shutil.rmtree(folder, ignore_errors=True)
         named = {self._path(step) for step in state.kept_steps}
         for path in folder.glob("step_*.safetensors"):
@@ -105,7 +128,9 @@ class BestWeights:
         return {name: tensor.detach().clone() for name, tensor in self.trained.state_dict().items()}
 
     def _read(self, step: int) -> dict[str, Tensor]:
-        return read_tensors(self._path(step))[0]
+        """Read a checkpoint in the order of the module's own weights, which the files written of it keep."""
+        tensors = read_tensors(self._path(step))[0]
+        return {name: tensors[name] for name in self.trained.state_dict()}
 
     def _path(self, step: int) -> Path:
         return RunFolder(self.plan.folder).checkpoints / f"step_{step}.safetensors"

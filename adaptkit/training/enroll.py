@@ -36,6 +36,7 @@ from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.run import read_set, warn_of_coupled_rows
 from adaptkit.training.state import State, describe_contents, identify
+from adaptkit.training.validation import describe_rate
 
 _LOG = logging.getLogger(__name__)
 _NUM_COMPARED = 4  # utterances of a new speaker that select the nearest known speaker
@@ -68,9 +69,10 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
             refuse_known(train.data.tasks, present.tasks, target.path)
         stack = start(known, train, options.start, seed=settings.train.seed)
 
-        def write(weights: Mapping[str, Tensor], step: int) -> None:
+        def write(weights: Mapping[str, Tensor], state: State) -> None:
             experiment.save(settings, folder.config)
-            checkpoint.save(folder.adapter, stack, base.fingerprint, step, weights)
+            kept = state.list_unimproved(stack.tasks)
+            checkpoint.save(folder.adapter, stack, base.fingerprint, state.step, weights, unimproved=kept)
 
         train = augmented(train, settings.augment, settings.train.seed)
         identity = {
@@ -79,12 +81,24 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
             "base model": base.fingerprint,
             "start": options.start,
         }
-        plan = Plan(train, valid, folder.path, settings.train, identity, write, finish=lambda state: None)
+        refusal = _refuse_longer(train.data.tasks, present.tasks)
+        plan = Plan(train, valid, folder.path, settings.train, identity, write, lambda state: None, refusal)
         state = fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=True)
         if is_first():
             _log_result(train.data.tasks, state)
             append(options, settings, base=base, folder=folder, state=state, device=device)
     return target.path
+
+
+def _refuse_longer(tasks: Sequence[str], present: Sequence[str]) -> str:
+    """Explain why speakers that are in the adapter file already cannot be trained further; empty if not."""
+    if not set(tasks) & set(present):
+        return ""
+    return (
+        f"{listed(tasks)} are enrolled already and cannot be trained for more epochs; make an experiment "
+        "without them ('adaptkit submodels export --speaker' of the others, then 'adaptkit submodels pack') "
+        "and enroll them there"
+    )
 
 
 def start(known: AdapterStack, train: Examples, where: str, *, seed: int) -> AdapterStack:
@@ -157,12 +171,14 @@ def _log_result(tasks: Sequence[str], state: State) -> None:
     for task, standing in sorted(state.standings.items()):
         if standing.best:
             wer, loss, step = standing.best[0]
-            _LOG.info("%s: valid loss %.3f, WER %.2f at step %d", task or "all", loss, wer, step)
+            place = f"step {step:.0f}" if step else "the start, which no step improved on"
+            rate = describe_rate(wer)
+            _LOG.info("%s: valid loss %.3f, WER %s at %s", task or "all", loss, rate, place)
 
 
 def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples | None]:
     """Read the new speakers' training and validation utterances, with matching task ids."""
-    train = read_set(options.data, base, allow_pipes=options.allow_pipes)
+    train = read_set(options.data, base, allow_pipes=options.allow_pipes, keeps_tasks=True)
     unknown = [name for name in options.speakers if name not in train.data.tasks]
     if unknown:
         described = "; ".join(f"'{name}'{nearest(name, train.data.tasks)}" for name in unknown)

@@ -1,5 +1,6 @@
 """The training loop, for adapters and base models, in one process or under `torchrun`."""
 
+import logging
 import math
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from adaptkit.data.batches import Batch, load_batches
 from adaptkit.data.sampler import Batches
 from adaptkit.errors import TrainingError, listed
+from adaptkit.folders import RunFolder
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
 from adaptkit.training.best import BestWeights
@@ -37,6 +39,7 @@ def _fit(adapted: AdaptedModel, plan: Plan, resume: bool) -> State:
     loop = _Loop(adapted, plan)
     if resume:
         loop.state = loop.saved.restore(plan.folder)
+        loop.lengthen()
     if loop.state.is_done:
         return loop.state
     if adapted.adapters is not None and adapted.adapters.is_cached:
@@ -44,11 +47,13 @@ def _fit(adapted: AdaptedModel, plan: Plan, resume: bool) -> State:
     loop.log.rewind(loop.state.step)
     counted = counting(str(plan.folder), loop.num_steps[WHOLE], loop.state.step)
     with adapted.hooked(), loop.log, counted as advance:
+        loop.validate_start()
         while not loop.state.is_done:
             loop.run_epoch(advance)
     return loop.state
 
 
+_LOG = logging.getLogger(__name__)
 _FIRST_SCALE = 2.0**11  # float16 loss scale; the loss is a sum over utterances, torch's 2^16 suits a mean
 
 
@@ -78,10 +83,38 @@ class _Loop:
         self.state = State()
         self.best = BestWeights(plan, adapted.trained, tasks if self.optimizer.is_by_task else ())
         self.saved = Saved(
-            adapted.trained, self.optimizer, self.scaler, plan.identity, self.best.best_by_task
+            adapted.trained,
+            self.optimizer,
+            self.scaler,
+            plan.identity,
+            self.best.best_by_task,
+            plan.refuses_longer,
         )
         self.num_steps = plan.count_steps(adapted.adapters)
-        self.log = TrainingLog(plan.folder, is_active=self.rank == 0)
+        self.log = TrainingLog(plan.folder, tasks, is_active=self.rank == 0)
+
+    def lengthen(self) -> None:
+        """Go on with a finished run if more epochs are asked for, unless early stopping has ended it."""
+        state = self.state
+        if not state.is_done or state.epoch >= self.options.max_epochs:
+            return
+        if self.best.is_over(state):
+            _LOG.info("%s: early stopping ended it after epoch %d", self.plan.folder, state.epoch)
+            return
+        self.best.refuse_lost(state)
+        self.state = replace(state, is_done=False)
+        if self.rank == 0:
+            self.save()
+            RunFolder(self.plan.folder).record.unlink(missing_ok=True)  # until the run is finished again
+
+    def validate_start(self) -> None:
+        """Validate what a new run starts from, which is kept unless training improves on it.
+
+        The random weights that a base model starts from are only logged: they may have fewer errors than a
+        model that has learned to be silent first, as CTC models do, but are no alternative to it.
+        """
+        if self.state.step == 0 and self.plan.valid is not None:
+            self._validate(is_ranked=self.adapted.adapters is not None)
 
     def run_epoch(self, advance: Callable[[int, str], None]) -> None:
         """Train for the rest of the epoch, then validate if due."""
@@ -193,16 +226,22 @@ class _Loop:
         is_last = epoch >= options.max_epochs
         self.state = replace(self.state, epoch=epoch, position=0, is_done=is_last)
         if self.plan.valid is not None and (epoch % options.valid_every == 0 or is_last):
-            started = time.monotonic()
-            validation = self._validate()
-            self.state = self.best.update(self.state, validation, writes=self.rank == 0)
-            self.log.valid(self.state, validation, time.monotonic() - started)
+            self._validate()
         if self.state.is_done and self.rank == 0:
+            self.log.warn_of_unimproved(self.state)
             self.best.finish(self.state)
             self.plan.finish(self.state)
         self.save()
 
-    def _validate(self) -> Validation:
+    def _validate(self, *, is_ranked: bool = True) -> None:
+        """Validate, keep the weights that improved, and stop if due."""
+        started = time.monotonic()
+        validation = self._measure()
+        if is_ranked:
+            self.state = self.best.update(self.state, validation, writes=self.rank == 0)
+        self.log.valid(self.state, validation, time.monotonic() - started)
+
+    def _measure(self) -> Validation:
         """Validate in the first process and broadcast the result, so that all processes decide alike."""
         result: list[Validation | None] = [None]
         if self.rank == 0:

@@ -26,8 +26,11 @@ class Plan:
     folder: Path
     options: Training
     identity: Mapping[str, Any]  # what a resumed run must share with the interrupted one
-    write: Callable[[Mapping[str, Tensor], int], None]  # saves weights, of a step, for decoding
+    write: Callable[
+        [Mapping[str, Tensor], State], None
+    ]  # saves weights for decoding; the state's step made them
     finish: Callable[[State], None]  # writes the record of a finished run
+    refuses_longer: str = ""  # why the run cannot be resumed with more epochs, and the remedy
 
     def steps(
         self, epoch: int, adapters: AdapterStack | None = None, stopped: Collection[str] = ()

@@ -16,7 +16,7 @@ from adaptkit.base import build, create
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, number_tasks, read_examples, too_short
-from adaptkit.errors import CheckpointError, ConfigError, DataError, listed
+from adaptkit.errors import CheckpointError, ConfigError, DataError, listed, nearest
 from adaptkit.experiment import Experiment, Sets
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
@@ -54,7 +54,8 @@ def train_adapters(
     with in_processes(device), writing_to(folder):
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device)
-        train, valid = _read_sets(settings.data, base, allow_pipes)
+        train, valid = _read_sets(settings.data, base, allow_pipes, keeps_tasks=True)
+        _refuse_untrained(train, valid)
         train = augmented(train, settings.augment, settings.train.seed)
         tasks = train.data.tasks
         train, valid = (replace(part, task_ids=number_tasks(part.data, tasks)) for part in (train, valid))
@@ -62,13 +63,17 @@ def train_adapters(
         started_from = {} if start is None else _take_over(start, adapters, base)
         warn_of_coupled_rows(base, tasks)
 
-        def write(weights: Mapping[str, Tensor], step: int) -> None:
+        def write(weights: Mapping[str, Tensor], state: State) -> None:
             experiment.save(settings, RunFolder(folder).config)
-            checkpoint.save(RunFolder(folder).adapter, adapters, base.fingerprint, step, weights)
+            kept = state.list_unimproved(tasks)
+            place = RunFolder(folder).adapter
+            checkpoint.save(place, adapters, base.fingerprint, state.step, weights, unimproved=kept)
 
         def finish(state: State) -> None:
             counts = (adapters.num_parameters, adapters.num_per_task)
-            made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts)
+            kept = state.list_unimproved(tasks)
+            made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts, kept)
+            experiment.save(settings, RunFolder(folder).config)  # more epochs may have improved nothing
             _write_record(folder, made, base, effort=effort_of(state, settings.train.seed), device=device)
 
         identity = {
@@ -102,14 +107,14 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
         train = augmented(train, wanted.augment, wanted.train.seed)
         model_config = _add_augmentation(model_config, train)
 
-        def write(weights: Mapping[str, Tensor], step: int) -> None:
+        def write(weights: Mapping[str, Tensor], state: State) -> None:
             RunFolder(folder).record.unlink(missing_ok=True)  # of these weights once training has finished
             base_checkpoint.save(folder, model_config, weights)
 
         def finish(state: State) -> None:
             made, saved = (
                 RecordedModel(wanted.name, "base", (), base.num_parameters, 0),
-                base_checkpoint.load(folder),
+                base_checkpoint.load(folder, is_finished=False),  # but for its record
             )
             _write_record(folder, made, saved, effort=effort_of(state, wanted.train.seed), device=device)
 
@@ -122,8 +127,13 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
         fit(AdaptedModel(base, spec=spec_of(train)), plan, resume=resume)
 
 
-def read_set(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
-    """Read a data set without the utterances too short for their text; no task has adapters yet."""
+def read_set(
+    path: Path, base: BaseModel, *, allow_pipes: bool = False, keeps_tasks: bool = False
+) -> Examples:
+    """Read a data set without the utterances too short for their text; no task has adapters yet.
+
+    With `keeps_tasks` a task that would be left without utterances is refused.
+    """
     examples = read_examples(path, base, allow_pipes=allow_pipes)
     data = examples.data
     tokens.refuse_unknown(base.tokens, {u.utt_id: u.text for u in data.utterances}, str(path))
@@ -132,10 +142,34 @@ def read_set(path: Path, base: BaseModel, *, allow_pipes: bool = False) -> Examp
         return examples
     first = listed([f"{utt_id} ({reason})" for utt_id, reason in reasons.items()], 5)
     message = f"{path}: {len(reasons)} of {len(examples)} utterances are too short for their text: {first}"
+    kept = examples.without(reasons)
+    lost = sorted(set(data.tasks) - set(kept.data.tasks))
+    if lost and keeps_tasks:
+        raise DataError(
+            f"{message}; {listed(lost)} would have none left: correct their segments and texts, or leave "
+            f"them out ('adaptkit data subset {path} OUT --spk-list FILE' with the others in FILE)"
+        )
     if len(reasons) > _MOST_SKIPPED * len(examples):
         raise DataError(f"{message}; more than {_MOST_SKIPPED:.0%} is an error: check the segments and texts")
     _LOG.warning("%s; they are left out", message)
-    return examples.without(reasons)
+    return kept
+
+
+def _refuse_untrained(train: Examples, valid: Examples) -> None:
+    """Refuse validation utterances of tasks without training utterances; log tasks without validation."""
+    known, path = train.data.tasks, valid.data.path
+    strange = [task for task in valid.data.tasks if task not in known]
+    if strange:
+        described = "; ".join(f"'{task}'{nearest(task, known)}" for task in strange[:10])
+        both = [task for task in valid.data.tasks if task in known]
+        remedy = f"or validate on the others: 'adaptkit data subset {path} OUT --spk-list FILE' with "
+        raise DataError(
+            f"{path}: has speakers that {train.data.path} has no utterances of: {described}; add some there, "
+            + (f"{remedy}{listed(both)} in FILE" if both else "or name a validation set of its speakers")
+        )
+    unvalidated = [task for task in known if task not in valid.data.tasks]
+    if unvalidated:
+        _LOG.warning("%s: no utterance of %s: their last weights are kept", path, listed(unvalidated))
 
 
 def effort_of(state: State, seed: int) -> Effort:
@@ -200,8 +234,11 @@ def _make_model_config(settings: Experiment) -> dict[str, Any]:
     return described[0]
 
 
-def _read_sets(sets: Sets, base: BaseModel, allow_pipes: bool) -> list[Examples]:
-    return [read_set(path, base, allow_pipes=allow_pipes) for path in (sets.train, sets.valid)]
+def _read_sets(
+    sets: Sets, base: BaseModel, allow_pipes: bool, *, keeps_tasks: bool = False
+) -> list[Examples]:
+    train = read_set(sets.train, base, allow_pipes=allow_pipes, keeps_tasks=keeps_tasks)
+    return [train, read_set(sets.valid, base, allow_pipes=allow_pipes)]
 
 
 def _add_augmentation(model_config: Mapping[str, Any], train: Examples) -> dict[str, Any]:

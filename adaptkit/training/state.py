@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from adaptkit import config
 from adaptkit.data.dataset import Examples
 from adaptkit.errors import CheckpointError, listed
 from adaptkit.experiment import Experiment
+from adaptkit.files import require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.tensors import load_strictly, read_tensors, write_tensors
 from adaptkit.training.optimizer import PerTask
@@ -22,6 +23,8 @@ from adaptkit.training.optimizer import PerTask
 _LOG = logging.getLogger(__name__)
 
 
+_LENGTHS = ("train.max_epochs", "base.train.max_epochs")  # a resumed run may be longer
+_NO_STATE = "not the state of this training; put its own file back, or remove the folder to start over"
 _CHANGES_NOTHING = ("num_workers", "save_every_steps")  # do not affect results, so may differ on resuming
 WHOLE = ""  # in place of a task's name: the whole run, if early stopping is global
 
@@ -30,15 +33,31 @@ WHOLE = ""  # in place of a task's name: the whole run, if early stopping is glo
 class Standing:
     """The early-stopping state of a task, or of the whole run if tasks share trained weights."""
 
-    best: list[list[float]] = field(default_factory=list)  # [wer, loss, step], best first
+    best: list[list[float]] = field(default_factory=list)  # [wer, loss, step], best first; step 0: the start
     waited: int = 0  # validations since the best one
     is_stopped: bool = False
 
     def after(self, entry: list[float], *, average: int, patience: int | None) -> "Standing":
-        """Return the state after a validation; it stops after `patience` validations without improvement."""
-        best = sorted([*self.best, entry])
-        waited = 0 if best[0] == entry else self.waited + 1
-        return Standing(best[:average], waited, patience is not None and waited >= patience)
+        """Return the state after a validation; it stops after `patience` validations without improvement.
+
+        The best `average` validations are kept, and the start for as long as none of them is better.
+        """
+        ranked = sorted([*self.best, entry])
+        waited = 0 if ranked[0] == entry else self.waited + 1
+        best = [e for e in ranked if e[2] > 0][:average]
+        if ranked[0][2] == 0:
+            best = [ranked[0], *best]
+        return Standing(best, waited, patience is not None and waited >= patience)
+
+    @property
+    def is_start(self) -> bool:
+        """Whether no validation was better than that of the start."""
+        return bool(self.best) and self.best[0][2] == 0
+
+    @property
+    def averaged(self) -> list[int]:
+        """The steps whose weights are averaged at the end, best first; the start never is."""
+        return [] if self.is_start else [int(step) for _, _, step in self.best]
 
 
 @dataclass(frozen=True)
@@ -60,7 +79,12 @@ class State:
     @property
     def kept_steps(self) -> set[int]:
         """The steps whose checkpoints are among the best of a task or of the run."""
-        return {int(step) for standing in self.standings.values() for _, _, step in standing.best}
+        return {int(step) for standing in self.standings.values() for _, _, step in standing.best if step}
+
+    def list_unimproved(self, tasks: Sequence[str]) -> list[str]:
+        """List the tasks whose best weights are those of the start: all or none if they share weights."""
+        starts = {name for name, standing in self.standings.items() if standing.is_start}
+        return [task for task in tasks if task in starts or WHOLE in starts]
 
 
 def refuse_another(folder: Path, *, resume: bool) -> None:
@@ -80,6 +104,7 @@ class Saved:
     scaler: torch.amp.GradScaler
     identity: Mapping[str, Any]  # what a resumed run must share with the interrupted one
     best: dict[str, Tensor]  # best weights so far if early stopping is per task; else empty
+    refuses_longer: str = ""  # why the run cannot be resumed with more epochs, and the remedy
 
     def write(self, folder: Path, state: State) -> None:
         """Write the state file, atomically."""
@@ -98,32 +123,68 @@ class Saved:
         if not path.exists():
             _LOG.info("%s: nothing to resume, starting from scratch", folder)
             return State()
+        require_regular(path)
         tensors, header = read_tensors(path)
+        state = read_state(header, path)
         self._refuse_other(header["identity"], path)
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
+            parts.setdefault(part, {})[rest] = tensor
         load_strictly(self.module, parts["weights"], path)
+        own = {name: self.optimizer.tensors()[name].shape for name in ("steps", "moments")}
+        found = {name: t.shape for name, t in parts["optimizer"].items() if name in own}
+        if set(self.best) != set(parts["best"]) or own != found:
+            raise CheckpointError(f"{path}: {_NO_STATE}")
         self.best.update(parts["best"])
         self.optimizer.restore(parts["optimizer"])
         self.scaler.load_state_dict(header["scaler"])
-        standings = {name: Standing(**entry) for name, entry in header["state"]["standings"].items()}
-        state = State(**{**header["state"], "standings": standings})
         _LOG.info("%s: resumed at step %d, epoch %d", folder, state.step, state.epoch + 1)
         return state
 
     def _refuse_other(self, saved: Mapping[str, Any], path: Path) -> None:
-        changed = [
-            f"{key} ({saved.get(key)}, now {self.identity.get(key)})"
-            for key in sorted({*saved, *self.identity})
-            if saved.get(key) != self.identity.get(key)
-        ]
-        if changed:
+        """Refuse changed settings, except more epochs; log what these mean for the learning rate."""
+        pairs = {key: (saved.get(key), self.identity.get(key)) for key in sorted({*saved, *self.identity})}
+        changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+        longer = {key: pair for key, pair in changed.items() if key in _LENGTHS and _is_longer(*pair)}
+        if longer and self.refuses_longer:
+            raise CheckpointError(f"{path}: {self.refuses_longer}")
+        others = [f"{key} ({old}, now {new})" for key, (old, new) in changed.items() if key not in longer]
+        if others:
             raise CheckpointError(
-                f"{path}: saved by a run with different settings: {listed(changed, 5)}; resume with its "
-                "settings, or remove the folder to start over"
+                f"{path}: saved by a run with different settings: {listed(others, 5)}; resume with its "
+                "settings (only max_epochs may grow), or remove the folder to start over"
             )
+        for key, (old, new) in longer.items():
+            schedule = self.identity.get(f"{key.rpartition('.')[0]}.schedule")
+            _LOG.warning("%s: goes on from %d to %d epochs; %s", path.parent, old, new, _rule(schedule))
+
+
+def read_state(header: Mapping[str, Any], path: Path) -> State:
+    """Return the progress in the header of a state file; the file of something else is refused."""
+    try:
+        standings = {name: Standing(**entry) for name, entry in header["state"]["standings"].items()}
+        state = State(**{**header["state"], "standings": standings})
+        is_state = isinstance(header["identity"], dict) and isinstance(header["scaler"], dict)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: {_NO_STATE}") from error
+    if not is_state or not all(type(n) is int for n in (state.step, state.epoch, state.position)):
+        raise CheckpointError(f"{path}: {_NO_STATE}")
+    return state
+
+
+def _is_longer(old: object, new: object) -> bool:
+    return isinstance(old, int) and isinstance(new, int) and new > old
+
+
+def _rule(schedule: object) -> str:
+    """Explain what a longer run means for the learning rate."""
+    if schedule in ("linear", "cosine"):
+        return (
+            f"the {schedule} schedule decays over the whole run: the learning rate continues as in a run of "
+            "that length, in which the steps already taken would have had higher rates"
+        )
+    return "the learning rate does not depend on the length, so the result is that of the longer run"
 
 
 def identify(settings: Experiment, *sections: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Validation during training: loss and word error rate, over all utterances and per task."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +16,10 @@ from adaptkit.scoring.counts import ErrorCounts, count_words
 
 @dataclass(frozen=True)
 class Validation:
-    """Loss and word error rates (percent) on a validation set."""
+    """Loss and word error rates (percent) on a validation set.
+
+    Where the texts hold no word, the WER is 0 without errors, else infinite, and the loss decides.
+    """
 
     loss: float  # mean over utterances
     wer: float
@@ -41,8 +46,23 @@ def validate(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> Va
     by_task, loss_by_task = {}, {}
     for task in examples.data.tasks:
         own = [count for count, utterance in zip(counts, utterances, strict=True) if utterance.task == task]
-        by_task[task] = round(sum(own, ErrorCounts()).rate, 2)
+        by_task[task] = _rate(own)
         if by_tasks:
             loss_by_task[task] = losses[examples.task_ids[task]] / len(own)
-    loss, wer = sum(losses.values()) / len(utterances), round(sum(counts, ErrorCounts()).rate, 2)
-    return Validation(loss, wer, by_task, loss_by_task)
+    return Validation(sum(losses.values()) / len(utterances), _rate(counts), by_task, loss_by_task)
+
+
+def describe_rate(wer: float) -> str:
+    """Describe a word error rate in a message.
+
+    >>> describe_rate(12.5), describe_rate(math.inf)
+    ('12.50', 'undefined (no words)')
+    """
+    return f"{wer:.2f}" if math.isfinite(wer) else "undefined (no words)"
+
+
+def _rate(counts: Sequence[ErrorCounts]) -> float:
+    total = sum(counts, ErrorCounts())
+    if not total.words:
+        return math.inf if total.errors else 0.0
+    return round(total.rate, 2)

@@ -277,3 +277,14 @@ def test_a_model_that_differs_from_its_record_is_refused_until_the_record_is_rem
 
 def test_the_fingerprint_depends_on_no_folder(base):
     assert checkpoint.wrap(base.path / "elsewhere", base.config, base.model).fingerprint == base.fingerprint
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "train.jsonl"])
+def test_a_base_whose_training_has_not_finished_is_refused(base, tmp_path, name):
+    checkpoint.save(tmp_path, base.config, base.model.state_dict())
+    assert checkpoint.load(tmp_path).fingerprint == base.fingerprint  # as of ESPnet: no file of a training
+    (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match="has not finished .*'adaptkit base train CONFIG --resume'"):
+        checkpoint.load(tmp_path)
+    (tmp_path / "run.json").touch()
+    assert checkpoint.load(tmp_path).fingerprint == base.fingerprint

@@ -163,6 +163,7 @@ def test_list_as_json_says_all_there_is(adaptkit, damaged, base):
         "num_bytes": (damaged / "spk1.safetensors").stat().st_size,
         "base_fingerprint": base.fingerprint,
         "problem": "",
+        "unimproved": False,
     }
     assert (broken["task"], broken["num_bytes"]) == ("spk10", 8)
     assert broken["problem"].startswith("damaged or truncated")

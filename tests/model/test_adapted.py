@@ -57,6 +57,48 @@ def test_a_base_is_trained_whole(new_base):
     assert not any(module.training for module in adapted.eval().espnet.modules())
 
 
+def of_base(adapted):
+    """The parameters of the base that require a gradient or have one, and its modules in training."""
+    parameters = dict(adapted.espnet.named_parameters())
+    found = {name for name, p in parameters.items() if p.requires_grad or p.grad is not None}
+    return found, any(module.training for module in adapted.espnet.modules())
+
+
+@pytest.mark.parametrize("kind", ["residual", "full", "bitfit"])
+def test_a_base_that_is_trained_elsewhere_is_no_other_models_affair(base, new_stack, new_batch, kind):
+    batch, before = new_batch(ALL_TASKS), {name: t.clone() for name, t in base.model.state_dict().items()}
+    first, whole = AdaptedModel(base, new_stack(base, kind)).train(), AdaptedModel(base).train()
+    second = AdaptedModel(base, new_stack(base, "hra")).train()
+    for adapted in (whole, first, second):
+        with adapted.hooked():
+            adapted.loss(batch).backward()
+    torch.optim.SGD(whole.parameters(), lr=0.1).step()
+    assert [of_base(adapted) for adapted in (first, second)] == [(set(), False)] * 2
+    assert all(torch.equal(t, before[name]) for name, t in base.model.state_dict().items())
+    assert of_base(whole) == (set(dict(whole.espnet.named_parameters())), True)
+
+
+def test_a_frozen_base_alone_is_run_without_a_copy(base, new_batch):
+    alone = AdaptedModel(base, is_frozen=True).train()
+    assert alone.espnet is base.model
+    assert of_base(alone) == (set(), False)
+
+
+def test_what_is_kept_for_the_backward_pass_is_the_same_beside_another_model(base, new_stack, new_batch):
+    def measure():
+        kept = []
+        note = lambda t: kept.append(t.numel()) or t.detach()  # noqa: E731
+        saving = torch.autograd.graph.saved_tensors_hooks(note, lambda t: t)
+        with adapted.hooked(), saving:
+            adapted.loss(new_batch(ALL_TASKS))
+        return kept
+
+    adapted = AdaptedModel(base, new_stack(base)).train()
+    before = measure()
+    AdaptedModel(base).train()
+    assert measure() == before
+
+
 def test_dropout_before_ctc_ends_with_training(new_base, new_batch):
     adapted, batch = AdaptedModel(new_base(ctc_conf={"dropout_rate": 0.5})), new_batch((-1, -1))
     with torch.no_grad(), adapted.hooked():

@@ -8,6 +8,7 @@ import torch
 
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.model.adapted import AdaptedModel
+from tests.fixtures.models import VARIANTS
 
 ALL_TASKS = (0, 1, 2)
 
@@ -80,6 +81,17 @@ def test_sparing_the_encoder_changes_no_output_and_no_gradient(variant, new_stac
         encoded = beside.encode(batch)
     with torch.no_grad(), inside.hooked():
         assert all(torch.equal(*pair) for pair in zip(encoded, inside.encode(batch), strict=True))
+
+
+def test_loss_beside_the_encoder_has_the_terms_of_intermediate_ctc(new_base, new_stack, new_batch):
+    base, batch = new_base(**VARIANTS["interctc"]), new_batch(ALL_TASKS)
+    losses = []
+    for adapted in (AdaptedModel(base, new_stack(base, kind)) for kind in ("hff", "residual", "full")):
+        with torch.no_grad(), adapted.hooked():
+            losses.append(adapted.loss(batch))
+    assert base.model.interctc_weight > 0
+    for loss in losses:
+        torch.testing.assert_close(loss, losses[1])
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])

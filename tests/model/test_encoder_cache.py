@@ -23,6 +23,7 @@ from adaptkit.kaldi.tables import read_table
 from adaptkit.model import encoder_cache
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.training import augmentation
+from tests.fixtures.models import VARIANTS
 
 ALL_TASKS = (0, 1, 2)
 
@@ -135,6 +136,16 @@ def test_a_cache_holds_what_would_be_read_of_each_utterance_alone(base, write, c
             expected = adapted.read_taps(batch).inputs[0]
         found = load_feats(cached.taps[utterance.utt_id])
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_loss_from_a_cache_has_the_terms_of_intermediate_ctc(new_base, new_stack, own_examples, write):
+    base = new_base(**VARIANTS["interctc"])
+    stack, examples = new_stack(base, "hff", cache=True), replace(own_examples, base=base)
+    (cached,), (plain,) = (load_batches(e, [[3, 0, 1]]) for e in (write(examples, stack), examples))
+    beside, inside = AdaptedModel(base, stack), AdaptedModel(base, new_stack(base, "residual"))
+    with torch.no_grad(), beside.hooked(), inside.hooked():
+        torch.testing.assert_close(beside.loss(cached), inside.loss(plain))
+        torch.testing.assert_close(beside.loss(cached.rows([2])), inside.loss(plain.rows([2])))
 
 
 def test_batches_of_a_cache_hold_taps_and_the_same_tokens(write, own_examples):

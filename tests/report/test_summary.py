@@ -5,7 +5,7 @@ import json
 import statistics
 
 from adaptkit.records import RunRecord
-from adaptkit.report import summary
+from adaptkit.report import html, summary
 from adaptkit.report.runs import load
 
 
@@ -19,7 +19,16 @@ def test_json_holds_exactly_the_promised_keys(experiments):
     params = ["params_trainable", "params_per_task", "params_base"]
     rates = ["wer", "wer_low", "wer_high", "wer_sd", "wer_by_seed", "cer", "by_task"]
     costs = ["train_seconds", "epoch_seconds", "peak_mb", "rtf"]
-    assert list(row) == ["name", "kind", "tasks", "seeds", *params, *rates, *costs, "minus"]
+    assert list(row) == ["name", "kind", "tasks", "seeds", *params, *rates, *costs, "unimproved", "minus"]
+
+
+def test_speakers_that_kept_their_start_are_named(experiments):
+    path = experiments[1] / "run.json"
+    dataclasses.replace(RunRecord.read(path), unimproved=["ann"]).write(path)
+    comparison, expected = load(experiments), "residual64: 1 of 2 speakers kept the weights of their start"
+    assert rows_of(experiments)["residual64"]["unimproved"] == ["ann"]
+    for render in (summary.as_table, summary.as_markdown, html.render_page):
+        assert f"{expected}, as no validation was better: ann." in render(comparison)
 
 
 def test_figures_are_those_worked_by_hand(experiments):

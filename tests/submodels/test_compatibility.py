@@ -136,7 +136,7 @@ def test_a_folder_with_nothing_sound_is_not_merged(folder, pack):
 def test_a_table_ends_with_the_problem(folder):
     flip_a_bit(folder)
     head, *lines = folders.format_entries(folders.check(folder)).splitlines()
-    assert head.split() == ["speaker", "adapter", "base", "parameters", "bytes", "problem"]
+    assert head.split() == ["speaker", "adapter", "base", "weights", "parameters", "bytes", "problem"]
     assert [line.split()[0] for line in lines] == ["spk1", "spk10", "spk2"]
     assert lines[1].endswith("copy, export or train it again")
 

@@ -207,3 +207,23 @@ def test_an_export_that_was_killed_leaves_whole_files_and_can_be_done_again(base
     assert not any(entry.problem for entry in left)
     assert len(left) < 500
     assert_back(export(exp), exp, pack)
+
+
+def test_a_submodel_that_kept_its_start_is_marked_everywhere(new_exp, export, pack, base, caplog):
+    exp = new_exp(bottleneck=4)
+    path = exp / "adapter.safetensors"
+    stack = checkpoint.restore(checkpoint.load(path), base, path)
+    checkpoint.save(path, stack, base.fingerprint, 8, stack.state_dict(), unimproved=["spk10"])
+    folder = export(exp)
+    assert (
+        "1 of 3 Submodels hold the weights of their start, as no validation was better: spk10" in caplog.text
+    )
+    heads = [files.read_head(file)[0] for file in sorted(folder.glob("spk*"))]
+    assert [(head.task, head.unimproved) for head in heads] == [
+        ("spk1", False),
+        ("spk10", True),
+        ("spk2", False),
+    ]
+    lines = folders.format_entries(folders.check(folder, base)).splitlines()
+    assert ["of the start" in line for line in lines] == [False, False, True, False]
+    assert_back(folder, exp, pack)

@@ -238,7 +238,8 @@ def test_an_out_of_another_experiment_is_refused_and_stays(options, known, base,
 @of_one_bank
 @pytest.mark.parametrize("is_done", [False, True])
 def test_in_place_is_refused_until_the_training_is_over(options, known, is_done):
-    write_tensors(known / "state.safetensors", {}, {"state": {"is_done": is_done}})
+    header = {"state": {"is_done": is_done, "standings": {}}, "identity": {}, "scaler": {}}
+    write_tensors(known / "state.safetensors", {}, header)
     if is_done:
         enroll.enroll(options, device="cpu")
         assert read(known).tasks == (*KNOWN, NEW)
@@ -326,6 +327,17 @@ def test_a_validation_set_chooses_the_weights(options, known, corpus):
     assert '"by_task": {"spk2":' in events
 
 
+@pytest.mark.parametrize("entry", ["table", "space"], indirect=True)
+def test_a_new_speaker_that_no_step_improves_keeps_the_mean_it_starts_from(options, known, corpus):
+    RUN.write(known / "run.json")
+    idle = ("train.lr=1e-30",)  # moves no weight
+    enroll.enroll(replace(options, valid=corpus / "dump/valid", overrides=idle), device="cpu")
+    assert (read(known).unimproved, RunRecord.read(known / "run.json").unimproved) == ((NEW,), [NEW])
+    for name in owned(known):
+        weights = read(known).weights[name]
+        torch.testing.assert_close(weights[2], weights[:2].mean(dim=0))
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
@@ -350,3 +362,14 @@ def test_a_name_that_is_a_path_stays_inside(options, known, corpus, tmp_path):
     enroll.enroll(replace(options, data=tmp_path / "odd", speakers=()), device="cpu")
     assert read(known).tasks == (*KNOWN, "../../x")
     assert [path.parent for path in known.rglob("state.safetensors")] == [known / "added/%2E%2E%2F%2E%2E%2Fx"]
+
+
+@of_one_bank
+def test_an_enrolled_speaker_is_not_trained_for_more_epochs(options, known):
+    enroll.enroll(options, device="cpu")
+    before = content(known)
+    with pytest.raises(
+        CheckpointError, match="spk2 are enrolled already and cannot be trained for more epochs"
+    ):
+        enroll.enroll(replace(options, overrides=("train.max_epochs=4",)), device="cpu")
+    assert content(known) == before

@@ -13,6 +13,7 @@ from adaptkit.errors import DataError, TrainingError
 from adaptkit.features.archive import load_feats
 from adaptkit.tensors import read_tensors
 from adaptkit.training.state import WHOLE
+from tests.fixtures.models import SPEAKERS
 
 
 def gradients(run):
@@ -88,7 +89,8 @@ def test_every_step_and_validation_is_noted(new_run, examples):
     num_steps = [len(run.plan.steps(epoch, run.adapted.adapters)) for epoch in range(2)]
     assert [event["step"] for event in steps] == list(range(1, sum(num_steps) + 1))
     assert [event["epoch"] for event in steps] == [0] * num_steps[0] + [1] * num_steps[1]
-    assert [(event["step"], event["epoch"]) for event in valids] == [(num_steps[0], 1), (state.step, 2)]
+    places = [(event["step"], event["epoch"]) for event in valids]
+    assert places == [(0, 0), (num_steps[0], 1), (state.step, 2)]
     assert set(valids[0]["by_task"]) == {"spk1", "spk10", "spk2"}
     assert all(math.isfinite(event["grad_norm"]) and event["seconds"] >= 0 for event in steps)
 
@@ -96,7 +98,7 @@ def test_every_step_and_validation_is_noted(new_run, examples):
 def test_validation_can_be_rarer_but_never_misses_the_last_epoch(new_run):
     run = new_run(max_epochs=3, valid_every=2)
     run.fit()
-    assert [event["epoch"] for event in run.events("valid")] == [2, 3]
+    assert [event["epoch"] for event in run.events("valid")] == [0, 2, 3]
 
 
 @pytest.mark.slow
@@ -166,11 +168,33 @@ def test_training_stops_when_validation_has_not_improved_for_long(new_run):
 
 
 def test_what_is_shared_is_written_at_its_best_validation_and_no_later_one(new_run):
-    run = new_run(kind="hra", max_epochs=4, lr=0.05)
+    run = new_run(kind="hra", max_epochs=4, lr=0.002)
     state = run.fit()
     ranked = sorted([event["wer"], event["loss"], event["step"]] for event in run.events("valid"))
-    assert run.written[-1][0] == ranked[0][2]
+    assert run.written[-1][0] == ranked[0][2] > 0
     assert state.standings[WHOLE].best == ranked[:1]
+    assert state.list_unimproved(SPEAKERS) == []
+
+
+def test_what_is_shared_stays_as_at_the_start_where_no_step_improves_it(new_run, assert_same):
+    run = new_run(kind="hra", max_epochs=3, average=2, lr=0.05)
+    start = copy.deepcopy(run.adapted.adapters.state_dict())
+    state = run.fit()
+    assert [step for step, _ in run.written] == [0]
+    assert_same(run.weights, start)
+    assert state.list_unimproved(SPEAKERS) == list(SPEAKERS)
+    assert run.events("valid")[-1]["unimproved"] == list(SPEAKERS)
+
+
+def test_validating_the_start_changes_nothing_that_follows(new_run, assert_same):
+    with_start, without = (new_run(name, max_epochs=2, lr=0.005) for name in ("with", "without"))
+    without.plan = replace(without.plan, valid=None)
+    with_start.fit()
+    without.fit()
+    losses = [[event["loss"] for event in run.events("step")] for run in (with_start, without)]
+    assert losses[0] == losses[1]
+    kept = {name: t for name, t in with_start.saved().items() if not name.startswith("best.")}
+    assert_same(kept, {name: t for name, t in without.saved().items() if not name.startswith("best.")})
 
 
 @pytest.fixture
@@ -179,7 +203,7 @@ def averaging(new_run):
 
     def make(**options):
         def finish(state):
-            paths = [folder / f"step_{int(step)}.safetensors" for _, _, step in state.standings[WHOLE].best]
+            paths = [folder / f"step_{step}.safetensors" for step in sorted(state.kept_steps)]
             kept.extend(read_tensors(path)[0] for path in paths)
 
         kept = []
@@ -192,7 +216,7 @@ def averaging(new_run):
 
 
 def test_the_average_of_the_best_is_written_at_the_end(averaging):
-    run, kept = averaging()
+    run, kept = averaging(lr=0.002)
     assert len(kept) == 3
     for name, tensor in run.weights.items():
         torch.testing.assert_close(tensor, sum(weights[name] for weights in kept) / 3)
@@ -200,11 +224,18 @@ def test_the_average_of_the_best_is_written_at_the_end(averaging):
 
 def test_a_validation_among_the_best_few_is_kept_though_it_is_not_the_best(averaging):
     run, kept = averaging(lr=1e-12)
-    assert len(run.written) == 2  # the first validation, which no other surpassed, and the average
+    assert [step for step, _ in run.written] == [0]  # no other surpassed the start
     assert len(kept) == 3
 
 
-def test_a_finished_run_keeps_no_checkpoints(new_run):
-    run = new_run(max_epochs=3, average=2)
+def test_a_finished_run_keeps_the_checkpoints_that_a_longer_one_needs(new_run):
+    run = new_run(max_epochs=3, average=2, lr=0.002)
+    steps = run.fit().kept_steps
+    names = {path.name for path in (run.plan.folder / "checkpoints").iterdir()}
+    assert names == {f"step_{step}.safetensors" for step in steps}
+
+
+def test_a_run_that_early_stopping_ended_keeps_no_checkpoints(new_run):
+    run = new_run(max_epochs=9, average=2, lr=1e-30, patience=2)
     run.fit()
     assert sorted(path.name for path in run.plan.folder.iterdir()) == ["state.safetensors", "train.jsonl"]

@@ -6,7 +6,8 @@ import pytest
 
 from adaptkit import experiment
 from adaptkit.base import checkpoint as base_checkpoint
-from adaptkit.errors import CheckpointError, ConfigError
+from adaptkit.errors import CheckpointError, ConfigError, DataError
+from adaptkit.kaldi import datadir, subset
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.records import RunRecord
@@ -119,9 +120,39 @@ def test_a_speaker_of_the_validation_set_alone_is_refused(settings, corpus, tmp_
     write_table(tmp_path / "valid/utt2task", tasks)
     made = settings()
     made = made.model_copy(update={"data": made.data.model_copy(update={"valid": tmp_path / "valid"})})
-    with pytest.raises(
-        CheckpointError, match=r"valid: the adapters have 3 speakers .*, not 'spk3'; did you mean 'spk2'"
-    ):
+    expected = (
+        r"valid: has speakers that .*train has no utterances of: 'spk3'; did you mean 'spk2'.*--spk-list"
+    )
+    with pytest.raises(DataError, match=expected):
+        training_run.train_adapters(made, tmp_path / "exp", device="cpu")
+
+
+def test_validation_speakers_without_training_utterances_go_as_the_message_says(
+    settings, corpus, tmp_path, adaptkit
+):
+    data = datadir.read(corpus / "dump/train")
+    chosen = subset.choose_speakers(data, ["spk1", "spk10"])
+    subset.save(subset.subset(data, chosen, path=tmp_path / "train"), [data])
+    sets = {"train": tmp_path / "train", "valid": corpus / "dump/valid"}
+    made = settings(max_epochs=1)
+    made = made.model_copy(update={"data": made.data.model_copy(update=sets)})
+    with pytest.raises(DataError, match="OUT --spk-list FILE' with spk1, spk10 in FILE"):
+        training_run.train_adapters(made, tmp_path / "exp", device="cpu")
+    (tmp_path / "FILE").write_text("spk1\nspk10\n")
+    words = ["data", "subset", corpus / "dump/valid", tmp_path / "OUT", "--spk-list", tmp_path / "FILE"]
+    assert adaptkit(*words).exit_code == 0
+    made = made.model_copy(update={"data": made.data.model_copy(update={"valid": tmp_path / "OUT"})})
+    training_run.train_adapters(made, tmp_path / "exp", device="cpu")
+
+
+def test_a_speaker_whose_only_utterance_is_too_short_is_named(settings, corpus, tmp_path):
+    data = shutil.copytree(corpus / "dump/train", tmp_path / "train")
+    tasks = {utt_id: speaker for utt_id, speaker in read_table(data / "utt2spk").items()}
+    write_table(data / "utt2task", {**tasks, "spk1-00": "alone"})
+    write_table(data / "text", {**read_table(data / "text"), "spk1-00": "A" * 90})
+    made = settings(max_epochs=1)
+    made = made.model_copy(update={"data": made.data.model_copy(update={"train": data})})
+    with pytest.raises(DataError, match="spk1-00 .*; alone would have none left: correct"):
         training_run.train_adapters(made, tmp_path / "exp", device="cpu")
 
 

@@ -83,11 +83,16 @@ def test_a_killed_base_training_resumes_to_the_same_weights(
     made = base_settings(max_epochs=8, save_every_steps=2, average=2)
     experiment.save(made, tmp_path / "tiny.yaml")
     kill_at(5, tmp_path / "base", "base", "train", tmp_path / "tiny.yaml", "--device", "cpu")
+    with pytest.raises(CheckpointError, match="has not finished .*'adaptkit base train CONFIG --resume'"):
+        base_checkpoint.load(tmp_path / "base")
     training_run.train_base(made, device="cpu", resume=True)
-    resumed = torch.load(tmp_path / "base/model.pth"), tensors_in(tmp_path / "base")
+    path = tmp_path / "base/model.pth"
+    resumed = torch.load(path), tensors_in(tmp_path / "base"), path.read_bytes()
     shutil.rmtree(tmp_path / "base")
     training_run.train_base(made, device="cpu")
+    again = (tmp_path / "base/model.pth").read_bytes()  # of an average, in the order of the model's weights
     assert_same(resumed[0], torch.load(tmp_path / "base/model.pth"))
+    assert resumed[2] == again
     assert_same(resumed[1], tensors_in(tmp_path / "base"))
 
 

@@ -1,10 +1,12 @@
 """A run can be stopped anywhere: the resumed run is the one that nothing stopped."""
 
 import math
+import resource
 
 import pytest
 
-from adaptkit.errors import CheckpointError
+from adaptkit.errors import CheckpointError, TrainingError
+from adaptkit.tensors import write_tensors
 from adaptkit.training.state import Standing, State
 
 pytestmark = pytest.mark.slow
@@ -80,6 +82,73 @@ def test_resuming_a_finished_run_does_nothing(new_run):
     }
 
 
+LENGTHS = {"average": 2, "save_every_steps": 2, "lr": 0.002, "schedule": "constant"}
+
+
+def with_length(new_run, name, num_epochs, *, schedule="constant", **options):
+    identity = {"train.max_epochs": num_epochs, "train.schedule": schedule}
+    made = {**LENGTHS, "schedule": schedule, **options}
+    return new_run(name, max_epochs=num_epochs, plan={"identity": identity}, **made)
+
+
+@pytest.mark.parametrize("kind", ["residual", "hra"])
+@pytest.mark.parametrize("average", [1, 2])
+def test_a_finished_run_goes_on_for_more_epochs_to_the_bits_of_the_longer_run(
+    new_run, kind, average, assert_same, caplog
+):
+    options = {"kind": kind, "average": average}
+    longer, run = (with_length(new_run, *of, **options) for of in (("longer", 5), ("run", 3)))
+    longer.fit()
+    run.fit()
+    (run.plan.folder / "run.json").write_text("{}")
+    resumed = with_length(new_run, "run", 5, **options)
+    state = resumed.fit(resume=True)
+    assert state.epoch == 5
+    assert_same(resumed.weights, longer.weights)
+    assert_same(resumed.saved(), longer.saved())
+    assert not (run.plan.folder / "run.json").exists()  # which `finish` would write again
+    assert "goes on from 3 to 5 epochs; the learning rate does not depend on the length" in caplog.text
+
+
+def test_a_stopped_run_goes_on_for_more_epochs_to_the_bits_of_the_longer_run(new_run, assert_same):
+    longer, resumed = (with_length(new_run, name, 4) for name in ("longer", "run"))
+    longer.fit()
+    with_length(new_run, "run", 3, stop=4).fit_until_stopped()
+    resumed.fit(resume=True)
+    assert_same(resumed.weights, longer.weights)
+    assert_same(resumed.saved(), longer.saved())
+
+
+def test_a_schedule_that_depends_on_the_length_is_said_to_continue_as_in_the_longer_run(new_run, caplog):
+    options = {"schedule": "linear", "warmup_steps": 0, "batch_frames": 10**6, "lr": 0.01}
+    with_length(new_run, "run", 2, **options).fit()
+    resumed = with_length(new_run, "run", 4, **options)
+    resumed.fit(resume=True)
+    rates = [event["lr"] for event in resumed.events("step")]
+    assert rates == pytest.approx([0.01, 0.005, 0.005, 0.0025])
+    assert "the linear schedule decays over the whole run: the learning rate continues as in" in caplog.text
+
+
+def test_a_run_that_early_stopping_ended_stays_as_it_is(new_run, content):
+    options = {"patience": 1, "lr": 1e-30}
+    with_length(new_run, "run", 5, **options).fit()
+    resumed = with_length(new_run, "run", 9, **options)
+    before = content(resumed.plan.folder)
+    assert resumed.fit(resume=True).epoch == 1
+    assert content(resumed.plan.folder) == before
+
+
+def test_fewer_epochs_are_refused_and_more_without_the_checkpoints_to_average(new_run):
+    with_length(new_run, "run", 3).fit()
+    with pytest.raises(CheckpointError, match=r"train\.max_epochs \(3, now 2\); .*only max_epochs may grow"):
+        with_length(new_run, "run", 2).fit(resume=True)
+    resumed = with_length(new_run, "run", 5)
+    for path in (resumed.plan.folder / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(CheckpointError, match="the checkpoints to average at the end .* are gone: .*step_"):
+        resumed.fit(resume=True)
+
+
 def test_a_second_run_in_the_same_folder_is_refused(new_run):
     new_run("run").fit()
     with pytest.raises(CheckpointError, match="run: holds a run already; --resume continues it"):
@@ -100,6 +169,59 @@ def test_a_damaged_state_is_refused(new_run):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="state.safetensors: damaged or truncated"):
         new_run("run").fit(resume=True)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {},
+        {"state": 5, "identity": {}, "scaler": {}},
+        {"state": {"standings": {"spk1": {"x": 1}}}, "identity": {}, "scaler": {}},
+        {"state": {"standings": {}, "step": "3"}, "identity": {"lr": 1}, "scaler": {}},
+        {"state": {"standings": {}}, "identity": {"lr": 1}, "scaler": {}},
+    ],
+)
+def test_a_state_of_another_kind_is_refused(new_run, header):
+    run = new_run("run")
+    weights = run.adapted.adapters.state_dict()
+    tensors = {f"weights.{name}": tensor for name, tensor in weights.items()}
+    write_tensors(run.plan.folder / "state.safetensors", tensors, header)
+    with pytest.raises(CheckpointError, match="state.safetensors: not the state of this training; put"):
+        run.fit(resume=True)
+
+
+def test_damaged_lines_of_a_log_are_left_out_on_resuming(new_run, caplog):
+    new_run("run", stop=4, **OPTIONS).fit_until_stopped()
+    path = new_run("run").plan.folder / "train.jsonl"
+    damaged = [
+        b"5",
+        b"[]",
+        b"[" * 9999,
+        b'{"event": 1, "step": 2}',
+        b'{"event": "step", "step": "2"}',
+        b"\xff\0",
+    ]
+    path.write_bytes(b"".join(line + b"\n" for line in damaged) + path.read_bytes())
+    resumed = new_run("run", **OPTIONS)
+    resumed.fit(resume=True)
+    assert [event["step"] for event in resumed.events("step")] == list(range(1, 10))
+    assert caplog.text.count("an incomplete or damaged line is skipped") >= len(damaged)
+
+
+def test_a_full_disk_under_the_log_is_an_error_and_the_run_resumes(new_run, whole, assert_same, tmp_path):
+    run = new_run("run", **{**OPTIONS, "save_every_steps": 500})
+    run.plan.folder.mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))  # bytes; a line has 100 to 400
+    try:
+        with pytest.raises(TrainingError, match="train.jsonl: the training log cannot be written: File too"):
+            run.fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (run.plan.folder / "train.jsonl").stat().st_size == 500
+    resumed = new_run("run", **OPTIONS)
+    resumed.fit(resume=True)
+    assert_same(resumed.weights, whole.weights)
 
 
 def test_a_state_holds_moments_and_steps_of_every_task_and_of_what_they_share(new_run):

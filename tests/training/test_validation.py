@@ -1,5 +1,8 @@
 """Validation: its rates and losses, in all and speaker by speaker."""
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from adaptkit.model.adapted import AdaptedModel
@@ -41,6 +44,37 @@ def test_validation_of_a_task_is_bit_for_bit_that_of_a_set_of_its_own(adapted, e
             assert validation.loss_by_task[task] == alone.loss == alone.loss_by_task[task]
             assert validation.by_task[task] == alone.wer
     assert validation.loss == pytest.approx(sum(validation.loss_by_task.values()) / 3)  # as many of each
+
+
+def silent(examples, *tasks):
+    utterances = tuple(replace(u, text="" if u.task in tasks else u.text) for u in examples.data.utterances)
+    return replace(examples, data=replace(examples.data, utterances=utterances))
+
+
+def test_texts_without_words_have_no_rate_and_count_in_all(adapted, examples):
+    with adapted.hooked():
+        some = validate(adapted, silent(examples, "spk2"), 12000)
+        none = validate(adapted, silent(examples, "spk1", "spk10", "spk2"), 12000)
+    assert (some.by_task["spk2"], none.wer) == (math.inf, math.inf)
+    assert some.by_task["spk1"] < math.inf
+    assert math.isfinite(some.wer)
+    assert all(map(math.isfinite, none.loss_by_task.values()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["residual", "hra"])
+def test_a_speaker_whose_texts_hold_no_word_is_trained_by_its_loss_and_resumed(
+    new_run, examples, kind, assert_same
+):
+    plan, options = {"valid": silent(examples, "spk1", "spk10", "spk2")}, {"max_epochs": 3, "lr": 0.002}
+    whole = new_run("whole", kind, plan=plan, **options)
+    state = whole.fit()
+    assert [event["wer"] for event in whole.events("valid")] == [None] * 4
+    assert {standing.best[0][0] for standing in state.standings.values()} <= {0.0, math.inf}
+    new_run("run", kind, plan=plan, stop=7, **options, save_every_steps=2).fit_until_stopped()
+    resumed = new_run("run", kind, plan=plan, **options)
+    resumed.fit(resume=True)
+    assert_same(resumed.weights, whole.weights)
 
 
 def test_validation_loss_is_the_mean_over_utterances_whatever_the_batches(adapted, examples):
