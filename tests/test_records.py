@@ -103,7 +103,7 @@ def test_decoding_of_no_audio_has_a_real_time_factor_of_0():
 def test_damaged_line_of_a_log_is_skipped_and_named(tmp_path, caplog, line):
     (tmp_path / "train.jsonl").write_text(f'{line}\n{{"event": "step", "step": 2, "loss": 4.0}}\n')
     assert read_curves(tmp_path / "train.jsonl") == LearningCurves(((2, 4.0),), ())
-    assert "train.jsonl:1: line skipped" in caplog.text
+    assert "train.jsonl:1: an incomplete or damaged line is skipped" in caplog.text
 
 
 @pytest.mark.parametrize("value", ['"low"', "null", "NaN", "Infinity", "1e300", "[1]", "true"])

@@ -80,7 +80,7 @@ def train_adapters(
             **identify(settings, "data", "adapters", "augment", "train"),
             **describe_contents(train, valid),
             "base model": base.fingerprint,
-            **({"SpecAugment of the model's yaml": str(spec_of(train))} if settings.augment == "own" else {}),
+            **(_describe_spec(train) if settings.augment == "own" else {}),
             **started_from,
         }
         fit(
@@ -245,3 +245,10 @@ def _add_augmentation(model_config: Mapping[str, Any], train: Examples) -> dict[
     """Return a base model's yaml with its training augmentation in the section `adaptkit`."""
     policy = config.dump(train.augmentation.policy) if train.augmentation else None
     return {**model_config, "adaptkit": {**(model_config.get("adaptkit") or {}), "augment": policy}}
+
+
+def _describe_spec(train: Examples) -> dict[str, Any]:
+    """Return the SpecAugment of the model's yaml, which an experiment does not hold itself."""
+    spec = spec_of(train)
+    options = {} if spec is None else config.dump(spec)
+    return {f"SpecAugment of the model's yaml, {name}": value for name, value in options.items()}

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from adaptkit.base import checkpoint, fold
 from adaptkit.errors import CheckpointError
-from adaptkit.records import RunRecord
+from adaptkit.records import RecordedModel, RunRecord, write_record
 from adaptkit.tokens import bpe_tokens
 from tests.fixtures.models import OPTIONS
 
@@ -286,5 +286,6 @@ def test_a_base_whose_training_has_not_finished_is_refused(base, tmp_path, name)
     (tmp_path / name).touch()
     with pytest.raises(CheckpointError, match="has not finished .*'adaptkit base train CONFIG --resume'"):
         checkpoint.load(tmp_path)
-    (tmp_path / "run.json").touch()
+    counts = {"base_fingerprint": base.fingerprint, "params_base": base.num_parameters}
+    write_record(tmp_path, RecordedModel("base", "base", (), base.num_parameters, 0), **counts, device="cpu")
     assert checkpoint.load(tmp_path).fingerprint == base.fingerprint

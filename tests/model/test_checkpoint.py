@@ -174,7 +174,7 @@ def test_a_fifo_is_refused_without_waiting_for_a_writer(tmp_path):
 
 
 def test_a_folder_in_place_of_a_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=f"{tmp_path}: Is a directory"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: is a folder, not a regular file"):
         checkpoint.load(tmp_path)
 
 

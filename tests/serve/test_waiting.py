@@ -94,7 +94,8 @@ class Leaver:
         self.statuses.append(message.get("status"))
 
     def run(self):
-        return asyncio.ensure_future(self.app({**self.scope, "headers": []}, self.receive, self.send))
+        scope = {**self.scope, "headers": [(b"host", b"localhost")]}
+        return asyncio.ensure_future(self.app(scope, self.receive, self.send))
 
 
 def test_a_client_that_leaves_is_dropped_from_the_queue_and_the_next_is_served(held, audio):

@@ -136,7 +136,7 @@ def pair(base, new_stack, peft):
 
 
 def loss_of(base, stack, batch):
-    adapted = AdaptedModel(base, stack).eval()
+    adapted = AdaptedModel(base, stack, is_frozen=stack is None).eval()
     with adapted.hooked():
         return adapted.loss(batch)
 
