@@ -45,10 +45,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
         file.writelines((whole[: _CHECKSUM.start], _checksum(content), whole[_CHECKSUM.stop :]))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(
+    path: Path, *, remedy: str = "copy, export or train it again"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read named tensors and their json header from one version of a file, even if it is replaced meanwhile.
 
-    A file that is damaged, truncated or written by another program is a CheckpointError.
+    A file that is damaged, truncated or written by another program is a CheckpointError with the remedy.
     """
     try:
         content = read_regular(path)
@@ -62,20 +64,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path}: damaged or truncated ({len(content)} bytes): {error}; copy it again"
+            f"{path}: damaged or truncated ({len(content)} bytes): {error}; {remedy}"
         ) from error
     try:
         length = int.from_bytes(content[:8], "little")
         fields = json.loads(content[8 : 8 + length])["__metadata__"]  # `load` does not return them
         header = dict(json.loads(fields["adaptkit"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: a safetensors file, but not written by adaptkit") from error
+        raise CheckpointError(f"{path}: a safetensors file, but not written by adaptkit; {remedy}") from error
     if not content.startswith(_HEAD, 8):
-        raise CheckpointError(
-            f"{path}: damaged, or of an earlier adaptkit: it has no checksum; train, export or copy it again"
-        )
+        raise CheckpointError(f"{path}: damaged, or of an earlier adaptkit: it has no checksum; {remedy}")
     if content[_CHECKSUM] != _checksum(content):
-        raise CheckpointError(f"{path}: damaged: the checksum does not match; copy, export or train it again")
+        raise CheckpointError(f"{path}: damaged: the checksum does not match; {remedy}")
     header.pop("crc32", None)
     return tensors, header
 

@@ -124,7 +124,7 @@ class Saved:
             _LOG.info("%s: nothing to resume, starting from scratch", folder)
             return State()
         require_regular(path)
-        tensors, header = read_tensors(path)
+        tensors, header = read_tensors(path, remedy=f"remove {folder} to start over")
         state = read_state(header, path)
         self._refuse_other(header["identity"], path)
         parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}

@@ -35,6 +35,7 @@ from adaptkit.model.load import load_experiment
 from adaptkit.submodels.folder import SubmodelFolder
 from tests.fuzz.mutate import VALUES, mutate_bytes, mutate_table, mutate_tree, paths
 from tests.fuzz.outcome import Outcome, Silent, classify, command
+from tests.fuzz.requests import http
 from tests.fuzz.results import results
 from tests.fuzz.world import World
 
@@ -377,7 +378,7 @@ def _features(folder: Path, base: BaseModel) -> dict[str, torch.Tensor]:
 
 
 def runs(world: World, seed: int) -> Outcome:
-    """Damage what a training run left: resuming ends with the same adapters, or is refused."""
+    """Damage what a training run left: going on gives the adapters of a longer run, or is refused."""
     rng = _random("runs", seed)
     folder = world.copy(world.exp)
     names = ["state.safetensors", "train.jsonl", "config.yaml", "run.json", "adapter.safetensors"]
@@ -385,11 +386,14 @@ def runs(world: World, seed: int) -> Outcome:
     what = _damage(folder / name, rng)
 
     def run() -> None:
-        command("train", world.exp / "config.yaml", "--exp", folder, "--resume", "--device", "cpu")
+        words = ("--set", "train.max_epochs=2", "--exp", folder, "--resume", "--device", "cpu")
+        command("train", world.exp / "config.yaml", *words)
         if name in ("state.safetensors", "train.jsonl", "run.json"):
-            original, found = (checkpoint.load(RunFolder(each).adapter) for each in (world.exp, folder))
+            original, found = (checkpoint.load(RunFolder(each).adapter) for each in (world.longer, folder))
             if not all(found.weights[key].equal(weight) for key, weight in original.weights.items()):
                 raise Silent("resumed to other adapters")
+        command("decode", folder, world.dump, "--device", "cpu")
+        command("score", world.data, folder / "decode_valid")
         command("report", folder, "--test-set", "valid")
 
     return classify(what, run)
@@ -397,5 +401,5 @@ def runs(world: World, seed: int) -> Outcome:
 
 SURFACES: dict[str, Callable[[World, int], Outcome]] = {
     function.__name__: function
-    for function in (data_dirs, audio, settings, base_files, adapter_files, dumps, runs, results)
+    for function in (data_dirs, audio, settings, base_files, adapter_files, dumps, runs, results, http)
 }

@@ -48,6 +48,11 @@ class World:
         return self.folder / "exp"
 
     @property
+    def longer(self) -> Path:
+        """The same trained twice as long, from the start."""
+        return self.folder / "longer"
+
+    @property
     def submodels(self) -> Path:
         """The same as Submodels."""
         return self.folder / "submodels"
@@ -63,7 +68,7 @@ class World:
 def settings(folder: Path) -> Experiment:
     """Return the experiment of the adapters."""
     sets = {"train": str(folder / "dump/valid"), "valid": str(folder / "dump/valid")}
-    training = {"max_epochs": 1, "batch_frames": 500, "lr": 0.01, "warmup_steps": 2}
+    training = {"max_epochs": 1, "batch_frames": 500, "lr": 0.01, "warmup_steps": 2, "schedule": "constant"}
     content = {
         "name": "exp",
         "base": {"dir": str(folder / "base")},
@@ -100,6 +105,9 @@ def make(folder: Path) -> World:
     model = build.build(described)
     base_checkpoint.save(world.base, described, model.state_dict())
     train_adapters(settings(world.folder), world.exp, device="cpu")
+    longer = experiment.setting({"train.max_epochs": 2})
+    experiment.save(settings(world.folder), world.folder / "exp.yaml")
+    train_adapters(experiment.load(world.folder / "exp.yaml", longer), world.longer, device="cpu")
     decoded = decode_folder(DecodeOptions(world.exp, world.dump), device="cpu")
     scoring.write(scoring.score_files(world.data, decoded), decoded)
     base = base_checkpoint.load(world.base)
