@@ -21,7 +21,7 @@ from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.kaldi.tables import write_table
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
-from adaptkit.model.load import find_base
+from adaptkit.model.load import find_base, warn_of_unfinished
 from adaptkit.model.recognise import Hypothesis, recognise
 from adaptkit.provenance import peak_memory_mb
 from adaptkit.records import DecodeRecord, RecordedModel, write_record
@@ -124,6 +124,8 @@ def _load(
     has_file = not base_only and options.submodels is None
     adapter_checksum = checksum(adapter_path) if has_file and adapter_path.is_file() else None
     file = checkpoint.load(adapter_path) if has_file else None
+    if has_file:
+        warn_of_unfinished(RunFolder(options.exp))
     base = base_checkpoint.load(base_dir, device)
     adapters = None if file is None else checkpoint.restore(file, base, adapter_path)
     examples = read_examples(options.data, base, allow_pipes=options.allow_pipes, needs_text=False)

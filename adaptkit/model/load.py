@@ -1,5 +1,6 @@
 """Open an experiment: its settings, its base model and its trained adapters."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from adaptkit.experiment import Experiment
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,17 @@ def load_experiment(
     folder = RunFolder(exp)
     file = checkpoint.load(folder.adapter)  # before the base model, which takes seconds
     settings = experiment.load(folder.config, overrides)
+    warn_of_unfinished(folder)
     loaded = load(base or settings.base.dir, device)
     adapters = checkpoint.restore(file, loaded, folder.adapter)
     return LoadedExperiment(folder, settings, loaded, adapters, file)
+
+
+def warn_of_unfinished(folder: RunFolder) -> None:
+    """Warn of an experiment whose training was killed, or goes on."""
+    if folder.is_unfinished:
+        what = "training has not finished, so these are its best weights so far"
+        _LOG.warning("%s: %s; 'adaptkit train' goes on with --resume", folder.path, what)
 
 
 def load_base_of(exp: Path, *, base: Path | None = None, device: torch.device | str = "cpu") -> BaseModel:

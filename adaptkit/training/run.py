@@ -55,11 +55,10 @@ def train_adapters(
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device)
         train, valid = _read_sets(settings.data, base, allow_pipes, keeps_tasks=True)
-        _refuse_untrained(train, valid)
         train = augmented(train, settings.augment, settings.train.seed)
         tasks = train.data.tasks
-        train, valid = (replace(part, task_ids=number_tasks(part.data, tasks)) for part in (train, valid))
         adapters = api.build(settings.adapters, base.sites, tasks, settings.train.seed).to(device)
+        train, valid = _numbered(train, valid, adapters)
         started_from = {} if start is None else _take_over(start, adapters, base)
         warn_of_coupled_rows(base, tasks)
 
@@ -153,6 +152,15 @@ def read_set(
         raise DataError(f"{message}; more than {_MOST_SKIPPED:.0%} is an error: check the segments and texts")
     _LOG.warning("%s; they are left out", message)
     return kept
+
+
+def _numbered(train: Examples, valid: Examples, adapters: AdapterStack) -> list[Examples]:
+    """Assign task ids to both sets; if no task owns weights, the adapters fit every validation utterance."""
+    known = number_tasks(train.data, adapters.tasks)
+    if adapters.num_per_task:
+        _refuse_untrained(train, valid)
+    of_valid = {task: known.get(task, 0) for task in valid.data.tasks}
+    return [replace(train, task_ids=known), replace(valid, task_ids=of_valid)]
 
 
 def _refuse_untrained(train: Examples, valid: Examples) -> None:

@@ -62,3 +62,12 @@ def test_the_base_is_that_of_a_folder_or_a_yaml(new_exp, base, base_dir, is_yaml
     exp = new_exp() / "config.yaml" if is_yaml else new_exp()
     assert find_base(exp) == base_dir
     assert load_base_of(exp).fingerprint == base.fingerprint
+
+
+def test_unfinished_training_is_warned_of(new_exp, caplog):
+    exp = new_exp()
+    load_experiment(exp)
+    assert "has not finished" not in caplog.text
+    (exp / "train.jsonl").touch()
+    load_experiment(exp)
+    assert f"{exp}: training has not finished, so these are its best weights so far" in caplog.text

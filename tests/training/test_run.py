@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from adaptkit import experiment
+from adaptkit.adapters import api
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.errors import CheckpointError, ConfigError, DataError
 from adaptkit.kaldi import datadir, subset
@@ -125,6 +126,19 @@ def test_a_speaker_of_the_validation_set_alone_is_refused(settings, corpus, tmp_
     )
     with pytest.raises(DataError, match=expected):
         training_run.train_adapters(made, tmp_path / "exp", device="cpu")
+
+
+def test_adapters_that_no_speaker_owns_are_validated_on_any_speaker(settings, corpus, tmp_path):
+    valid = shutil.copytree(corpus / "dump/valid", tmp_path / "valid")
+    write_table(valid / "utt2task", dict.fromkeys(read_table(valid / "utt2spk"), "stranger"))
+    made = settings(max_epochs=1)
+    shared = [api.read_config({"kind": "residual", "bottleneck": 4, "per_task": False})]
+    for name, folder in {"known": corpus / "dump/valid", "strange": valid}.items():
+        sets = made.data.model_copy(update={"valid": folder})
+        own = made.model_copy(update={"data": sets, "adapters": shared})
+        training_run.train_adapters(own, tmp_path / name, device="cpu")
+    known, strange = (checkpoint.load(tmp_path / n / "adapter.safetensors") for n in ("known", "strange"))
+    assert all(strange.weights[name].equal(weight) for name, weight in known.weights.items())
 
 
 def test_validation_speakers_without_training_utterances_go_as_the_message_says(
