@@ -132,7 +132,7 @@ def test_adapters_that_no_speaker_owns_are_validated_on_any_speaker(settings, co
     valid = shutil.copytree(corpus / "dump/valid", tmp_path / "valid")
     write_table(valid / "utt2task", dict.fromkeys(read_table(valid / "utt2spk"), "stranger"))
     made = settings(max_epochs=1)
-    shared = [api.read_config({"kind": "bitfit", "per_task": False})]
+    shared = (api.read_config({"kind": "bitfit", "per_task": False}),)
     for name, folder in {"known": corpus / "dump/valid", "strange": valid}.items():
         sets = made.data.model_copy(update={"valid": folder})
         own = made.model_copy(update={"data": sets, "adapters": shared})
