@@ -42,6 +42,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a link, if there is one; an AdaptkitError names what cannot be removed."""
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise AdaptkitError(explain_os_error(error, path)) from error
+
+
 def read_text(path: Path) -> str:
     """Read a text file; if it is missing, unreadable or not UTF-8, an AdaptkitError names it."""
     try:
@@ -144,5 +152,7 @@ def explain_os_error(error: OSError, path: Path) -> str:
         errno.EACCES: "permission denied; choose a folder you own",
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.ENOENT: "no such file or folder",
+        errno.EISDIR: "is a folder, where a file belongs; move it away",
+        errno.ELOOP: "is a link that leads to itself; remove it",
     }
     return f"{path}: {what.get(error.errno, error.strerror or str(error))}"

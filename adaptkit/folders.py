@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptkit.errors import AdaptkitError
-from adaptkit.files import explain_os_error
+from adaptkit.files import explain_os_error, remove
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class DecodeFolder:
         """Remove what was made of earlier hypotheses, before others are written."""
         for path in (self.record, self.score, self.result):
             try:
-                path.unlink(missing_ok=True)
+                remove(path)
             except OSError as error:
                 raise AdaptkitError(explain_os_error(error, path)) from error
 

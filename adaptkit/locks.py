@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adaptkit.errors import AdaptkitError
-from adaptkit.files import explain_os_error
+from adaptkit.files import explain_os_error, remove
 
 FILE = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network file systems
@@ -138,4 +138,4 @@ os.register_at_fork(after_in_child=_leave_to_parent)
 def _remove_partial_files(folder: Path) -> None:
     for partial in folder.glob(".*.partial*"):
         _LOG.info("%s: left by a run that was killed; removed", partial)
-        partial.unlink(missing_ok=True)
+        remove(partial)

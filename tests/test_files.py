@@ -142,3 +142,12 @@ def test_regular_file_and_link_to_one_pass(tmp_path):
     (tmp_path / "link").symlink_to("a")
     require_regular(tmp_path / "a")
     require_regular(tmp_path / "link")
+
+
+def test_removing_what_is_no_file_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "link").symlink_to("link")
+    remove(tmp_path / "link")
+    remove(tmp_path / "link")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(AdaptkitError, match=f"{tmp_path}: is a folder, where a file belongs; move it away"):
+        remove(tmp_path)

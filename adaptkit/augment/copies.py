@@ -17,7 +17,7 @@ from adaptkit import locks
 from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.noise import Noise, NoiseBank
 from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed
-from adaptkit.files import read_text, split_lines, stamp, write_text
+from adaptkit.files import read_text, remove, split_lines, stamp, write_text
 from adaptkit.kaldi import datadir, subset
 from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -140,7 +140,7 @@ def _make(plan: Sequence[_Copy], bank: NoiseBank, record: Path, allow_pipes: boo
     if not todo:
         return made
     num_kept = len(made)
-    (record.parent / "wav.scp").unlink(missing_ok=True)  # not a data directory until it is complete
+    remove(record.parent / "wav.scp")  # not a data directory until it is complete
     write_text(record, "".join(one.line for one in made.values()))
     with counting("noisy copies", len(todo)) as advance, open(record, "a", encoding="utf-8") as file:
         for one in todo:

@@ -28,6 +28,7 @@ from adaptkit.files import (
     checksum,
     explain_os_error,
     read_text,
+    remove,
     replacing,
     require_regular,
     stamp,
@@ -69,7 +70,7 @@ _SEALED, _RECORD = TypeAdapter(_Sealed), TypeAdapter(ArchiveRecord)
 
 def write_archive(path: Path, matrices: Iterable[tuple[str, np.ndarray]], *, made_of: str) -> ArchiveRecord:
     """Write the matrices (T, F) of utterances to an archive; `write_record` makes it complete."""
-    record_path(path).unlink(missing_ok=True)
+    remove(record_path(path))
     entries, frames, crc32 = {}, {}, 0
     with replacing(path) as temporary, open(temporary, "wb") as file:
         for utt_id, matrix in matrices:

@@ -20,7 +20,7 @@ from adaptkit import locks
 from adaptkit.errors import AdaptkitError, DataError, listed
 from adaptkit.features.archive import find_damage, read_record, write_archive, write_record
 from adaptkit.features.fbank import FbankOptions, log_mel
-from adaptkit.files import stamp, write_text
+from adaptkit.files import remove, stamp, write_text
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_segments
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -58,7 +58,7 @@ def extract(
         todo = [shard for shard, reason in zip(shards, reasons, strict=True) if reason]
         if todo:
             _log_restart(out_dir, shards, reasons)
-            (out_dir / "feats.scp").unlink(missing_ok=True)
+            remove(out_dir / "feats.scp")
             _make(todo, options, num_jobs, allow_pipes)
         _remove_leftovers(out_dir, len(shards))
         return _finish(data, out_dir, shards, options)
@@ -231,8 +231,8 @@ def _remove_leftovers(out_dir: Path, last: int) -> None:
     for record in out_dir.glob("feats.*.json"):
         number = record.name.split(".")[1]
         if number.isdigit() and int(number) > last:
-            record.with_suffix(".ark").unlink(missing_ok=True)
-            record.unlink()
+            remove(record.with_suffix(".ark"))
+            remove(record)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from adaptkit import locks
 from adaptkit.errors import DataError, listed
+from adaptkit.files import remove
 from adaptkit.kaldi.tables import read_table, write_table
 
 MOST_SEC = 1e7  # of a recording; 116 days
@@ -102,7 +103,7 @@ def write(data: DataDir) -> None:
     if len(utterances) != len(data.utterances):
         raise DataError(f"{data.path}: duplicate utterance ids among the {len(data.utterances)} to write")
     with locks.hold(data.path):
-        (data.path / "wav.scp").unlink(missing_ok=True)
+        remove(data.path / "wav.scp")
         _write_tables(data.path, data, utterances)
         write_table(data.path / "wav.scp", data.recordings)
 
@@ -180,7 +181,7 @@ def _write_optional(path: Path, table: Mapping[str, str] | None) -> None:
     if table:
         write_table(path, table)
     else:
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def invert(speakers: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adaptkit import locks
 from adaptkit.errors import ConfigError, DataError, listed
+from adaptkit.files import remove
 from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
 
@@ -34,7 +35,7 @@ def join(
     path = Path(path)
     folder = audio_folder(path, data)
     with locks.hold(path, parts=(folder.name,)):
-        (path / "wav.scp").unlink(missing_ok=True)
+        remove(path / "wav.scp")
         joined, recordings, lowered = [], {}, []
         for utterances, speech in _join_all(data, round(most_sec * rate_hz), rate_hz, allow_pipes):
             utterance, fitting = merge_utterances(utterances), fit_full_scale(speech)

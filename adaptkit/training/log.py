@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from adaptkit.errors import TrainingError, listed
-from adaptkit.files import write_text
+from adaptkit.errors import AdaptkitError, TrainingError, listed
+from adaptkit.files import explain_os_error, write_text
 from adaptkit.folders import RunFolder
 from adaptkit.records import read_log
 from adaptkit.training.state import WHOLE, State
@@ -30,7 +30,10 @@ class TrainingLog:
     def __enter__(self) -> "TrainingLog":
         if self.is_active:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(self.path, "a", encoding="utf-8", buffering=1)  # a line at a time
+            try:
+                self.file = open(self.path, "a", encoding="utf-8", buffering=1)  # a line at a time
+            except OSError as error:
+                raise AdaptkitError(explain_os_error(error, self.path)) from error
             if importlib.util.find_spec("tensorboard") is not None:
                 from torch.utils.tensorboard import SummaryWriter
 

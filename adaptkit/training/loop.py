@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from adaptkit.data.batches import Batch, load_batches
 from adaptkit.data.sampler import Batches
 from adaptkit.errors import TrainingError, listed
+from adaptkit.files import remove
 from adaptkit.folders import RunFolder
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
@@ -105,7 +106,7 @@ class _Loop:
         self.state = replace(state, is_done=False)
         if self.rank == 0:
             self.save()
-            RunFolder(self.plan.folder).record.unlink(missing_ok=True)  # until the run is finished again
+            remove(RunFolder(self.plan.folder).record)  # until the run is finished again
 
     def validate_start(self) -> None:
         """Validate what a new run starts from, which is kept unless training improves on it.

@@ -18,6 +18,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, number_tasks, read_examples, too_short
 from adaptkit.errors import CheckpointError, ConfigError, DataError, listed, nearest
 from adaptkit.experiment import Experiment, Sets
+from adaptkit.files import remove
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
@@ -107,7 +108,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
         model_config = _add_augmentation(model_config, train)
 
         def write(weights: Mapping[str, Tensor], state: State) -> None:
-            RunFolder(folder).record.unlink(missing_ok=True)  # of these weights once training has finished
+            remove(RunFolder(folder).record)  # of these weights once training has finished
             base_checkpoint.save(folder, model_config, weights)
 
         def finish(state: State) -> None:
