@@ -10,7 +10,15 @@ import zlib
 import pytest
 
 from adaptkit.errors import AdaptkitError
-from adaptkit.files import checksum, explain_os_error, read_text, replacing, require_regular, write_text
+from adaptkit.files import (
+    checksum,
+    explain_os_error,
+    read_text,
+    remove,
+    replacing,
+    require_regular,
+    write_text,
+)
 
 
 def run(program, **options):
