@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -69,13 +69,14 @@ class _Trials:
         """Give the command a disk that is too small, then one that is large enough."""
         clear(self.world, self.command)
         size = rng.randrange(4096, max(8192, self.bytes))
-        with _disk(self.world.folder / "work", size) as enlarge:
+        with _disk(self.world.folder / "work") as resize:
             self.command.prepare()
+            resize(size)
             code, output = _finish(_start(self.command))
             is_clear = "full" in output and "Traceback" not in output
-            enlarge()
+            resize(1 << 30)
             if code and not is_clear:
-                return "no message", f"disk of {size} bytes: {output[-2000:]}"
+                return "no message", f"{size} free bytes: {output[-2000:]}"
             return self._run_again(is_finished=code == 0)
 
     def _run_again(self, *, is_finished: bool) -> tuple[str, str]:
@@ -96,11 +97,17 @@ class _Trials:
 
 
 @contextmanager
-def _disk(folder: Path, size: int) -> Iterator:
-    """Mount a disk of `size` bytes on a folder; yield what enlarges it."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+def _disk(folder: Path) -> Iterator[Callable[[int], None]]:
+    """Mount a disk on a folder; yield what leaves so many bytes free on it."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", folder], check=True)
+
+    def resize(num_free: int) -> None:
+        state = os.statvfs(folder)
+        size = (state.f_blocks - state.f_bfree) * state.f_frsize + num_free
+        subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
+
     try:
-        yield lambda: subprocess.run(["mount", "-o", "remount,size=1g", folder], check=True)
+        yield resize
     finally:
         subprocess.run(["umount", folder], check=True)
 
