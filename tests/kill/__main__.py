@@ -1,8 +1,8 @@
 """Kill every command that writes, and fill its disk, at random times: `make kill N=40`.
 
 A command runs once undisturbed; what it wrote is the reference. Then it is killed (SIGKILL) at a random
-moment, or its output lies on a disk of random size; run again, with --resume where it has that, it must end
-well and leave the same files, bit for bit.
+moment after it began to write, or its output lies on a disk of random size; run again, with --resume where it
+has that, it must end well and leave the same files, bit for bit.
 """
 
 import os
@@ -48,19 +48,25 @@ class _Trials:
     def __init__(self, world: worlds.World, command: Command):
         self.world, self.command = world, command
         clear(world, command)
+        process = _start(command)
+        self._wait_for_write(process)
         started = time.monotonic()
-        code, output = _finish(_start(command))
-        self.seconds = time.monotonic() - started
+        code, output = _finish(process)
+        self.seconds = time.monotonic() - started  # of writing
         if code:
             raise RuntimeError(f"{command.name} fails undisturbed:\n{output}")
         self.reference = snapshot(command.out)
         self.bytes = sum(path.stat().st_size for path in command.out.rglob("*") if path.is_file())
 
     def kill(self, rng: random.Random) -> tuple[str, str]:
-        """Kill the command at a random moment after its imports; run it again; return outcome and reason."""
+        """Kill the command at a random moment after it began to write, and run it again.
+
+        Return the outcome and its reason.
+        """
         clear(self.world, self.command)
         process = _start(self.command)
-        time.sleep(rng.uniform(0.4, 1.02) * self.seconds)
+        self._wait_for_write(process)
+        time.sleep(rng.uniform(0, 1.02) * self.seconds)
         process.send_signal(signal.SIGKILL)
         code, _ = _finish(process)
         return self._run_again(is_finished=code == 0)
@@ -73,11 +79,19 @@ class _Trials:
             self.command.prepare()
             resize(size)
             code, output = _finish(_start(self.command))
-            is_clear = "full" in output and "Traceback" not in output
+            is_said = "the disk is full" in output or "No space left on device" in output
+            is_clear = is_said and "Traceback" not in output
             resize(1 << 30)
             if code and not is_clear:
                 return "no message", f"{size} free bytes: {output[-2000:]}"
             return self._run_again(is_finished=code == 0)
+
+    def _wait_for_write(self, process: subprocess.Popen) -> None:
+        """Wait until the command makes its first file, which is a lock, or ends."""
+        work = self.world.folder / "work"
+        before = set(work.rglob("*"))
+        while process.poll() is None and set(work.rglob("*")) == before:
+            time.sleep(0.001)
 
     def _run_again(self, *, is_finished: bool) -> tuple[str, str]:
         command = self.command
