@@ -32,7 +32,7 @@ submodels: install  ## one job against many, speaker embeddings, new speakers, o
 	{ test -z "$(FSDD)" || egs/fsdd/submodels.sh --corpus "$(FSDD)" --jobs 2; }
 
 # Each worker runs whole files, with one thread; compiled modules are kept, which halves the start of every process.
-WORKERS ?= 2
+WORKERS ?= 3
 PYTEST = $(IN_VENV); export PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1; \
 	python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 

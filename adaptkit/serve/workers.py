@@ -54,7 +54,7 @@ class _WorkerSlot:
         there.close()  # so that the end of the process closes the pipe
         self._started: Started | None = None
         self._reason = ""  # why it ends, if it has said so
-        self._heard_sec = monotonic()
+        self._silence_sec, self._checked_sec = 0.0, monotonic()
         self._due_sec: float | None = None  # when to start a replacement
 
     @property
@@ -93,19 +93,21 @@ class _WorkerSlot:
             self._process.kill()
             self._process.join()
 
-    def forgive(self) -> None:
-        """Count the silence of the process from now on, since this process has been asleep itself."""
-        self._heard_sec = monotonic()
-
     def _is_silent(self) -> bool:
-        """Take in the signs of life, and whether the process is ready; return whether they have ceased."""
+        """Take in the signs of life, and whether the process is ready; return whether they have ceased.
+
+        Little of a long time between two checks counts, as this process may have been stopped itself.
+        """
+        now_sec = monotonic()
+        self._silence_sec += min(now_sec - self._checked_sec, 2 * _BEAT_SEC)
+        self._checked_sec = now_sec
         with suppress(EOFError):  # it has ended meanwhile
             while self._reports.poll():
                 report = self._reports.recv()
                 self._started = report if isinstance(report, Started) else self._started
                 self._reason = report if isinstance(report, str) else self._reason
-                self._heard_sec = monotonic()
-        return monotonic() > self._heard_sec + SILENT_SEC
+                self._silence_sec = 0.0
+        return self._silence_sec > SILENT_SEC
 
     def _end_silent(self) -> str:
         """Kill a process that gives no sign of life; return what to say."""
@@ -128,7 +130,6 @@ class _WorkerSlot:
         """Wait for the report of the process: that it is ready, or why it ends."""
         try:
             while self._reports.poll(SILENT_SEC):
-                self._heard_sec = monotonic()
                 report = self._reports.recv()
                 if report is not None:  # a sign of life
                     return report
@@ -159,12 +160,7 @@ def supervise(work: Work, num_workers: int, *, on_start: Callable[[Started], Non
             for slot in slots[1:]:
                 slot.wait()
             on_start(started)
-            last_sec = monotonic()
             while True:
-                if monotonic() > last_sec + 3 * _BEAT_SEC:  # this process was stopped too
-                    for slot in slots:
-                        slot.forgive()
-                last_sec = monotonic()
                 _replace_ended(slots)
         finally:
             _ignore_signals()
