@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from adaptkit.errors import ConfigError, nearest
+from adaptkit.errors import ConfigError, nearest, shorten
 from adaptkit.files import read_text, require_regular, write_text
 
 
@@ -29,7 +29,7 @@ def _whole(number: object) -> object:
 def _usable(path: Path) -> Path:
     """Refuse a path that no file system can hold."""
     if "\0" in str(path) or max((len(part.encode()) for part in path.parts), default=0) > 255:
-        raise ValueError("expected a path of names of up to 255 bytes without NUL characters")
+        raise ValueError("expected a path without NUL characters, each name at most 255 bytes long")
     return path
 
 
@@ -82,9 +82,11 @@ class _Loader(yaml.SafeLoader):
         mark, tag = event.start_mark, getattr(event, "tag", None)
         self._depth += 1
         if tag is not None:
-            raise yaml.MarkedYAMLError(problem=f"the tag {tag} is not allowed", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem=f"the tag {tag} is not allowed; remove it", problem_mark=mark)
         if self._depth > _MOST_NESTED:
-            raise yaml.MarkedYAMLError(problem=f"more than {_MOST_NESTED} levels", problem_mark=mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"nested more than {_MOST_NESTED} levels deep", problem_mark=mark
+            )
         node = super().compose_node(parent, index)
         self._depth -= 1
         if not isinstance(event, yaml.AliasEvent):
@@ -140,7 +142,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         require_regular(path)
         num_bytes = Path(path).stat().st_size
         if num_bytes > _MOST_BYTES:
-            raise ConfigError(f"{path}: {num_bytes} bytes; a configuration has up to {_MOST_BYTES}")
+            raise ConfigError(
+                f"{path}: {num_bytes} bytes; a configuration file may have at most {_MOST_BYTES}"
+            )
     content = _parse(read_text(path), str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected 'key: value' lines, found {type(content).__name__}")
@@ -236,14 +240,16 @@ def apply(content: dict[str, Any], word: str) -> None:
         raise ConfigError(f"--set {word}: expected key=value, for example train.lr=1e-3")
     *parents, last = key.split(".")
     if len(parents) > _MOST_NESTED:
-        raise ConfigError(f"--set {key[:60]}...: more than {_MOST_NESTED} levels")
+        raise ConfigError(f"--set {key[:60]}...: nested more than {_MOST_NESTED} levels deep")
     place: Any = content
     for part in parents:
         if isinstance(place, dict) and place.get(part) is None:  # absent, or `part:` with nothing after it
             place[part] = {}
         place = place[_index(place, part, key) if isinstance(place, list) else part]
         if not isinstance(place, dict | list):
-            raise ConfigError(f"--set {key}: '{part}' holds the value {place!r}, which has no keys")
+            raise ConfigError(
+                f"--set {key}: '{part}' holds the value {shorten(repr(place), 60)}, which has no keys"
+            )
     parsed = _parse(value, f"--set {word}", has_lines=False)
     if isinstance(place, list):
         place[_index(place, last, key)] = parsed

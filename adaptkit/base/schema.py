@@ -71,10 +71,10 @@ def _texts(tokens: Any) -> Any:
         raise ValueError("expected a list of tokens")
     for index, token in enumerate(tokens):
         if not isinstance(token, str) or not token:
-            raise ValueError(f"token {index} is {token!r}, expected a text; put it in quotes")
+            raise ValueError(f"token {index} is {token!r}, expected a string; put it in quotes")
     if len(set(tokens)) < len(tokens):
         twice = [token for token, count in Counter(tokens).items() if count > 1]
-        raise ValueError(f"contains duplicates: {listed(twice)}; a token of a model has one place")
+        raise ValueError(f"duplicate tokens: {listed(twice)}; each token may appear only once")
     return tokens
 
 

@@ -100,7 +100,9 @@ class _Loop:
         if not state.is_done or state.epoch >= self.options.max_epochs:
             return
         if self.best.is_over(state):
-            _LOG.info("%s: early stopping ended it after epoch %d", self.plan.folder, state.epoch)
+            what = "so more epochs change nothing; train in another folder with a larger patience"
+            where = self.plan.folder
+            _LOG.warning("%s: early stopping ended this run after epoch %d, %s", where, state.epoch, what)
             return
         self.best.refuse_lost(state)
         self.state = replace(state, is_done=False)

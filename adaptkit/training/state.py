@@ -157,7 +157,7 @@ class Saved:
             )
         for key, (old, new) in longer.items():
             schedule = self.identity.get(f"{key.rpartition('.')[0]}.schedule")
-            _LOG.warning("%s: goes on from %d to %d epochs; %s", path.parent, old, new, _rule(schedule))
+            _LOG.warning("%s: continues from %d to %d epochs; %s", path.parent, old, new, _rule(schedule))
 
 
 def read_state(header: Mapping[str, Any], path: Path) -> State:

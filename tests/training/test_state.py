@@ -107,7 +107,7 @@ def test_a_finished_run_goes_on_for_more_epochs_to_the_bits_of_the_longer_run(
     assert_same(resumed.weights, longer.weights)
     assert_same(resumed.saved(), longer.saved())
     assert not (run.plan.folder / "run.json").exists()  # which `finish` would write again
-    assert "goes on from 3 to 5 epochs; the learning rate does not depend on the length" in caplog.text
+    assert "continues from 3 to 5 epochs; the learning rate does not depend on the length" in caplog.text
 
 
 def test_a_stopped_run_goes_on_for_more_epochs_to_the_bits_of_the_longer_run(new_run, assert_same):
