@@ -106,7 +106,7 @@ def test_a_yaml_of_adapters_holds_nothing_else(path, tmp_path):
         ("train.lr=true", "train.lr: Input should be a valid number (seen: True)"),
         ("train.lr='1e-3'", "train.lr: Input should be a valid number (seen: '1e-3')"),
         ("train.lr=!!int abc", "--set train.lr=!!int abc: invalid yaml: the tag tag:yaml.org,2002:int"),
-        (f"train.lr={'[' * 600}", "invalid yaml: more than 50 levels"),
+        (f"train.lr={'[' * 600}", "invalid yaml: nested more than 50 levels"),
         (f"train.lr={'9' * 5000}", "invalid yaml: "),
         ("train.lr=&a [*a]", "invalid yaml: more than 1000000 values"),
         (f"{'a.' * 600}b=1", "more than 50 levels"),

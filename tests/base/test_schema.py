@@ -32,7 +32,7 @@ def folder(base, tmp_path):
             {"token_list": ["<blank>", []]},
             r"token_list: token 1 is \[\], expected a string; put it in quotes",
         ),
-        ({"token_list": ["<blank>", 5]}, "token_list: token 1 is 5, expected a text"),
+        ({"token_list": ["<blank>", 5]}, "token_list: token 1 is 5, expected a string"),
         ({"token_list": ["<blank>", ""]}, "token_list: token 1 is ''"),
         ({"token_list": {"a": 1}}, "token_list: expected a list of tokens"),
         ({"token_list": ["<blank>", "A", "A"]}, "token_list: duplicate tokens: A;"),
