@@ -97,7 +97,8 @@ def build(
     unknown = _find_unknown(config)
     with _refusing(f"{where}: ESPnet rejects the configuration"), AllocationLimit(most_bytes, too_large):
         if not unknown:
-            return _build_known(config)
+            with _naming(where):
+                return _build_known(config)
         _refuse_untrusted(config, unknown, where)
         return _build_by_task(config, unknown)
 
@@ -165,6 +166,15 @@ def _refusing(what: str) -> Iterator[None]:
         raise
     except Exception as error:  # it checks few of them, so any exception can follow
         raise ConfigError(f"{what}: {type(error).__name__}: {error}"[:2000]) from error
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Begin the errors of a section with the file that holds it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error if str(error).startswith(where) else ConfigError(f"{where}: {error}") from error
 
 
 def _import(path: str) -> type[nn.Module]:

@@ -87,7 +87,7 @@ def test_pickled_statistics_are_not_run(base, folder, payload, ran, suffix):
     stats = {"stats_file": str(payload.with_suffix(suffix))}
     change(folder, normalize_conf=stats)
     assert checkpoint.load(folder).fingerprint == base.fingerprint  # the statistics are those in the weights
-    with pytest.raises(ConfigError, match="normalize_conf: GlobalMVN rejects"):
+    with pytest.raises(ConfigError, match="config.yaml: normalize_conf: GlobalMVN rejects"):
         build.build({**base.config, "normalize_conf": stats})
     assert not ran.exists()
 
