@@ -153,11 +153,11 @@ def wrap(path: Path, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
 
 def save(path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Write `config.yaml` and `model.pth` as ESPnet's `ASRTask.build_model_from_file` reads them."""
+    write_yaml(RunFolder(path).config, config)
     content = io.BytesIO()  # torch's own file writer raises RuntimeError on a full disk
     torch.save({name: tensor.detach().cpu().clone() for name, tensor in weights.items()}, content)
     with replacing(RunFolder(path).model) as temporary:
         temporary.write_bytes(content.getbuffer())
-    write_yaml(RunFolder(path).config, config)
 
 
 def find_beside(folder: Path, name: str | Path) -> Path | None:

@@ -149,19 +149,19 @@ def read_last(base: BaseModel) -> Folded:
 
 def write(base: BaseModel, folder: Path) -> None:
     """Write a model, the files that it needs and a record of it to a folder without a model."""
-    if RunFolder(folder).model.exists():
-        raise ConfigError(f"{folder}: already contains a base model; choose another folder with --out")
     config, normalize = dict(base.config), dict(base.config["normalize_conf"])
     with locks.hold(folder):
+        if RunFolder(folder).model.exists():
+            raise ConfigError(f"{folder}: already contains a base model; choose another folder with --out")
         if normalize.get("stats_file"):
             normalize["stats_file"] = _copy_file(base.path, normalize["stats_file"], folder)
             config["normalize_conf"] = normalize
         if config.get("bpemodel"):
             config["bpemodel"] = _copy_file(base.path, config["bpemodel"], folder)
-        save(folder, config, base.model.state_dict())
         made = RecordedModel(folder.resolve().name, "base", (), base.num_parameters, 0)
         counts = {"base_fingerprint": base.fingerprint, "params_base": base.num_parameters}
         write_record(folder, made, **counts, device="cpu")
+        save(folder, config, base.model.state_dict())  # the model last, so that a killed run can be repeated
 
 
 def _copy_file(source: Path, name: str, folder: Path) -> str:

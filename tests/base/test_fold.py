@@ -196,6 +196,16 @@ def test_a_folder_with_a_base_model_is_not_written_over(base, base_dir):
     assert (base_dir / "model.pth").read_bytes() == before
 
 
+def test_what_a_killed_run_left_is_completed(base, tmp_path):
+    folded = fold(base, build(base, [LORA]), "spk1")
+    write(folded, tmp_path / "folded")
+    names = sorted(path.name for path in (tmp_path / "folded").iterdir())
+    (tmp_path / "folded/model.pth").unlink()  # which is written last
+    (tmp_path / "folded/.lock").touch()
+    write(folded, tmp_path / "folded")
+    assert sorted(path.name for path in (tmp_path / "folded").iterdir()) == names
+
+
 @pytest.fixture
 def exp(base, settings, tmp_path):
     """The folder of trained adapters, lora and tpa."""
