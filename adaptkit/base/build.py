@@ -49,6 +49,10 @@ _CLASSES = {
         "rnn": "espnet2.asr.decoder.rnn_decoder.RNNDecoder",
     },
 }
+LANGUAGE_MODELS = {
+    "seq_rnn": "espnet2.lm.seq_rnn_lm.SequentialRNNLM",
+    "transformer": "espnet2.lm.transformer_lm.TransformerLM",
+}
 _DEFAULTS = {  # of options that an ESPnet training yaml may omit, as in espnet2/bin/asr_train.py
     "frontend": "default",
     "specaug": None,
@@ -129,6 +133,20 @@ def _build_known(config: Mapping[str, Any]) -> nn.Module:
         model, "model_conf", model_conf, encoder=encoder, decoder=decoder, ctc=ctc, **parts, **outer
     )
     return built.float()  # GlobalMVN has float64 statistics until its first forward pass converts them
+
+
+def build_language_model(
+    kind: str, options: Mapping[str, Any], where: str, *, num_tokens: int, most_bytes: int
+) -> nn.Module:
+    """Build one of ESPnet's `LANGUAGE_MODELS` with new weights, as `build` does a recogniser."""
+    too_large = ConfigError(
+        f"{where}: describes a language model that takes more than {most_bytes / 2**30:.1f} GiB, several "
+        "times the size of its weights; use the config.yaml that ESPnet wrote with them"
+    )
+    schema.check({"model_conf": options}, where)
+    with AllocationLimit(most_bytes, too_large), _naming(where):
+        made = _import(LANGUAGE_MODELS[kind])
+        return _call(made, "lm_conf", {"lm_conf": options}, vocab_size=num_tokens).float()
 
 
 def build_specaug(options: Mapping[str, Any]) -> nn.Module:
