@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from adaptkit.base.build import LANGUAGE_MODELS, build_language_model
+from adaptkit.base.build import build_language_model
+from adaptkit.base.classes import LANGUAGE_MODELS
 from adaptkit.base.model_file import read_weights
 from adaptkit.config import read_yaml
 from adaptkit.errors import CheckpointError, listed, nearest

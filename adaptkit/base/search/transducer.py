@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from adaptkit import config
+from adaptkit.base.classes import TRANSDUCER_SEARCH, import_class
 from adaptkit.base.search.paths import BestPath
 from adaptkit.search_options import Transducer
 
@@ -14,11 +15,8 @@ def search_transducer(
     model: nn.Module, encoded: Tensor, options: Transducer, lm: nn.Module | None
 ) -> list[BestPath]:
     """Find the n best hypotheses of one utterance's encoder output (U, D), best first."""
-    # not at the top: where no model has been built yet, importing it prints that flash_attn is missing
-    from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
-
     settings = {name: value for name, value in config.dump(options).items() if name not in _OURS}
-    search = BeamSearchTransducer(
+    search = import_class(TRANSDUCER_SEARCH)(
         decoder=model.decoder,
         joint_network=model.joint_network,
         lm=lm if options.lm_weight and options.beam_size > 1 else None,
