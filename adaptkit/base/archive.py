@@ -261,8 +261,11 @@ def _choose(folder: Path, name: str | None = None) -> Path:
 def _nothing(source: Path) -> CheckpointError:
     if not source.exists():
         is_tag = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))
-        tag = f"; if it is a model's tag, 'adaptkit base import {source} --out DIR' makes a folder of it"
-        return CheckpointError(f"{source}: no such file or folder{tag if is_tag else ''}")
+        tag = (
+            f"of a model's tag, 'adaptkit base import {source} --out DIR' makes a folder; " if is_tag else ""
+        )
+        remedy = f"{tag}'adaptkit base train' trains one"
+        return CheckpointError(f"{source}: no base model: no such file or folder; {remedy}")
     return CheckpointError(
         f"{source}: no base model: expected config.yaml and model.pth, or an archive of ESPnet's with "
         "meta.yaml; 'adaptkit base train' trains one"
