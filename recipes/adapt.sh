@@ -24,8 +24,9 @@ decode_base=true                 # decode and score with the base model alone to
 adapt=true                       # train and decode adapters; false stops at the base model
 adapter=                         # other adapters than the yaml's: a row of its 'compare:', a name in conf/adapters, or a type
 augment=                         # other augmentation than the yaml's: a policy of conf/augment
-search=                          # searches to decode with, names in conf/decode or paths; none is the yaml's, for decode_<set>
 seed=                            # other seed than the yaml's
+search=                          # other search than the yaml's: a name in conf/decode, a yaml, or auto; several are compared
+lm=                              # folder of a language model of ESPnet's for the search
 exp=                             # folder of the experiment; none names it after the adapters, augmentation and seed
 expdir=exp                       # folder of all experiments, of the base model's results and of reports
 prepare_options=                 # further words for local/prepare.py
@@ -108,11 +109,12 @@ if $adapt && is_stage 6 "adapter training in $exp"; then
   "${run[@]}" "$exp/log/train.log" adaptkit train "$config" "${chosen[@]}" --exp "$exp" --resume "${overrides[@]}"
 fi
 
-decode() {  # folder, set, words of 'adaptkit decode'
+decode() {  # folder, set, model, --base-only or nothing, further words of 'adaptkit decode'
   local by as
   for by in "${searches[@]}"; do
     as=$(name_decoded "$2" "$by")
-    "${run[@]}" "$1/log/$as.log" adaptkit decode "${@:3}" ${by:+--search "$by"} --out "$1/decode_$as"
+    "${run[@]}" "$1/log/$as.log" adaptkit decode "$3" "$dump/$2" ${4:+"$4"} --out "$1/decode_$as" \
+      ${by:+--search "$by"} ${lm:+--lm "$lm"} "${@:5}"
   done
 }
 
@@ -127,9 +129,9 @@ score() {  # folder, set, folder to compare with
 
 if is_stage 7 "decoding"; then
   for name in $decoded_alone; do
-    decode "$none" "$name" "$decoded" "$dump/$name" --base-only "${base_overrides[@]}"
+    decode "$none" "$name" "$decoded" --base-only "${base_overrides[@]}"
   done
-  for name in $adapted; do decode "$exp" "$name" "$exp" "$dump/$name"; done
+  for name in $adapted; do decode "$exp" "$name" "$exp" ""; done
 fi
 
 if is_stage 8 "scoring"; then

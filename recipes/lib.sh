@@ -93,11 +93,9 @@ has_references() {  # set
 
 searches=("")  # that sets are decoded with; the empty one is the yaml's
 
-# Print the name of a set as a search decodes it, as in test_beam; its own for the search of the yaml.
+# Print the name of a set as a search decodes it: its own, with that of the search, as in test_beam, if there are several.
 name_decoded() {  # set, search
-  local by
-  by=$(basename "$2" .yaml)
-  printf '%s\n' "$1${by:+_$by}"
+  if [ "${#searches[@]}" -gt 1 ]; then printf '%s_%s\n' "$1" "$(basename "$2" .yaml)"; else printf '%s\n' "$1"; fi
 }
 
 # Report scored runs on each of $test_sets, and on all of them side by side.

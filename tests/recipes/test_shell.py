@@ -175,7 +175,7 @@ def test_changes_of_the_base_model_reach_its_decoding(submitted, script, stages,
     jobs = [job for job in submitted(script, *words) if "base train" in job or "--base-only" in job]
     assert len(jobs) == number
     assert jobs[-1] == (
-        "decode x.yaml dump/test --base-only --set base.dir=exp/other --out exp/none/decode_test"
+        "decode x.yaml dump/test --base-only --out exp/none/decode_test --set base.dir=exp/other"
     )
     assert all("--set base.dir=exp/other" in job for job in jobs)
 
@@ -192,7 +192,7 @@ def test_a_base_model_that_reads_speech_is_imported_and_used_without_features(su
     assert jobs == [
         "base import zoo/model.zip --out exp/base/model --download",
         f"train x.yaml --exp exp/x --resume {base}",
-        f"decode x.yaml data/test --base-only {base} --out exp/none/decode_test",
+        f"decode x.yaml data/test --base-only --out exp/none/decode_test {base}",
         "decode exp/x data/test --out exp/x/decode_test",
     ]
 
@@ -206,9 +206,16 @@ def test_an_imported_base_model_is_not_imported_again(submitted, folder):
 def test_each_search_has_hypotheses_of_its_own(submitted):
     words = ("--search", "greedy conf/beam_lm.yaml", "--stage", 7, "--stop-stage", 7)
     assert submitted(adapt, *words)[2:] == [
-        "decode exp/x dump/test --search greedy --out exp/x/decode_test_greedy",
-        "decode exp/x dump/test --search conf/beam_lm.yaml --out exp/x/decode_test_beam_lm",
+        "decode exp/x dump/test --out exp/x/decode_test_greedy --search greedy",
+        "decode exp/x dump/test --out exp/x/decode_test_beam_lm --search conf/beam_lm.yaml",
     ]
+
+
+def test_a_single_search_has_the_hypotheses_of_the_set(submitted):
+    words = ("--search", "beam", "--lm", "exp/lm", "--stage", 7, "--stop-stage", 7)
+    assert submitted(adapt, *words)[1] == (
+        "decode exp/x dump/test --out exp/x/decode_test --search beam --lm exp/lm"
+    )
 
 
 @pytest.mark.parametrize("content", [None, "", "utt-1\nutt-2 \n"])
