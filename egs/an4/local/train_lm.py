@@ -33,22 +33,27 @@ def main(
     if (out / "valid.loss.ave.pth").exists():
         logging.info("%s: already trained", out)
         return
-    options = {"config": config, "output_dir": out, "resume": True, **describe_tokens(base, out)}
-    for name, folder in (("train", train), ("valid", valid)):
-        datadir.read(folder)  # which refuses a missing or empty text
-        options[f"{name}_data_path_and_name_and_type"] = f"{folder / 'text'},text,text"
-        options[f"{name}_shape_file"] = folder / "text"  # for unsorted batches, ESPnet reads its ids alone
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words = ["--config", str(config), *prepare(base, train, valid, out)]
     if subprocess.run([sys.executable, "-m", "espnet2.bin.lm_train", *words], check=False).returncode != 0:
         raise DataError(f"{out}: espnet2.bin.lm_train failed; its messages are above")
 
 
+def prepare(base: Path, train: Path, valid: Path, out: Path) -> list[str]:
+    """Write the token list of a base model to `out`, and return the options of ESPnet's training."""
+    options = {"output_dir": out, "resume": True, **describe_tokens(base, out)}
+    for name, folder in (("train", train), ("valid", valid)):
+        datadir.read(folder)  # which refuses a missing or empty text
+        options[f"{name}_data_path_and_name_and_type"] = f"{folder / 'text'},text,text"
+        options[f"{name}_shape_file"] = folder / "text"  # for unsorted batches, ESPnet reads its ids alone
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
 def describe_tokens(base: Path, out: Path) -> dict[str, object]:
     """Write the token list of a base model to `out`, and return ESPnet's options that describe its tokens."""
-    tokens = checkpoint.load(base).tokens
-    write_text(out / "tokens.txt", "".join(f"{token}\n" for token in tokens.tokens))
-    token_type = "char" if tokens.bpe_model is None else "bpe"
-    return {"token_list": out / "tokens.txt", "token_type": token_type, "bpemodel": tokens.bpe_model}
+    model = checkpoint.load(base)
+    write_text(out / "tokens.txt", "".join(f"{token}\n" for token in model.tokens.tokens))
+    pieces = {"bpemodel": model.files.find(model.config["bpemodel"])} if model.config["bpemodel"] else {}
+    return {"token_list": out / "tokens.txt", "token_type": model.config["token_type"], **pieces}
 
 
 if __name__ == "__main__":
