@@ -20,6 +20,7 @@ from adaptkit.base import archive, padding, preprocessor, schema
 from adaptkit.base.archive import ModelFiles
 from adaptkit.base.build import build, complete
 from adaptkit.base.model_file import read_weights
+from adaptkit.base.old_cache import mend_tokens
 from adaptkit.base.preprocessor import Preprocessor
 from adaptkit.base.sites import find_sites
 from adaptkit.base.weights import leaving_no_trace
@@ -110,27 +111,30 @@ def load(path: Path, device: torch.device | str = "cpu", *, is_finished: bool = 
         )
     with archive.opened(path, with_lm=False) as files:
         _LOG.info("loading the base model %s", path)
-        base = _load(path, files, device)
+        base = load_files(path, files, device)
     if archive.is_zip(path):
         base = replace(base, files=files.moved(files.root, path))
     _refuse_changed(base)
-    _try(base)
     return base
 
 
-def _load(path: Path, files: ModelFiles, device: torch.device | str) -> BaseModel:
+def load_files(path: Path, files: ModelFiles, device: torch.device | str = "cpu") -> BaseModel:
+    """Load a base model from its files; `path` names it in messages."""
     where = str(files.config)
     config = complete(read_yaml(files.config), where)
     if not isinstance(config.get("token_list"), list):
         raise CheckpointError(
             f"{where}: has no list 'token_list'; use the one that ESPnet wrote with the model"
         )
+    config = mend_tokens(config, files)
     weights = read_weights(files.model)
     with tempfile.TemporaryDirectory() as temporary:
         described = _with_statistics(config, weights, files, Path(temporary))
         model = build(described, where, most_bytes=_SLACK + 4 * total_bytes(weights))
     load_strictly(model, weights, files.model)
-    return wrap(path, config, model.to(device), files)
+    base = wrap(path, config, model.to(device), files)
+    _try(base)
+    return base
 
 
 def wrap(
