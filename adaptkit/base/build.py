@@ -1,14 +1,12 @@
 """Build an ESPnet recogniser from its own configuration without importing `espnet2.tasks`.
 
-The constructors are called in the order of `espnet2.tasks.asr.ASRTask.build_model`, from the table below:
-importing the task itself takes 16 s and attempts downloads. A class outside the table may run code; only if
-the user trusts the configuration (see `base.trust`), the task builds it, with a log message.
+The constructors are called in the order of `espnet2.tasks.asr.ASRTask.build_model`, from the table in
+`base.classes`: importing the task itself takes 16 s and attempts downloads. A class outside the table may run
+code; only if the user trusts the configuration (see `base.trust`), the task builds it, with a log message.
 """
 
 import contextlib
-import importlib
 import inspect
-import io
 import logging
 import tempfile
 import zipfile
@@ -19,7 +17,8 @@ from typing import Any
 from torch import nn
 
 from adaptkit import config as configuration
-from adaptkit.base import schema
+from adaptkit.base import schema, transducer
+from adaptkit.base.classes import CLASSES, CTC, JOINT_NETWORK, REFUSED, import_class, missing_package
 from adaptkit.base.trust import REMEDY, RISKS, is_config_trusted
 from adaptkit.errors import AdaptkitError, ConfigError, listed, nearest
 from adaptkit.files import require_regular
@@ -27,28 +26,6 @@ from adaptkit.tensors import AllocationLimit, memory_bytes
 
 _LOG = logging.getLogger(__name__)
 
-# section of config.yaml: option: class, as in espnet2/tasks/asr.py of ESPnet 202511
-_CLASSES = {
-    "frontend": {"default": "espnet2.asr.frontend.default.DefaultFrontend"},
-    "specaug": {"specaug": "espnet2.asr.specaug.specaug.SpecAug"},
-    "normalize": {
-        "global_mvn": "espnet2.layers.global_mvn.GlobalMVN",
-        "utterance_mvn": "espnet2.layers.utterance_mvn.UtteranceMVN",
-    },
-    "preencoder": {
-        "linear": "espnet2.asr.preencoder.linear.LinearProjection",
-        "sinc": "espnet2.asr.preencoder.sinc.LightweightSincConvs",
-    },
-    "encoder": {
-        "conformer": "espnet2.asr.encoder.conformer_encoder.ConformerEncoder",
-        "transformer": "espnet2.asr.encoder.transformer_encoder.TransformerEncoder",
-        "e_branchformer": "espnet2.asr.encoder.e_branchformer_encoder.EBranchformerEncoder",
-    },
-    "decoder": {
-        "transformer": "espnet2.asr.decoder.transformer_decoder.TransformerDecoder",
-        "rnn": "espnet2.asr.decoder.rnn_decoder.RNNDecoder",
-    },
-}
 _DEFAULTS = {  # of options that an ESPnet training yaml may omit, as in espnet2/bin/asr_train.py
     "frontend": "default",
     "specaug": None,
@@ -61,7 +38,8 @@ _DEFAULTS = {  # of options that an ESPnet training yaml may omit, as in espnet2
     "init": None,
     "input_size": None,
 }
-_CONFS = [f"{section}_conf" for section in (*_CLASSES, "postencoder", "ctc", "joint_net", "model")]
+_CONFS = [f"{section}_conf" for section in (*CLASSES, "ctc", "joint_net")]
+_OTHER_CTC = ("builtin2", "brctc", "cudnnctc", "gtnctc", "warpctc")  # losses of the same weights
 _MOST_STATISTICS = 64 << 20  # bytes
 MODEL_KEYS = frozenset((*_DEFAULTS, *_CONFS, "token_list", "token_type", "bpemodel"))
 
@@ -94,13 +72,23 @@ def build(
         f"{where}: describes a model that takes more than {most_bytes / 2**30:.1f} GiB, "
         "the memory of this machine or several times the size of its weights; reduce its sizes"
     )
-    unknown = _find_unknown(config)
+    unknown = _find_unknown(config, where)
+    config = _with_builtin_ctc(config, where)
     with _refusing(f"{where}: ESPnet rejects the configuration"), AllocationLimit(most_bytes, too_large):
         if not unknown:
             with _naming(where):
                 return _build_known(config)
         _refuse_untrusted(config, unknown, where)
         return _build_by_task(config, unknown)
+
+
+def _with_builtin_ctc(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Replace other implementations of the CTC loss, which need packages of their own, by torch's."""
+    kind = config["ctc_conf"].get("ctc_type", "builtin")
+    if kind not in _OTHER_CTC:
+        return config
+    _LOG.info("%s: ctc_conf.ctc_type: %s is read as builtin: the weights are the same", where, kind)
+    return {**config, "ctc_conf": {**config["ctc_conf"], "ctc_type": "builtin"}}
 
 
 def _build_known(config: Mapping[str, Any]) -> nn.Module:
@@ -114,21 +102,33 @@ def _build_known(config: Mapping[str, Any]) -> nn.Module:
     encoder = _make(config, "encoder", input_size=size)
     tokens = list(config["token_list"])
     widths = {"vocab_size": len(tokens), "encoder_output_size": encoder.output_size()}
-    decoder = _make(config, "decoder", **widths)
-    ctc = _call(
-        _import("espnet2.asr.ctc.CTC"),
-        "ctc_conf",
-        config,
-        odim=len(tokens),
-        encoder_output_size=encoder.output_size(),
-    )
-    model = _import("espnet2.asr.espnet_model.ESPnetASRModel")
+    parts["decoder"], parts["joint_network"] = _make_decoder(config, **widths)
+    ctc_widths = {"odim": len(tokens), "encoder_output_size": encoder.output_size()}
+    parts["ctc"] = _call(import_class(CTC), "ctc_conf", config, **ctc_widths)
     model_conf = {**config, "model_conf": {**config["model_conf"], "report_cer": False, "report_wer": False}}
-    outer = {"postencoder": None, "joint_network": None, "vocab_size": len(tokens), "token_list": tokens}
-    built = _call(
-        model, "model_conf", model_conf, encoder=encoder, decoder=decoder, ctc=ctc, **parts, **outer
-    )
+    outer = {"postencoder": None, "vocab_size": len(tokens), "token_list": tokens}
+    kind = import_class(CLASSES["model"]["espnet"])
+    with transducer.importable():
+        built = _call(kind, "model_conf", model_conf, encoder=encoder, **parts, **outer)
+    built.error_calculator = None  # a transducer has one nevertheless
     return built.float()  # GlobalMVN has float64 statistics until its first forward pass converts them
+
+
+def _make_decoder(
+    config: Mapping[str, Any], vocab_size: int, encoder_output_size: int
+) -> tuple[nn.Module | None, nn.Module | None]:
+    """Build the decoder, and the joint network of a transducer."""
+    if config["decoder"] != "transducer":
+        widths = {"vocab_size": vocab_size, "encoder_output_size": encoder_output_size}
+        return _make(config, "decoder", **widths), None
+    if config["model_conf"].get("transducer_multi_blank_durations"):
+        raise ConfigError(
+            "model_conf.transducer_multi_blank_durations: the loss of a multi-blank transducer is not among "
+            "those that adaptkit computes; use a transducer with one blank"
+        )
+    decoder = _make(config, "decoder", vocab_size=vocab_size, embed_pad=0)
+    widths = {"output_size": vocab_size, "encoder_size": encoder_output_size, "decoder_size": decoder.dunits}
+    return decoder, _call(import_class(JOINT_NETWORK), "joint_net_conf", config, **widths)
 
 
 def build_specaug(options: Mapping[str, Any]) -> nn.Module:
@@ -142,15 +142,17 @@ def _make(config: Mapping[str, Any], section: str, **given: Any) -> nn.Module | 
         return None
     if config[f"{section}_conf"].get("stats_file"):
         _check_statistics(Path(config[f"{section}_conf"]["stats_file"]))
-    return _call(_import(_CLASSES[section][config[section]]), f"{section}_conf", config, **given)
+    return _call(import_class(CLASSES[section][config[section]]), f"{section}_conf", config, **given)
 
 
 def _call(kind: type[nn.Module], conf_name: str, config: Mapping[str, Any], **given: Any) -> nn.Module:
     """Construct an ESPnet class with its section's options, refusing options that it does not have."""
     options = config[conf_name]
-    known = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+    parameters = inspect.signature(kind.__init__).parameters
+    known = [name for name in parameters if name != "self"]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for option in options:
-        if option not in known:
+        if option not in known and not takes_any:
             remedy = nearest(option, known) or f"; known: {', '.join(known)}"
             raise ConfigError(f"{conf_name}.{option}: {kind.__name__} has no such option{remedy}")
     with _refusing(f"{conf_name}: {kind.__name__} rejects {dict(options)}"):
@@ -177,14 +179,6 @@ def _naming(where: str) -> Iterator[None]:
         raise error if str(error).startswith(where) else ConfigError(f"{where}: {error}") from error
 
 
-def _import(path: str) -> type[nn.Module]:
-    module, _, name = path.rpartition(".")
-    with contextlib.redirect_stdout(io.StringIO()) as printed:  # ESPnet reports on flash_attn
-        found = importlib.import_module(module)
-    _LOG.debug("%s", printed.getvalue())
-    return getattr(found, name)
-
-
 def _check_statistics(path: Path) -> None:
     """Refuse statistics that are no file of a plausible size; numpy itself unpickles nothing."""
     require_regular(path)
@@ -200,35 +194,50 @@ def _check_statistics(path: Path) -> None:
         )
 
 
-def _find_unknown(config: Mapping[str, Any]) -> list[str]:
-    """List the sections that name a class outside the table."""
-    unknown = [name for name in _CLASSES if config[name] is not None and config[name] not in _CLASSES[name]]
-    if config["postencoder"] is not None:
-        unknown.append("postencoder")
-    return unknown if config["model"] in ("espnet", None) else [*unknown, "model"]
+def _find_unknown(config: Mapping[str, Any], where: str) -> list[str]:
+    """List the sections that name a class outside the table; refuse those that cannot work."""
+    named = {section: config[section] for section in CLASSES if config[section] is not None}
+    reasons = [
+        f"{section}: {option}: {REFUSED[section][option]}"
+        for section, option in named.items()
+        if option in REFUSED.get(section, {})
+    ]
+    if reasons:
+        raise ConfigError(f"{where}: {'; '.join(reasons)}; docs/models.md lists what is supported")
+    return [section for section, option in named.items() if option not in CLASSES[section]]
 
 
 def _refuse_untrusted(config: Mapping[str, Any], unknown: list[str], where: str) -> None:
-    """Refuse classes outside the table, with those that are in it, unless the configuration is trusted."""
+    """Refuse classes outside the table unless the configuration is trusted and their packages are there."""
+    missing = {section: missing_package(section, config[section]) for section in unknown}
+    needed = [
+        f"{section}: {config[section]} needs the package {package}, which is not installed: "
+        f"'pip install {package}'"
+        for section, package in missing.items()
+        if package
+    ]
     if is_config_trusted():
+        if needed:
+            raise ConfigError(f"{where}: {'; '.join(needed)}")
         return
-    words = []
-    for section in unknown:
-        known = _CLASSES.get(section, {"model": ("espnet",)}.get(section, ()))
-        words.append(f"{section}: {config[section]}{nearest(config[section], known).replace('; ', ', ')}")
+    words = [
+        f"{section}: {config[section]}{nearest(config[section], CLASSES[section]).replace('; ', ', ')}"
+        for section in unknown
+    ]
+    known = [name for section in unknown for name in CLASSES[section]]
     raise ConfigError(
         f"{where}: {listed(words)}: not among the classes that adaptkit builds itself "
-        f"({listed([name for part in unknown for name in _CLASSES.get(part, ())]) or 'none'}); {RISKS}; "
-        f"{REMEDY}"
+        f"({listed(known) or 'none'}); {RISKS}; {'; '.join([*needed, REMEDY])}"
     )
 
 
 def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:
     names = ", ".join(f"{name}: {config[name]}" for name in unknown)
     _LOG.info("%s: unknown to adaptkit; using espnet2.tasks.asr, which takes 16 s to import", names)
-    task = _import("espnet2.tasks.asr.ASRTask")
+    task = import_class("espnet2.tasks.asr.ASRTask")
     with tempfile.TemporaryDirectory() as folder, _refusing("espnet2.tasks.asr rejects the configuration"):
         configuration.write_yaml(Path(folder, "config.yaml"), config)
-        model, _ = task.build_model_from_file(Path(folder, "config.yaml"))
+        with transducer.importable():
+            model, _ = task.build_model_from_file(Path(folder, "config.yaml"))
     model.error_calculator = model.specaug = None
     return model.float()

@@ -75,8 +75,7 @@ class BaseModel:
         """Milliseconds between feature frames."""
         if self.features is not None:
             return float(self.features["shift_ms"])
-        frontend = self.config["frontend_conf"]
-        return 1000.0 * frontend.get("hop_length", 128) / self.rate_hz
+        return 1000.0 * padding.frame_shift(self.model.frontend) / self.rate_hz
 
     @property
     def rate_hz(self) -> int:

@@ -9,21 +9,24 @@ from adaptkit.errors import CheckpointError
 def loss_from_encoded(
     model: nn.Module, encoded: Tensor, *, frames: Tensor, tokens: Tensor, token_lengths: Tensor
 ) -> Tensor:
-    """Return the CTC, attention or hybrid loss of encoder outputs (B, U, D), frames (B,), tokens (B, L).
+    """Return the loss of encoder outputs (B, U, D), frames (B,) and tokens (B, L), a scalar.
 
-    It is that of `ESPnetASRModel.forward` without the terms of intermediate CTC, which `inner_ctc_loss`
-    gives: they depend on the outputs of blocks, which are constant if the encoder is.
+    It is that of `ESPnetASRModel.forward` with CTC, an attention decoder, both or a transducer, but without
+    the terms of intermediate CTC, which `inner_ctc_loss` gives: they depend on the outputs of blocks, which
+    are constant if the encoder is. A linear decoder, which classifies whole utterances, is refused.
     """
-    if model.use_transducer_decoder or model.use_linear_decoder:
+    if model.use_linear_decoder:
         raise CheckpointError(
-            "the base model has a transducer or a linear decoder, and adapters on encoder outputs need CTC "
-            "or an attention decoder; use a base model with one"
+            "the base model has a linear decoder, which classifies whole utterances and recognises no words; "
+            "use a base model with CTC, an attention decoder or a transducer"
         )
     tokens = tokens[:, : int(token_lengths.max())].masked_fill(tokens == -1, model.ignore_id)
     weight, loss = model.ctc_weight, encoded.new_zeros(())
     if weight != 0.0:
         ctc, _ = model._calc_ctc_loss(encoded, frames, tokens, token_lengths)
         loss = loss + weight * (1 - model.interctc_weight if has_inner_ctc(model) else 1.0) * ctc
+    if model.use_transducer_decoder:
+        return loss + model._calc_transducer_loss(encoded, frames, tokens)[0]
     if weight != 1.0:  # with a language token, it modifies token_lengths in place
         attention = model._calc_att_loss(encoded, frames, tokens, token_lengths.clone())[0]
         loss = loss + (1 - weight) * attention

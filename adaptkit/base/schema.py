@@ -19,7 +19,9 @@ from adaptkit.features.fbank import FbankOptions
 _MOST = 2**20  # of a number without its own bounds
 _MOST_ITEMS = 10_000
 _BOUNDS = {  # of options of ESPnet's classes, in any section
-    **dict.fromkeys(("output_size", "input_size", "hidden_size", "cgmlp_linear_units"), (1, 2**16)),
+    **dict.fromkeys(
+        ("output_size", "input_size", "hidden_size", "joint_space_size", "cgmlp_linear_units"), (1, 2**16)
+    ),
     **dict.fromkeys(("cnn_module_kernel", "cgmlp_conv_kernel", "merge_conv_kernel"), (1, 4095)),
     **dict.fromkeys(("hop_length", "win_length"), (1, 2**15)),
     **dict.fromkeys(("num_blocks", "num_layers"), (1, 512)),

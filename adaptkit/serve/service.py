@@ -201,7 +201,7 @@ class Service:
         """Convert speech to a row for the model; None if it is too short for the encoder."""
         options = self._options
         if options is None:
-            num_frames = round(1000 * speech.duration_sec / self.base.frame_shift_ms)
+            num_frames = padding.feature_frames(self.base.model.frontend, len(speech.samples))
         else:
             num_frames = options.count_frames(len(speech.samples))
         if padding.encoder_frames(self.base.model.encoder, num_frames) < 1:
