@@ -58,7 +58,7 @@ def fetch(tag: str, *, revision: str | None = None, download: bool = False) -> S
 def _snapshot(tag: str, revision: str | None, patterns: Sequence[str], *, download: bool) -> Path:
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub.utils import LocalEntryNotFoundError
     except ImportError as error:
         raise ConfigError(
             f"{tag}: no such path, and to find models by tag, huggingface_hub is missing: pip install "
