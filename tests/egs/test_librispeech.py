@@ -1,6 +1,11 @@
 """egs/librispeech/local/prepare.py on a tree like LibriSpeech's, and on data directories like Kaldi's."""
 
+import os
 import runpy
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +17,12 @@ from adaptkit.kaldi import datadir
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.kaldi.validate import find_problems
 
-FOLDER = Path(__file__).parents[2] / "egs/librispeech"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "egs/librispeech"
 RECIPE = runpy.run_path(str(FOLDER / "local/prepare.py"))
 SPLITS = ("train", "valid", "test")
 HALF_SECOND = 0.5 / 60  # minutes
+NAMES = {"84": "JAZZ", "121": "OLD", "672": "NEW", "1188": "MODEL"}  # what each speaker adds to a text
 SPEAKERS = """;ID  |SEX| SUBSET           |MINUTES| NAME
 121   | F | test-clean       | 8.13  | Nikolle Doolin
 672   | M | test-clean       | 8.29  | Chuck Spear
@@ -39,7 +46,7 @@ def write_part(folder, speakers):
             for number, text in enumerate(texts):
                 utt_id = f"{speaker}-{chapter}-{number:04}"
                 soundfile.write(place / f"{utt_id}.flac", 0.1 * np.sin(np.arange(8000) / 9), 16000)
-                lines.append(f"{utt_id} {text}{' OF ' + speaker if text != 'ONE' else ''}\n")
+                lines.append(f"{utt_id} {text}{' ' + NAMES[speaker] if text != 'ONE' else ''}\n")
             (place / f"{speaker}-{chapter}.trans.txt").write_text("".join(lines))
 
 
@@ -61,7 +68,7 @@ def test_parts_become_valid_data_directories(corpus, tmp_path):
     names = ("test_clean", "dev_clean", *SPLITS)
     assert {name: find_problems(tmp_path / "data" / name) for name in names} == dict.fromkeys(names, [])
     first = datadir.read(tmp_path / "data/dev_clean").utterances[0]
-    assert (first.utt_id, first.speaker, first.text) == ("84-10-0000", "84", "FIVE OF 84")
+    assert (first.utt_id, first.speaker, first.text) == ("84-10-0000", "84", "FIVE JAZZ")
 
 
 def test_the_folder_around_the_corpus_is_as_good(corpus, tmp_path):
@@ -82,7 +89,7 @@ def test_no_sentence_of_the_test_set_is_trained_on(corpus, tmp_path):
         for names in (SPLITS[:2], SPLITS[2:])
     )
     assert "ONE" in heard
-    assert tested == {"FIVE OF 121", "FIVE OF 672"}
+    assert tested == {"FIVE OLD", "FIVE NEW"}
 
 
 def test_speakers_are_of_each_gender_in_turn(corpus, tmp_path):
@@ -139,3 +146,36 @@ def test_prepared_directories_are_not_overwritten(corpus, tmp_path):
     prepare(corpus, tmp_path / "data")
     with pytest.raises(DataError, match="would be overwritten"):
         prepare(tmp_path / "data", tmp_path / "data")
+
+
+@pytest.fixture
+def clone(corpus, tmp_path, monkeypatch):
+    """The recipe's folder in a copy of the repository, with prepared data, as the working folder."""
+    made = shutil.ignore_patterns("data", "dump", "exp")
+    folder = shutil.copytree(FOLDER, tmp_path / "clone/egs/librispeech", symlinks=True, ignore=made)
+    (tmp_path / "clone/recipes").symlink_to(ROOT / "recipes")
+    prepare(corpus, folder / "data")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_released_model_is_decoded_and_adapted(clone, new_archive, adaptkit):
+    runner = clone / "runner"  # in place of queue.pl: it only writes down what the recipe runs
+    runner.write_text('#!/bin/sh\nshift\necho "$@" >>jobs\n')
+    runner.chmod(0o755)
+    words = ["--base", new_archive("librispeech_conformer"), "--cmd", runner, "--stage", 5, "--stop-stage", 7]
+    options = ["--set", "train.max_epochs=1", "--search", "greedy"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    recipe = [str(word) for word in ("./run.sh", *words, *options)]
+    subprocess.run(recipe, env={**os.environ, "PATH": path}, capture_output=True, check=True)
+
+    jobs = [shlex.split(job)[1:] for job in (clone / "jobs").read_text().splitlines()]
+    for decoded in ("none", "residual"):
+        compared = [] if decoded == "none" else ["--compare", "exp/none/decode_test"]
+        jobs.append(["score", "data/test", f"exp/{decoded}/decode_test", *compared])
+    for job in jobs:
+        done = adaptkit(*job)
+        assert done.exit_code == 0, f"{shlex.join(job)}\n{done.stderr}"
+    assert [job[0] for job in jobs] == ["base", "train", "decode", "decode", "decode", "score", "score"]
+    assert (clone / "exp/residual/decode_test/score.json").is_file()
