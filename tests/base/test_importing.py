@@ -60,6 +60,16 @@ def test_paths_of_an_imported_configuration_hold_from_any_working_folder(new_arc
     assert named == [str(tmp_path / "base" / name) for name in ("bpe.model", "feats_stats.npz", "bpe.model")]
 
 
+def test_an_imported_model_is_an_archive_itself(new_archive, tmp_path):
+    importing.import_model(str(new_archive(NAME)), tmp_path / "base")
+    (tmp_path / "base/model.pth").rename(tmp_path / "base/other.pth")
+    meta = read_yaml(tmp_path / "base/meta.yaml")
+    meta["files"]["asr_model_file"] = "other.pth"
+    write_yaml(tmp_path / "base/meta.yaml", meta)
+    assert archive.locate(tmp_path / "base").lm_model == tmp_path / "base/lm/model.pth"
+    assert meta["espnet"] == "202511"
+
+
 @pytest.mark.parametrize("form", ["zip", "exp", "file"])
 def test_every_form_of_an_archive_is_imported(new_archive, tmp_path, form):
     root = new_archive(NAME)
