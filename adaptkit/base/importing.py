@@ -104,13 +104,9 @@ def copy_parts(base: BaseModel, out: Path) -> dict[str, Any]:
     with opened_again(base) as files:
         config = _copy_named(replace(base, files=files), out)
         _copy_lm(files, config["token_list"], out)
+        _write_meta(files, out)
         for notice in files.notices:
             _copy(notice, out / notice.name)
-    lm, own = RunFolder(Path("lm")), RunFolder(Path())
-    meta = {"files": {"asr_model_file": str(own.model)}, "yaml_files": {"asr_train_config": str(own.config)}}
-    if (out / lm.model).is_file():
-        meta["files"]["lm_file"], meta["yaml_files"]["lm_train_config"] = str(lm.model), str(lm.config)
-    write_yaml(out / _META, {**meta, **collect_versions()})
     return config
 
 
