@@ -107,8 +107,8 @@ def load(path: Path, device: torch.device | str = "cpu", *, is_finished: bool = 
         if is_finished and folder.model.is_file() and folder.is_unfinished:
             raise CheckpointError(
                 f"{path}: the training of this base model has not finished (there is no "
-                f"{folder.record.name}); 'adaptkit base train CONFIG --resume' finishes it, with the yaml and "
-                "options it was begun with"
+                f"{folder.record.name}); 'adaptkit base train CONFIG --resume' finishes it, with the yaml "
+                "and options it was begun with"
             )
         _LOG.info("loading the base model %s", path)
         base = load_files(path, files, device)
