@@ -11,10 +11,20 @@ from adaptkit.cli.options import (
     BatchFrames,
     Command,
     Device,
+    Lm,
+    Nbest,
+    Search,
+    SearchSet,
     SubmodelMb,
     UnknownSpeaker,
     choose_device,
+    request_search,
 )
+
+Submodels = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="A folder of Submodels to use in place of EXP's adapters."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -46,14 +56,15 @@ def decode(
         ),
     ] = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Decode without adapters.")] = False,
-    submodels: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="A folder of Submodels to use in place of EXP's adapters."),
-    ] = None,
+    submodels: Submodels = None,
     submodel_mb: SubmodelMb = None,
     unknown_speaker: Annotated[
         UnknownSpeaker, typer.Option(help="Refuse speakers without an adapter, or use the base model.")
     ] = UnknownSpeaker.error,
+    search: Search = None,
+    search_set: SearchSet = None,
+    lm: Lm = None,
+    nbest: Nbest = None,
     batch_frames: BatchFrames = 12000,
     allow_pipes: AllowPipes = False,
     device: Device = "auto",
@@ -76,5 +87,6 @@ def decode(
         allow_pipes=allow_pipes,
         submodels=submodels,
         submodel_mb=submodel_mb,
+        search=request_search(search, search_set, lm, nbest),
     )
     typer.echo(decode_folder(options, device=choose_device(device)))

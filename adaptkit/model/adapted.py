@@ -1,7 +1,7 @@
 """A base model with its adapters: loss, encoder output and hypotheses of a batch."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -12,7 +12,9 @@ from adaptkit.augment.specaugment import SpecAugment, augment
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.loss import loss_from_encoded
 from adaptkit.base.padding import ignoring_padding
-from adaptkit.base.search.greedy import BestPath, greedy
+from adaptkit.base.search.choose import quick_searcher
+from adaptkit.base.search.paths import BestPath
+from adaptkit.base.search.searcher import Searcher
 from adaptkit.base.sites import attached, refuse_recomputing, refuse_taps
 from adaptkit.base.specaug import changing_features
 from adaptkit.base.weights import changed, leaving_no_trace
@@ -87,13 +89,20 @@ class AdaptedModel(nn.Module):
         own = {row: encoded[row] for rows, encoded, _ in passes for row in rows}
         return torch.stack([own[row] for row in range(len(own))]), passes[0][2]
 
-    def recognise(self, batch: Batch) -> list[BestPath]:
-        """Return the best path of each row."""
-        paths: dict[int, BestPath] = {}
-        for rows, encoded, frames in self._passes(batch):
-            found = greedy(self.espnet, encoded, frames)
-            paths.update({row: found[row] for row in rows})
+    def recognise(self, batch: Batch, searcher: Searcher | None = None) -> list[list[BestPath]]:
+        """Return the n best hypotheses of each row, best first; by default the model's fastest search's."""
+        paths = dict(self.recognise_rows(batch, searcher or quick_searcher(self.espnet)))
         return [paths[row] for row in range(len(paths))]
+
+    def recognise_rows(
+        self, batch: Batch, searcher: Searcher, is_wanted: Callable[[int], bool] | None = None
+    ) -> Iterator[tuple[int, list[BestPath]]]:
+        """Yield rows with their n best hypotheses as they are found; those not wanted by then are left out.
+
+        The search runs within the pass, with the weights of the rows' tasks in force.
+        """
+        for rows, encoded, frames in self._passes(batch):
+            yield from searcher.find(self.espnet, encoded, frames, rows, is_wanted)
 
     def read_taps(self, batch: Batch, *, for_loss: bool = True) -> Batch:
         """Replace the inputs of a batch by encoder outputs if no adapter acts inside the encoder."""

@@ -1,0 +1,70 @@
+"""A search with all its options, ready to be run on the encoder outputs of a model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from adaptkit.base.search.beam import search_beam
+from adaptkit.base.search.greedy import greedy
+from adaptkit.base.search.lm import LanguageModel
+from adaptkit.base.search.paths import BestPath
+from adaptkit.base.search.transducer import search_transducer
+from adaptkit.search_options import Greedy, SearchOptions
+
+_BY_ROW: dict[str, Callable[..., list[BestPath]]] = {"beam": search_beam, "transducer": search_transducer}
+
+
+class _Unwanted(Exception):
+    """The search of a row that nobody waits for any more."""
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """A search, its language model and why it was chosen; made by `choose.new_searcher`."""
+
+    options: SearchOptions = Greedy()
+    lm: LanguageModel | None = None
+    reason: str = ""
+
+    @property
+    def nbest(self) -> int:
+        """How many hypotheses of an utterance it returns at most."""
+        return 1 if isinstance(self.options, Greedy) else self.options.nbest
+
+    def find(
+        self,
+        model: nn.Module,
+        encoded: Tensor,
+        frames: Tensor,
+        rows: Sequence[int],
+        is_wanted: Callable[[int], bool] | None = None,
+    ) -> Iterator[tuple[int, list[BestPath]]]:
+        """Yield each of `rows` with its n best hypotheses, the best first; encoded (B, U, D), frames (B,).
+
+        Each row is searched up to its own number of frames, so that results do not depend on the batch. A row
+        that is no longer wanted, which is asked again for every token, is left out.
+        """
+        if isinstance(self.options, Greedy):  # of the whole batch, since the exact bits depend on its size
+            paths = greedy(model, encoded, frames)
+            yield from ((row, [paths[row]]) for row in rows)
+            return
+        for row in rows:
+            try:
+                yield row, self._find_row(model, encoded[row, : int(frames[row])], row, is_wanted)
+            except _Unwanted:
+                continue
+
+    def _find_row(
+        self, model: nn.Module, encoded: Tensor, row: int, is_wanted: Callable[[int], bool] | None
+    ) -> list[BestPath]:
+        def check() -> None:
+            if is_wanted is not None and not is_wanted(row):
+                raise _Unwanted
+
+        check()
+        if not len(encoded):
+            return [BestPath([], 0.0)]
+        module: Any = None if self.lm is None else self.lm.module
+        return _BY_ROW[self.options.kind](model, encoded, self.options, module, check)
