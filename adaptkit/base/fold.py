@@ -229,11 +229,9 @@ def _feed_forwards(model: nn.Module, sites: Sequence[Site]) -> Iterator[_FeedFor
             continue
         activation = getattr(model.get_submodule(site.name), "activation", None)  # none in a gating MLP
         if activation is not None:
-            halves, name = (
-                (model.get_submodule(first), model.get_submodule(second)),
-                type(activation).__name__,
-            )
-            yield _FeedForward(site, *halves, second_name=second, activation=name.lower())
+            halves = (model.get_submodule(first), model.get_submodule(second))
+            name = type(activation).__name__.lower()
+            yield _FeedForward(site, *halves, second_name=second, activation=name)
 
 
 def _widen(base: _FeedForward, parts: Sequence[Widened], num_units: int) -> None:
