@@ -16,6 +16,7 @@ from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.kaldi.tables import read_table
 from adaptkit.model import checkpoint
+from tests.fixtures.models import BRANCHFORMER
 
 TPA = {"kind": "tpa", "bottleneck": 5, "input": "normed", "activation": "swish"}
 LORA = {"kind": "lora", "rank": 3, "alpha": 6}
@@ -38,7 +39,12 @@ def entries(request):
 
 
 def build(base, entries):
-    """Adapters that change the output; for a Transformer, whose units have relu, with that."""
+    """Adapters that change the output; for a Transformer, whose units have relu, with that.
+
+    A Branchformer has no feed-forward that units could be added to: it has lora in their place.
+    """
+    if base.config["encoder"] == "branchformer":
+        entries = [LORA if entry["kind"] == "tpa" else entry for entry in entries]
     if base.config["encoder"] == "transformer":
         entries = [{**entry, "activation": "relu"} if entry["kind"] == "tpa" else entry for entry in entries]
     stack = api.build([api.read_config(entry) for entry in entries], base.sites, TASKS, seed=0)
@@ -285,3 +291,12 @@ def test_lost_statistics_of_a_release_are_written_from_the_model(new_archive, tm
     stats = np.load(tmp_path / "folded/feats_stats.npz")
     mean = torch.from_numpy(stats["sum"] / stats["count"])
     torch.testing.assert_close(mean, base.model.normalize.mean.double(), check_dtype=False)
+
+
+def test_units_are_not_added_to_the_gating_mlp_of_a_branchformer(new_base):
+    base = new_base(encoder="branchformer", encoder_conf=BRANCHFORMER)
+    stack = api.build([api.read_config(TPA)], base.sites, TASKS, seed=0)
+    with pytest.raises(
+        ConfigError, match="cgmlp of the base model is not two linear maps with an activation"
+    ):
+        fold(base, stack, "spk1")
