@@ -29,7 +29,7 @@ from adaptkit.errors import CheckpointError
 from adaptkit.files import replacing, require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.records import RunRecord
-from adaptkit.tensors import hash_tensors, load_strictly, total_bytes
+from adaptkit.tensors import UninitialisedWeights, hash_tensors, load_strictly, total_bytes
 from adaptkit.tokens import TokenList, read_bpe
 
 _LOG = logging.getLogger(__name__)
@@ -103,12 +103,13 @@ def load(path: Path, device: torch.device | str = "cpu", *, is_finished: bool = 
     strict=False, so a wrong file would decode without an error.
     """
     path, folder = Path(path), RunFolder(Path(path))
-    if is_finished and folder.model.is_file() and folder.is_unfinished:
-        raise CheckpointError(
-            f"{path}: the training of this base model has not finished (there is no {folder.record.name}); "
-            "'adaptkit base train CONFIG --resume' finishes it, with the yaml and options it was begun with"
-        )
     with archive.opened(path, with_lm=False) as files:
+        if is_finished and folder.model.is_file() and folder.is_unfinished:
+            raise CheckpointError(
+                f"{path}: the training of this base model has not finished (there is no "
+                f"{folder.record.name}); 'adaptkit base train CONFIG --resume' finishes it, with the yaml "
+                "and options it was begun with"
+            )
         _LOG.info("loading the base model %s", path)
         base = load_files(path, files, device)
     if archive.is_zip(path):
@@ -127,10 +128,10 @@ def load_files(path: Path, files: ModelFiles, device: torch.device | str = "cpu"
         )
     config = mend_tokens(config, files)
     weights = read_weights(files.model)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, UninitialisedWeights():
         described = _with_statistics(config, weights, files, Path(temporary))
         model = build(described, where, most_bytes=_SLACK + 4 * total_bytes(weights))
-    load_strictly(model, weights, files.model)
+    load_strictly(model, weights, files.model, takes_over=True)
     base = wrap(path, config, model.to(device), files)
     _try(base)
     return base
