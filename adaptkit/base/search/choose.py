@@ -197,11 +197,19 @@ def _load_lm(base: BaseModel, options: SearchOptions) -> LanguageModel | None:
 
 
 def _suiting(options: SearchOptions, lm: LanguageModel) -> LanguageModel:
-    """Refuse a Transformer in the searches of transducers for which ESPnet has none."""
-    is_transformer = type(lm.module).__name__ == "TransformerLM"
-    if options.kind == "transducer" and options.search_type != "default" and is_transformer:
+    """Refuse what ESPnet's searches of transducers cannot do with a language model."""
+    if options.kind != "transducer" or options.search_type == "default":
+        return lm
+    remedy = "use --search-set search_type=default"
+    if type(lm.module).__name__ == "TransformerLM":
         raise ConfigError(
-            f"search_type: {options.search_type}: {lm.path} is a Transformer, which it cannot use; "
-            "use --search-set search_type=default, or one of lm: seq_rnn"
+            f"search_type: {options.search_type}: {lm.path} is a Transformer, which it cannot use; {remedy}, "
+            "or a language model of lm: seq_rnn"
+        )
+    device = next(lm.module.parameters()).device
+    if options.search_type in ("tsd", "alsd") and device.type != "cpu":
+        raise ConfigError(
+            f"search_type: {options.search_type}: starts a language model on the CPU, and it is on {device}; "
+            f"{remedy}, or --device cpu"
         )
     return lm
