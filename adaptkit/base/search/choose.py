@@ -1,5 +1,6 @@
 """Choose the search for a model, and refuse one that the model cannot do."""
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def _choose(parts: _Parts, num_tokens: int, *, has_lm: bool) -> tuple[SearchOpti
         return options, f"auto: {what}{with_lm}"
     if has_lm:
         return Beam(beam_size=beam_size, ctc_weight=1.0, lm_weight=weight), f"auto: CTC{with_lm}"
-    return Greedy(), "auto: CTC without another decoder"
+    return Greedy(), "auto: CTC without another decoder that adaptkit searches"
 
 
 def _changes(options: SearchOptions, request: SearchRequest) -> list[str]:
@@ -121,7 +122,7 @@ def _changes(options: SearchOptions, request: SearchRequest) -> list[str]:
             )
         return words
     if request.lm is not None:
-        words.append(f"lm='{request.lm}'")
+        words.append(f"lm={json.dumps(str(request.lm), ensure_ascii=False)}")
     return words if request.nbest is None else [*words, f"nbest={request.nbest}"]
 
 
@@ -145,6 +146,11 @@ def _check(parts: _Parts, options: SearchOptions, base: BaseModel) -> None:
 
 
 def _check_greedy(parts: _Parts, options: Greedy, where: str) -> None:
+    if not parts.has_ctc and not parts.has_attention and not parts.is_transducer:
+        raise ConfigError(
+            f"{where}: has no CTC, and a decoder that adaptkit does not search; use a model with CTC, a "
+            "Transformer or RNN decoder, or a transducer"
+        )
     if not parts.has_ctc:
         other = "transducer" if parts.is_transducer else "beam --search-set ctc_weight=0"
         raise ConfigError(
