@@ -45,6 +45,7 @@ _DEFAULTS = {  # of options that an ESPnet training yaml may omit, as in espnet2
     "model": "espnet",
     "init": None,
     "input_size": None,
+    **{"use_preprocessor": True, "non_linguistic_symbols": None, "cleaner": None, "g2p": None},
 }
 _CONFS = [f"{section}_conf" for section in (*CLASSES, "ctc", "joint_net")]
 _OTHER_CTC = ("builtin2", "brctc", "cudnnctc", "gtnctc", "warpctc")  # losses of the same weights

@@ -45,6 +45,11 @@ def test_a_model_that_reads_speech_is_told_nothing_of_features(describe):
     assert "adaptkit" not in describe(input_size=None, normalize="utterance_mvn")
 
 
+def test_what_espnets_inference_asks_of_a_config_is_there(describe):
+    asked = {"use_preprocessor", "token_type", "bpemodel", "non_linguistic_symbols", "cleaner", "g2p"}
+    assert asked <= set(describe())  # espnet2.tasks.asr.ASRTask.build_preprocess_fn
+
+
 def test_a_model_that_reads_speech_is_not_normalised_by_statistics_of_other_features(describe, tmp_path):
     with pytest.raises(ConfigError, match="needs the statistics of its own features"):
         describe(input_size=None)
