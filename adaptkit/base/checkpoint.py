@@ -125,7 +125,7 @@ def _load(path: Path, files: ModelFiles, device: torch.device | str) -> BaseMode
         )
     weights = read_weights(files.model)
     with tempfile.TemporaryDirectory() as temporary:
-        described = _with_statistics(config, weights, files, Path(temporary))
+        described = with_statistics(config, weights, files, Path(temporary))
         model = build(described, where, most_bytes=_SLACK + 4 * total_bytes(weights))
     load_strictly(model, weights, files.model)
     return wrap(path, config, model.to(device), files)
@@ -171,7 +171,7 @@ def save(path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -
         temporary.write_bytes(content.getbuffer())
 
 
-def _with_statistics(
+def with_statistics(
     config: Mapping[str, Any], weights: Mapping[str, Tensor], files: ModelFiles, folder: Path
 ) -> Mapping[str, Any]:
     """Point `normalize_conf.stats_file` at a placeholder with the statistics in the weights.

@@ -48,9 +48,7 @@ def draw_speech(base: BaseModel, num_utterances: int, min_sec: float, max_sec: f
     spread = max(1, num_utterances - 1)
     durations = [min_sec + (max_sec - min_sec) * row / spread for row in range(num_utterances)]
     generator = torch.Generator().manual_seed(0)
-    inputs = tuple(
-        draw_inputs(base, 1, count_inputs(base, seconds), generator)[0] for seconds in durations
-    )
+    inputs = tuple(draw_inputs(base, 1, count_inputs(base, seconds), generator)[0] for seconds in durations)
     lengths = tuple(round(1000 * seconds / base.frame_shift_ms) for seconds in durations)
     return Speech(inputs, lengths, sum(durations))
 
@@ -68,7 +66,13 @@ def take_speech(examples: Examples, num_utterances: int) -> Speech:
 
 
 def time_searches(
-    base: BaseModel, searcher: Searcher, speech: Speech, *, num_rounds: int, batch_frames: int, has_espnet: bool
+    base: BaseModel,
+    searcher: Searcher,
+    speech: Speech,
+    *,
+    num_rounds: int,
+    batch_frames: int,
+    has_espnet: bool,
 ) -> list[DecodingCost]:
     """Time ESPnet, ours one by one and ours in batches, in turn so that other load affects all alike."""
     adapted = AdaptedModel(base, is_frozen=True).eval()
@@ -129,12 +133,15 @@ def _batch(speech: Speech, rows: Sequence[int]) -> Batch:
     )
 
 
-def time_first(load: Callable[[], BaseModel], searcher_of: Callable[[BaseModel], Searcher]) -> float:
-    """Return the seconds until the first hypothesis of two seconds of noise: loading, then one search."""
+def time_first(
+    load: Callable[[], BaseModel], new_searcher: Callable[[BaseModel], Searcher]
+) -> tuple[float, BaseModel, Searcher]:
+    """Return the seconds until the first hypothesis, of two seconds of noise; and what was loaded for it."""
     started = time.perf_counter()
     base = load()
+    searcher = new_searcher(base)
     adapted = AdaptedModel(base, is_frozen=True).eval()
     speech = draw_speech(base, 1, 2.0, 2.0)
     with torch.inference_mode(), adapted.hooked():
-        adapted.recognise(_batch(speech, [0]).to(next(base.model.parameters()).device), searcher_of(base))
-    return time.perf_counter() - started
+        adapted.recognise(_batch(speech, [0]).to(next(base.model.parameters()).device), searcher)
+    return time.perf_counter() - started, base, searcher

@@ -26,6 +26,7 @@ class LanguageModel:
     """A language model, and the file it was read from."""
 
     path: Path
+    config: Mapping[str, Any]  # ESPnet's own
     digest: str  # sha256 of the file
     module: nn.Module  # ESPnet's scorer
 
