@@ -13,8 +13,12 @@ from adaptkit.cli.options import (
     BenchModel,
     Command,
     Device,
+    Lm,
+    Search,
+    SearchSet,
     choose_device,
     new_group,
+    request_search,
 )
 
 if TYPE_CHECKING:
@@ -181,12 +185,9 @@ def submodels(
 def decode(
     base: BenchBase = None,
     model: BenchModel = None,
-    search: Annotated[str, typer.Option(metavar="SEARCH", help="A search (name or yaml), or auto.")] = "auto",
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--search-set", metavar="KEY=VALUE", help="Change an option of the search; repeatable."),
-    ] = None,
-    lm: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of a language model.")] = None,
+    search: Search = None,
+    search_set: SearchSet = None,
+    lm: Lm = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -208,11 +209,10 @@ def decode(
     from adaptkit.base.search.choose import new_searcher
     from adaptkit.bench import decoding as library
     from adaptkit.data.dataset import read_examples
-    from adaptkit.search_options import SearchRequest, read_search
 
     _refuse_both(base, model)
     chosen = choose_device(device)
-    request = SearchRequest(read_search(search), tuple(changes or ()), lm)
+    request = request_search(search, search_set, lm, None)
     first_sec, loaded, searcher = library.time_first(
         lambda: _load(base, model, chosen), lambda loaded: new_searcher(loaded, request)
     )
