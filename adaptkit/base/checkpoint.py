@@ -29,7 +29,7 @@ from adaptkit.errors import CheckpointError
 from adaptkit.files import replacing, require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.records import RunRecord
-from adaptkit.tensors import hash_tensors, load_strictly, total_bytes
+from adaptkit.tensors import UninitialisedWeights, hash_tensors, load_strictly, total_bytes
 from adaptkit.tokens import TokenList, read_bpe
 
 _LOG = logging.getLogger(__name__)
@@ -127,10 +127,10 @@ def load_files(path: Path, files: ModelFiles, device: torch.device | str = "cpu"
         )
     config = mend_tokens(config, files)
     weights = read_weights(files.model)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, UninitialisedWeights():
         described = with_statistics(config, weights, files, Path(temporary))
         model = build(described, where, most_bytes=_SLACK + 4 * total_bytes(weights))
-    load_strictly(model, weights, files.model)
+    load_strictly(model, weights, files.model, takes_over=True)
     base = wrap(path, config, model.to(device), files)
     _try(base)
     return base
