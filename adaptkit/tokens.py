@@ -25,10 +25,14 @@ _MOST = 1_000_000  # tokens; sentencepiece takes memory for as many as it is ask
 
 @dataclass(frozen=True)
 class TokenList:
-    """The output tokens of a recogniser; `bpe_model` is a sentencepiece file, None for characters."""
+    """The output tokens of a recogniser; `bpe_model` is a sentencepiece file, None for characters.
+
+    With `has_marks`, as OWSM models have them, all tokens in < and > are marks and no part of a text.
+    """
 
     tokens: tuple[str, ...]
     bpe_model: Path | None = None
+    has_marks: bool = False
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -50,14 +54,18 @@ class TokenList:
         return [self._ids.get(piece, unknown) for piece in self._split(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of token ids; blanks and sentence marks are dropped, `<unk>` is kept.
+        """Return the text of token ids; blanks and sentence marks are dropped, `<unk>` is kept without marks.
 
         >>> TokenList((BLANK, UNK, SPACE, "A", "B", SOS_EOS)).decode([0, 3, 4, 2, 3, 5])
         'AB A'
         """
-        pieces = [self.tokens[index] for index in ids if self.tokens[index] not in (BLANK, SOS_EOS)]
+        pieces = [self.tokens[index] for index in ids if not self._is_mark(self.tokens[index])]
         joined = "".join(" " if piece == SPACE else piece for piece in pieces)
         return " ".join(split_words(joined.replace(WORD_START, " ")))
+
+    def _is_mark(self, token: str) -> bool:
+        is_marked = self.has_marks and token.startswith("<") and token.endswith(">")
+        return is_marked or token in (BLANK, SOS_EOS)
 
     def unknown_in(self, text: str) -> list[str]:
         """Return the pieces of a text that are not in the list, sorted."""

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from adaptkit.adapters.site import Site
-from adaptkit.base import padding, schema
+from adaptkit.base import owsm, padding, schema
 from adaptkit.base.build import build, complete
 from adaptkit.base.model_file import read_weights
 from adaptkit.base.sites import find_sites
 from adaptkit.base.weights import leaving_no_trace
 from adaptkit.config import read_yaml, write_yaml
 from adaptkit.errors import CheckpointError
+from adaptkit.experiment import Prompt
 from adaptkit.files import replacing, require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.records import RunRecord
@@ -49,6 +50,7 @@ class BaseModel:
     sites: tuple[Site, ...]
     fingerprint: str  # of all that changes its output: identifies what an adapter was trained on
     features: Mapping[str, Any] | None  # options of the features it was trained on; None if it reads speech
+    prompting: owsm.Prompting | None = None  # of an OWSM model
 
     @property
     def width(self) -> int:
@@ -74,6 +76,13 @@ class BaseModel:
         return 1000.0 * frontend.get("hop_length", 128) / self.rate_hz
 
     @property
+    def padded_frames(self) -> int | None:
+        """The feature frames to which speech is padded; None if the model reads speech of any length."""
+        if self.prompting is None:
+            return None
+        return round(1000 * self.prompting.most_sec / self.frame_shift_ms)
+
+    @property
     def rate_hz(self) -> int:
         """The sampling rate of the speech it was trained on, in Hz."""
         if self.features is not None:
@@ -92,8 +101,16 @@ class BaseModel:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
-def load(path: Path, device: torch.device | str = "cpu", *, is_finished: bool = True) -> BaseModel:
+def load(
+    path: Path,
+    device: torch.device | str = "cpu",
+    *,
+    is_finished: bool = True,
+    prompt: Prompt | None = None,
+) -> BaseModel:
     """Load a base model; an incomplete, damaged or foreign file is a CheckpointError.
+
+    `prompt` replaces that of an OWSM model's folder.
 
     ESPnet's own inference loads with strict=False, so a wrong file would decode without an error.
     """
@@ -109,6 +126,7 @@ def load(path: Path, device: torch.device | str = "cpu", *, is_finished: bool = 
         )
     _LOG.info("loading the base model %s", path)
     config = complete(read_yaml(folder.config), str(folder.config))
+    config = owsm.with_prompt(config, prompt, str(path))
     if not isinstance(config.get("token_list"), list):
         raise CheckpointError(
             f"{path}/config.yaml: has no list 'token_list'; use the one that ESPnet wrote with the model"
@@ -139,15 +157,16 @@ def wrap(path: Path, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
             f"{path}/config.yaml: the model reads features of {config['input_size']} bins without options; "
             "add 'adaptkit: {features: {...}}' with what 'adaptkit feats' writes to feats.json"
         )
-    bpe = _find_bpe(config, path)
+    bpe, prompting = _find_bpe(config, path), owsm.read_prompting(config, f"{path}/config.yaml")
     return BaseModel(
         path=path,
         config=config,
         model=model,
-        tokens=TokenList(tuple(config["token_list"]), bpe),
+        tokens=TokenList(tuple(config["token_list"]), bpe, has_marks=prompting is not None),
         sites=find_sites(model),
-        fingerprint=_fingerprint(config, model, features, bpe),
+        fingerprint=_fingerprint(config, model, features, bpe, prompting),
         features=features,
+        prompting=prompting,
     )
 
 
@@ -226,7 +245,7 @@ def _refuse_changed(base: BaseModel) -> None:
         return
     require_regular(record)
     expected = RunRecord.read(record).base_fingerprint
-    if expected != base.fingerprint:
+    if expected.partition("-")[0] != base.fingerprint.partition("-")[0]:  # with any prompt
         raise CheckpointError(
             f"{base.path}: the model is {base.fingerprint}, but {record} was written for {expected}: "
             "model.pth, config.yaml or the BPE model has changed since, or it was trained by an earlier "
@@ -235,13 +254,23 @@ def _refuse_changed(base: BaseModel) -> None:
 
 
 def _fingerprint(
-    config: Mapping[str, Any], model: nn.Module, features: Mapping[str, Any] | None, bpe: Path | None
+    config: Mapping[str, Any],
+    model: nn.Module,
+    features: Mapping[str, Any] | None,
+    bpe: Path | None,
+    prompting: owsm.Prompting | None,
 ) -> str:
-    """Hash the architecture, the features, the BPE model, and every weight and buffer, to 32 digits."""
+    """Hash the architecture, the features, the BPE model, and every weight and buffer, to 32 digits.
+
+    The prompt of an OWSM model follows them, as in `...-eng-asr`.
+    """
     described = {name: config.get(name) for name in _FINGERPRINTED}
     described["features"] = features
     described["bpe"] = None if bpe is None else hashlib.sha256(bpe.read_bytes()).hexdigest()
     normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
     described["normalize_conf"] = normalize  # the statistics themselves are buffers
+    if prompting is not None:
+        described["speech"] = [prompting.rate_hz, prompting.most_samples]
     words = json.dumps(described, sort_keys=True, default=str)
-    return hash_tensors(model.state_dict(), prefix=words)
+    hashed = hash_tensors(model.state_dict(), prefix=words)
+    return hashed if prompting is None else f"{hashed}-{prompting}"

@@ -37,6 +37,7 @@ CLASSES = {
 CTC = "espnet2.asr.ctc.CTC"
 JOINT_NETWORK = "espnet2.asr_transducer.joint_network.JointNetwork"
 MODEL = "espnet2.asr.espnet_model.ESPnetASRModel"
+OWSM_MODEL = "espnet2.s2t.espnet_model.ESPnetS2TModel"
 
 
 def import_class(path: str) -> Any:

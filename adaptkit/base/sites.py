@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.site import Site
-from adaptkit.errors import CheckpointError, ConfigError
+from adaptkit.errors import CheckpointError
 
 # attribute of an attention: kind of site (espnet.nets.pytorch_backend.transformer.attention)
 _PROJECTIONS = {"linear_q": "query", "linear_k": "key", "linear_v": "value", "linear_out": "out"}
@@ -82,14 +82,14 @@ def _attention(block: nn.Module) -> str | None:
     return found[0] if found else None
 
 
-def refuse_recomputing(encoder: nn.Module) -> None:
-    """Refuse to train adapters in an encoder that runs blocks again in the backward pass."""
-    layers = getattr(encoder, "gradient_checkpoint_layers", None)  # only in an E-Branchformer
-    if layers:
-        raise ConfigError(
-            f"the base model's encoder_conf.gradient_checkpoint_layers is {layers}: activation checkpointing "
-            "runs blocks again after the forward pass, when no speaker is set; set it to [] in config.yaml"
-        )
+def stop_recomputing(model: nn.Module) -> None:
+    """Have a model keep its activations, which changes no output, rather than run blocks again.
+
+    Blocks run again in the backward pass, when no speaker is set.
+    """
+    for module in model.modules():
+        if getattr(module, "gradient_checkpoint_layers", None):  # of an E-Branchformer or a decoder
+            module.gradient_checkpoint_layers = []
 
 
 @contextmanager

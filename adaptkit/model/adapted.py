@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.augment.specaugment import SpecAugment, augment
+from adaptkit.base import owsm
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.loss import loss_from_encoded
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.search.greedy import BestPath, greedy
-from adaptkit.base.sites import attached, refuse_recomputing
+from adaptkit.base.sites import attached, stop_recomputing
 from adaptkit.base.specaug import changing_features
 from adaptkit.base.weights import changed, leaving_no_trace
 from adaptkit.data.batches import Batch
@@ -45,6 +46,7 @@ class AdaptedModel(nn.Module):
         self.is_frozen = is_frozen or adapters is not None  # the base itself
         self.espnet = base.model if self.is_frozen else copy.deepcopy(base.model).requires_grad_(True)
         self.adapters, self.sites, self.spec = adapters, base.sites, spec
+        self.prompting = base.prompting
         self.taps = (
             () if adapters is None else encoder_cache.find(base, adapters)
         )  # empty: the adapters act through hooks
@@ -62,7 +64,7 @@ class AdaptedModel(nn.Module):
         if self.is_frozen:
             self.espnet.eval()
         if self.adapters is not None and mode:
-            refuse_recomputing(self.espnet.encoder)
+            stop_recomputing(self.espnet)
         if self.espnet.ctc is not None:  # ESPnet's CTC applies dropout in eval() too
             self.espnet.ctc.dropout_rate = self.ctc_dropout if self.espnet.training else 0.0
         return self
@@ -145,6 +147,8 @@ class AdaptedModel(nn.Module):
             return
 
         def mask(feats: Tensor, lengths: Tensor) -> Tensor:
+            if self.prompting is not None:
+                lengths = owsm.own_frames(self.prompting, lengths, batch.lengths)
             return augment(self.spec, feats, lengths * batch.is_masked, batch.mask_keys)
 
         with changing_features(self.espnet, mask):
@@ -155,13 +159,19 @@ class AdaptedModel(nn.Module):
         with self._acting(batch, range(len(batch.utt_ids))):
             if batch.has_taps:
                 encoded, frames = self._encode(batch)
-                lengths = batch.token_lengths
                 loss = loss_from_encoded(
-                    self.espnet, encoded, frames=frames, tokens=batch.tokens, token_lengths=lengths
+                    self.espnet,
+                    encoded,
+                    frames=frames,
+                    tokens=batch.tokens,
+                    token_lengths=batch.token_lengths,
+                    prompting=self.prompting,
                 )
                 return loss if batch.inner_ctc is None else loss + batch.inner_ctc.mean()
-            inputs, tokens = batch.inputs.clone(), batch.tokens.clone()  # ESPnet modifies both in place
-            loss, _, _ = self.espnet(inputs, batch.lengths, tokens, batch.token_lengths.clone())
+            inputs = batch.inputs.clone()  # ESPnet modifies it in place
+            text, transcript = owsm.targets(self.prompting, batch.tokens, batch.token_lengths)
+            texts = text if self.prompting is None else (*text, *transcript)
+            loss, _, _ = self.espnet(inputs, batch.lengths, *texts)
         return loss.squeeze()  # ESPnet returns shape (1,) for DataParallel
 
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
