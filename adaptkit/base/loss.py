@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from adaptkit.base.owsm import Prompting, targets
+from adaptkit.base.owsm import targets
 from adaptkit.errors import CheckpointError
 
 
@@ -14,7 +14,6 @@ def loss_from_encoded(
     frames: Tensor,
     tokens: Tensor,
     token_lengths: Tensor,
-    prompting: Prompting | None = None,
 ) -> Tensor:
     """Return the loss of encoder outputs (B, U, D), frames (B,) and tokens (B, L), a scalar.
 
@@ -29,7 +28,7 @@ def loss_from_encoded(
             "use a base model with CTC, an attention decoder or a transducer"
         )
     tokens = tokens[:, : int(token_lengths.max())].masked_fill(tokens == -1, model.ignore_id)
-    text, transcript = targets(prompting, tokens, token_lengths)
+    text, transcript = targets(model.prompting, tokens, token_lengths)
     weight, loss = model.ctc_weight, encoded.new_zeros(())
     if weight != 0.0:
         ctc, _ = model._calc_ctc_loss(encoded, frames, *transcript)

@@ -42,7 +42,7 @@ class _Preprocessing(Config):
 
 @dataclass(frozen=True)
 class Prompting:
-    """The prompt of an OWSM model, and how much speech it reads at once."""
+    """The prompt of an OWSM model, and how much speech it reads at once; `prompting` of ESPnet's model."""
 
     language: str
     task: str
@@ -51,6 +51,11 @@ class Prompting:
     times: tuple[int, int]  # the first and the last token of a timestamp
     rate_hz: int
     most_samples: int  # to which speech is padded
+
+    @property
+    def is_transcript(self) -> bool:
+        """Whether the text is what was said, which CTC learns too."""
+        return self.task == TRANSCRIBE
 
     @property
     def most_sec(self) -> float:
@@ -180,10 +185,15 @@ def remedy_of(trained: str, found: str, otherwise: str) -> str:
     return f"the prompts differ: set base.prompt to {described}, in a config.yaml adaptkit.prompt"
 
 
-def prepare(model: nn.Module, prompting: Prompting) -> nn.Module:
-    """Have a model pad the speech that it is given, as ESPnet's own inference does; return it."""
-    model.frontend.register_forward_pre_hook(_Pad(prompting.most_samples, prompting.rate_hz))
-    model.use_transducer_decoder = model.use_linear_decoder = False  # attributes that ESPnetASRModel has
+def prepare(model: nn.Module, prompting: Prompting | None) -> nn.Module:
+    """Give a model its prompt, None if it takes none, and return it.
+
+    An OWSM model pads the speech that it is given from then on, as ESPnet's own inference does.
+    """
+    model.prompting = prompting
+    if prompting is not None:
+        model.frontend.register_forward_pre_hook(_Pad(prompting.most_samples, prompting.rate_hz))
+        model.use_transducer_decoder = model.use_linear_decoder = False  # attributes of ESPnetASRModel
     return model
 
 
@@ -208,8 +218,10 @@ class _Pad:
         return padded.masked_fill(beyond, 0.0), torch.full_like(lengths, self.most_samples)
 
 
-def own_frames(prompting: Prompting, frames: Tensor, num_samples: Tensor) -> Tensor:
-    """Return the frames (B,) of the speech itself, of `frames` (B,) that include the padding."""
+def own_frames(prompting: Prompting | None, frames: Tensor, num_samples: Tensor) -> Tensor:
+    """Return the frames (B,) of the speech itself, where `frames` (B,) include padding to 30 s."""
+    if prompting is None:
+        return frames
     return 1 + (frames - 1) * num_samples // prompting.most_samples
 
 
@@ -229,7 +241,7 @@ def targets(
     prompt = tokens.new_tensor(prompting.tokens).expand(rows, -1)
     nothing = tokens.new_full((rows, 1), prompting.not_available), torch.ones_like(token_lengths)
     text = torch.cat([prompt, tokens], dim=1), token_lengths + len(prompting.tokens)
-    return (*text, *nothing), transcript if prompting.task == TRANSCRIBE else nothing
+    return (*text, *nothing), transcript if prompting.is_transcript else nothing
 
 
 def is_special(token: str) -> bool:

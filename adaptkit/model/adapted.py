@@ -13,7 +13,9 @@ from adaptkit.base import owsm
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.loss import loss_from_encoded
 from adaptkit.base.padding import ignoring_padding
-from adaptkit.base.search.greedy import BestPath, greedy
+from adaptkit.base.search.choose import quick_searcher
+from adaptkit.base.search.paths import BestPath
+from adaptkit.base.search.searcher import Searcher
 from adaptkit.base.sites import attached, stop_recomputing
 from adaptkit.base.specaug import changing_features
 from adaptkit.base.weights import changed, leaving_no_trace
@@ -46,7 +48,6 @@ class AdaptedModel(nn.Module):
         self.is_frozen = is_frozen or adapters is not None  # the base itself
         self.espnet = base.model if self.is_frozen else copy.deepcopy(base.model).requires_grad_(True)
         self.adapters, self.sites, self.spec = adapters, base.sites, spec
-        self.prompting = base.prompting
         self.taps = (
             () if adapters is None else encoder_cache.find(base, adapters)
         )  # empty: the adapters act through hooks
@@ -87,12 +88,15 @@ class AdaptedModel(nn.Module):
         own = {row: encoded[row] for rows, encoded, _ in passes for row in rows}
         return torch.stack([own[row] for row in range(len(own))]), passes[0][2]
 
-    def recognise(self, batch: Batch) -> list[BestPath]:
-        """Return the best path of each row."""
-        paths: dict[int, BestPath] = {}
+    def recognise(self, batch: Batch, searcher: Searcher | None = None) -> list[list[BestPath]]:
+        """Return the n best hypotheses of each row, best first; by default the model's fastest search's.
+
+        The search runs within the pass, with the weights of the rows' tasks in force.
+        """
+        searcher = searcher or quick_searcher(self.espnet)
+        paths: dict[int, list[BestPath]] = {}
         for rows, encoded, frames in self._passes(batch):
-            found = greedy(self.espnet, encoded, frames)
-            paths.update({row: found[row] for row in rows})
+            paths.update(searcher.find(self.espnet, encoded, frames, rows))
         return [paths[row] for row in range(len(paths))]
 
     def read_taps(self, batch: Batch, *, for_loss: bool = True) -> Batch:
@@ -147,8 +151,7 @@ class AdaptedModel(nn.Module):
             return
 
         def mask(feats: Tensor, lengths: Tensor) -> Tensor:
-            if self.prompting is not None:
-                lengths = owsm.own_frames(self.prompting, lengths, batch.lengths)
+            lengths = owsm.own_frames(self.espnet.prompting, lengths, batch.lengths)
             return augment(self.spec, feats, lengths * batch.is_masked, batch.mask_keys)
 
         with changing_features(self.espnet, mask):
@@ -159,18 +162,15 @@ class AdaptedModel(nn.Module):
         with self._acting(batch, range(len(batch.utt_ids))):
             if batch.has_taps:
                 encoded, frames = self._encode(batch)
+                lengths = batch.token_lengths
                 loss = loss_from_encoded(
-                    self.espnet,
-                    encoded,
-                    frames=frames,
-                    tokens=batch.tokens,
-                    token_lengths=batch.token_lengths,
-                    prompting=self.prompting,
+                    self.espnet, encoded, frames=frames, tokens=batch.tokens, token_lengths=lengths
                 )
                 return loss if batch.inner_ctc is None else loss + batch.inner_ctc.mean()
             inputs = batch.inputs.clone()  # ESPnet modifies it in place
-            text, transcript = owsm.targets(self.prompting, batch.tokens, batch.token_lengths)
-            texts = text if self.prompting is None else (*text, *transcript)
+            prompting = self.espnet.prompting
+            text, transcript = owsm.targets(prompting, batch.tokens, batch.token_lengths)
+            texts = text if prompting is None else (*text, *transcript)
             loss, _, _ = self.espnet(inputs, batch.lengths, *texts)
         return loss.squeeze()  # ESPnet returns shape (1,) for DataParallel
 

@@ -1,9 +1,13 @@
 """Building ESPnet's model from its own configuration."""
 
+import importlib.util
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
-from adaptkit.base import build
+from adaptkit.base import build, classes
 from adaptkit.errors import ConfigError
 
 
@@ -52,3 +56,21 @@ def test_an_attention_decoder_is_built_where_ctc_is_not_all(new_base):
     conf = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
     built = new_base(decoder="transformer", decoder_conf=conf, model_conf={"ctc_weight": 0.3})
     assert type(built.model.decoder).__name__ == "TransformerDecoder"
+
+
+def test_another_implementation_of_ctc_is_read_as_the_builtin_one(model_config, caplog):
+    caplog.set_level("INFO")
+    built = build.build(model_config(ctc_conf={"ctc_type": "warpctc"}))
+    assert built.ctc.ctc_type == "builtin"
+    assert "ctc_conf.ctc_type: warpctc is read as builtin" in caplog.text
+
+
+def test_every_option_of_espnets_own_task_is_built_refused_or_needs_trust():
+    file = Path(importlib.util.find_spec("espnet2").submodule_search_locations[0]) / "tasks/asr.py"
+    text = file.read_text()  # importing it takes 16 s
+    for section in classes.CLASSES:
+        choices = text.partition(f"\n{section}_choices = ClassChoices(")[2].partition("type_check")[0]
+        options = set(re.findall(r"(\w+)=\w+,", choices.partition("dict(")[2]))
+        known = [part.get(section, {}) for part in (classes.CLASSES, classes.REFUSED, classes.UNTRUSTED)]
+        assert options == set().union(*known), section
+        assert len(options) == sum(map(len, known)), section
