@@ -135,7 +135,8 @@ def _in_folder(folder: Path, model_file: str | None) -> ModelFiles:
     if (folder / _META).is_file():
         return _by_meta(folder / _META, model_file)
     if own.config.is_file():
-        return _beside(_choose(folder, model_file))
+        meta = _meta_above(own.config) if model_file is None else None
+        return _beside(_choose(folder, model_file)) if meta is None else _by_meta(meta, None)
     inner = _inner(folder)
     if len(inner) > 1:
         raise CheckpointError(
@@ -220,17 +221,24 @@ def _beside(model: Path) -> ModelFiles:
         raise CheckpointError(
             f"{model}: no config.yaml beside it; copy the one that ESPnet wrote with this model to {config}"
         )
-    for folder in list(Path(os.path.abspath(config)).parents)[1 : 1 + _LEVELS]:
-        if (folder / _META).is_file() and os.path.abspath(config) in _named_by(folder / _META):
-            return replace(_by_meta(folder / _META, None), config=config, model=model)
+    meta = _meta_above(config)
+    if meta is not None:
+        return replace(_by_meta(meta, None), config=config, model=model)
     root = _root_above(config)
     lm_config, lm_model = _find_lm(root)
     notices = _find_notices(root)
     return ModelFiles(root, config, model, lm_config=lm_config, lm_model=lm_model, notices=notices)
 
 
-def _named_by(meta: Path) -> list[str]:
-    return [os.path.abspath(meta.parent / name) for name in _read_meta(meta).values()]
+def _meta_above(config: Path) -> Path | None:
+    """Find the meta.yaml, some folders above a configuration, that names it."""
+    config = Path(os.path.abspath(config))
+    found = (folder / _META for folder in config.parents[1 : 1 + _LEVELS] if (folder / _META).is_file())
+    return next((meta for meta in found if config in _named_by(meta)), None)
+
+
+def _named_by(meta: Path) -> list[Path]:
+    return [Path(os.path.abspath(meta.parent / name)) for name in _read_meta(meta).values()]
 
 
 def _root_above(config: Path) -> Path:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from adaptkit.adapters.site import Site
-from adaptkit.base import archive, owsm, padding, schema
+from adaptkit.base import archive, owsm, padding, preprocessor, schema
 from adaptkit.base.archive import ModelFiles
 from adaptkit.base.build import build, complete
 from adaptkit.base.model_file import read_weights
+from adaptkit.base.preprocessor import Preprocessor
 from adaptkit.base.sites import find_sites
 from adaptkit.base.weights import leaving_no_trace
 from adaptkit.config import read_yaml, write_yaml
@@ -52,6 +53,7 @@ class BaseModel:
     sites: tuple[Site, ...]
     fingerprint: str  # of all that changes its output: identifies what an adapter was trained on
     features: Mapping[str, Any] | None  # options of the features it was trained on; None if it reads speech
+    preprocessor: Preprocessor  # of speech and texts
 
     @property
     def width(self) -> int:
@@ -171,16 +173,22 @@ def wrap(
             f"{files.config}: the model reads features of {config['input_size']} bins without options; "
             "add 'adaptkit: {features: {...}}' with what 'adaptkit feats' writes to feats.json"
         )
+    prepared = preprocessor.read(config, files)
+    if features is not None and prepared.peak is not None:
+        raise CheckpointError(
+            f"{files.config}: speech_volume_normalize scales speech, but the model reads features; remove it"
+        )
     bpe = _find_bpe(config, files)
     return BaseModel(
         path=path,
         files=files,
         config=config,
         model=model,
-        tokens=TokenList(tuple(config["token_list"]), bpe, has_marks=model.prompting is not None),
+        tokens=TokenList(tuple(config["token_list"]), bpe, prepared.spelling),
         sites=find_sites(model),
-        fingerprint=_fingerprint(config, model, features, bpe),
+        fingerprint=_fingerprint(config, model, features, bpe, prepared.describe()),
         features=features,
+        preprocessor=prepared,
     )
 
 
@@ -259,14 +267,19 @@ def _refuse_changed(base: BaseModel) -> None:
 
 
 def _fingerprint(
-    config: Mapping[str, Any], model: nn.Module, features: Mapping[str, Any] | None, bpe: bytes | None
+    config: Mapping[str, Any],
+    model: nn.Module,
+    features: Mapping[str, Any] | None,
+    bpe: bytes | None,
+    prepared: Mapping[str, Any],
 ) -> str:
-    """Hash the architecture, the features, the BPE model, and every weight and buffer, to 32 digits.
+    """Hash what is done to inputs and texts, the architecture, and every weight and buffer, to 32 digits.
 
     The prompt of an OWSM model follows them, as in `...-eng-asr`.
     """
     described = {name: config.get(name) for name in _FINGERPRINTED}
     described["features"] = features
+    described |= {"preprocessor": prepared} if prepared else {}
     described["bpe"] = None if bpe is None else hashlib.sha256(bpe).hexdigest()
     normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
     described["normalize_conf"] = normalize  # the statistics themselves are buffers

@@ -106,7 +106,7 @@ class Examples(Dataset):
             return load_feats(self.taps[utterance.utt_id], CACHE_REMEDY)
         if self.base.features is not None:
             return load_feats(self.data.feats[utterance.utt_id])
-        return self._read_speech(utterance)
+        return self.base.preprocessor.scale(self._read_speech(utterance))
 
     def _load_noisy(self, utterance: Utterance, key: int) -> Tensor:
         try:
@@ -115,7 +115,9 @@ class Examples(Dataset):
             raise DataError(f"{self.data.path}: noise on {utterance.utt_id}: {error}") from error
         if not made.noise:
             _warn_of_silence(self.data.path, utterance.utt_id)
-        return made.speech if self.base.features is None else self._make_feats(made.speech)
+        if self.base.features is None:
+            return self.base.preprocessor.scale(made.speech)
+        return self._make_feats(made.speech)
 
     def _make_feats(self, speech: Tensor) -> Tensor:
         return log_mel(speech, FbankOptions.from_dict(self.base.features))

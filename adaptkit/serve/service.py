@@ -209,7 +209,8 @@ class Service:
             num_frames = options.count_frames(len(speech.samples))
         if padding.encoder_frames(self.base.model.encoder, num_frames) < 1:
             return None
-        inputs = speech.samples if options is None else log_mel(speech.samples, options)
+        scaled = self.base.preprocessor.scale(speech.samples)
+        inputs = scaled if options is None else log_mel(scaled, options)
         return Waiting(inputs, num_frames, task)
 
 
