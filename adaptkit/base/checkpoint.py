@@ -75,8 +75,7 @@ class BaseModel:
         """Milliseconds between feature frames."""
         if self.features is not None:
             return float(self.features["shift_ms"])
-        frontend = self.config["frontend_conf"]
-        return 1000.0 * frontend.get("hop_length", 128) / self.rate_hz
+        return 1000.0 * padding.frame_shift(self.model.frontend) / self.rate_hz
 
     @property
     def prompting(self) -> owsm.Prompting | None:
@@ -88,7 +87,7 @@ class BaseModel:
         """The feature frames to which speech is padded; None if the model reads speech of any length."""
         if self.prompting is None:
             return None
-        return round(1000 * self.prompting.most_sec / self.frame_shift_ms)
+        return padding.feature_frames(self.model.frontend, self.prompting.most_samples)
 
     @property
     def rate_hz(self) -> int:

@@ -19,9 +19,8 @@ from adaptkit.errors import CheckpointError, DataError, listed, nearest
 from adaptkit.features.archive import load_feats, refuse_incomplete
 from adaptkit.features.fbank import FbankOptions, log_mel, read_options
 from adaptkit.kaldi import datadir
-from adaptkit.kaldi.audio import read_audio
+from adaptkit.kaldi.audio import count_samples, read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
-from adaptkit.kaldi.durations import read_durations
 
 _LOG = logging.getLogger(__name__)
 BASE_TASK = -1  # the task id of a row for the base model alone
@@ -83,7 +82,7 @@ class Examples(Dataset):
         """Return a value per utterance; utterances with different values may not share a batch.
 
         They differ between tasks that change base weights differently, since each of these needs its own
-        forward pass, and between lengths if the model's positions depend on the padded length.
+        forward pass, and between lengths if the model's blocks of time depend on the padded length.
         """
         mixes = padding.mixes_lengths(self.base.model)
         tasks = {name: adapters.group(task) if adapters else () for name, task in self.task_ids.items()}
@@ -168,11 +167,11 @@ def _refuse_long(data: DataDir, lengths: Sequence[int], base: BaseModel) -> None
 
 
 def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> list[int]:
-    """Return the number of feature frames of each utterance; of speech, those that its duration gives."""
+    """Return the number of feature frames of each utterance; of speech, those that its samples give."""
     if base.features is not None:
         return corpus.count_frames(data)
-    seconds = read_durations(data, allow_pipes=allow_pipes)
-    return [max(0, round(1000 * seconds[u.utt_id] / base.frame_shift_ms)) for u in data.utterances]
+    counts = count_samples(data, rate_hz=base.rate_hz, allow_pipes=allow_pipes)
+    return [padding.feature_frames(base.model.frontend, num_samples) for num_samples in counts]
 
 
 def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error") -> dict[str, int]:
@@ -231,14 +230,18 @@ def refuse_other_features(examples: Examples) -> None:
 
 
 def too_short(examples: Examples) -> dict[str, str]:
-    """Return the utterances that are too short for CTC or the encoder, each with the reason."""
+    """Return the utterances that are too short for the encoder or for CTC in the loss, each with the reason.
+
+    CTC needs an encoder frame for each token and between equal ones; attention and transducers one in all.
+    """
     reasons = {}
     base = examples.base
     for utterance, length in zip(examples.data.utterances, examples.lengths, strict=True):
         frames = padding.encoder_frames(base.model.encoder, length)
         tokens = base.tokens.encode(utterance.text)
         repeats = sum(left == right for left, right in zip(tokens, tokens[1:], strict=False))
-        if frames < max(1, len(tokens) + repeats):
+        needed = len(tokens) + repeats if base.model.ctc_weight else 1
+        if frames < max(1, needed):
             reasons[utterance.utt_id] = f"{frames} encoder frames, {len(tokens)} tokens, {repeats} repeats"
     return reasons
 

@@ -16,7 +16,7 @@ from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.search.choose import quick_searcher
 from adaptkit.base.search.paths import BestPath
 from adaptkit.base.search.searcher import Searcher
-from adaptkit.base.sites import attached, stop_recomputing
+from adaptkit.base.sites import attached, refuse_taps, stop_recomputing
 from adaptkit.base.specaug import changing_features
 from adaptkit.base.weights import changed, leaving_no_trace
 from adaptkit.data.batches import Batch
@@ -45,6 +45,8 @@ class AdaptedModel(nn.Module):
         is_frozen: bool = False,
     ):
         super().__init__()
+        if adapters is not None:
+            refuse_taps(base.model.encoder, adapters)
         self.is_frozen = is_frozen or adapters is not None  # the base itself
         self.espnet = base.model if self.is_frozen else copy.deepcopy(base.model).requires_grad_(True)
         self.adapters, self.sites, self.spec = adapters, base.sites, spec

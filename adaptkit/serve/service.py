@@ -203,7 +203,7 @@ class Service:
         """Convert speech to a row for the model; None if it is too short for the encoder."""
         options = self._options
         if options is None:
-            own_frames = round(1000 * speech.duration_sec / self.base.frame_shift_ms)
+            own_frames = padding.feature_frames(self.base.model.frontend, len(speech.samples))
             num_frames = self.base.padded_frames or own_frames
         else:
             num_frames = options.count_frames(len(speech.samples))
