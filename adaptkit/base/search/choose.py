@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
@@ -190,16 +189,11 @@ def _load_lm(base: BaseModel, options: SearchOptions) -> LanguageModel | None:
         if options.lm is not None:
             raise ConfigError(f"lm {options.lm}: not used with lm_weight 0; set --search-set lm_weight=0.5")
         return None
-    path = options.lm or _own_lm(base)
-    if path is None:
+    if options.lm is not None:
+        return language_models.load(options.lm, base)
+    if base.files.lm_model is None:
         raise ConfigError(
             f"lm_weight {options.lm_weight:g}, but there is no language model: name its folder by --lm, or "
             "leave it out by --search-set lm_weight=0"
         )
-    return language_models.load(path, base.tokens, next(base.model.parameters()).device)
-
-
-def _own_lm(base: BaseModel) -> Path | None:
-    """Return the language model that came with the base model, if one did."""
-    path = base.path / "lm"
-    return path if path.is_dir() else None
+    return language_models.load_own(base)
