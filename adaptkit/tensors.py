@@ -80,8 +80,14 @@ def read_tensors(
     return tensors, header
 
 
-def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights into a model; they must have its names, shapes and kinds of numbers, and be finite."""
+def load_strictly(
+    model: nn.Module, weights: Mapping[str, Tensor], path: Path, *, takes_over: bool = False
+) -> None:
+    """Load weights into a model; they must have its names, shapes and kinds of numbers, and be finite.
+
+    With `takes_over`, the tensors become the model's own instead of being copied, so that they take their
+    memory once; they may not be used otherwise.
+    """
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     both = {name: (own[name], weights[name]) for name in own if name in weights}
@@ -101,7 +107,39 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
     ]
     if problems:
         raise CheckpointError(f"{path}: does not fit the configuration it comes with; {'; '.join(problems)}")
-    model.load_state_dict(weights, strict=True)
+    if takes_over and len({tensor.data_ptr() for tensor in own.values() if tensor.numel()}) == sum(
+        tensor.numel() > 0 for tensor in own.values()
+    ):  # else two names share a tensor, which stays shared
+        model.load_state_dict(_own_tensors(weights, own), strict=True, assign=True)
+    else:
+        model.load_state_dict(weights, strict=True)
+
+
+def _own_tensors(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of the types in `like`, each with memory of its own; what has it is not copied."""
+    owned, seen = {}, set()
+    for name, tensor in weights.items():
+        tensor = tensor.to(like[name].dtype)
+        storage = tensor.untyped_storage()
+        is_whole = tensor.is_contiguous() and storage.nbytes() == tensor.numel() * tensor.element_size()
+        owned[name] = tensor if is_whole and storage.data_ptr() not in seen else tensor.clone().contiguous()
+        seen.add(storage.data_ptr())
+    return owned
+
+
+class UninitialisedWeights(TorchFunctionMode):
+    """Leave new weights as they are allocated, for a model whose weights are all loaded afterwards.
+
+    Drawing random ones takes seconds, and memory that is otherwise never touched.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Skip the functions of torch.nn.init; call all others."""
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _number_kind(tensor: Tensor) -> str:

@@ -13,7 +13,13 @@ import safetensors.torch
 import torch
 
 from adaptkit.errors import CheckpointError
-from adaptkit.tensors import average_tensors, load_strictly, read_tensors, write_tensors
+from adaptkit.tensors import (
+    UninitialisedWeights,
+    average_tensors,
+    load_strictly,
+    read_tensors,
+    write_tensors,
+)
 
 
 def flip(path, place, bit=0):
@@ -168,3 +174,39 @@ def test_weights_of_another_precision_are_loaded(tmp_path, dtype):
     model = torch.nn.Linear(3, 2, bias=False)
     load_strictly(model, {"weight": torch.ones(2, 3, dtype=dtype)}, tmp_path / "a.safetensors")
     assert model.weight.equal(torch.ones(2, 3))
+
+
+def test_weights_that_a_model_takes_over_are_its_own_without_a_copy(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    weights = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
+    load_strictly(model, weights, tmp_path, takes_over=True)
+    assert model.weight.data_ptr() == weights["weight"].data_ptr()
+    assert isinstance(model.weight, torch.nn.Parameter)
+    load_strictly(model, weights, tmp_path)
+    assert torch.equal(model.weight, weights["weight"])
+
+
+def test_weights_that_share_memory_or_are_of_another_type_are_copied(tmp_path):
+    model, both = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)), torch.ones(2, 2)
+    weights = {"0.weight": both, "1.weight": both, "0.bias": torch.ones(4)[:2]}
+    weights["1.bias"] = torch.ones(2, dtype=torch.float64)
+    load_strictly(model, weights, tmp_path, takes_over=True)
+    model[0].weight.data.add_(1)
+    assert torch.equal(model[1].weight, torch.ones(2, 2))
+    assert model[1].bias.dtype == torch.float32
+    assert model[0].bias.untyped_storage().nbytes() == 8
+
+
+def test_tensors_that_a_model_shares_stay_shared(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    weights = {name: torch.ones_like(tensor) for name, tensor in model.state_dict().items()}
+    load_strictly(model, weights, tmp_path, takes_over=True)
+    assert model[1].weight is model[0].weight
+
+
+def test_weights_left_uninitialised_draw_no_random_numbers():
+    state = torch.get_rng_state()
+    with UninitialisedWeights():
+        torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LSTM(2, 2), torch.nn.Embedding(2, 2))
+    assert torch.equal(torch.get_rng_state(), state)

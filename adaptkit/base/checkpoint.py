@@ -20,6 +20,7 @@ from adaptkit.base import archive, owsm, padding, preprocessor, schema
 from adaptkit.base.archive import ModelFiles
 from adaptkit.base.build import build, complete
 from adaptkit.base.model_file import read_weights
+from adaptkit.base.old_cache import mend_tokens
 from adaptkit.base.preprocessor import Preprocessor
 from adaptkit.base.sites import find_sites
 from adaptkit.base.weights import leaving_no_trace
@@ -29,7 +30,7 @@ from adaptkit.experiment import Prompt
 from adaptkit.files import replacing, require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.records import RunRecord
-from adaptkit.tensors import hash_tensors, load_strictly, total_bytes
+from adaptkit.tensors import UninitialisedWeights, hash_tensors, load_strictly, total_bytes
 from adaptkit.tokens import TokenList, read_bpe
 
 _LOG = logging.getLogger(__name__)
@@ -129,29 +130,32 @@ def load(
         )
     with archive.opened(path, with_lm=False) as files:
         _LOG.info("loading the base model %s", path)
-        base = _load(path, files, device, prompt)
+        base = load_files(path, files, device, prompt)
     if archive.is_zip(path):
         base = replace(base, files=files.moved(files.root, path))
     _refuse_changed(base)
-    _try(base)
     return base
 
 
-def _load(
-    path: Path, files: ModelFiles, device: torch.device | str, prompt: Prompt | None = None
+def load_files(
+    path: Path, files: ModelFiles, device: torch.device | str = "cpu", prompt: Prompt | None = None
 ) -> BaseModel:
+    """Load a base model from its files; `path` names it in messages."""
     where = str(files.config)
     config = owsm.with_prompt(complete(read_yaml(files.config), where), prompt, where)
     if not isinstance(config.get("token_list"), list):
         raise CheckpointError(
             f"{where}: has no list 'token_list'; use the one that ESPnet wrote with the model"
         )
+    config = mend_tokens(config, files)
     weights = read_weights(files.model)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, UninitialisedWeights():
         described = _with_statistics(config, weights, files, Path(temporary))
         model = build(described, where, most_bytes=_SLACK + 4 * total_bytes(weights))
-    load_strictly(model, weights, files.model)
-    return wrap(path, config, model.to(device), files)
+    load_strictly(model, weights, files.model, takes_over=True)
+    base = wrap(path, config, model.to(device), files)
+    _try(base)
+    return base
 
 
 def wrap(
