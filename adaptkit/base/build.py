@@ -17,12 +17,13 @@ from typing import Any
 from torch import nn
 
 from adaptkit import config as configuration
-from adaptkit.base import schema, transducer
+from adaptkit.base import owsm, schema, transducer
 from adaptkit.base.classes import (
     CLASSES,
     CTC,
     JOINT_NETWORK,
     LANGUAGE_MODELS,
+    OWSM_MODEL,
     REFUSED,
     import_class,
     missing_package,
@@ -58,6 +59,7 @@ def complete(config: Mapping[str, Any], where: str = "config.yaml") -> dict[str,
     What is wrong is a ConfigError that begins with `where`.
     """
     schema.check(config, where)
+    owsm.refuse_unusable(config, where)
     filled = {**_DEFAULTS, **{name: {} for name in _CONFS}, **config}
     if filled["input_size"] is not None:
         filled.update(frontend=None, frontend_conf={})  # features come from the data, as in ESPnet
@@ -68,6 +70,8 @@ def build(
     config: Mapping[str, Any], where: str = "config.yaml", *, most_bytes: int | None = None
 ) -> nn.Module:
     """Build an `ESPnetASRModel` with new weights from a completed configuration with its `token_list`.
+
+    Of OWSM it is an `ESPnetS2TModel` that pads the speech itself (see `base.owsm`).
 
     A configuration that ESPnet rejects, or whose model takes more than `most_bytes` (by default, the memory
     of this machine), is a ConfigError. ESPnet's error rates during training are disabled: they would decode
@@ -80,14 +84,16 @@ def build(
         f"{where}: describes a model that takes more than {most_bytes / 2**30:.1f} GiB, "
         "the memory of this machine or several times the size of its weights; reduce its sizes"
     )
-    unknown = _find_unknown(config, where)
+    unknown, prompting = _find_unknown(config, where), owsm.read_prompting(config, where)
     config = _with_builtin_ctc(config, where)
     with _refusing(f"{where}: ESPnet rejects the configuration"), AllocationLimit(most_bytes, too_large):
-        if not unknown:
+        if unknown:
+            _refuse_untrusted(config, unknown, where)
+            built = _build_by_task(config, unknown)
+        else:
             with _naming(where):
-                return _build_known(config)
-        _refuse_untrusted(config, unknown, where)
-        return _build_by_task(config, unknown)
+                built = _build_known(config)
+    return owsm.prepare(built, prompting)
 
 
 def _with_builtin_ctc(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
@@ -115,7 +121,9 @@ def _build_known(config: Mapping[str, Any]) -> nn.Module:
     parts["ctc"] = _call(import_class(CTC), "ctc_conf", config, **ctc_widths)
     model_conf = {**config, "model_conf": {**config["model_conf"], "report_cer": False, "report_wer": False}}
     outer = {"postencoder": None, "vocab_size": len(tokens), "token_list": tokens}
-    kind = import_class(CLASSES["model"]["espnet"])
+    if owsm.is_owsm(config):
+        del parts["joint_network"]
+    kind = import_class(OWSM_MODEL if owsm.is_owsm(config) else CLASSES["model"]["espnet"])
     with transducer.importable():
         built = _call(kind, "model_conf", model_conf, encoder=encoder, **parts, **outer)
     built.error_calculator = None  # a transducer has one nevertheless
@@ -255,9 +263,11 @@ def _refuse_untrusted(config: Mapping[str, Any], unknown: list[str], where: str)
 
 def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:
     names = ", ".join(f"{name}: {config[name]}" for name in unknown)
-    _LOG.info("%s: unknown to adaptkit; using espnet2.tasks.asr, which takes 16 s to import", names)
-    task = import_class("espnet2.tasks.asr.ASRTask")
-    with tempfile.TemporaryDirectory() as folder, _refusing("espnet2.tasks.asr rejects the configuration"):
+    path = "espnet2.tasks.s2t.S2TTask" if owsm.is_owsm(config) else "espnet2.tasks.asr.ASRTask"
+    module = path.rpartition(".")[0]
+    _LOG.info("%s: unknown to adaptkit; using %s, which takes 16 s to import", names, module)
+    task = import_class(path)
+    with tempfile.TemporaryDirectory() as folder, _refusing(f"{module} rejects the configuration"):
         configuration.write_yaml(Path(folder, "config.yaml"), config)
         with transducer.importable():
             model, _ = task.build_model_from_file(Path(folder, "config.yaml"))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptkit.adapters.site import Site
-from adaptkit.base import archive, padding, preprocessor, schema
+from adaptkit.base import archive, owsm, padding, preprocessor, schema
 from adaptkit.base.archive import ModelFiles
 from adaptkit.base.build import build, complete
 from adaptkit.base.model_file import read_weights
@@ -26,6 +26,7 @@ from adaptkit.base.sites import find_sites
 from adaptkit.base.weights import leaving_no_trace
 from adaptkit.config import read_yaml, write_yaml
 from adaptkit.errors import CheckpointError
+from adaptkit.experiment import Prompt
 from adaptkit.files import replacing, require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.records import RunRecord
@@ -78,6 +79,18 @@ class BaseModel:
         return 1000.0 * padding.frame_shift(self.model.frontend) / self.rate_hz
 
     @property
+    def prompting(self) -> owsm.Prompting | None:
+        """How an OWSM model is prompted; None for others."""
+        return self.model.prompting
+
+    @property
+    def padded_frames(self) -> int | None:
+        """The feature frames to which speech is padded; None if the model reads speech of any length."""
+        if self.prompting is None:
+            return None
+        return padding.feature_frames(self.model.frontend, self.prompting.most_samples)
+
+    @property
     def rate_hz(self) -> int:
         """The sampling rate of the speech it was trained on, in Hz."""
         if self.features is not None:
@@ -96,11 +109,18 @@ class BaseModel:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
-def load(path: Path, device: torch.device | str = "cpu", *, is_finished: bool = True) -> BaseModel:
+def load(
+    path: Path,
+    device: torch.device | str = "cpu",
+    *,
+    is_finished: bool = True,
+    prompt: Prompt | None = None,
+) -> BaseModel:
     """Load a base model from its folder, an archive of ESPnet's, a zip, or a `.pth` beside its config.yaml.
 
-    An incomplete, damaged or foreign file is a CheckpointError. ESPnet's own inference loads with
-    strict=False, so a wrong file would decode without an error.
+    `prompt` replaces that of an OWSM model's configuration. An incomplete, damaged or foreign file is a
+    CheckpointError. ESPnet's own inference loads with strict=False, so a wrong file would decode without an
+    error.
     """
     path, folder = Path(path), RunFolder(Path(path))
     if is_finished and folder.model.is_file() and folder.is_unfinished:
@@ -110,17 +130,19 @@ def load(path: Path, device: torch.device | str = "cpu", *, is_finished: bool = 
         )
     with archive.opened(path, with_lm=False) as files:
         _LOG.info("loading the base model %s", path)
-        base = load_files(path, files, device)
+        base = load_files(path, files, device, prompt)
     if archive.is_zip(path):
         base = replace(base, files=files.moved(files.root, path))
     _refuse_changed(base)
     return base
 
 
-def load_files(path: Path, files: ModelFiles, device: torch.device | str = "cpu") -> BaseModel:
+def load_files(
+    path: Path, files: ModelFiles, device: torch.device | str = "cpu", prompt: Prompt | None = None
+) -> BaseModel:
     """Load a base model from its files; `path` names it in messages."""
     where = str(files.config)
-    config = complete(read_yaml(files.config), where)
+    config = owsm.with_prompt(complete(read_yaml(files.config), where), prompt, where)
     if not isinstance(config.get("token_list"), list):
         raise CheckpointError(
             f"{where}: has no list 'token_list'; use the one that ESPnet wrote with the model"
@@ -239,7 +261,7 @@ def _refuse_changed(base: BaseModel) -> None:
         return
     require_regular(record)
     expected = RunRecord.read(record).base_fingerprint
-    if expected != base.fingerprint:
+    if expected.partition("-")[0] != base.fingerprint.partition("-")[0]:  # with any prompt
         raise CheckpointError(
             f"{base.path}: the model is {base.fingerprint}, but {record} was written for {expected}: "
             "model.pth, config.yaml or the BPE model has changed since, or it was trained by an earlier "
@@ -254,12 +276,19 @@ def _fingerprint(
     bpe: bytes | None,
     prepared: Mapping[str, Any],
 ) -> str:
-    """Hash what is done to inputs and texts, the architecture, and every weight and buffer, to 32 digits."""
+    """Hash what is done to inputs and texts, the architecture, and every weight and buffer, to 32 digits.
+
+    The prompt of an OWSM model follows them, as in `...-eng-asr`.
+    """
     described = {name: config.get(name) for name in _FINGERPRINTED}
     described["features"] = features
     described |= {"preprocessor": prepared} if prepared else {}
     described["bpe"] = None if bpe is None else hashlib.sha256(bpe).hexdigest()
     normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
     described["normalize_conf"] = normalize  # the statistics themselves are buffers
+    prompting = model.prompting
+    if prompting is not None:
+        described["most_samples"] = prompting.most_samples
     words = json.dumps(described, sort_keys=True, default=str)
-    return hash_tensors(model.state_dict(), prefix=words)
+    hashed = hash_tensors(model.state_dict(), prefix=words)
+    return hashed if prompting is None else f"{hashed}-{prompting}"

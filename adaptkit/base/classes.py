@@ -92,6 +92,7 @@ REFUSED = {
 }
 CTC = "espnet2.asr.ctc.CTC"
 JOINT_NETWORK = "espnet2.asr_transducer.joint_network.JointNetwork"
+OWSM_MODEL = "espnet2.s2t.espnet_model.ESPnetS2TModel"
 TRANSDUCER_SEARCH = "espnet2.asr.transducer.beam_search_transducer.BeamSearchTransducer"
 LANGUAGE_MODELS = {
     "seq_rnn": "espnet2.lm.seq_rnn_lm.SequentialRNNLM",

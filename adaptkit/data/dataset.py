@@ -47,12 +47,18 @@ class Examples(Dataset):
 
     data: DataDir
     base: BaseModel
-    lengths: tuple[int, ...]  # feature frames of each utterance
+    lengths: tuple[int, ...]  # feature frames of each utterance, as the model reads it
     task_ids: Mapping[str, int]  # task name: id
     allow_pipes: bool = False
     taps: Mapping[str, str] | None = None  # locations of cached encoder outputs, used instead of the input
     augmentation: Augmentation | None = None
     inner_ctc: Mapping[str, float] | None = None  # cached losses of intermediate CTC
+    own_lengths: tuple[int, ...] | None = None  # frames of the speech itself; None if it is not padded
+
+    @property
+    def audio_sec(self) -> float:
+        """The duration of all utterances in seconds."""
+        return sum(self.own_lengths or self.lengths) * self.base.frame_shift_ms / 1000
 
     def __len__(self) -> int:
         return len(self.data.utterances)
@@ -89,7 +95,10 @@ class Examples(Dataset):
         """Return the examples without some utterances."""
         kept = [index for index, u in enumerate(self.data.utterances) if u.utt_id not in utt_ids]
         data = replace(self.data, utterances=tuple(self.data.utterances[index] for index in kept))
-        return replace(self, data=data, lengths=tuple(self.lengths[index] for index in kept))
+        lengths, own = (
+            each and tuple(each[index] for index in kept) for each in (self.lengths, self.own_lengths)
+        )
+        return replace(self, data=data, lengths=lengths, own_lengths=own)
 
     def _load(self, utterance: Utterance) -> Tensor:
         if self.taps is not None:
@@ -135,9 +144,26 @@ def read_examples(
     data = datadir.read(path, needs_text=needs_text)
     refuse_misfit(data, base)
     task_ids = dict.fromkeys(data.tasks, BASE_TASK)
-    return Examples(
-        data, base, tuple(count_frames(data, base, allow_pipes=allow_pipes)), task_ids, allow_pipes
-    )
+    own = tuple(count_frames(data, base, allow_pipes=allow_pipes))
+    if base.padded_frames is None:
+        return Examples(data, base, own, task_ids, allow_pipes)
+    _refuse_long(data, own, base)
+    padded = (base.padded_frames,) * len(own)
+    return Examples(data, base, padded, task_ids, allow_pipes, own_lengths=own)
+
+
+def _refuse_long(data: DataDir, lengths: Sequence[int], base: BaseModel) -> None:
+    """Refuse utterances that are longer than the speech that a model reads at once."""
+    long = [
+        u.utt_id for u, length in zip(data.utterances, lengths, strict=True) if length > base.padded_frames
+    ]
+    most_sec = base.prompting.most_sec
+    if long:
+        raise DataError(
+            f"{data.path}: {listed(long, 5)}: longer than the {most_sec:g} s that {base.path} reads at once; "
+            "divide the recordings into shorter utterances with segments, or drop these: "
+            f"'adaptkit data fix {data.path} --max-sec {most_sec:g}'"
+        )
 
 
 def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> list[int]:

@@ -21,6 +21,7 @@ from adaptkit.data.dataset import Examples, find_frameless, number_tasks, read_e
 from adaptkit.decoding.batches import recognise_with_submodels
 from adaptkit.decoding.nbest import write_nbest
 from adaptkit.errors import ConfigError, listed
+from adaptkit.experiment import Base
 from adaptkit.files import checksum
 from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.kaldi.tables import write_table
@@ -48,7 +49,7 @@ class DecodeOptions:
     data: Path
     out: Path | None = None
     base: Path | None = None  # folder of the base model, if it has moved
-    overrides: tuple[str, ...] = ()  # of the experiment's settings, of which decoding uses base.dir
+    overrides: tuple[str, ...] = ()  # of the settings, of which decoding uses base.dir and base.prompt
     base_only: bool = False
     unknown_speaker: Literal["error", "base"] = "error"
     batch_frames: int = 12000  # feature frames per batch, padding included
@@ -76,17 +77,17 @@ def decode_folder(options: DecodeOptions, *, device: str) -> Path:
     Unless `out` is given, results of the base model alone go to an experiment `none` beside EXP, and results
     with Submodels go to the folder of Submodels.
     """
-    base_dir, base_only = _find_base(options)
+    described, base_only = _find_base(options)
     out = DecodeFolder(options.out or _default_folder(options, base_only))
     with locks.hold(out.path):
-        _decode(options, out, base_dir, base_only, device=device)
+        _decode(options, out, described, base_only, device=device)
     return out.path
 
 
 def _decode(
-    options: DecodeOptions, out: DecodeFolder, base_dir: Path, base_only: bool, *, device: str
+    options: DecodeOptions, out: DecodeFolder, described: Base, base_only: bool, *, device: str
 ) -> None:
-    with _load(options, base_dir, base_only, device=device) as (model, examples):
+    with _load(options, described, base_only, device=device) as (model, examples):
         examples = _number_tasks(examples, model, unknown=options.unknown_speaker)
         searcher = new_searcher(model.base, _find_search(options))
         short = find_frameless(examples)
@@ -107,7 +108,7 @@ def _decode(
     DecodeRecord(
         set_name=options.data.name,
         num_utterances=len(found),
-        audio_sec=sum(examples.lengths) * model.base.frame_shift_ms / 1000,
+        audio_sec=examples.audio_sec,
         decode_seconds=seconds,
         peak_mb=peak_memory_mb(),
         batch_size=max(1, options.batch_frames // max(1, *examples.lengths)),
@@ -133,7 +134,7 @@ def decode_and_score(exp: Path, data: Path, *, batch_frames: int, device: str) -
 
 @contextmanager
 def _load(
-    options: DecodeOptions, base_dir: Path, base_only: bool, *, device: str
+    options: DecodeOptions, described: Base, base_only: bool, *, device: str
 ) -> Iterator[tuple[_Model, Examples]]:
     """Load the model and the data set; with Submodels, there are at most as many slots as tasks."""
     adapter_path = RunFolder(options.exp).adapter
@@ -142,7 +143,7 @@ def _load(
     file = checkpoint.load(adapter_path) if has_file else None
     if has_file:
         warn_of_unfinished(RunFolder(options.exp))
-    base = base_checkpoint.load(base_dir, device)
+    base = base_checkpoint.load(described.dir, device, prompt=described.prompt)
     adapters = None if file is None else checkpoint.restore(file, base, adapter_path)
     examples = read_examples(options.data, base, allow_pipes=options.allow_pipes, needs_text=False)
     if options.submodels is None:
@@ -191,24 +192,23 @@ def _find_search(options: DecodeOptions) -> SearchRequest:
     return replace(options.search, search=experiment.load(path, options.overrides).search)
 
 
-def _find_base(options: DecodeOptions) -> tuple[Path, bool]:
-    """Return the folder of the base model, and whether to decode with the base model alone."""
+def _find_base(options: DecodeOptions) -> tuple[Base, bool]:
+    """Return the settings of the base model, and whether to decode with the base model alone."""
     if options.base_only and options.submodels is not None:
         raise ConfigError("--base-only leaves adapters out, but --submodels names some; use one of the two")
     if options.submodel_mb is not None and options.submodels is None:
         raise ConfigError("--submodel-mb is the memory for --submodels, which is missing; set both")
     if archive.is_base(options.exp):
-        if options.overrides:
-            raise ConfigError(f"{options.exp}: a base model; --set changes an experiment, name its yaml")
-        return options.base or options.exp, options.submodels is None
+        return experiment.base_in(options.base or options.exp, options.overrides), options.submodels is None
     others = [word for word in options.overrides if not word.startswith(("base.", "base="))]
     if others:
         raise ConfigError(
-            f"--set {listed(others)}: no effect on decoding, which takes base.dir alone; omit it"
+            f"--set {listed(others)}: no effect on decoding, which takes base.dir and base.prompt; omit it"
         )
-    if options.base is not None and options.overrides:
+    if options.base is not None and any(not word.startswith("base.prompt") for word in options.overrides):
         raise ConfigError("--base and --set both say which base model to use; use one of the two")
-    return options.base or find_base(options.exp, options.overrides), options.base_only
+    found = find_base(options.exp, options.overrides)
+    return found.model_copy(update={"dir": options.base or found.dir}), options.base_only
 
 
 def _default_folder(options: DecodeOptions, base_only: bool) -> Path:
