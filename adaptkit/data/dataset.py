@@ -103,8 +103,10 @@ class Examples(Dataset):
     def _load(self, utterance: Utterance) -> Tensor:
         if self.taps is not None:
             return load_feats(self.taps[utterance.utt_id], CACHE_REMEDY)
-        if self.base.features is not None:
+        if self.base.features is not None and self.data.feats is not None:
             return load_feats(self.data.feats[utterance.utt_id])
+        if self.base.features is not None:
+            return self._make_feats(self._read_speech(utterance))
         return self.base.preprocessor.scale(self._read_speech(utterance))
 
     def _load_noisy(self, utterance: Utterance, key: int) -> Tensor:
@@ -143,6 +145,11 @@ def read_examples(
     """Read a data directory for a base model, with every task assigned to the base itself."""
     data = datadir.read(path, needs_text=needs_text)
     refuse_misfit(data, base)
+    return make_examples(data, base, allow_pipes=allow_pipes)
+
+
+def make_examples(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
+    """Make examples of a data set, whose features are computed if it has none."""
     task_ids = dict.fromkeys(data.tasks, BASE_TASK)
     own = tuple(count_frames(data, base, allow_pipes=allow_pipes))
     if base.padded_frames is None:
@@ -168,9 +175,12 @@ def _refuse_long(data: DataDir, lengths: Sequence[int], base: BaseModel) -> None
 
 def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> list[int]:
     """Return the number of feature frames of each utterance; of speech, those that its samples give."""
-    if base.features is not None:
+    if base.features is not None and data.feats is not None:
         return corpus.count_frames(data)
     counts = count_samples(data, rate_hz=base.rate_hz, allow_pipes=allow_pipes)
+    if base.features is not None:
+        options = FbankOptions.from_dict(base.features)
+        return [options.count_frames(num_samples) for num_samples in counts]
     return [padding.feature_frames(base.model.frontend, num_samples) for num_samples in counts]
 
 
