@@ -150,6 +150,17 @@ def test_an_archive_of_another_task_is_refused(released):
         archive.locate(released)
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".pth", "a\0b"])
+def test_a_name_that_no_file_has_is_refused(name):
+    with pytest.raises(CheckpointError, match="no base model: not a path of any file"):
+        checkpoint.load(Path(name))
+
+
+def test_a_strange_meta_yaml_above_a_model_is_not_one_of_its_files(released):
+    (released / "meta.yaml").write_text("package: {name: other}")
+    assert archive.locate(exp_of(released)).root == released
+
+
 def test_a_tar_archive_is_to_be_unpacked(tmp_path):
     (tmp_path / "model.tar.gz").touch()
     with pytest.raises(CheckpointError, match="unpack it .*'tar xf'.* and give its folder"):
