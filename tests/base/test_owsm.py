@@ -18,6 +18,7 @@ from adaptkit.adapters.catalog import available
 from adaptkit.augment.specaugment import SpecAugment
 from adaptkit.base import build
 from adaptkit.base import checkpoint as base_checkpoint
+from adaptkit.base.fold import fold, write
 from adaptkit.base.search.choose import new_searcher, quick_searcher
 from adaptkit.base.search.searcher import Searcher
 from adaptkit.data.batches import Batch
@@ -204,7 +205,8 @@ from espnet2.bin.s2t_inference import Speech2Text
 given = torch.load(folder + "/given.pt")
 found = {}
 for weight in (0.0, 0.3):
-    s2t = Speech2Text(folder + "/config.yaml", folder + "/model.pth", beam_size=5, ctc_weight=weight, nbest=2)
+    s2t = Speech2Text(folder + "/config.yaml", folder + "/model.pth", beam_size=5, ctc_weight=weight, nbest=2,
+                      maxlenratio=-12)
     for language in ("eng", "deu"):
         found[f"{language} {weight}"] = [
             [[hyp.score.item(), text] for _, _, _, text, hyp in s2t(speech, lang_sym=f"<{language}>")]
@@ -252,7 +254,7 @@ def test_encoder_output_and_loss_are_those_of_espnet(owsm, theirs, speech_batch)
 def test_texts_and_scores_are_those_of_espnet(owsm_dir, theirs, speech_batch, language, weight):
     base = base_checkpoint.load(owsm_dir, prompt=Prompt(language=language))
     adapted = AdaptedModel(base, is_frozen=True).eval()
-    searcher = Searcher(Beam(beam_size=5, ctc_weight=weight, nbest=2))
+    searcher = Searcher(Beam(beam_size=5, ctc_weight=weight, nbest=2, maxlenratio=-12))
     with torch.inference_mode(), adapted.hooked():
         together = adapted.recognise(speech_batch, searcher)
         alone = [adapted.recognise(speech_batch.rows([row]), searcher)[0] for row in range(4)]
@@ -324,6 +326,15 @@ def test_adapters_are_decoded_with_the_prompt_of_their_training(adaptkit, owsm_y
     records = [json.loads((exp / name / "run.json").read_text()) for name in ("decode_valid", "alone")]
     assert records[0]["base_fingerprint"] == records[1]["base_fingerprint"]
     assert records[0]["audio_sec"] < 6 * SEC
+
+
+def test_a_folded_model_keeps_the_prompt(owsm_dir, tmp_path):
+    base = base_checkpoint.load(owsm_dir, prompt=Prompt(language="deu"))
+    stack = api.build([api.read_config({"kind": "bitfit"})], base.sites, SPEAKERS, seed=0)
+    folded = fold(base, stack.requires_grad_(False), "spk1")
+    write(folded, tmp_path / "folded")
+    assert base_checkpoint.load(tmp_path / "folded").fingerprint == folded.fingerprint
+    assert folded.fingerprint.endswith("-deu-asr")
 
 
 def test_a_prompt_for_a_model_without_is_refused(adaptkit, base_dir, corpus, tmp_path):

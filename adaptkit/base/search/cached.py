@@ -55,6 +55,8 @@ class _CachedDecoder(BatchScorerInterface):
 
     def batch_score(self, ys: Tensor, states: Sequence[State], xs: Tensor) -> tuple[Tensor, list[State]]:
         """Score the tokens that follow prefixes (N, L)."""
+        if states[0] is None and ys.shape[1] > 1:  # the tokens of a prompt
+            _, states = self.batch_score(ys[:, :-1], states, xs)
         decoder, before = self._decoder, _stack(states)
         x, new = decoder.embed(ys)[:, -1:], []  # (N, 1, D)
         for index, (layer, memory) in enumerate(zip(decoder.decoders, self._memory, strict=True)):
@@ -76,6 +78,8 @@ class _CachedLM(BatchScorerInterface):
 
     def batch_score(self, ys: Tensor, states: Sequence[State], xs: Tensor) -> tuple[Tensor, list[State]]:
         """Score the tokens that follow prefixes (N, L); as in training, a blank among them is not seen."""
+        if states[0] is None and ys.shape[1] > 1:
+            _, states = self.batch_score(ys[:, :-1], states, xs)
         encoder, before = self._lm.encoder, _stack(states)
         x, new = encoder.embed(self._lm.embed(ys))[:, -1:], []  # (N, 1, D)
         is_seen = (ys != 0)[:, None, None]  # (N, 1, 1, L)
