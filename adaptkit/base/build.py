@@ -17,8 +17,8 @@ from typing import Any
 from torch import nn
 
 from adaptkit import config as configuration
-from adaptkit.base import schema, transducer
-from adaptkit.base.classes import CLASSES, CTC, JOINT_NETWORK, MODEL, import_class
+from adaptkit.base import names, schema, transducer
+from adaptkit.base.classes import CLASSES, CTC, JOINT_NETWORK, MODEL, NEWER_OPTIONS, import_class
 from adaptkit.base.trust import REMEDY, RISKS, is_config_trusted
 from adaptkit.errors import AdaptkitError, ConfigError, listed, nearest
 from adaptkit.files import require_regular
@@ -75,9 +75,9 @@ def build(
     with _refusing(f"{where}: ESPnet rejects the configuration"), AllocationLimit(most_bytes, too_large):
         if not unknown:
             with _naming(where):
-                return _build_known(config)
+                return names.adopt(_build_known(config))
         _refuse_untrusted(config, unknown, where)
-        return _build_by_task(config, unknown)
+        return names.adopt(_build_by_task(config, unknown))
 
 
 def _build_known(config: Mapping[str, Any]) -> nn.Module:
@@ -135,15 +135,22 @@ def _make(config: Mapping[str, Any], section: str, **given: Any) -> nn.Module | 
 
 def _call(kind: type[nn.Module], conf_name: str, config: Mapping[str, Any], **given: Any) -> nn.Module:
     """Construct an ESPnet class with its section's options, refusing options that it does not have."""
-    options = config[conf_name]
+    options = dict(config[conf_name])
     parameters = inspect.signature(kind.__init__).parameters
     known = [name for name in parameters if name != "self"]
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for option in options:
-        if option not in known and not takes_any:
+    for option in config[conf_name]:
+        if option in known or takes_any:
+            continue
+        if option in NEWER_OPTIONS and options[option] is NEWER_OPTIONS[option]:
+            _LOG.info("%s.%s: unknown to this ESPnet; its value changes nothing", conf_name, option)
+            del options[option]
+        else:
             remedy = nearest(option, known) or f"; known: {', '.join(known)}"
+            if option in NEWER_OPTIONS:
+                remedy = f", which came with ESPnet 202611; set it to {NEWER_OPTIONS[option]}"
             raise ConfigError(f"{conf_name}.{option}: {kind.__name__} has no such option{remedy}")
-    with _refusing(f"{conf_name}: {kind.__name__} rejects {dict(options)}"):
+    with _refusing(f"{conf_name}: {kind.__name__} rejects {options}"):
         return kind(**given, **options)
 
 

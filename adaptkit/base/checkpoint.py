@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptkit.adapters.site import Site
-from adaptkit.base import padding, schema
+from adaptkit.base import names, padding, schema
 from adaptkit.base.build import build, complete
 from adaptkit.base.model_file import read_weights
 from adaptkit.base.sites import find_sites
@@ -117,7 +117,7 @@ def load(path: Path, device: torch.device | str = "cpu", *, is_finished: bool = 
     with tempfile.TemporaryDirectory() as temporary:
         described = _with_statistics(config, weights, path, Path(temporary))
         model = build(described, str(folder.config), most_bytes=_SLACK + 4 * total_bytes(weights))
-    load_strictly(model, weights, folder.model)
+    load_strictly(model, names.canonical(model, weights, str(folder.model)), folder.model)
     base = wrap(path, config, model.to(device))
     _refuse_changed(base)
     _try(base)

@@ -5,6 +5,7 @@ Importing `espnet2.tasks.asr`, which lists them all, takes 16 s and attempts dow
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import logging
 from typing import Any
@@ -38,11 +39,22 @@ CTC = "espnet2.asr.ctc.CTC"
 JOINT_NETWORK = "espnet2.asr_transducer.joint_network.JointNetwork"
 MODEL = "espnet2.asr.espnet_model.ESPnetASRModel"
 
+NEWER_OPTIONS = {"use_sdpa": False}  # of ESPnet 202611 but not 202511, with the value that changes nothing
+_MOVED = {"espnet.nets": "espnet2.legacy.nets"}  # packages of ESPnet 202511: of 202611
+
 
 def import_class(path: str) -> Any:
-    """Import a class of ESPnet by its dotted path."""
+    """Import a class of ESPnet by its dotted path in ESPnet 202511, wherever the installed version has it."""
     module, _, name = path.rpartition(".")
     with contextlib.redirect_stdout(io.StringIO()) as printed:  # ESPnet reports on flash_attn
-        found = importlib.import_module(module)
+        found = importlib.import_module(_find(module))
     _LOG.debug("%s", printed.getvalue())
     return getattr(found, name)
+
+
+def _find(module: str) -> str:
+    """Return the name of a module in the installed ESPnet."""
+    for old, new in _MOVED.items():
+        if module.startswith(f"{old}.") and importlib.util.find_spec(old) is None:
+            return new + module.removeprefix(old)
+    return module

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from adaptkit.base import build
+from adaptkit.base.classes import import_class
 from adaptkit.errors import ConfigError
 
 
@@ -52,3 +53,17 @@ def test_an_attention_decoder_is_built_where_ctc_is_not_all(new_base):
     conf = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
     built = new_base(decoder="transformer", decoder_conf=conf, model_conf={"ctc_weight": 0.3})
     assert type(built.model.decoder).__name__ == "TransformerDecoder"
+
+
+def test_an_option_of_a_newer_espnet_is_left_out_only_if_it_changes_nothing(model_config):
+    conf = {"num_layers": 1, "hidden_size": 8}  # of a class that has no use_sdpa in any version
+    rnn = {"decoder": "rnn", "model_conf": {"ctc_weight": 0.3}}
+    built = build.build(model_config(**rnn, decoder_conf={**conf, "use_sdpa": False}))
+    assert type(built.decoder).__name__ == "RNNDecoder"
+    with pytest.raises(ConfigError, match="use_sdpa: .* came with ESPnet 202611; set it to False"):
+        build.build(model_config(**rnn, decoder_conf={**conf, "use_sdpa": True}))
+
+
+def test_classes_are_found_where_either_espnet_has_them():
+    path = "espnet.nets.batch_beam_search.BatchBeamSearch"
+    assert import_class(path).__name__ == "BatchBeamSearch"
