@@ -14,7 +14,7 @@ import sentencepiece
 
 from adaptkit.characters import split_words
 from adaptkit.errors import CheckpointError, DataError, listed
-from adaptkit.files import replacing
+from adaptkit.files import replacing, require_regular
 
 BLANK, UNK, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
 WORD_START = "\u2581"  # in the pieces of sentencepiece
@@ -25,10 +25,10 @@ _MOST = 1_000_000  # tokens; sentencepiece takes memory for as many as it is ask
 
 @dataclass(frozen=True)
 class TokenList:
-    """The output tokens of a recogniser; `bpe_model` is a sentencepiece file, None for characters."""
+    """The output tokens of a recogniser; `bpe` is the content of a sentencepiece file, or None."""
 
     tokens: tuple[str, ...]
-    bpe_model: Path | None = None
+    bpe: bytes | None = field(default=None, repr=False)
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,16 +65,25 @@ class TokenList:
 
     def _split(self, text: str) -> list[str]:
         text = " ".join(split_words(text))
-        if self.bpe_model is not None:
+        if self.bpe is not None:
             return self._processor.encode(text, out_type=str)
         return [SPACE if character == " " else character for character in text]
 
     @cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
-        try:
-            return sentencepiece.SentencePieceProcessor(model_file=str(self.bpe_model))
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError(f"{self.bpe_model}: not a sentencepiece model: {error}") from error
+        return sentencepiece.SentencePieceProcessor(model_proto=self.bpe)
+
+
+def read_bpe(path: Path) -> bytes:
+    """Read a sentencepiece model; another or no file is a CheckpointError."""
+    require_regular(path)
+    content = path.read_bytes()
+    try:
+        if not sentencepiece.SentencePieceProcessor(model_proto=content).get_piece_size():
+            raise RuntimeError("it has no pieces")
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: not a sentencepiece model: {error}") from error
+    return content
 
 
 def char_tokens(texts: Iterable[str]) -> TokenList:
@@ -108,7 +117,7 @@ def bpe_tokens(texts: Sequence[str], num_tokens: int, model_path: Path) -> Token
         temporary.write_bytes(model)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     pieces = [processor.id_to_piece(index) for index in range(1, processor.get_piece_size())]
-    return TokenList((BLANK, UNK, *pieces, SOS_EOS), model_path)
+    return TokenList((BLANK, UNK, *pieces, SOS_EOS), model)
 
 
 def _train_bpe(texts: Sequence[str], num_tokens: int) -> tuple[bytes | None, int]:

@@ -1,4 +1,4 @@
-"""What all tests share: the fixtures of five modules, and an environment that is not the user's."""
+"""What all tests share: the fixtures of six modules, and an environment that is not the user's."""
 
 import gc
 import os
@@ -7,7 +7,9 @@ from importlib import metadata
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # read by typer when it is imported: no colours in boxes
 os.environ.pop("TERMINAL_WIDTH", None)  # likewise
 
-FIXTURES = tuple(f"tests.fixtures.{name}" for name in ("models", "corpora", "noises", "runs", "servers"))
+FIXTURES = tuple(
+    f"tests.fixtures.{name}" for name in ("models", "archives", "corpora", "noises", "runs", "servers")
+)
 
 
 def pytest_configure(config):

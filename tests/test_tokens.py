@@ -5,7 +5,17 @@ import pickle
 import pytest
 
 from adaptkit.errors import CheckpointError, DataError
-from adaptkit.tokens import BLANK, SOS_EOS, SPACE, UNK, TokenList, bpe_tokens, char_tokens, refuse_unknown
+from adaptkit.tokens import (
+    BLANK,
+    SOS_EOS,
+    SPACE,
+    UNK,
+    TokenList,
+    bpe_tokens,
+    char_tokens,
+    read_bpe,
+    refuse_unknown,
+)
 
 TEXTS = ["AB BA", "ABBA CAB", "BAC ABC", "CAB BAC"]
 
@@ -39,7 +49,7 @@ def test_bpe_uses_fewer_tokens_than_characters(bpe):
 def test_bpe_trained_again_is_the_same_file(bpe, tmp_path):
     again = bpe_tokens(TEXTS, 12, tmp_path / "again.model")
     assert again.tokens == bpe.tokens
-    assert again.bpe_model.read_bytes() == bpe.bpe_model.read_bytes()
+    assert again.bpe == bpe.bpe == (tmp_path / "again.model").read_bytes()
 
 
 def test_more_bpe_tokens_than_the_texts_can_give_are_refused(tmp_path):
@@ -85,15 +95,11 @@ def test_bpe_without_any_text_is_refused(tmp_path):
         bpe_tokens(["", " "], 12, tmp_path / "bpe.model")
 
 
-def test_a_lost_bpe_model_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="nowhere.model: not a sentencepiece model"):
-        TokenList((BLANK, UNK, SOS_EOS), tmp_path / "nowhere.model").encode("A")
-
-
-def test_a_damaged_bpe_model_is_named(bpe):
-    bpe.bpe_model.write_bytes(b"no model")
+@pytest.mark.parametrize("content", [b"no model", b""])
+def test_a_damaged_bpe_model_is_named(tmp_path, content):
+    (tmp_path / "bpe.model").write_bytes(content)
     with pytest.raises(CheckpointError, match="bpe.model: not a sentencepiece model"):
-        TokenList(bpe.tokens, bpe.bpe_model).encode("A")
+        read_bpe(tmp_path / "bpe.model")
 
 
 def test_characters_are_listed_once_and_sorted():

@@ -116,6 +116,7 @@ class AdapterStack(nn.ModuleList):
         super().__init__(members)
         self.configs, self.tasks = tuple(configs), tuple(tasks)
         self.base_rows: Tensor | None = None
+        self.num_rows: int | None = None  # B, in a forward pass
 
     @property
     def kind(self) -> str:
@@ -169,13 +170,13 @@ class AdapterStack(nn.ModuleList):
         if outside:
             raise ValueError(f"task ids {sorted(set(outside))} are outside the {len(self.tasks)} tasks")
         ids = torch.tensor(task_ids, dtype=torch.long, device=device)
-        self.base_rows = ids < 0 if min(task_ids) < 0 else None
+        self.base_rows, self.num_rows = ids < 0 if min(task_ids) < 0 else None, len(task_ids)
         try:
             for member in self:
                 member.choose_tasks(ids.clamp(min=0))
             yield
         finally:
-            self.base_rows = None
+            self.base_rows = self.num_rows = None
             for member in self:
                 member.choose_tasks(None)
 

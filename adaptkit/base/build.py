@@ -18,7 +18,15 @@ from torch import nn
 
 from adaptkit import config as configuration
 from adaptkit.base import names, schema, transducer
-from adaptkit.base.classes import CLASSES, CTC, JOINT_NETWORK, MODEL, NEWER_OPTIONS, import_class
+from adaptkit.base.classes import (
+    CLASSES,
+    CTC,
+    JOINT_NETWORK,
+    NEWER_OPTIONS,
+    REFUSED,
+    import_class,
+    missing_package,
+)
 from adaptkit.base.trust import REMEDY, RISKS, is_config_trusted
 from adaptkit.errors import AdaptkitError, ConfigError, listed, nearest
 from adaptkit.files import require_regular
@@ -38,7 +46,8 @@ _DEFAULTS = {  # of options that an ESPnet training yaml may omit, as in espnet2
     "init": None,
     "input_size": None,
 }
-_CONFS = [f"{section}_conf" for section in (*CLASSES, "postencoder", "ctc", "joint_net", "model")]
+_CONFS = [f"{section}_conf" for section in (*CLASSES, "ctc", "joint_net")]
+_OTHER_CTC = ("builtin2", "brctc", "cudnnctc", "gtnctc", "warpctc")  # losses of the same weights
 _MOST_STATISTICS = 64 << 20  # bytes
 MODEL_KEYS = frozenset((*_DEFAULTS, *_CONFS, "token_list", "token_type", "bpemodel"))
 
@@ -71,13 +80,23 @@ def build(
         f"{where}: describes a model that takes more than {most_bytes / 2**30:.1f} GiB, "
         "the memory of this machine or several times the size of its weights; reduce its sizes"
     )
-    unknown = _find_unknown(config)
+    unknown = _find_unknown(config, where)
+    config = _with_builtin_ctc(config, where)
     with _refusing(f"{where}: ESPnet rejects the configuration"), AllocationLimit(most_bytes, too_large):
         if not unknown:
             with _naming(where):
                 return names.adopt(_build_known(config))
         _refuse_untrusted(config, unknown, where)
         return names.adopt(_build_by_task(config, unknown))
+
+
+def _with_builtin_ctc(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Replace other implementations of the CTC loss, which need packages of their own, by torch's."""
+    kind = config["ctc_conf"].get("ctc_type", "builtin")
+    if kind not in _OTHER_CTC:
+        return config
+    _LOG.info("%s: ctc_conf.ctc_type: %s is read as builtin: the weights are the same", where, kind)
+    return {**config, "ctc_conf": {**config["ctc_conf"], "ctc_type": "builtin"}}
 
 
 def _build_known(config: Mapping[str, Any]) -> nn.Module:
@@ -96,8 +115,9 @@ def _build_known(config: Mapping[str, Any]) -> nn.Module:
     parts["ctc"] = _call(import_class(CTC), "ctc_conf", config, **ctc_widths)
     model_conf = {**config, "model_conf": {**config["model_conf"], "report_cer": False, "report_wer": False}}
     outer = {"postencoder": None, "vocab_size": len(tokens), "token_list": tokens}
+    kind = import_class(CLASSES["model"]["espnet"])
     with transducer.importable():
-        built = _call(import_class(MODEL), "model_conf", model_conf, encoder=encoder, **parts, **outer)
+        built = _call(kind, "model_conf", model_conf, encoder=encoder, **parts, **outer)
     built.error_calculator = None  # a transducer has one nevertheless
     return built.float()  # GlobalMVN has float64 statistics until its first forward pass converts them
 
@@ -189,26 +209,40 @@ def _check_statistics(path: Path) -> None:
         )
 
 
-def _find_unknown(config: Mapping[str, Any]) -> list[str]:
-    """List the sections that name a class outside the table."""
-    unknown = [name for name in CLASSES if config[name] is not None and config[name] not in CLASSES[name]]
-    if config["postencoder"] is not None:
-        unknown.append("postencoder")
-    return unknown if config["model"] in ("espnet", None) else [*unknown, "model"]
+def _find_unknown(config: Mapping[str, Any], where: str) -> list[str]:
+    """List the sections that name a class outside the table; refuse those that cannot work."""
+    named = {section: config[section] for section in CLASSES if config[section] is not None}
+    reasons = [
+        f"{section}: {option}: {REFUSED[section][option]}"
+        for section, option in named.items()
+        if option in REFUSED.get(section, {})
+    ]
+    if reasons:
+        raise ConfigError(f"{where}: {'; '.join(reasons)}; docs/models.md lists what is supported")
+    return [section for section, option in named.items() if option not in CLASSES[section]]
 
 
 def _refuse_untrusted(config: Mapping[str, Any], unknown: list[str], where: str) -> None:
-    """Refuse classes outside the table, with those that are in it, unless the configuration is trusted."""
+    """Refuse classes outside the table unless the configuration is trusted and their packages are there."""
+    missing = {section: missing_package(section, config[section]) for section in unknown}
+    needed = [
+        f"{section}: {config[section]} needs the package {package}, which is not installed: "
+        f"'pip install {package}'"
+        for section, package in missing.items()
+        if package
+    ]
     if is_config_trusted():
+        if needed:
+            raise ConfigError(f"{where}: {'; '.join(needed)}")
         return
-    words = []
-    for section in unknown:
-        known = CLASSES.get(section, {"model": ("espnet",)}.get(section, ()))
-        words.append(f"{section}: {config[section]}{nearest(config[section], known).replace('; ', ', ')}")
+    words = [
+        f"{section}: {config[section]}{nearest(config[section], CLASSES[section]).replace('; ', ', ')}"
+        for section in unknown
+    ]
+    known = [name for section in unknown for name in CLASSES[section]]
     raise ConfigError(
         f"{where}: {listed(words)}: not among the classes that adaptkit builds itself "
-        f"({listed([name for part in unknown for name in CLASSES.get(part, ())]) or 'none'}); {RISKS}; "
-        f"{REMEDY}"
+        f"({listed(known) or 'none'}); {RISKS}; {'; '.join([*needed, REMEDY])}"
     )
 
 

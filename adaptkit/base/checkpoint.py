@@ -1,4 +1,4 @@
-"""Load and save base models: a folder with ESPnet's `config.yaml` and `model.pth`."""
+"""Load base models, from a folder with ESPnet's `config.yaml` and `model.pth` or an archive; save them."""
 
 import hashlib
 import io
@@ -7,7 +7,7 @@ import logging
 import shlex
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from adaptkit.adapters.site import Site
-from adaptkit.base import names, padding, schema
+from adaptkit.base import archive, names, padding, schema
+from adaptkit.base.archive import ModelFiles
 from adaptkit.base.build import build, complete
 from adaptkit.base.model_file import read_weights
 from adaptkit.base.sites import find_sites
@@ -27,7 +28,7 @@ from adaptkit.files import replacing, require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.records import RunRecord
 from adaptkit.tensors import hash_tensors, load_strictly, total_bytes
-from adaptkit.tokens import TokenList
+from adaptkit.tokens import TokenList, read_bpe
 
 _LOG = logging.getLogger(__name__)
 _SLACK = 1 << 30  # bytes of a model beside its weights, such as tables of positions
@@ -42,7 +43,8 @@ _FINGERPRINTED = (  # what changes the words that are recognised from the same w
 class BaseModel:
     """A frozen recogniser in eval() mode, with its configuration, tokens and adapter sites."""
 
-    path: Path
+    path: Path  # as the user named it: a folder, a `.pth` or a zip
+    files: ModelFiles  # those of a zip are gone after loading; `archive.opened(path)` reads them again
     config: Mapping[str, Any]  # ESPnet's own, completed
     model: nn.Module  # an ESPnetASRModel
     tokens: TokenList
@@ -93,55 +95,64 @@ class BaseModel:
 
 
 def load(path: Path, device: torch.device | str = "cpu", *, is_finished: bool = True) -> BaseModel:
-    """Load a base model; an incomplete, damaged or foreign file is a CheckpointError.
+    """Load a base model from its folder, an archive of ESPnet's, a zip, or a `.pth` beside its config.yaml.
 
-    ESPnet's own inference loads with strict=False, so a wrong file would decode without an error.
+    An incomplete, damaged or foreign file is a CheckpointError. ESPnet's own inference loads with
+    strict=False, so a wrong file would decode without an error.
     """
     path, folder = Path(path), RunFolder(Path(path))
-    if not folder.config.is_file() or not folder.model.is_file():
-        raise CheckpointError(
-            f"{path}: no base model: expected config.yaml and model.pth; 'adaptkit base train' trains one"
-        )
-    if is_finished and folder.is_unfinished:
+    if is_finished and folder.model.is_file() and folder.is_unfinished:
         raise CheckpointError(
             f"{path}: the training of this base model has not finished (there is no {folder.record.name}); "
             "'adaptkit base train CONFIG --resume' finishes it, with the yaml and options it was begun with"
         )
-    _LOG.info("loading the base model %s", path)
-    config = complete(read_yaml(folder.config), str(folder.config))
-    if not isinstance(config.get("token_list"), list):
-        raise CheckpointError(
-            f"{path}/config.yaml: has no list 'token_list'; use the one that ESPnet wrote with the model"
-        )
-    weights = read_weights(folder.model)
-    with tempfile.TemporaryDirectory() as temporary:
-        described = _with_statistics(config, weights, path, Path(temporary))
-        model = build(described, str(folder.config), most_bytes=_SLACK + 4 * total_bytes(weights))
-    load_strictly(model, names.canonical(model, weights, str(folder.model)), folder.model)
-    base = wrap(path, config, model.to(device))
+    with archive.opened(path, with_lm=False) as files:
+        _LOG.info("loading the base model %s", path)
+        base = _load(path, files, device)
+    if archive.is_zip(path):
+        base = replace(base, files=files.moved(files.root, path))
     _refuse_changed(base)
     _try(base)
     return base
 
 
-def wrap(path: Path, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
-    """Freeze a model and collect what `BaseModel` holds."""
+def _load(path: Path, files: ModelFiles, device: torch.device | str) -> BaseModel:
+    where = str(files.config)
+    config = complete(read_yaml(files.config), where)
+    if not isinstance(config.get("token_list"), list):
+        raise CheckpointError(
+            f"{where}: has no list 'token_list'; use the one that ESPnet wrote with the model"
+        )
+    weights = read_weights(files.model)
+    with tempfile.TemporaryDirectory() as temporary:
+        described = _with_statistics(config, weights, files, Path(temporary))
+        model = build(described, where, most_bytes=_SLACK + 4 * total_bytes(weights))
+    load_strictly(model, names.canonical(model, weights, where=files.model), files.model)
+    return wrap(path, config, model.to(device), files)
+
+
+def wrap(
+    path: Path, config: Mapping[str, Any], model: nn.Module, files: ModelFiles | None = None
+) -> BaseModel:
+    """Freeze a model and collect what `BaseModel` holds; without `files`, they are those of `path`."""
+    files = archive.own_files(path) if files is None else files
     model.eval().requires_grad_(False)
-    features = schema.read_features(config, f"{path}/config.yaml")
+    features = schema.read_features(config, str(files.config))
     if features is not None and features["num_bins"] != config["input_size"]:
         reads = f"features of {config['input_size']} bins" if config["input_size"] else "speech"
         raise CheckpointError(
-            f"{path}/config.yaml: the model reads {reads}, but adaptkit.features.num_bins is "
+            f"{files.config}: the model reads {reads}, but adaptkit.features.num_bins is "
             f"{features['num_bins']}; make 'adaptkit: features:' what the model was trained on"
         )
     if features is None and config["frontend"] is None:
         raise CheckpointError(
-            f"{path}/config.yaml: the model reads features of {config['input_size']} bins without options; "
+            f"{files.config}: the model reads features of {config['input_size']} bins without options; "
             "add 'adaptkit: {features: {...}}' with what 'adaptkit feats' writes to feats.json"
         )
-    bpe = _find_bpe(config, path)
+    bpe = _find_bpe(config, files)
     return BaseModel(
         path=path,
+        files=files,
         config=config,
         model=model,
         tokens=TokenList(tuple(config["token_list"]), bpe),
@@ -160,17 +171,8 @@ def save(path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -
         temporary.write_bytes(content.getbuffer())
 
 
-def find_beside(folder: Path, name: str | Path) -> Path | None:
-    """Find a file that a model's configuration names: by its name in the model's folder, then as written.
-
-    A path in a configuration is relative to where the model was trained, which may now hold another model's.
-    """
-    candidates = (folder / Path(name).name, Path(name))
-    return next((path for path in candidates if path.is_file()), None)
-
-
 def _with_statistics(
-    config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path, folder: Path
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], files: ModelFiles, folder: Path
 ) -> Mapping[str, Any]:
     """Point `normalize_conf.stats_file` at a placeholder with the statistics in the weights.
 
@@ -181,7 +183,7 @@ def _with_statistics(
         return config
     if not {"normalize.mean", "normalize.std"} <= set(weights):
         raise CheckpointError(
-            f"{RunFolder(path).model}: has no normalize.mean and normalize.std, the statistics of "
+            f"{files.model}: has no normalize.mean and normalize.std, the statistics of "
             f"normalize_conf.stats_file {stats}; use the model file that ESPnet wrote with this config.yaml"
         )
     found = folder / "stats.npz"
@@ -201,22 +203,22 @@ def _try(base: BaseModel) -> None:
             base.model.encode(torch.zeros(shape, device=device), torch.tensor([frames], device=device))
     except Exception as error:
         raise CheckpointError(
-            f"{base.path}/config.yaml: the model that it describes does not run: {type(error).__name__}: "
+            f"{base.files.config}: the model that it describes does not run: {type(error).__name__}: "
             f"{error}; use the config.yaml that ESPnet wrote with the model"
         ) from error
 
 
-def _find_bpe(config: Mapping[str, Any], path: Path) -> Path | None:
-    """Find the sentencepiece model of a model's tokens; None if they are not of BPE."""
+def _find_bpe(config: Mapping[str, Any], files: ModelFiles) -> bytes | None:
+    """Read the sentencepiece model of a model's tokens; None if they are not of BPE."""
     name = config.get("bpemodel")
     if not name:
         return None
-    found = find_beside(path, name)
+    found = files.find(name)
     if found is None:
         raise CheckpointError(
-            f"{path}/config.yaml: bpemodel {name} does not exist; copy it to {path / Path(name).name}"
+            f"{files.config}: bpemodel {name} does not exist; copy it to {files.root / Path(name).name}"
         )
-    return found
+    return read_bpe(found)
 
 
 def _refuse_changed(base: BaseModel) -> None:
@@ -235,12 +237,12 @@ def _refuse_changed(base: BaseModel) -> None:
 
 
 def _fingerprint(
-    config: Mapping[str, Any], model: nn.Module, features: Mapping[str, Any] | None, bpe: Path | None
+    config: Mapping[str, Any], model: nn.Module, features: Mapping[str, Any] | None, bpe: bytes | None
 ) -> str:
     """Hash the architecture, the features, the BPE model, and every weight and buffer, to 32 digits."""
     described = {name: config.get(name) for name in _FINGERPRINTED}
     described["features"] = features
-    described["bpe"] = None if bpe is None else hashlib.sha256(bpe.read_bytes()).hexdigest()
+    described["bpe"] = None if bpe is None else hashlib.sha256(bpe).hexdigest()
     normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
     described["normalize_conf"] = normalize  # the statistics themselves are buffers
     words = json.dumps(described, sort_keys=True, default=str)

@@ -11,10 +11,15 @@ import logging
 from typing import Any
 
 _LOG = logging.getLogger(__name__)
+_DECODERS = "espnet2.asr.decoder.transformer_decoder"
 
 # section of config.yaml: option: class, as in espnet2/tasks/asr.py of ESPnet 202511
 CLASSES = {
-    "frontend": {"default": "espnet2.asr.frontend.default.DefaultFrontend"},
+    "frontend": {
+        "default": "espnet2.asr.frontend.default.DefaultFrontend",
+        "sliding_window": "espnet2.asr.frontend.windowing.SlidingWindow",
+        "wav2vec_cnn": "espnet2.asr.frontend.cnn.CNNFrontend",
+    },
     "specaug": {"specaug": "espnet2.asr.specaug.specaug.SpecAug"},
     "normalize": {
         "global_mvn": "espnet2.layers.global_mvn.GlobalMVN",
@@ -27,20 +32,77 @@ CLASSES = {
     "encoder": {
         "conformer": "espnet2.asr.encoder.conformer_encoder.ConformerEncoder",
         "transformer": "espnet2.asr.encoder.transformer_encoder.TransformerEncoder",
+        "branchformer": "espnet2.asr.encoder.branchformer_encoder.BranchformerEncoder",
         "e_branchformer": "espnet2.asr.encoder.e_branchformer_encoder.EBranchformerEncoder",
+        "multiconv_conformer": "espnet2.asr.encoder.multiconvformer_encoder.MultiConvConformerEncoder",
+        "contextual_block_conformer": "espnet2.asr.encoder.contextual_block_conformer_encoder"
+        ".ContextualBlockConformerEncoder",
+        "contextual_block_transformer": "espnet2.asr.encoder.contextual_block_transformer_encoder"
+        ".ContextualBlockTransformerEncoder",
     },
     "decoder": {
-        "transformer": "espnet2.asr.decoder.transformer_decoder.TransformerDecoder",
+        "transformer": f"{_DECODERS}.TransformerDecoder",
+        "lightweight_conv": f"{_DECODERS}.LightweightConvolutionTransformerDecoder",
+        "lightweight_conv2d": f"{_DECODERS}.LightweightConvolution2DTransformerDecoder",
+        "dynamic_conv": f"{_DECODERS}.DynamicConvolutionTransformerDecoder",
+        "dynamic_conv2d": f"{_DECODERS}.DynamicConvolution2DTransformerDecoder",
         "rnn": "espnet2.asr.decoder.rnn_decoder.RNNDecoder",
         "transducer": "espnet2.asr.decoder.transducer_decoder.TransducerDecoder",
+    },
+    "postencoder": {},
+    "model": {"espnet": "espnet2.asr.espnet_model.ESPnetASRModel"},
+}
+# section: option: the package that it needs; it may unpickle files or download a model
+UNTRUSTED = {
+    "frontend": {
+        "s3prl": "s3prl",
+        "fused": "s3prl",
+        "espnet_ssl": "espnet_model_zoo",
+        "huggingface": "transformers",
+        "whisper": "openai-whisper",
+    },
+    "decoder": {"whisper": "openai-whisper", "hugging_face_transformers": "transformers"},
+    "postencoder": {"hugging_face_transformers": "transformers"},
+}
+_MODULES = {"openai-whisper": "whisper"}  # of packages whose module has another name
+_FOREIGN = "adaptkit finds no sites for adapters in the blocks of {}"
+_TASKLESS = "it is trained to {}, and is no recogniser"
+# section: option: why it is not supported
+REFUSED = {
+    "encoder": {
+        **dict.fromkeys(("rnn", "vgg_rnn"), "it has no blocks with attention, where adapters act"),
+        **dict.fromkeys(("wav2vec2", "hubert"), _FOREIGN.format("fairseq")),
+        "whisper": _FOREIGN.format("Whisper"),
+        "beats": _FOREIGN.format("BEATs"),
+        "longformer": _FOREIGN.format("Longformer, whose attention needs a batch padded to its window"),
+        "avhubert": "it reads video beside speech",
+        "transformer_multispkr": "it separates the speakers of one recording, and adaptkit knows one each",
+        "hubert_pretrain": _TASKLESS.format("predict clusters of frames"),
+        "torchaudiohubert": _TASKLESS.format("predict clusters of frames"),
+    },
+    "decoder": {
+        "mlm": "it fills masked tokens, for the model maskctc",
+        "s4": "ESPnet runs it only with cauchy_mult, a CUDA extension to be compiled",
+        "linear_decoder": "it classifies whole utterances, and recognises no words",
+    },
+    "postencoder": {"length_adaptor": "its convolutions over time make a row depend on the padding"},
+    "model": {
+        "maskctc": "its loss and its search are those of masked tokens",
+        "pit_espnet": "it separates the speakers of one recording, and adaptkit knows one each",
     },
 }
 CTC = "espnet2.asr.ctc.CTC"
 JOINT_NETWORK = "espnet2.asr_transducer.joint_network.JointNetwork"
-MODEL = "espnet2.asr.espnet_model.ESPnetASRModel"
-
 NEWER_OPTIONS = {"use_sdpa": False}  # of ESPnet 202611 but not 202511, with the value that changes nothing
 _MOVED = {"espnet.nets": "espnet2.legacy.nets"}  # packages of ESPnet 202511: of 202611
+
+
+def missing_package(section: str, option: str) -> str | None:
+    """Return the package that an option needs and that is not installed; None if there is none."""
+    package = UNTRUSTED.get(section, {}).get(option)
+    if package is None or importlib.util.find_spec(_MODULES.get(package, package)) is not None:
+        return None
+    return package
 
 
 def import_class(path: str) -> Any:

@@ -18,6 +18,7 @@ from adaptkit.kaldi import datadir
 from adaptkit.tokens import TokenList
 
 _LOG = logging.getLogger(__name__)
+_BPE = "bpe.model"
 
 
 def make_config(
@@ -41,7 +42,7 @@ def make_config(
     completed |= {
         "token_list": list(tokens.tokens),
         "token_type": token_type,
-        "bpemodel": str(tokens.bpe_model) if tokens.bpe_model else None,
+        "bpemodel": str(folder / _BPE) if tokens.bpe else None,
     }
     if completed["frontend"] is None:
         completed["adaptkit"] = {"features": read_options(train_set / "feats.json").to_dict()}
@@ -68,7 +69,7 @@ def _make_tokens(train_set: Path, folder: Path, *, token_type: str, num_tokens: 
     texts = [utterance.text for utterance in datadir.read(train_set).utterances]
     if token_type == "char":
         return text_tokens.char_tokens(texts)
-    return text_tokens.bpe_tokens(texts, num_tokens, folder / "bpe.model")
+    return text_tokens.bpe_tokens(texts, num_tokens, folder / _BPE)
 
 
 def _copy_statistics(train_set: Path, folder: Path) -> Path:

@@ -22,7 +22,8 @@ from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.fold import Added, Fold, Widened
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.adapters.site import Site
-from adaptkit.base.checkpoint import BaseModel, find_beside, save, wrap
+from adaptkit.base.archive import ModelFiles
+from adaptkit.base.checkpoint import BaseModel, save, wrap
 from adaptkit.config import Config, NonNegativeInt
 from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
 from adaptkit.files import replacing
@@ -154,19 +155,19 @@ def write(base: BaseModel, folder: Path) -> None:
         if RunFolder(folder).model.exists():
             raise ConfigError(f"{folder}: already contains a base model; choose another folder with --out")
         if normalize.get("stats_file"):
-            normalize["stats_file"] = _copy_file(base.path, normalize["stats_file"], folder)
+            normalize["stats_file"] = _copy_file(base.files, normalize["stats_file"], folder)
             config["normalize_conf"] = normalize
         if config.get("bpemodel"):
-            config["bpemodel"] = _copy_file(base.path, config["bpemodel"], folder)
+            config["bpemodel"] = _copy_file(base.files, config["bpemodel"], folder)
         made = RecordedModel(folder.resolve().name, "base", (), base.num_parameters, 0)
         counts = {"base_fingerprint": base.fingerprint, "params_base": base.num_parameters}
         write_record(folder, made, **counts, device="cpu")
         save(folder, config, base.model.state_dict())  # the model last, so that a killed run can be repeated
 
 
-def _copy_file(source: Path, name: str, folder: Path) -> str:
-    """Copy a file that the configuration of the model in `source` names; skip a lost one."""
-    found = find_beside(source, name)
+def _copy_file(source: ModelFiles, name: str, folder: Path) -> str:
+    """Copy a file that a model's configuration names; skip a lost one."""
+    found = source.find(name)
     if found is None:
         return name
     with replacing(folder / found.name) as temporary:
@@ -226,8 +227,10 @@ def _feed_forwards(model: nn.Module, sites: Sequence[Site]) -> Iterator[_FeedFor
         first, second = (maps.get((site.block, f"{site.kind}_{end}")) for end in ("in", "out"))
         if site.kind in _FEED_FORWARDS and first and second:
             halves = (model.get_submodule(first), model.get_submodule(second))
-            activation = type(model.get_submodule(site.name).activation).__name__.lower()
-            yield _FeedForward(site, *halves, second_name=second, activation=activation)
+            activation = getattr(model.get_submodule(site.name), "activation", None)
+            if activation is not None:  # a gating MLP multiplies its units instead
+                name = type(activation).__name__.lower()
+                yield _FeedForward(site, *halves, second_name=second, activation=name)
 
 
 def _widen(base: _FeedForward, parts: Sequence[Widened], num_units: int) -> None:

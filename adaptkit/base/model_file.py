@@ -1,5 +1,6 @@
-"""Read the weights of a base model: plain tensors from a whole file, and nothing that runs."""
+"""Choose the model file of a folder, and read it: plain tensors from a whole file, and nothing that runs."""
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import torch
 from torch import Tensor
 
 from adaptkit.errors import CheckpointError, listed
+from adaptkit.folders import RunFolder
+
+_TRAINING_STATE = "checkpoint.pth"  # as ESPnet names it
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -35,6 +39,49 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "or without data); save the model's state dict as ESPnet does"
         )
     return {name: tensor.detach() for name, tensor in weights.items()}  # a Parameter has gradients
+
+
+def list_models(folder: Path) -> list[Path]:
+    """List the model files of a folder, each once: ESPnet's `valid.acc.ave.pth` is a link to another."""
+    found: dict[Path, Path] = {}
+    for path in sorted(folder.glob("*.pth"), key=lambda path: (path.is_symlink(), path.name)):
+        if path.is_file() and path.name != _TRAINING_STATE:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def choose_model(folder: Path, name: str | None = None) -> Path | None:
+    """Choose the file `name`, else model.pth, the only average of checkpoints, or the only model file.
+
+    Where several remain, a CheckpointError names them; without any, it returns None.
+    """
+    files = list_models(folder)
+    if name is not None:
+        if not (folder / name).is_file() or Path(name).name != name:
+            held = listed(path.name for path in files) or "no model file"
+            raise CheckpointError(f"{folder}: no file {name}; it holds {held}")
+        refuse_training_state(folder / name)
+        return folder / name
+    averages = [path for path in files if re.fullmatch(r".*\.ave(_\d+best)?\.pth", path.name)]
+    for candidates in ([path for path in files if path == RunFolder(folder).model], averages, files):
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            names = listed(path.name for path in candidates)
+            raise CheckpointError(
+                f"{folder}: {len(candidates)} models: {names}; give the path of one of these files instead"
+            )
+    refuse_training_state(folder / _TRAINING_STATE)
+    return None
+
+
+def refuse_training_state(path: Path) -> None:
+    """Refuse ESPnet's checkpoint.pth if it is there."""
+    if path.name == _TRAINING_STATE and path.is_file():
+        raise CheckpointError(
+            f"{path}: the state of a training, with its optimizer; give the model file beside it "
+            "(valid.*.pth)"
+        )
 
 
 def _check_archive(path: Path) -> None:

@@ -7,6 +7,7 @@ spelling, and both versions load it: 202611 renames what it reads.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class _Layers(nn.Sequential):
         return self[0](x)
 
 
-def canonical(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def canonical(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
     """Name the weights of a file, in either spelling, as `model` does.
 
     Both spellings of one weight in a file are a CheckpointError that begins with `where`.

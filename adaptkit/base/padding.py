@@ -1,13 +1,14 @@
 """Make the results of a batch independent of its padding.
 
-ESPnet's encoders are not padding-invariant: padding leaks through the convolutions over time, and the mask
-after subsampling counts one more frame for an utterance beside a longer one than for the same utterance
-alone. Hooks correct both: the convolutions see zeros beyond the end of an utterance, and every utterance
-keeps its own number of frames. A frontend, which reflects the end of the padded batch instead of each
+ESPnet's encoders are not padding-invariant: padding leaks through the convolutions over time, the mask after
+subsampling counts one more frame for an utterance beside a longer one than for the same utterance alone, and
+legacy relative positions (rel_pos_type: legacy, the default) count from the end of the padded batch. This is
+corrected: the convolutions see zeros beyond the end of an utterance, and every utterance keeps its own number
+of frames and its own positions. A frontend, which reflects the end of the padded batch instead of each
 utterance's, processes utterances one at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,31 +39,50 @@ def subsampling(encoder: nn.Module) -> int:
 def mixes_lengths(model: nn.Module) -> bool:
     """Whether utterances of different lengths may share a batch without affecting each other.
 
-    They may not with legacy relative positions (rel_pos_type: legacy), which count from the end of the padded
-    batch, convolutional ones (pos_enc_layer_type: conv), which extend into the padding, and a variance per
-    utterance (utterance_mvn with norm_vars), which includes the padding.
+    They may not in an encoder of contextual blocks, which cuts the padded batch into blocks of time.
     """
-    names = {type(module).__name__ for module in model.encoder.modules()}
-    if any("LegacyRelPosition" in name or "ConvolutionalPosition" in name for name in names):
-        return False
-    return type(model.normalize).__name__ != "UtteranceMVN" or not model.normalize.norm_vars
+    return not getattr(model.encoder, "block_size", 0)
 
 
 @contextmanager
 def ignoring_padding(model: nn.Module) -> Iterator[None]:
-    """Make a model's results independent of padding inside the block; by hooks, nothing is replaced."""
-    padding, encoder = _Padding(), model.encoder
+    """Make a model's results independent of padding inside the block; it is restored afterwards.
+
+    Where `mixes_lengths` is false, utterances of different lengths are a ValueError.
+    """
+    encoder = model.encoder
+    rows = _Rows(_subsampling(encoder), mixes_lengths(model))
     with ExitStack() as stack:
         if model.frontend is not None:
             stack.callback(model.frontend.register_forward_hook(_one_at_a_time).remove)
+        if type(model.normalize).__name__ == "UtteranceMVN" and model.normalize.norm_vars:
+            stack.callback(model.normalize.register_forward_hook(_own_variance).remove)
+        stack.callback(encoder.register_forward_pre_hook(rows.begin).remove)
         if hasattr(encoder.embed, "conv"):
-            stack.callback(encoder.embed.register_forward_hook(_OwnLengths(_subsampling(encoder))).remove)
-        for block in encoder.encoders:
-            stack.callback(block.register_forward_pre_hook(_Remember(padding)).remove)
-            for convolution in block.modules():
-                if isinstance(convolution, nn.Conv1d) and convolution.kernel_size[0] > 1:
-                    stack.callback(convolution.register_forward_pre_hook(_ZeroPadding(padding)).remove)
+            stack.callback(encoder.embed.register_forward_hook(rows.correct_mask).remove)
+        for module in encoder.modules():
+            if isinstance(module, nn.Conv1d) and _is_padded(module):
+                stack.callback(module.register_forward_pre_hook(rows.zero_padding).remove)
+            if "LegacyRelPosition" in type(module).__name__ and hasattr(module, "rel_shift"):
+                stack.enter_context(_shifting(module, rows))
         yield
+
+
+@contextmanager
+def _shifting(attention: nn.Module, rows: "_Rows") -> Iterator[None]:
+    """Replace the method that shifts positions, which no hook reaches, inside the block."""
+    before = vars(attention).get("rel_shift")  # of a block around this one
+    attention.rel_shift = _Shift(rows, attention.rel_shift, attention.zero_triu)
+    try:
+        yield
+    finally:
+        del attention.rel_shift
+        if before is not None:
+            attention.rel_shift = before
+
+
+def _is_padded(convolution: nn.Conv1d) -> bool:
+    return convolution.kernel_size[0] > 1 and convolution.padding != (0,)
 
 
 def _subsampling(encoder: nn.Module) -> tuple[tuple[int, int], ...]:
@@ -82,46 +102,86 @@ def _one_at_a_time(frontend: nn.Module, args: tuple[Tensor, Tensor], output: Any
     return outputs, torch.cat([frames for _, frames in rows])
 
 
-class _Padding:
-    """The mask (B, 1, U) of the current forward pass, true where an utterance has frames."""
+def _own_variance(normalize: nn.Module, args: tuple[Tensor, Tensor], output: Any) -> Any:
+    """Divide by each utterance's own deviation, where utterance_mvn counts the padding as the mean."""
+    x, lengths = output
+    if not normalize.norm_means or bool((lengths == lengths[0]).all()):
+        return output
+    beyond = torch.arange(x.shape[1], device=x.device) >= lengths.to(x.device)[:, None]  # (B, T)
+    x = x.masked_fill(beyond[..., None], 0.0)
+    variance = x.square().sum(dim=1, keepdim=True) / lengths.to(x)[:, None, None]
+    return x / variance.sqrt().clamp(min=normalize.eps), lengths
 
-    mask: Tensor | None = None
 
-
-@dataclass(frozen=True)
-class _OwnLengths:
-    """After subsampling: rebuild the mask from each utterance's own length."""
+@dataclass
+class _Rows:
+    """The utterances of the current forward pass: their numbers of encoder frames (B,)."""
 
     convolutions: tuple[tuple[int, int], ...]
+    mixes_lengths: bool
+    frames: Tensor | None = None
+    is_padded: bool = False
+    sources: tuple[Tensor, Tensor] | None = None  # of `_Shift`, the same in every block
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: tuple[Any, Tensor]) -> Any:
-        x, mask = output
-        if mask is None:
-            return output
-        lengths = args[1].sum(dim=-1)  # (B, 1)
+    def begin(self, encoder: nn.Module, args: tuple[Any, ...]) -> None:
+        """Before the encoder: count the frames that leave its subsampling."""
+        lengths = args[1].to(args[0].device)
+        self.is_padded, self.sources = bool((lengths != lengths.max()).any()), None
+        if self.is_padded and not self.mixes_lengths:
+            raise ValueError(
+                f"{type(encoder).__name__}: utterances of {lengths.tolist()} frames in one batch; its blocks "
+                "of time would depend on the longest: batch utterances of one length"
+            )
         for kernel, stride in self.convolutions:
             lengths = (lengths - kernel).div(stride, rounding_mode="floor") + 1
-        frames = torch.arange(mask.shape[-1], device=mask.device)
-        return x, frames < lengths[..., None]
+        self.frames = lengths
 
+    def beyond(self, num_frames: int) -> Tensor:
+        """Return (B, 1, U), true where an utterance has no frame."""
+        return torch.arange(num_frames, device=self.frames.device) >= self.frames[:, None, None]
 
-@dataclass(frozen=True)
-class _Remember:
-    """Before each block: store its mask for the convolutions inside."""
+    def correct_mask(self, module: nn.Module, args: tuple[Any, ...], output: tuple[Any, Tensor]) -> Any:
+        """After subsampling: rebuild the mask from each utterance's own length."""
+        x, mask = output
+        return output if mask is None else (x, ~self.beyond(mask.shape[-1]))
 
-    padding: _Padding
-
-    def __call__(self, block: nn.Module, args: tuple[Any, ...]) -> None:
-        self.padding.mask = args[1]
-
-
-@dataclass(frozen=True)
-class _ZeroPadding:
-    """Before each convolution over time: zero its input (B, D, U) beyond the end of utterances."""
-
-    padding: _Padding
-
-    def __call__(self, convolution: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if self.padding.mask is None:
+    def zero_padding(self, convolution: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Before a convolution over time: zero its input (B, D, U) beyond the end of utterances."""
+        if not self.is_padded:
             return args
-        return (args[0].masked_fill(~self.padding.mask, 0.0), *args[1:])
+        return (args[0].masked_fill(self.beyond(args[0].shape[-1]), 0.0), *args[1:])
+
+
+@dataclass(frozen=True)
+class _Shift:
+    """The method `rel_shift` of attention with legacy relative positions, for rows of different lengths.
+
+    In a row of t frames, the score of query i and key j is element (i + 1) t + j of the row's scores (t, t)
+    with a column of zeros before them. ESPnet takes t to be the length of the batch.
+    """
+
+    rows: _Rows
+    of_equal_lengths: Callable[[Tensor], Tensor]
+    zero_triu: bool
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Shift scores (B, H, U, U) of queries and positions to queries and keys."""
+        if not self.rows.is_padded:
+            return self.of_equal_lengths(scores)
+        num_frames = scores.shape[-1]
+        if self.rows.sources is None:
+            self.rows.sources = self._find_sources(num_frames)
+        sources, is_zero = self.rows.sources
+        flat = scores.flatten(2)  # (B, H, U U)
+        shifted = flat.gather(2, sources.flatten(2).expand_as(flat)).view_as(scores)
+        shifted = shifted.masked_fill(is_zero, 0.0)
+        return shifted.tril() if self.zero_triu else shifted
+
+    def _find_sources(self, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Return where the score of each query and key is taken from (B, 1, U, U), and where it is zero."""
+        t = self.rows.frames[:, None, None, None]
+        steps = torch.arange(num_frames, device=t.device)
+        place = (steps[:, None] + 1) * t + steps  # (B, 1, U, U)
+        query, position = place // (t + 1), place % (t + 1) - 1
+        sources = (query * num_frames + position).clamp(0, num_frames**2 - 1)  # beyond a row, any will do
+        return sources, position < 0

@@ -1,7 +1,8 @@
 """Find the sites where adapters can act in an encoder, and attach adapters with forward hooks.
 
 Modules are recognised by their attributes, not their classes, since ESPnet moves and renames them: a block is
-a member of `encoder.encoders` with an attention and a feed-forward.
+a member of `encoder.encoders` with an attention and a feed-forward, in whose place a Branchformer has a
+convolutional gating MLP.
 """
 
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ from adaptkit.errors import CheckpointError, ConfigError
 
 # attribute of an attention: kind of site (espnet.nets.pytorch_backend.transformer.attention)
 _PROJECTIONS = {"linear_q": "query", "linear_k": "key", "linear_v": "value", "linear_out": "out"}
-# attribute of a feed-forward: end of the kind of site (espnet...transformer.positionwise_feed_forward)
-_HALVES = {"w_1": "in", "w_2": "out"}
+# linear map of a feed-forward: end of the kind of site (espnet...transformer.positionwise_feed_forward, and
+# espnet2.asr.layers.cgmlp)
+_HALVES = {"w_1": "in", "w_2": "out", "channel_proj1.0": "in", "channel_proj2": "out"}
 # feed-forward: kind of site, and the norms before it in a Conformer or E-Branchformer and in a Transformer
 _FEED_FORWARDS = {
     "feed_forward_macaron": ("ffn_macaron", ("norm_ff_macaron",)),
     "feed_forward": ("ffn", ("norm_ff", "norm2")),
+    "cgmlp": ("ffn", ("norm_mlp",)),  # where a block has no feed-forward
 }
 
 
@@ -31,10 +34,10 @@ def find_sites(model: nn.Module) -> tuple[Site, ...]:
     encoder = model.encoder
     width = encoder.output_size()
     blocks = getattr(encoder, "encoders", None)
-    if blocks is None or not all(_attention(block) for block in blocks):
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not all(map(_attention, blocks)):
         raise CheckpointError(
-            f"the encoder {type(encoder).__name__} has no list `encoders` of blocks with attention; "
-            "adaptkit adapts ESPnet's Conformer, Transformer and E-Branchformer encoders"
+            f"the encoder {type(encoder).__name__} has no list `encoders` of blocks with attention, where "
+            "adapters act; docs/models.md lists the encoders that have one"
         )
     sites = [site for index, block in enumerate(blocks) for site in _block_sites(index, block, width)]
     return (*sites, Site("encoder", "encoder_out", -1, width, width), *_weight_sites(model))
@@ -46,7 +49,8 @@ def _block_sites(index: int, block: nn.Module, width: int) -> Iterator[Site]:
     for projection, kind in _PROJECTIONS.items():
         linear = getattr(getattr(block, attention), projection)
         yield Site(f"{path}.{attention}.{projection}", kind, index, linear.in_features, linear.out_features)
-    yield from _feed_forward_sites(index, block, "feed_forward", width)
+    has_feed_forward = getattr(block, "feed_forward", None) is not None
+    yield from _feed_forward_sites(index, block, "feed_forward" if has_feed_forward else "cgmlp", width)
     yield Site(path, "block", index, width, width)
 
 
@@ -57,8 +61,9 @@ def _feed_forward_sites(index: int, block: nn.Module, attribute: str, width: int
         return
     kind, norms = _FEED_FORWARDS[attribute]
     path = f"encoder.encoders.{index}"
+    modules = dict(feed_forward.named_modules())
     for half, end in _HALVES.items():
-        linear = getattr(feed_forward, half, None)
+        linear = modules.get(half)
         if isinstance(linear, nn.Linear):
             name = f"{path}.{attribute}.{half}"
             yield Site(name, f"{kind}_{end}", index, linear.in_features, linear.out_features)
@@ -89,6 +94,15 @@ def refuse_recomputing(encoder: nn.Module) -> None:
         raise ConfigError(
             f"the base model's encoder_conf.gradient_checkpoint_layers is {layers}: activation checkpointing "
             "runs blocks again after the forward pass, when no speaker is set; set it to [] in config.yaml"
+        )
+
+
+def refuse_taps(encoder: nn.Module, adapters: AdapterStack) -> None:
+    """Refuse adapters that read the outputs of blocks beside that of an encoder of another length."""
+    if adapters.taps and getattr(encoder, "block_size", 0):
+        raise ConfigError(
+            f"adapters: {adapters.kind} reads the outputs of blocks, which {type(encoder).__name__} cuts "
+            "into overlapping blocks of time; use an adapter within the blocks, such as 'residual'"
         )
 
 
@@ -136,7 +150,9 @@ class _End:
 class _Adapt:
     """Replace the output of a site by that of the adapters.
 
-    A block takes and returns `(x, pos_emb), mask` or `x, mask`; any other site x itself.
+    A block takes and returns `(x, pos_emb), mask` or `x, mask`; any other site x itself. An encoder of
+    contextual blocks folds blocks of time into the rows, (B N, U, D) or (B, N, U, D): adapters, which act
+    frame by frame, see the frames of each row one after the other, (B, N U, D).
 
     The encoder returns `x, lengths, None`, with intermediate CTC `(x, more), lengths, None`; it has no x_in.
     Its last norm cannot be hooked instead, as intermediate CTC calls it too.
@@ -155,7 +171,27 @@ class _Adapt:
         x_in = x_out if self.site.kind == "encoder_out" else _features(args)
         if self.site.input_of:
             x_in, self.raw = self.raw, None
-        return _with_features(output, self.adapters.adapt(self.site, x_in, x_out))
+        rows = self.adapters.num_rows
+        if x_out.dim() == 3 and rows in (None, len(x_out)):
+            return _with_features(output, self.adapters.adapt(self.site, x_in, x_out))
+        unfolded = (x.reshape(rows, -1, x.shape[-1]) for x in (x_in, x_out))
+        adapted = self.adapters.adapt(self.site, *unfolded).view(x_out.shape)
+        return _with_contexts(module, _with_features(output, adapted))
+
+
+def _with_contexts(block: nn.Module, output: Any) -> Any:
+    """Hand the adapted last frame of each block of time to the next one, as a contextual block does itself.
+
+    Such a block returns `x, mask, is_streaming, contexts, contexts, is_short, layer` with x (B, N, U, D) and
+    contexts (B, N, layers, D).
+    """
+    num_layers = getattr(block, "total_layer_num", None)
+    if num_layers is None or output[3] is None or output[2] or output[6] >= num_layers:
+        return output
+    x, mask, is_streaming, contexts, _, is_short, layer = output
+    contexts = contexts.clone()
+    contexts[:, 0, layer], contexts[:, 1:, layer] = x[:, 0, -1], x[:, :-1, -1]
+    return x, mask, is_streaming, contexts, contexts, is_short, layer
 
 
 def _features(nested: Tensor | tuple[Any, ...]) -> Tensor:

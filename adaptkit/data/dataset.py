@@ -77,7 +77,7 @@ class Examples(Dataset):
         """Return a value per utterance; utterances with different values may not share a batch.
 
         They differ between tasks that change base weights differently, since each of these needs its own
-        forward pass, and between lengths if the model's positions depend on the padded length.
+        forward pass, and between lengths if the model's blocks of time depend on the padded length.
         """
         mixes = padding.mixes_lengths(self.base.model)
         tasks = {name: adapters.group(task) if adapters else () for name, task in self.task_ids.items()}

@@ -11,6 +11,7 @@ from typing import Literal
 from adaptkit import locks
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.per_task import shared_parameters
+from adaptkit.base import archive
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, find_frameless, number_tasks, read_examples
@@ -169,7 +170,7 @@ def _find_base(options: DecodeOptions) -> tuple[Path, bool]:
         raise ConfigError("--base-only leaves adapters out, but --submodels names some; use one of the two")
     if options.submodel_mb is not None and options.submodels is None:
         raise ConfigError("--submodel-mb is the memory for --submodels, which is missing; set both")
-    if RunFolder(options.exp).model.exists():
+    if archive.is_base(options.exp):
         if options.overrides:
             raise ConfigError(f"{options.exp}: a base model; --set changes an experiment, name its yaml")
         return options.base or options.exp, options.submodels is None

@@ -13,7 +13,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.loss import loss_from_encoded
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.search.greedy import BestPath, greedy
-from adaptkit.base.sites import attached, refuse_recomputing
+from adaptkit.base.sites import attached, refuse_recomputing, refuse_taps
 from adaptkit.base.specaug import changing_features
 from adaptkit.base.weights import changed, leaving_no_trace
 from adaptkit.data.batches import Batch
@@ -42,6 +42,8 @@ class AdaptedModel(nn.Module):
         is_frozen: bool = False,
     ):
         super().__init__()
+        if adapters is not None:
+            refuse_taps(base.model.encoder, adapters)
         self.is_frozen = is_frozen or adapters is not None  # the base itself
         self.espnet = base.model if self.is_frozen else copy.deepcopy(base.model).requires_grad_(True)
         self.adapters, self.sites, self.spec = adapters, base.sites, spec

@@ -28,8 +28,8 @@ def recognise(
 ) -> list[Hypothesis]:
     """Recognise every utterance of `examples`, sorted by id; the model must be in `hooked()`.
 
-    Results do not depend on batching: padding does not affect them, and where positions depend on the padded
-    length (legacy relative positional encoding), a batch holds utterances of one length only.
+    Results do not depend on batching: padding does not affect them, and where blocks of time depend on the
+    padded length (encoders of contextual blocks), a batch holds utterances of one length only.
     """
     plan = plan_decoding(adapted, examples, batch_frames)
     return recognise_batches(adapted, examples, load_batches(examples, plan, num_workers))

@@ -1,10 +1,13 @@
 """Building ESPnet's model from its own configuration."""
 
+import importlib.util
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
-from adaptkit.base import build
-from adaptkit.base.classes import import_class
+from adaptkit.base import build, classes
 from adaptkit.errors import ConfigError
 
 
@@ -66,4 +69,22 @@ def test_an_option_of_a_newer_espnet_is_left_out_only_if_it_changes_nothing(mode
 
 def test_classes_are_found_where_either_espnet_has_them():
     path = "espnet.nets.batch_beam_search.BatchBeamSearch"
-    assert import_class(path).__name__ == "BatchBeamSearch"
+    assert classes.import_class(path).__name__ == "BatchBeamSearch"
+
+
+def test_another_implementation_of_ctc_is_read_as_the_builtin_one(model_config, caplog):
+    caplog.set_level("INFO")
+    built = build.build(model_config(ctc_conf={"ctc_type": "warpctc"}))
+    assert built.ctc.ctc_type == "builtin"
+    assert "ctc_conf.ctc_type: warpctc is read as builtin" in caplog.text
+
+
+def test_every_option_of_espnets_own_task_is_built_refused_or_needs_trust():
+    file = Path(importlib.util.find_spec("espnet2").submodule_search_locations[0]) / "tasks/asr.py"
+    text = file.read_text()  # importing it takes 16 s
+    for section in classes.CLASSES:
+        choices = text.partition(f"\n{section}_choices = ClassChoices(")[2].partition("type_check")[0]
+        options = set(re.findall(r"(\w+)=\w+,", choices.partition("dict(")[2]))
+        known = [part.get(section, {}) for part in (classes.CLASSES, classes.REFUSED, classes.UNTRUSTED)]
+        assert options == set().union(*known), section
+        assert len(options) == sum(map(len, known)), section

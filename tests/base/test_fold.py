@@ -14,6 +14,7 @@ from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.kaldi.tables import read_table
 from adaptkit.model import checkpoint
+from tests.fixtures.models import BRANCHFORMER
 
 TPA = {"kind": "tpa", "bottleneck": 5, "input": "normed", "activation": "swish"}
 LORA = {"kind": "lora", "rank": 3, "alpha": 6}
@@ -36,7 +37,9 @@ def entries(request):
 
 
 def build(base, entries):
-    """Adapters that change the output; for a Transformer, whose units have relu, with that."""
+    """Adapters that change the output and can be folded: no units in a gating MLP, relu in a Transformer."""
+    if base.config["encoder"] == "branchformer":
+        entries = [LORA if entry["kind"] == "tpa" else entry for entry in entries]
     if base.config["encoder"] == "transformer":
         entries = [{**entry, "activation": "relu"} if entry["kind"] == "tpa" else entry for entry in entries]
     stack = api.build([api.read_config(entry) for entry in entries], base.sites, TASKS, seed=0)
@@ -116,6 +119,15 @@ def test_feed_forwards_of_convolutions_are_refused(new_base, model_config):
     base = new_base(encoder_conf={**conf, "positionwise_conv_kernel_size": 3})
     with pytest.raises(ConfigError, match="feed_forward_macaron of the base model is not two linear maps"):
         fold(base, build(base, [TPA]), "spk1")
+
+
+def test_a_gating_mlp_takes_differences_but_no_units(new_base, new_batch, encode):
+    base, batch = new_base(encoder="branchformer", encoder_conf=BRANCHFORMER), new_batch((0, 0))
+    stack = build(base, [LORA, {"kind": "bitfit"}])
+    assert_near(encode(fold(base, stack, "spk1"), None, batch), encode(base, stack, batch))
+    units = api.build([api.read_config(TPA)], base.sites, TASKS, seed=0)
+    with pytest.raises(ConfigError, match="cgmlp of the base model is not two linear maps"):
+        fold(base, units, "spk1")
 
 
 @pytest.mark.parametrize(

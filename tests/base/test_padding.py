@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from adaptkit.base import padding
+from tests.fixtures.models import BRANCHFORMER, MULTICONV, STREAMING
 
 SPEECH = {
     "input_size": None,
@@ -31,6 +32,11 @@ def branchformer(**options):
     return {"encoder": "e_branchformer", "encoder_conf": {**sizes, "cgmlp_conv_kernel": 7, **options}}
 
 
+LEGACY = {
+    "rel_pos_type": "legacy",
+    "pos_enc_layer_type": "rel_pos",
+    "attention_layer_type": "rel_selfattn",
+}
 MIXING = {
     "conformer": conformer(),
     "conv2d1": conformer(input_layer="conv2d1"),
@@ -47,6 +53,18 @@ MIXING = {
     "transformer": {
         "encoder": "transformer",
         "encoder_conf": {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 2},
+    },
+    "branchformer": {"encoder": "branchformer", "encoder_conf": BRANCHFORMER},
+    "multiconv": {"encoder": "multiconv_conformer", "encoder_conf": MULTICONV},
+    "convolutional_positions": conformer(selfattention_layer_type="selfattn", pos_enc_layer_type="conv"),
+    "legacy": conformer(rel_pos_type="legacy"),
+    "legacy_causal": conformer(rel_pos_type="legacy", zero_triu=True),
+    "legacy_branchformer": {"encoder": "branchformer", "encoder_conf": {**BRANCHFORMER, **LEGACY}},
+    "norm_vars": {**conformer(), "normalize": "utterance_mvn", "normalize_conf": {"norm_vars": True}},
+    "variances_alone": {
+        **conformer(),
+        "normalize": "utterance_mvn",
+        "normalize_conf": {"norm_means": False, "norm_vars": True},
     },
     "utterance_mvn": {**conformer(), "normalize": "utterance_mvn", "normalize_conf": {}},
     "speech": {**conformer(), **SPEECH, "normalize": "utterance_mvn", "normalize_conf": {}},
@@ -83,17 +101,37 @@ def test_a_batch_gives_what_its_utterances_give_one_by_one(new_base, changes):
         torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        conformer(rel_pos_type="legacy"),
-        conformer(selfattention_layer_type="selfattn", pos_enc_layer_type="conv"),
-        {**conformer(), "normalize": "utterance_mvn", "normalize_conf": {"norm_vars": True}},
-    ],
-    ids=["legacy", "convolution", "norm_vars"],
-)
-def test_models_whose_results_depend_on_the_padded_length_are_known(new_base, changes):
-    assert not padding.mixes_lengths(new_base(**changes).model)
+@pytest.mark.parametrize("encoder", ["contextual_block_conformer", "contextual_block_transformer"])
+def test_contextual_blocks_refuse_a_batch_of_several_lengths(new_base, encoder):
+    model = new_base(encoder=encoder, encoder_conf=STREAMING).model
+    assert not padding.mixes_lengths(model)
+    inputs, lengths = torch.randn(2, 90, 20), torch.tensor([90, 61])
+    with pytest.raises(ValueError, match=r"\[90, 61\] frames in one batch.*one length"):
+        encode_together(model, inputs, lengths)
+
+
+@pytest.mark.parametrize("num_frames", [30, 61, 90])
+@pytest.mark.parametrize("encoder", ["contextual_block_conformer", "contextual_block_transformer"])
+def test_contextual_blocks_give_a_row_what_it_gives_alone(new_base, encoder, num_frames):
+    model = new_base(encoder=encoder, encoder_conf=STREAMING).model
+    inputs, lengths = 10 + 3 * torch.randn(3, num_frames, 20), torch.full((3,), num_frames)
+    with torch.no_grad():
+        alone, together = encode_each(model, inputs, lengths), encode_together(model, inputs, lengths)
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
+
+
+def test_gradients_of_a_batch_with_legacy_positions_are_those_of_its_rows(new_base):
+    model = new_base(**MIXING["legacy"]).model
+    torch.manual_seed(0)
+    inputs, lengths = 10 + 3 * torch.randn(2, 90, 20), torch.tensor([90, 61])
+    weight = model.encoder.encoders[0].self_attn.linear_pos.weight.requires_grad_(True)
+    alone = sum(x.square().sum() for x in encode_each(model, inputs, lengths))
+    together = sum(x.square().sum() for x in encode_together(model, inputs, lengths))
+    (expected,) = torch.autograd.grad(alone, weight)
+    (found,) = torch.autograd.grad(together, weight)
+    weight.requires_grad_(False)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("name", ["conformer", "conv2d6", "conv2d8", "linear", "branchformer_conv1d3"])
@@ -119,3 +157,14 @@ def test_hooks_are_gone_afterwards(base):
     with padding.ignoring_padding(base.model):
         pass
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in base.model.modules())
+
+
+def test_the_method_of_legacy_positions_is_the_class_s_own_afterwards(new_base):
+    model = new_base(**MIXING["legacy"]).model
+    attention = model.encoder.encoders[0].self_attn
+    with padding.ignoring_padding(model):
+        outer = attention.rel_shift
+        with padding.ignoring_padding(model):
+            pass
+        assert attention.rel_shift is outer
+    assert "rel_shift" not in vars(attention)

@@ -16,7 +16,6 @@ from adaptkit.errors import CheckpointError
 EVERY = {kind: 1 if kind == "encoder_out" else 2 for kind in SITE_KINDS if kind != "weight"}
 MACARON = {"ffn_macaron", "ffn_macaron_raw", "ffn_macaron_in", "ffn_macaron_out"}
 TRANSFORMER = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 2}
-FFN = {kind.replace("_macaron", "") for kind in MACARON}
 
 
 class Watch(Adapter):
@@ -86,7 +85,9 @@ def test_a_pass_ends_even_if_the_encoder_fails(base):
         ({"encoder_conf": {"macaron_style": False}}, MACARON),
         ({"encoder_conf": {"use_cnn_module": False, "macaron_style": True}}, set()),
         ({"encoder": "transformer", "encoder_conf": {}}, MACARON),
-        ({"encoder": "e_branchformer", "encoder_conf": {}}, MACARON | FFN),
+        ({"encoder": "e_branchformer", "encoder_conf": {}}, MACARON),
+        ({"encoder": "branchformer", "encoder_conf": {}}, MACARON),
+        ({"encoder": "branchformer", "encoder_conf": {"merge_method": "learned_ave"}}, MACARON),
         ({"encoder": "e_branchformer", "encoder_conf": {"use_ffn": True, "macaron_ffn": True}}, set()),
     ],
 )
@@ -123,7 +124,12 @@ def test_keys_are_unique_in_a_kind_and_fit_a_module_dict(variant):
 
 @pytest.mark.parametrize(
     ("changes", "kind"),
-    [({}, "ffn_macaron"), ({}, "ffn"), ({"encoder": "transformer", "encoder_conf": TRANSFORMER}, "ffn")],
+    [
+        ({}, "ffn_macaron"),
+        ({}, "ffn"),
+        ({"encoder": "transformer", "encoder_conf": TRANSFORMER}, "ffn"),
+        ({"encoder": "branchformer", "encoder_conf": {"output_size": 16, "attention_heads": 2}}, "ffn"),
+    ],
 )
 def test_raw_input_of_a_feed_forward_is_that_before_its_norm(new_base, new_batch, changes, kind):
     inputs = watch(new_base(**changes), new_batch((0, 1))).inputs
@@ -141,3 +147,18 @@ def test_raw_input_is_the_input_where_the_norm_comes_after(new_base, new_batch):
 def test_an_encoder_without_attention_blocks_is_refused():
     with pytest.raises(CheckpointError, match="the encoder Lstm has no list `encoders` of blocks"):
         find_sites(SimpleNamespace(encoder=Lstm()))
+
+
+def test_an_encoder_whose_blocks_are_no_list_is_refused():
+    encoder = Lstm()
+    encoder.encoders = nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match=r"the encoder Lstm has no list .*docs/models\.md"):
+        find_sites(SimpleNamespace(encoder=encoder))
+
+
+def test_a_branchformer_without_attention_is_refused(new_base):
+    sizes = {"output_size": 16, "num_blocks": 1}
+    fast = {"attention_layer_type": "fast_selfattn", "pos_enc_layer_type": "abs_pos", "attention_heads": 2}
+    for conf in ({"use_attn": False}, fast):
+        with pytest.raises(CheckpointError, match="no list `encoders` of blocks with attention"):
+            new_base(encoder="branchformer", encoder_conf={**sizes, **conf})

@@ -57,11 +57,9 @@ def change(folder, **changes):
         ("frontend", "s3prl", {"frontend_conf": {"upstream": "hubert_local", "path_or_url": "PAYLOAD"}}),
         ("frontend", "whisper", {"download_dir": "PAYLOAD"}),
         ("preencoder", "nowhere", {}),
-        ("encoder", "wav2vec2", {"w2v_url": "PAYLOAD"}),
         ("encoder", "hugging_face_transformers", {"model_name_or_path": "PAYLOAD"}),
         ("postencoder", "hugging_face_transformers", {"model_name_or_path": "PAYLOAD"}),
         ("decoder", "hugging_face_transformers", {"model_name_or_path": "PAYLOAD"}),
-        ("model", "maskctc", {}),
     ],
 )
 def test_a_class_outside_the_table_is_refused_with_what_trust_opens(
@@ -75,11 +73,45 @@ def test_a_class_outside_the_table_is_refused_with_what_trust_opens(
 
 
 def test_the_command_line_refuses_it_and_names_its_option(folder, adaptkit):
-    change(folder, encoder="branchformer", encoder_conf={})
+    change(folder, encoder="confomer", encoder_conf={})
     done = adaptkit("base", "info", folder)
     assert done.exit_code == 1
-    assert "encoder: branchformer, did you mean 'e_branchformer'?: not among the classes" in done.stderr
+    assert "encoder: confomer, did you mean 'conformer'?: not among the classes" in done.stderr
     assert f"run 'export {VARIABLE}=1' and the same command again, or put --trust-config after" in done.stderr
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+@pytest.mark.parametrize(
+    ("section", "name", "options", "reason"),
+    [
+        ("encoder", "wav2vec2", {"w2v_url": "PAYLOAD"}, "no sites for adapters in the blocks of fairseq"),
+        ("encoder", "rnn", {}, "no blocks with attention"),
+        ("decoder", "mlm", {}, "fills masked tokens"),
+        ("postencoder", "length_adaptor", {}, "depend on the padding"),
+        ("model", "maskctc", {}, "masked tokens"),
+    ],
+)
+def test_a_class_that_cannot_work_is_refused_with_the_reason(
+    folder, payload, ran, section, name, options, reason, is_trusted
+):
+    given = {key: str(payload) if value == "PAYLOAD" else value for key, value in options.items()}
+    change(folder, **{section: name, f"{section}_conf": given})
+    with (
+        trusting(is_trusted),
+        pytest.raises(ConfigError, match=rf"config.yaml: {section}: {name}: .*{reason}.*docs/models.md"),
+    ):
+        checkpoint.load(folder)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_a_front_end_without_its_package_is_refused_with_its_name(folder, is_trusted):
+    change(folder, input_size=None, frontend="s3prl", frontend_conf={"frontend_conf": {"upstream": "wavlm"}})
+    with (
+        trusting(is_trusted),
+        pytest.raises(ConfigError, match="frontend: s3prl needs the package s3prl.*'pip install s3prl'"),
+    ):
+        checkpoint.load(folder)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pkl", ".pt"])

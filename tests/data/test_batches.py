@@ -14,6 +14,7 @@ from adaptkit.data.batches import load_batches, plan_batches, shuffle_batches
 from adaptkit.errors import AdaptkitError
 from adaptkit.features.archive import load_feats
 from adaptkit.training import augmentation
+from tests.fixtures.models import CONFORMER, STREAMING
 
 LENGTHS = [31, 90, 45, 45, 12, 77, 60, 8, 45, 33]
 GROUPS = [(2,), (0,), (-1,), (2,), (0,), (0,), (2,), (2,), (2,), (0,)]
@@ -78,11 +79,11 @@ def test_utterances_of_the_base_do_not_share_batches_with_those_of_changed_weigh
     assert len(set(mixed.groups(new_stack(base, "full", per_task=False)))) == 2
 
 
-def test_lengths_share_batches_where_positions_do_not_depend_on_padding(examples, new_base):
-    conf = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "rel_pos_type": "legacy"}
-    legacy = replace(examples, base=new_base(encoder_conf=conf))
-    assert len(set(examples.groups(None))) == 1
-    assert len(set(legacy.groups(None))) == len(set(examples.lengths)) > 1
+def test_lengths_share_batches_unless_blocks_of_time_depend_on_the_longest(examples, new_base):
+    legacy = replace(examples, base=new_base(encoder_conf={**CONFORMER, "rel_pos_type": "legacy"}))
+    streaming = new_base(encoder="contextual_block_transformer", encoder_conf=STREAMING)
+    assert len(set(examples.groups(None))) == len(set(legacy.groups(None))) == 1
+    assert len(set(replace(examples, base=streaming).groups(None))) == len(set(examples.lengths)) > 1
 
 
 def test_a_run_that_changes_weights_takes_one_task_a_batch(new_run, examples):

@@ -7,6 +7,8 @@ import random
 
 import pytest
 
+from tests.fixtures.models import STREAMING
+
 SPEAKERS = ("spk1", "spk10", "spk2")
 
 
@@ -155,9 +157,8 @@ def test_kinds_that_share_no_pass_are_answered_as_one_by_one(kind, serve, replac
 
 
 @pytest.mark.slow
-def test_a_model_of_legacy_positions_gets_rows_of_one_length(serve, new_base, replace_folder, recordings):
-    conf = {"output_size": 16, "attention_heads": 2, "num_blocks": 2, "linear_units": 16}
-    base = new_base(encoder_conf=conf)  # ESPnet's default positions are legacy
+def test_a_model_of_contextual_blocks_gets_rows_of_one_length(serve, new_base, replace_folder, recordings):
+    base = new_base(encoder="contextual_block_transformer", encoder_conf=STREAMING)
     replace_folder(base=base, bottleneck=4)
     server = serve(base)
     asked = [(utt_id, speaker) for utt_id in recordings for speaker in (*SPEAKERS, None)][:64]

@@ -1,0 +1,280 @@
+"""Find the files of a base model: in adaptkit's own folder, or in an archive as ESPnet releases it.
+
+ESPnet packs a `meta.yaml` that names the others: `yaml_files.asr_train_config`, `files.asr_model_file` and,
+with a language model, `lm_train_config` and `lm_file` (espnet2/main_funcs/pack_funcs.py). Paths in it and in
+`config.yaml` start at the root of the archive.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from adaptkit.base import zipped
+from adaptkit.base.model_file import choose_model, list_models, refuse_training_state
+from adaptkit.config import read_yaml
+from adaptkit.errors import AdaptkitError, CheckpointError, listed
+from adaptkit.folders import RunFolder
+
+_META = "meta.yaml"
+_TASKS = ("asr", "s2t")  # of ESPnet's recognisers, as meta.yaml abbreviates them
+_NOTICES = re.compile(r"(licen[cs]e|copying|notice|readme)\b.*", re.IGNORECASE)
+_LEVELS = 4  # between a model file and the root of its archive
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a base model; paths in its configuration start at `root`."""
+
+    root: Path
+    config: Path
+    model: Path
+    lm_config: Path | None = None
+    lm_model: Path | None = None
+    meta: Path | None = None
+    notices: tuple[Path, ...] = ()  # licence and model card
+
+    def find(self, name: str | Path) -> Path | None:
+        """Find a file that the configuration names: from the root, beside the model, then as written.
+
+        The working folder, which may hold another model's file of that name, comes last. Of an absolute path,
+        which held where the model was made, each end is tried.
+        """
+        parts = PurePosixPath(name).parts
+        ends = [Path(*parts[start:]) for start in range(1 if Path(name).is_absolute() else 0, len(parts))]
+        folders = dict.fromkeys((self.root, self.config.parent, self.model.parent))
+        inside = [folder / end for end in ends if ".." not in end.parts for folder in folders]
+        return next((path for path in (*inside, Path(name)) if path.is_file()), None)
+
+    def moved(self, old: Path, new: Path) -> "ModelFiles":
+        """Return the files with those below the folder `old` named below `new`."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(move, value))
+            return new / value.relative_to(old) if value is not None and value.is_relative_to(old) else value
+
+        return replace(self, **{field.name: move(getattr(self, field.name)) for field in fields(self)})
+
+
+def own_files(folder: Path) -> ModelFiles:
+    """Name the files of adaptkit's own folder of a base model, whether they exist or not."""
+    lm = RunFolder(folder / "lm")
+    has_lm = lm.config.is_file() and lm.model.is_file()
+    meta = folder / _META
+    return ModelFiles(
+        root=folder,
+        config=RunFolder(folder).config,
+        model=RunFolder(folder).model,
+        lm_config=lm.config if has_lm else None,
+        lm_model=lm.model if has_lm else None,
+        meta=meta if meta.is_file() else None,
+        notices=_find_notices(folder),
+    )
+
+
+@contextmanager
+def opened(source: Path, *, model_file: str | None = None, with_lm: bool = True) -> Iterator[ModelFiles]:
+    """Yield the files of a model; those of a zip exist within the block, in a temporary folder.
+
+    `model_file` is the name of the model file where a folder holds several. Without `with_lm`, a language
+    model in a zip is named but not extracted.
+    """
+    source = Path(source)
+    if not is_zip(source):
+        yield locate(source, model_file=model_file)
+        return
+    with zipped.unpacked(source) as (folder, extract):
+        try:
+            files = locate(folder, model_file=model_file)
+            extract(files.model)
+            if with_lm and files.lm_model is not None:
+                extract(files.lm_model)
+            yield files
+        except AdaptkitError as error:
+            raise type(error)(str(error).replace(str(folder), str(source))) from error
+
+
+def locate(source: Path, *, model_file: str | None = None) -> ModelFiles:
+    """Find the files of a model in a folder, or those of a `.pth`; a CheckpointError if there are none."""
+    source = Path(source)
+    if source.is_dir():
+        return _in_folder(source, model_file)
+    if source.suffix == ".pth" and source.is_file():
+        refuse_training_state(source)
+        return _beside(source)
+    if source.name.endswith((".tgz", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")):
+        raise CheckpointError(f"{source}: a tar archive; unpack it ('tar xf') and give its folder")
+    raise _nothing(source)
+
+
+def is_base(path: Path) -> bool:
+    """Whether a path is that of a base model, rather than of an experiment or its yaml."""
+    path = Path(path)
+    if not path.is_dir():
+        return path.is_file() and (path.suffix in (".pth", ".zip"))
+    if RunFolder(path).model.exists() or (path / _META).is_file():
+        return True
+    return bool(list_models(path)) or bool(_inner(path))
+
+
+def is_zip(source: Path) -> bool:
+    """Whether a model's source is a zip; a `.pth` is one too, of torch's own."""
+    return source.suffix != ".pth" and source.is_file() and zipped.is_zip(source)
+
+
+def _in_folder(folder: Path, model_file: str | None) -> ModelFiles:
+    own = RunFolder(folder)
+    if Path(os.path.abspath(folder)).name == "exp" and not own.config.exists():
+        return _in_folder(folder.parent, model_file)
+    if model_file is None and own.config.is_file() and own.model.is_file():
+        return own_files(folder)
+    if (folder / _META).is_file():
+        return _by_meta(folder / _META, model_file)
+    if own.config.is_file():
+        meta = _meta_above(own.config) if model_file is None else None
+        return _beside(_choose(folder, model_file)) if meta is None else _by_meta(meta, None)
+    inner = _inner(folder)
+    if len(inner) > 1:
+        raise CheckpointError(
+            f"{folder}: holds several models: {listed(map(str, inner))}; give the folder of one"
+        )
+    if not inner:
+        raise _nothing(folder)
+    return _beside(_choose(inner[0], model_file))
+
+
+def _inner(folder: Path) -> list[Path]:
+    """List the folders of recognisers in an archive without meta.yaml: `exp/*` with config.yaml and model."""
+    found = sorted(
+        path for path in folder.glob("exp/*") if RunFolder(path).config.is_file() and list_models(path)
+    )
+    return [path for path in found if not path.name.startswith("lm_")]
+
+
+def _by_meta(meta: Path, model_file: str | None) -> ModelFiles:
+    """Find the files that a meta.yaml names."""
+    named = _read_meta(meta)
+    tasks = [task for task in _TASKS if f"{task}_train_config" in named]
+    if not tasks:
+        raise CheckpointError(
+            f"{meta}: names no recogniser (yaml_files.asr_train_config), only "
+            f"{listed(sorted(named)) or 'nothing'}; use an archive of a recogniser"
+        )
+    config = _existing(meta, named, f"{tasks[0]}_train_config")
+    if model_file is not None:
+        model = _choose(config.parent, model_file)
+    elif f"{tasks[0]}_model_file" in named:
+        model = _existing(meta, named, f"{tasks[0]}_model_file")
+        refuse_training_state(model)
+    else:
+        model = _choose(config.parent)
+    lm_config, lm_model = (_inside(meta, named.get(name)) for name in ("lm_train_config", "lm_file"))
+    has_lm = lm_config is not None and lm_config.is_file() and lm_model is not None and lm_model.is_file()
+    return ModelFiles(
+        root=meta.parent,
+        config=config,
+        model=model,
+        lm_config=lm_config if has_lm else None,
+        lm_model=lm_model if has_lm else None,
+        meta=meta,
+        notices=_find_notices(meta.parent),
+    )
+
+
+def _read_meta(meta: Path) -> dict[str, str]:
+    """Return the files that a meta.yaml names, by their keys in `yaml_files` and `files`."""
+    content, named = read_yaml(meta), {}
+    for section in ("yaml_files", "files"):
+        part = content.get(section)
+        if not isinstance(part, Mapping) or not all(isinstance(name, str) for name in part.values()):
+            raise CheckpointError(f"{meta}: {section}: expected names of files, as ESPnet writes them")
+        named |= {str(key): name for key, name in part.items()}
+    return named
+
+
+def _inside(meta: Path, name: str | None) -> Path | None:
+    """Return the path of a file that a meta.yaml names, which must be within the archive."""
+    if name is None:
+        return None
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise CheckpointError(f"{meta}: names {name!r}, a path outside the archive; write one within it")
+    return meta.parent / name
+
+
+def _existing(meta: Path, named: Mapping[str, str], key: str) -> Path:
+    path = _inside(meta, named[key])
+    if not path.is_file():
+        raise CheckpointError(
+            f"{meta}: {key}: {path} does not exist; fetch or unpack the whole archive again"
+        )
+    return path
+
+
+def _beside(model: Path) -> ModelFiles:
+    """Find what belongs to a model file: config.yaml beside it, and the root above it."""
+    config = RunFolder(model.parent).config
+    if not config.is_file():
+        raise CheckpointError(
+            f"{model}: no config.yaml beside it; copy the one that ESPnet wrote with this model to {config}"
+        )
+    meta = _meta_above(config)
+    if meta is not None:
+        return replace(_by_meta(meta, None), config=config, model=model)
+    root = _root_above(config)
+    lm_config, lm_model = _find_lm(root)
+    notices = _find_notices(root)
+    return ModelFiles(root, config, model, lm_config=lm_config, lm_model=lm_model, notices=notices)
+
+
+def _meta_above(config: Path) -> Path | None:
+    """Find the meta.yaml, some folders above a configuration, that names it."""
+    config = Path(os.path.abspath(config))
+    found = (folder / _META for folder in config.parents[1 : 1 + _LEVELS] if (folder / _META).is_file())
+    return next((meta for meta in found if config in _named_by(meta)), None)
+
+
+def _named_by(meta: Path) -> list[Path]:
+    return [Path(os.path.abspath(meta.parent / name)) for name in _read_meta(meta).values()]
+
+
+def _root_above(config: Path) -> Path:
+    """Return the folder that holds `exp`, where paths of a configuration in exp/... start; else its own."""
+    folders = Path(os.path.abspath(config)).parents
+    return next((folder.parent for folder in folders[1:_LEVELS] if folder.name == "exp"), config.parent)
+
+
+def _find_lm(root: Path) -> tuple[Path, Path] | tuple[None, None]:
+    """Find the one language model of an archive without meta.yaml."""
+    found = [path for path in root.glob("exp/lm_*") if RunFolder(path).config.is_file() and list_models(path)]
+    if len(found) != 1:
+        return None, None
+    return RunFolder(found[0]).config, _choose(found[0])
+
+
+def _find_notices(root: Path) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in root.glob("*") if _NOTICES.fullmatch(path.name) and path.is_file()))
+
+
+def _choose(folder: Path, name: str | None = None) -> Path:
+    chosen = choose_model(folder, name)
+    if chosen is None:
+        raise _nothing(folder)
+    return chosen
+
+
+def _nothing(source: Path) -> CheckpointError:
+    if not source.exists():
+        is_tag = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))
+        tag = (
+            f"of a model's tag, 'adaptkit base import {source} --out DIR' makes a folder; " if is_tag else ""
+        )
+        remedy = f"{tag}'adaptkit base train' trains one"
+        return CheckpointError(f"{source}: no base model: no such file or folder; {remedy}")
+    return CheckpointError(
+        f"{source}: no base model: expected config.yaml and model.pth, or an archive of ESPnet's with "
+        "meta.yaml; 'adaptkit base train' trains one"
+    )
