@@ -233,33 +233,33 @@ def dump(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def apply(content: dict[str, Any], word: str) -> None:
-    """Set one `a.0.b=value` in nested mappings and lists; the value is parsed as yaml."""
+def apply(content: dict[str, Any], word: str, *, option: str = "--set") -> None:
+    """Set one `a.0.b=value` in nested mappings and lists; the value is yaml, errors name `option`."""
     key, equals, value = word.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {word}: expected key=value, for example train.lr=1e-3")
+        raise ConfigError(f"{option} {word}: expected key=value, for example train.lr=1e-3")
     *parents, last = key.split(".")
     if len(parents) > _MOST_NESTED:
-        raise ConfigError(f"--set {key[:60]}...: nested more than {_MOST_NESTED} levels deep")
+        raise ConfigError(f"{option} {key[:60]}...: nested more than {_MOST_NESTED} levels deep")
     place: Any = content
     for part in parents:
         if isinstance(place, dict) and place.get(part) is None:  # absent, or `part:` with nothing after it
             place[part] = {}
-        place = place[_index(place, part, key) if isinstance(place, list) else part]
+        place = place[_index(place, part, f"{option} {key}") if isinstance(place, list) else part]
         if not isinstance(place, dict | list):
             raise ConfigError(
-                f"--set {key}: '{part}' holds the value {shorten(repr(place), 60)}, which has no keys"
+                f"{option} {key}: '{part}' holds the value {shorten(repr(place), 60)}, which has no keys"
             )
-    parsed = _parse(value, f"--set {word}", has_lines=False)
+    parsed = _parse(value, f"{option} {word}", has_lines=False)
     if isinstance(place, list):
-        place[_index(place, last, key)] = parsed
+        place[_index(place, last, f"{option} {key}")] = parsed
     else:
         place[last] = parsed
 
 
-def _index(items: list[Any], part: str, key: str) -> int:
+def _index(items: list[Any], part: str, where: str) -> int:
     if not (part.isascii() and part.isdecimal() and len(part) < 9) or int(part) >= len(items):
-        raise ConfigError(f"--set {key}: '{part}' is not an index of a list of {len(items)}")
+        raise ConfigError(f"{where}: '{part}' is not an index of a list of {len(items)}")
     return int(part)
 
 

@@ -22,6 +22,7 @@ from adaptkit.config import (
     Seed,
 )
 from adaptkit.errors import ConfigError, listed, nearest
+from adaptkit.search_options import AUTO, AnySearch, read_search
 
 
 class Sets(Config):
@@ -124,6 +125,9 @@ class Experiment(Config):
         None, description="augmentation, by name or written out; own: the base's SpecAugment; null for none"
     )
     train: Training = Field(Training(), description="how the adapters are trained")
+    search: AnySearch = Field(
+        AUTO, description="search for decoding, by name or written out; auto: what suits the model"
+    )
 
     @field_validator("name")
     @classmethod
@@ -168,18 +172,20 @@ def load_base(path: Path, overrides: Sequence[str] = (), *, augment: str | None 
 
 def _resolve(content: dict[str, Any], overrides: Sequence[str], path: Path) -> Experiment:
     """Validate an experiment; names are resolved before a later override changes what they refer to."""
-    _expand_policies(content)
+    _expand_names(content)
     for word in overrides:
         config.apply(content, word)
-        _expand_policies(content)
+        _expand_names(content)
     return config.check(Experiment, content, str(path))
 
 
-def _expand_policies(content: dict[str, Any]) -> None:
-    """Read the policies named in `augment` and `base.augment`."""
+def _expand_names(content: dict[str, Any]) -> None:
+    """Read the policies named in `augment` and `base.augment`, and the search named in `search`."""
     for part in (content, content.get("base")):
         if isinstance(part, dict) and isinstance(part.get("augment"), str) and part["augment"] != "own":
             part["augment"] = config.dump(read_policy(part["augment"]))
+    if isinstance(content.get("search"), str) and content["search"] != AUTO:
+        content["search"] = config.dump(read_search(content["search"]))
 
 
 def _read_variants(content: dict[str, Any], path: Path) -> dict[str, Variant]:

@@ -1,5 +1,6 @@
 """The folders written by training and decoding, and the names of the files in them."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +91,15 @@ class DecodeFolder:
         return self.path / "utt2score"
 
     @property
+    def nbest(self) -> Path:
+        """The folder of n-best lists, if there are any."""
+        return self.path / "nbest"
+
+    def ranked(self, rank: int) -> Path:
+        """Return the folder of the hypotheses of a rank, 1 for the best."""
+        return self.nbest / f"{rank}best_recog"
+
+    @property
     def record(self) -> Path:
         """The record of the decoding run."""
         return self.path / "run.json"
@@ -111,6 +121,11 @@ class DecodeFolder:
                 remove(path)
             except OSError as error:
                 raise AdaptkitError(explain_os_error(error, path)) from error
+        try:
+            if self.nbest.exists():
+                shutil.rmtree(self.nbest)
+        except OSError as error:
+            raise AdaptkitError(explain_os_error(error, self.nbest)) from error
 
     @property
     def run(self) -> RunFolder:

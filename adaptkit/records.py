@@ -78,6 +78,10 @@ class DecodeRecord:
     adapter_checksum: int | None = (
         None  # of the adapter file, if there is one; earlier records lack all three
     )
+    search: dict[str, Any] | None = None  # its options, all of them; None: greedy CTC, in earlier records
+    search_reason: str = ""  # why it was chosen
+    lm: str | None = None  # the file of the language model
+    lm_sha256: str | None = None
 
     @property
     def rtf(self) -> float:

@@ -22,6 +22,8 @@ adapt=true                       # train and decode adapters; false stops at the
 adapter=                         # other adapters than the yaml's: a row of its 'compare:', a name in conf/adapters, or a type
 augment=                         # other augmentation than the yaml's: a policy of conf/augment
 seed=                            # other seed than the yaml's
+search=                          # other search than the yaml's: greedy, beam, ... of conf/decode, a yaml, or auto
+lm=                              # folder of a language model of ESPnet's for the search
 exp=                             # folder of the experiment; none names it after the adapters, augmentation and seed
 expdir=exp                       # folder of all experiments, of the base model's results and of reports
 prepare_options=                 # further words for local/prepare.py
@@ -42,7 +44,7 @@ $adapt || [ -z "$adapter" ] || die 2 "--adapter has no meaning for a base model,
 run=("$recipes/run_local.sh")
 [ -z "$cmd" ] || read -r -a run <<<"$cmd"
 read -r -a prepare <<<"$prepare_options"
-overrides=() base_overrides=() chosen=()
+overrides=() base_overrides=() chosen=() searched=()
 for word in $set; do
   overrides+=(--set "$word")
   [[ $word != base[.=]* ]] || base_overrides+=(--set "$word")
@@ -50,6 +52,8 @@ done
 [ -z "$adapter" ] || chosen+=(--adapter "$adapter")
 [ -z "$augment" ] || chosen+=(--augment "$augment")
 [ -z "$seed" ] || chosen+=(--seed "$seed")
+[ -z "$search" ] || searched+=(--search "$search")
+[ -z "$lm" ] || searched+=(--lm "$lm")
 base=$config none=$expdir/none base_log=$expdir/log/base.log base_chosen=()
 is_base=false  # trained as an experiment of its own, rather than in the yaml's base.dir
 $adapt || [ -z "$exp$augment$seed" ] || is_base=true
@@ -94,10 +98,10 @@ fi
 if is_stage 7 "decoding"; then
   for name in $decoded_alone; do
     "${run[@]}" "$none/log/$name.log" \
-      adaptkit decode "$base" "dump/$name" --base-only --out "$none/decode_$name" "${base_overrides[@]}"
+      adaptkit decode "$base" "dump/$name" --base-only --out "$none/decode_$name" "${searched[@]}" "${base_overrides[@]}"
   done
   for name in $adapted; do
-    "${run[@]}" "$exp/log/$name.log" adaptkit decode "$exp" "dump/$name" --out "$exp/decode_$name"
+    "${run[@]}" "$exp/log/$name.log" adaptkit decode "$exp" "dump/$name" --out "$exp/decode_$name" "${searched[@]}"
   done
 fi
 

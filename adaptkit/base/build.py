@@ -22,6 +22,7 @@ from adaptkit.base.classes import (
     CLASSES,
     CTC,
     JOINT_NETWORK,
+    LANGUAGE_MODELS,
     NEWER_OPTIONS,
     REFUSED,
     import_class,
@@ -120,6 +121,20 @@ def _build_known(config: Mapping[str, Any]) -> nn.Module:
         built = _call(kind, "model_conf", model_conf, encoder=encoder, **parts, **outer)
     built.error_calculator = None  # a transducer has one nevertheless
     return built.float()  # GlobalMVN has float64 statistics until its first forward pass converts them
+
+
+def build_language_model(
+    kind: str, options: Mapping[str, Any], where: str, *, num_tokens: int, most_bytes: int
+) -> nn.Module:
+    """Build one of ESPnet's `LANGUAGE_MODELS` with new weights, as `build` does a recogniser."""
+    too_large = ConfigError(
+        f"{where}: describes a language model that takes more than {most_bytes / 2**30:.1f} GiB, several "
+        "times the size of its weights; use the config.yaml that ESPnet wrote with them"
+    )
+    schema.check({"model_conf": options}, where)
+    with AllocationLimit(most_bytes, too_large), _naming(where):
+        made = import_class(LANGUAGE_MODELS[kind])
+        return _call(made, "lm_conf", {"lm_conf": options}, vocab_size=num_tokens).float()
 
 
 def _make_decoder(

@@ -93,6 +93,11 @@ REFUSED = {
 }
 CTC = "espnet2.asr.ctc.CTC"
 JOINT_NETWORK = "espnet2.asr_transducer.joint_network.JointNetwork"
+TRANSDUCER_SEARCH = "espnet2.asr.transducer.beam_search_transducer.BeamSearchTransducer"
+LANGUAGE_MODELS = {
+    "seq_rnn": "espnet2.lm.seq_rnn_lm.SequentialRNNLM",
+    "transformer": "espnet2.lm.transformer_lm.TransformerLM",
+}
 NEWER_OPTIONS = {"use_sdpa": False}  # of ESPnet 202611 but not 202511, with the value that changes nothing
 _MOVED = {"espnet.nets": "espnet2.legacy.nets"}  # packages of ESPnet 202511: of 202611
 

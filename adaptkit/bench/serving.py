@@ -118,7 +118,7 @@ def expect(base: BaseModel, adapters: AdapterStack, path: Path) -> dict[str, Hyp
     found = {}
     with torch.inference_mode(), adapted.hooked():
         for index, task in enumerate(adapters.tasks):
-            (path,) = adapted.recognise(make_batch(base, [inputs], [index]))
+            ((path,),) = adapted.recognise(make_batch(base, [inputs], [index]))
             found[task] = Hypothesis(task, base.tokens.decode(path.tokens), path.score)
     for one, other in combinations(found.values(), 2):
         if _agree(one, other):

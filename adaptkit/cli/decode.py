@@ -11,9 +11,14 @@ from adaptkit.cli.options import (
     BatchFrames,
     Command,
     Device,
+    Lm,
+    Nbest,
+    Search,
+    SearchSet,
     SubmodelMb,
     UnknownSpeaker,
     choose_device,
+    request_search,
 )
 
 
@@ -54,6 +59,10 @@ def decode(
     unknown_speaker: Annotated[
         UnknownSpeaker, typer.Option(help="Refuse speakers without an adapter, or use the base model.")
     ] = UnknownSpeaker.error,
+    search: Search = None,
+    search_set: SearchSet = None,
+    lm: Lm = None,
+    nbest: Nbest = None,
     batch_frames: BatchFrames = 12000,
     allow_pipes: AllowPipes = False,
     device: Device = "auto",
@@ -76,5 +85,6 @@ def decode(
         allow_pipes=allow_pipes,
         submodels=submodels,
         submodel_mb=submodel_mb,
+        search=request_search(search, search_set, lm, nbest),
     )
     typer.echo(decode_folder(options, device=choose_device(device)))

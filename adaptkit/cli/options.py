@@ -113,11 +113,49 @@ SubmodelMb = Annotated[
     float | None,
     typer.Option(metavar="MB", min=0, help="Memory for Submodels in MiB, per process.", show_default="1024"),
 ]
+Search = Annotated[
+    str | None,
+    typer.Option(
+        "--search",
+        metavar="NAME|YAML|auto",
+        help="Search with these settings, a name of conf/decode or a yaml; auto: what suits the model.",
+        show_default="of the experiment, else auto",
+    ),
+]
+SearchSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--search-set",
+        metavar="KEY=VALUE",
+        help="Change an option of the search, such as beam_size=20; repeatable.",
+    ),
+]
+Lm = Annotated[
+    Path | None,
+    typer.Option(
+        "--lm",
+        metavar="DIR",
+        help="A language model of ESPnet's: its folder, its .pth or an archive.",
+        show_default="the base model's own",
+    ),
+]
+Nbest = Annotated[
+    int | None,
+    typer.Option("--nbest", metavar="N", min=1, max=1000, help="Hypotheses per utterance, with scores."),
+]
 Nj = Annotated[int, typer.Option(metavar="N", min=1, help="Parallel jobs.")]
 Rate = Annotated[int, typer.Option(metavar="HZ", min=1000, help="Resample recordings to this rate.")]
 Device = Annotated[
     str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N; auto uses CUDA if available.")
 ]
+
+
+def request_search(search: str | None, changes: list[str] | None, lm: Path | None, nbest: int | None) -> Any:
+    """Return the `SearchRequest` of --search, --search-set, --lm and --nbest."""
+    from adaptkit.search_options import SearchRequest, read_search
+
+    chosen = None if search is None else read_search(search)
+    return SearchRequest(chosen, tuple(changes or ()), lm, nbest)
 
 
 def choose_device(device: str) -> str:

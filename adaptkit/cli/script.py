@@ -46,5 +46,6 @@ def run(command: Callable[[], Any], name: str) -> None:
 
 
 def _is_named(record: logging.LogRecord) -> bool:
-    """Drop messages of the root logger, through which ESPnet reports its defaults, except errors."""
-    return record.name != "root" or record.levelno >= logging.ERROR
+    """Drop what ESPnet reports of its defaults and searches, by the root logger or its own, except errors."""
+    is_ours = record.name != "root" and not record.name.startswith("espnet")
+    return is_ours or record.levelno >= logging.ERROR

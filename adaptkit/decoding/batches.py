@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from adaptkit.base.search.searcher import Searcher
 from adaptkit.data.batches import Batch, load_batches
 from adaptkit.data.dataset import BASE_TASK, Examples
 from adaptkit.errors import ConfigError
@@ -17,6 +18,7 @@ def recognise_with_submodels(
     batch_frames: int,
     submodels: SubmodelCache,
     *,
+    searcher: Searcher | None = None,
     num_workers: int = 0,
 ) -> list[Hypothesis]:
     """Recognise every utterance with the Submodel of its task, sorted by id; the model must be in `hooked()`.
@@ -28,7 +30,7 @@ def recognise_with_submodels(
     tasks = [[_find_task(examples, row) for row in rows] for rows in plan]
     _refuse_crowded(tasks, submodels)
     batches = _in_slots(load_batches(examples, plan, num_workers), tasks, submodels)
-    return recognise_batches(adapted, examples, batches)
+    return recognise_batches(adapted, examples, batches, searcher)
 
 
 def _find_task(examples: Examples, index: int) -> str | None:

@@ -8,14 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from adaptkit import locks
+from adaptkit import config, experiment, locks
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.per_task import shared_parameters
 from adaptkit.base import archive
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
+from adaptkit.base.search.choose import new_searcher
+from adaptkit.base.search.paths import BestPath
+from adaptkit.base.search.searcher import Searcher
 from adaptkit.data.dataset import Examples, find_frameless, number_tasks, read_examples
 from adaptkit.decoding.batches import recognise_with_submodels
+from adaptkit.decoding.nbest import write_nbest
 from adaptkit.errors import ConfigError, listed
 from adaptkit.files import checksum
 from adaptkit.folders import DecodeFolder, RunFolder
@@ -28,6 +32,7 @@ from adaptkit.provenance import peak_memory_mb
 from adaptkit.records import DecodeRecord, RecordedModel, write_record
 from adaptkit.scoring import files as scoring
 from adaptkit.scoring.wer import ScoreReport
+from adaptkit.search_options import SearchRequest
 from adaptkit.submodels.cache import SubmodelCache
 
 BASE_ALONE = "none"  # the experiment without adapters, the baseline of a report
@@ -50,6 +55,7 @@ class DecodeOptions:
     allow_pipes: bool = False
     submodels: Path | None = None  # folder of Submodels, in place of the adapters of `exp`
     submodel_mb: float | None = None  # memory for Submodels in MiB; None for the default
+    search: SearchRequest = SearchRequest()
 
 
 @dataclass(frozen=True)
@@ -82,14 +88,19 @@ def _decode(
 ) -> None:
     with _load(options, base_dir, base_only, device=device) as (model, examples):
         examples = _number_tasks(examples, model, unknown=options.unknown_speaker)
+        searcher = new_searcher(model.base, _find_search(options))
         short = find_frameless(examples)
         adapted = AdaptedModel(model.base, model.adapters, is_frozen=True).eval()
         started = time.monotonic()
         with adapted.hooked():
-            found = _recognise(adapted, examples.without(short), options.batch_frames, model.submodels)
+            found = _recognise(
+                adapted, examples.without(short), options.batch_frames, model.submodels, searcher
+            )
         seconds = time.monotonic() - started
-    found += [Hypothesis(utt_id, "", 0.0) for utt_id in short]
+    found += [Hypothesis(utt_id, "", 0.0, (BestPath([], 0.0),)) for utt_id in short]
     out.clear()
+    if getattr(searcher.options, "nbest", 1) > 1:
+        write_nbest(out, found, model.base.tokens)
     write_table(out.scores, {h.utt_id: f"{h.score:.4f}" for h in found})
     write_table(out.text, {h.utt_id: h.text for h in found})
     _write_record(out.path, options, model, device)
@@ -104,6 +115,10 @@ def _decode(
         data=str(options.data),
         base_fingerprint=model.base.fingerprint,
         adapter_checksum=model.adapter_checksum,
+        search=config.dump(searcher.options),
+        search_reason=searcher.reason,
+        lm=None if searcher.lm is None else str(searcher.lm.path),
+        lm_sha256=None if searcher.lm is None else searcher.lm.digest,
     ).write(out.record)
 
 
@@ -157,11 +172,23 @@ def _number_tasks(examples: Examples, model: _Model, *, unknown: str) -> Example
 
 
 def _recognise(
-    adapted: AdaptedModel, examples: Examples, batch_frames: int, submodels: SubmodelCache | None
+    adapted: AdaptedModel,
+    examples: Examples,
+    batch_frames: int,
+    submodels: SubmodelCache | None,
+    searcher: Searcher,
 ) -> list[Hypothesis]:
     if submodels is None:
-        return recognise(adapted, examples, batch_frames)
-    return recognise_with_submodels(adapted, examples, batch_frames, submodels)
+        return recognise(adapted, examples, batch_frames, searcher=searcher)
+    return recognise_with_submodels(adapted, examples, batch_frames, submodels, searcher=searcher)
+
+
+def _find_search(options: DecodeOptions) -> SearchRequest:
+    """Return the request with the search of the experiment, unless another is asked for."""
+    path = options.exp if options.exp.is_file() else RunFolder(options.exp).config
+    if options.search.search is not None or archive.is_base(options.exp) or not path.is_file():
+        return options.search
+    return replace(options.search, search=experiment.load(path, options.overrides).search)
 
 
 def _find_base(options: DecodeOptions) -> tuple[Path, bool]:

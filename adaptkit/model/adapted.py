@@ -12,7 +12,9 @@ from adaptkit.augment.specaugment import SpecAugment, augment
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.loss import loss_from_encoded
 from adaptkit.base.padding import ignoring_padding
-from adaptkit.base.search.greedy import BestPath, greedy
+from adaptkit.base.search.choose import quick_searcher
+from adaptkit.base.search.paths import BestPath
+from adaptkit.base.search.searcher import Searcher
 from adaptkit.base.sites import attached, refuse_recomputing, refuse_taps
 from adaptkit.base.specaug import changing_features
 from adaptkit.base.weights import changed, leaving_no_trace
@@ -87,12 +89,15 @@ class AdaptedModel(nn.Module):
         own = {row: encoded[row] for rows, encoded, _ in passes for row in rows}
         return torch.stack([own[row] for row in range(len(own))]), passes[0][2]
 
-    def recognise(self, batch: Batch) -> list[BestPath]:
-        """Return the best path of each row."""
-        paths: dict[int, BestPath] = {}
+    def recognise(self, batch: Batch, searcher: Searcher | None = None) -> list[list[BestPath]]:
+        """Return the n best hypotheses of each row, best first; by default the model's fastest search's.
+
+        The search runs within the pass, with the weights of the rows' tasks in force.
+        """
+        searcher = searcher or quick_searcher(self.espnet)
+        paths: dict[int, list[BestPath]] = {}
         for rows, encoded, frames in self._passes(batch):
-            found = greedy(self.espnet, encoded, frames)
-            paths.update({row: found[row] for row in rows})
+            paths.update(searcher.find(self.espnet, encoded, frames, rows))
         return [paths[row] for row in range(len(paths))]
 
     def read_taps(self, batch: Batch, *, for_loss: bool = True) -> Batch:

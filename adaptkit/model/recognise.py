@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from adaptkit.base.search.greedy import BestPath
+from adaptkit.base.search.paths import BestPath
+from adaptkit.base.search.searcher import Searcher
 from adaptkit.data.batches import Batch, load_batches, plan_batches
 from adaptkit.data.dataset import Examples
 from adaptkit.errors import DataError, listed
@@ -16,15 +17,21 @@ from adaptkit.progress import counting
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """The text recognised for an utterance; `score` is the log probability of the best path."""
+    """The text recognised for an utterance, its score (see `BestPath`), and the n best, itself first."""
 
     utt_id: str
     text: str
     score: float
+    nbest: tuple[BestPath, ...] = ()
 
 
 def recognise(
-    adapted: AdaptedModel, examples: Examples, batch_frames: int, *, num_workers: int = 0
+    adapted: AdaptedModel,
+    examples: Examples,
+    batch_frames: int,
+    *,
+    searcher: Searcher | None = None,
+    num_workers: int = 0,
 ) -> list[Hypothesis]:
     """Recognise every utterance of `examples`, sorted by id; the model must be in `hooked()`.
 
@@ -32,33 +39,40 @@ def recognise(
     padded length (encoders of contextual blocks), a batch holds utterances of one length only.
     """
     plan = plan_decoding(adapted, examples, batch_frames)
-    return recognise_batches(adapted, examples, load_batches(examples, plan, num_workers))
+    return recognise_batches(adapted, examples, load_batches(examples, plan, num_workers), searcher)
 
 
 def recognise_batches(
-    adapted: AdaptedModel, examples: Examples, batches: Iterable[Batch]
+    adapted: AdaptedModel, examples: Examples, batches: Iterable[Batch], searcher: Searcher | None = None
 ) -> list[Hypothesis]:
     """Recognise `examples` from batches that were already planned, as `recognise` does."""
     device = next(adapted.espnet.parameters()).device
     found = []
     with torch.inference_mode(), counting("decoding", len(examples)) as advance:
         for batch in batches:
-            paths = search(adapted, batch.to(device))
-            for utt_id, path in paths.items():
-                found.append(Hypothesis(utt_id, examples.base.tokens.decode(path.tokens), path.score))
+            for utt_id, paths in search_nbest(adapted, batch.to(device), searcher).items():
+                text = examples.base.tokens.decode(paths[0].tokens)
+                found.append(Hypothesis(utt_id, text, paths[0].score, tuple(paths)))
             advance(len(batch.utt_ids), "")
     return sorted(found, key=lambda hypothesis: hypothesis.utt_id.encode())
 
 
-def search(adapted: AdaptedModel, batch: Batch) -> dict[str, BestPath]:
-    """Return the best path of each utterance; a score that is not finite is an error, not an empty text."""
-    paths = dict(zip(batch.utt_ids, adapted.recognise(batch), strict=True))
-    lost = [utt_id for utt_id, path in paths.items() if not math.isfinite(path.score)]
+def search(adapted: AdaptedModel, batch: Batch, searcher: Searcher | None = None) -> dict[str, BestPath]:
+    """Return the best path of each utterance, by default of the model's fastest search."""
+    return {utt_id: paths[0] for utt_id, paths in search_nbest(adapted, batch, searcher).items()}
+
+
+def search_nbest(
+    adapted: AdaptedModel, batch: Batch, searcher: Searcher | None = None
+) -> dict[str, list[BestPath]]:
+    """Return the n best of each utterance; a best score that is not finite is an error, not an empty text."""
+    found = dict(zip(batch.utt_ids, adapted.recognise(batch, searcher), strict=True))
+    lost = [utt_id for utt_id, paths in found.items() if not math.isfinite(paths[0].score)]
     if lost:
         raise DataError(
             f"the scores of {listed(lost)} are not finite; check their audio and features for nan and inf"
         )
-    return paths
+    return found
 
 
 def plan_decoding(

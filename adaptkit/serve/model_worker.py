@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.base.search.greedy import BestPath
+from adaptkit.base.search.paths import BestPath
 from adaptkit.data.batches import Batch, collate
 from adaptkit.data.dataset import BASE_TASK, Example
 from adaptkit.errors import AdaptkitError
@@ -92,6 +92,7 @@ class ModelThread:
         with self._cache.using(speakers) as slots:
             loaded = perf_counter()
             paths = self._adapted.recognise(replace(collated, task_ids=tuple(slots)).to(self._device))
+            best = [found[0] for found in paths]
             used = [None if slot == BASE_TASK else _used(self._cache.submodel_in(slot)) for slot in slots]
         done = perf_counter()
         num_speakers = len({speaker for speaker in speakers if speaker is not None})
@@ -106,7 +107,7 @@ class ModelThread:
                 batch_size=len(batch),
                 batch_speakers=num_speakers,
             )
-            for item, path, submodel in zip(batch, paths, used, strict=True)
+            for item, path, submodel in zip(batch, best, used, strict=True)
         ]
 
     def _text(self, path: BestPath) -> str:

@@ -118,8 +118,8 @@ def test_a_task_absent_from_the_batch_gets_no_gradient(base, new_stack, new_batc
 def test_the_search_of_a_mixed_batch_is_that_of_its_rows(base, new_stack, new_batch):
     adapted, batch = AdaptedModel(base, new_stack(base, "full", is_trained=True)), new_batch((2, -1, 0))
     with torch.no_grad(), adapted.hooked():
-        found = adapted.recognise(batch)
-        alone = [adapted.recognise(batch.rows([row]))[0] for row in range(3)]
+        found = [paths[0] for paths in adapted.recognise(batch)]
+        alone = [adapted.recognise(batch.rows([row]))[0][0] for row in range(3)]
     assert [path.tokens for path in found] == [path.tokens for path in alone]
     assert [path.score for path in found] == pytest.approx([path.score for path in alone], abs=1e-4)
 

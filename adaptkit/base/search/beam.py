@@ -1,0 +1,70 @@
+"""Joint CTC/attention beam search of one utterance through ESPnet's own `BatchBeamSearch` and scorers.
+
+Watanabe et al., Hybrid CTC/attention architecture for end-to-end speech recognition, 2017; with a language
+model by shallow fusion. The hypotheses of `espnet2.bin.asr_inference.Speech2Text` with the same settings.
+"""
+
+import logging
+
+from torch import Tensor, nn
+
+from adaptkit.base.classes import import_class
+from adaptkit.base.search.paths import BestPath
+from adaptkit.search_options import Beam
+
+BatchBeamSearch = import_class("espnet.nets.batch_beam_search.BatchBeamSearch")
+BeamSearch = import_class("espnet.nets.beam_search.BeamSearch")
+Hypothesis = import_class("espnet.nets.beam_search.Hypothesis")
+BatchScorerInterface = import_class("espnet.nets.scorer_interface.BatchScorerInterface")
+CTCPrefixScorer = import_class("espnet.nets.scorers.ctc.CTCPrefixScorer")
+LengthBonus = import_class("espnet.nets.scorers.length_bonus.LengthBonus")
+
+_LOG = logging.getLogger(__name__)
+_BLANK = 0
+
+
+def search_beam(model: nn.Module, encoded: Tensor, options: Beam, lm: nn.Module | None) -> list[BestPath]:
+    """Find the n best hypotheses of one utterance's encoder output (U, D), best first."""
+    search = _build(model, options, lm)
+    found = search(x=encoded, maxlenratio=options.maxlenratio, minlenratio=options.minlenratio)
+    if not found:  # no hypothesis of minlenratio tokens: the utterance has fewer frames
+        _LOG.warning("an utterance of %d frames is too short for minlenratio; searched without", len(encoded))
+        found = search(x=encoded, maxlenratio=options.maxlenratio, minlenratio=0.0)
+    return [_read(hypothesis) for hypothesis in found[: options.nbest]]
+
+
+def _build(model: nn.Module, options: Beam, lm: nn.Module | None) -> BeamSearch:
+    """Build ESPnet's beam search as its `Speech2Text` does; in batches, if all scorers can."""
+    num_tokens = len(model.token_list)
+    weights = {
+        "decoder": 1.0 - options.ctc_weight,
+        "ctc": options.ctc_weight,
+        "lm": options.lm_weight,
+        "length_bonus": options.length_bonus,
+    }
+    scorers = {
+        "decoder": model.decoder,
+        "ctc": None if model.ctc is None else CTCPrefixScorer(ctc=model.ctc, eos=model.eos),
+        "length_bonus": LengthBonus(num_tokens),
+        "lm": lm,
+    }
+    used = [scorers[name] for name, weight in weights.items() if weight and name != "ctc"]
+    in_batches = all(isinstance(scorer, BatchScorerInterface) for scorer in used)
+    search = (BatchBeamSearch if in_batches else BeamSearch)(
+        scorers=scorers,
+        weights=weights,
+        beam_size=options.beam_size,
+        vocab_size=num_tokens,
+        sos=model.sos,
+        eos=model.eos,
+        pre_beam_score_key=None if options.ctc_weight == 1.0 else "full",
+        normalize_length=options.normalize_length,
+    )
+    return search.eval()
+
+
+def _read(hypothesis: Hypothesis) -> BestPath:
+    """Drop the sentence marks at both ends, and blanks."""
+    tokens = [token for token in hypothesis.yseq[1:-1].tolist() if token != _BLANK]
+    scores = {name: float(score) for name, score in hypothesis.scores.items()}
+    return BestPath(tokens, float(hypothesis.score), scores)

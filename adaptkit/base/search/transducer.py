@@ -1,0 +1,27 @@
+"""Greedy and beam search of a transducer through ESPnet's own `BeamSearchTransducer`, by utterance."""
+
+from torch import Tensor, nn
+
+from adaptkit import config
+from adaptkit.base.classes import TRANSDUCER_SEARCH, import_class
+from adaptkit.base.search.paths import BestPath
+from adaptkit.search_options import Transducer
+
+_BLANK = 0
+_OURS = {"kind", "lm", "lm_weight"}
+
+
+def search_transducer(
+    model: nn.Module, encoded: Tensor, options: Transducer, lm: nn.Module | None
+) -> list[BestPath]:
+    """Find the n best hypotheses of one utterance's encoder output (U, D), best first."""
+    settings = {name: value for name, value in config.dump(options).items() if name not in _OURS}
+    search = import_class(TRANSDUCER_SEARCH)(
+        decoder=model.decoder,
+        joint_network=model.joint_network,
+        lm=lm if options.lm_weight and options.beam_size > 1 else None,
+        lm_weight=options.lm_weight,
+        **settings,
+    )
+    found = search(encoded)[: options.nbest]
+    return [BestPath([token for token in h.yseq[1:] if token != _BLANK], float(h.score)) for h in found]
