@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "run.json"
 
     @property
+    def origin(self) -> Path:
+        """Where an imported base model comes from."""
+        return self.path / "import.json"
+
+    @property
     def is_unfinished(self) -> bool:
         """Whether a training began here and has not finished; a model made elsewhere has none of these."""
         return (self.state.exists() or self.log.exists()) and not self.record.exists()

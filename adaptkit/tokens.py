@@ -1,14 +1,15 @@
-"""Token lists of characters or of BPE pieces by sentencepiece (Kudo and Richardson, 2018, arXiv:1808.06226).
+"""Token lists of characters, of words, or of BPE pieces (Kudo and Richardson, 2018, arXiv:1808.06226).
 
 The order is ESPnet's: `<blank>` is token 0, followed by `<unk>` and the pieces; `<sos/eos>` is last.
 """
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import sentencepiece
 
@@ -18,9 +19,24 @@ from adaptkit.files import replacing, require_regular
 
 BLANK, UNK, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
 WORD_START = "\u2581"  # in the pieces of sentencepiece
+_SPECIAL = (BLANK, UNK, SPACE, SOS_EOS)
 NUM_SPECIAL = 3  # <blank>, <unk> and <sos/eos>, which BPE has besides characters
 _UNKNOWN = "\u2585"  # sentencepiece's own mark: it drops a line that contains it
 _MOST = 1_000_000  # tokens; sentencepiece takes memory for as many as it is asked for
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How texts are split into tokens; the defaults are those of ESPnet."""
+
+    unit: Literal["char", "word", "bpe"] | None = (
+        None  # None: pieces if there is a BPE model, else characters
+    )
+    symbols: tuple[str, ...] = ()  # among characters, what is one token: <NOISE>
+    space: str = SPACE
+    unknown: str = UNK
+    delimiter: str | None = None  # between words; None: white space
+    clean: Callable[[str], str] | None = None  # applied to a text first
 
 
 @dataclass(frozen=True)
@@ -29,6 +45,7 @@ class TokenList:
 
     tokens: tuple[str, ...]
     bpe: bytes | None = field(default=None, repr=False)
+    spelling: Spelling = Spelling()
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -41,12 +58,12 @@ class TokenList:
         object.__setattr__(self, "_ids", {token: index for index, token in enumerate(self.tokens)})
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text; pieces outside the list become `<unk>`.
+        """Return the token ids of a text; what is not in the list becomes `<unk>`.
 
         >>> TokenList((BLANK, UNK, SPACE, "A", "B", SOS_EOS)).encode("AB A")
         [3, 4, 2, 3]
         """
-        unknown = self._ids.get(UNK, 0)
+        unknown = self._ids.get(self.spelling.unknown, 0)
         return [self._ids.get(piece, unknown) for piece in self._split(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -56,18 +73,43 @@ class TokenList:
         'AB A'
         """
         pieces = [self.tokens[index] for index in ids if self.tokens[index] not in (BLANK, SOS_EOS)]
-        joined = "".join(" " if piece == SPACE else piece for piece in pieces)
-        return " ".join(split_words(joined.replace(WORD_START, " ")))
+        return " ".join(split_words(self._join(pieces)))
 
     def unknown_in(self, text: str) -> list[str]:
         """Return the pieces of a text that are not in the list, sorted."""
         return sorted({piece for piece in self._split(text) if piece not in self._ids})
 
     def _split(self, text: str) -> list[str]:
-        text = " ".join(split_words(text))
+        rules = self.spelling
+        text = " ".join(split_words(text if rules.clean is None else rules.clean(text)))
+        if not text:
+            return []
+        if rules.unit == "word":
+            return text.split(rules.delimiter)
         if self.bpe is not None:
             return self._processor.encode(text, out_type=str)
-        return [SPACE if character == " " else character for character in text]
+        if rules.unit == "bpe":
+            raise CheckpointError(
+                "the model's tokens are of BPE, but its config.yaml names no bpemodel, which splits texts; "
+                "add 'bpemodel: bpe.model' with the sentencepiece model it was trained with"
+            )
+        return [rules.space if unit == " " else unit for unit in self._units.findall(text)]
+
+    def _join(self, pieces: Sequence[str]) -> str:
+        if self.spelling.unit == "word":
+            return " ".join(pieces)
+        if self.bpe is not None:
+            return self._processor.decode_pieces(list(pieces))
+        joined = "".join(" " if piece in (SPACE, self.spelling.space) else piece for piece in pieces)
+        return joined if self.spelling.unit == "char" else joined.replace(WORD_START, " ")
+
+    @cached_property
+    def _units(self) -> re.Pattern[str]:
+        """A pattern of characters, and of symbols that are one token: of several, the longest."""
+        own = self.tokens if self.spelling.unit == "char" else ()
+        symbols = {token for token in own if len(token) > 1 and token not in _SPECIAL}
+        longest = sorted(symbols.union(self.spelling.symbols), key=len, reverse=True)
+        return re.compile("|".join([*map(re.escape, longest), "."]), re.DOTALL)
 
     @cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:

@@ -157,7 +157,7 @@ def _inner(folder: Path) -> list[Path]:
 
 def _by_meta(meta: Path, model_file: str | None) -> ModelFiles:
     """Find the files that a meta.yaml names."""
-    named = _read_meta(meta)
+    named = read_meta(meta)
     tasks = [task for task in _TASKS if f"{task}_train_config" in named]
     if not tasks:
         raise CheckpointError(
@@ -185,7 +185,7 @@ def _by_meta(meta: Path, model_file: str | None) -> ModelFiles:
     )
 
 
-def _read_meta(meta: Path) -> dict[str, str]:
+def read_meta(meta: Path) -> dict[str, str]:
     """Return the files that a meta.yaml names, by their keys in `yaml_files` and `files`."""
     content, named = read_yaml(meta), {}
     for section in ("yaml_files", "files"):
@@ -238,7 +238,7 @@ def _meta_above(config: Path) -> Path | None:
 
 
 def _named_by(meta: Path) -> list[Path]:
-    return [Path(os.path.abspath(meta.parent / name)) for name in _read_meta(meta).values()]
+    return [Path(os.path.abspath(meta.parent / name)) for name in read_meta(meta).values()]
 
 
 def _root_above(config: Path) -> Path:

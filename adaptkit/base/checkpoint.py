@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from adaptkit.adapters.site import Site
-from adaptkit.base import archive, names, padding, schema
+from adaptkit.base import archive, names, padding, preprocessor, schema
 from adaptkit.base.archive import ModelFiles
 from adaptkit.base.build import build, complete
 from adaptkit.base.model_file import read_weights
+from adaptkit.base.old_cache import mend_tokens
+from adaptkit.base.preprocessor import Preprocessor
 from adaptkit.base.sites import find_sites
 from adaptkit.base.weights import leaving_no_trace
 from adaptkit.config import read_yaml, write_yaml
@@ -51,6 +53,7 @@ class BaseModel:
     sites: tuple[Site, ...]
     fingerprint: str  # of all that changes its output: identifies what an adapter was trained on
     features: Mapping[str, Any] | None  # options of the features it was trained on; None if it reads speech
+    preprocessor: Preprocessor  # of speech and texts
 
     @property
     def width(self) -> int:
@@ -72,8 +75,7 @@ class BaseModel:
         """Milliseconds between feature frames."""
         if self.features is not None:
             return float(self.features["shift_ms"])
-        frontend = self.config["frontend_conf"]
-        return 1000.0 * frontend.get("hop_length", 128) / self.rate_hz
+        return 1000.0 * padding.frame_shift(self.model.frontend) / self.rate_hz
 
     @property
     def rate_hz(self) -> int:
@@ -108,27 +110,30 @@ def load(path: Path, device: torch.device | str = "cpu", *, is_finished: bool = 
         )
     with archive.opened(path, with_lm=False) as files:
         _LOG.info("loading the base model %s", path)
-        base = _load(path, files, device)
+        base = load_files(path, files, device)
     if archive.is_zip(path):
         base = replace(base, files=files.moved(files.root, path))
     _refuse_changed(base)
-    _try(base)
     return base
 
 
-def _load(path: Path, files: ModelFiles, device: torch.device | str) -> BaseModel:
+def load_files(path: Path, files: ModelFiles, device: torch.device | str = "cpu") -> BaseModel:
+    """Load a base model from its files; `path` names it in messages."""
     where = str(files.config)
     config = complete(read_yaml(files.config), where)
     if not isinstance(config.get("token_list"), list):
         raise CheckpointError(
             f"{where}: has no list 'token_list'; use the one that ESPnet wrote with the model"
         )
+    config = mend_tokens(config, files)
     weights = read_weights(files.model)
     with tempfile.TemporaryDirectory() as temporary:
         described = _with_statistics(config, weights, files, Path(temporary))
         model = build(described, where, most_bytes=_SLACK + 4 * total_bytes(weights))
     load_strictly(model, names.canonical(model, weights, where=files.model), files.model)
-    return wrap(path, config, model.to(device), files)
+    base = wrap(path, config, model.to(device), files)
+    _try(base)
+    return base
 
 
 def wrap(
@@ -149,16 +154,22 @@ def wrap(
             f"{files.config}: the model reads features of {config['input_size']} bins without options; "
             "add 'adaptkit: {features: {...}}' with what 'adaptkit feats' writes to feats.json"
         )
+    prepared = preprocessor.read(config, files)
+    if features is not None and prepared.peak is not None:
+        raise CheckpointError(
+            f"{files.config}: speech_volume_normalize scales speech, but the model reads features; remove it"
+        )
     bpe = _find_bpe(config, files)
     return BaseModel(
         path=path,
         files=files,
         config=config,
         model=model,
-        tokens=TokenList(tuple(config["token_list"]), bpe),
+        tokens=TokenList(tuple(config["token_list"]), bpe, prepared.spelling),
         sites=find_sites(model),
-        fingerprint=_fingerprint(config, model, features, bpe),
+        fingerprint=_fingerprint(config, model, features, bpe, prepared.describe()),
         features=features,
+        preprocessor=prepared,
     )
 
 
@@ -237,11 +248,16 @@ def _refuse_changed(base: BaseModel) -> None:
 
 
 def _fingerprint(
-    config: Mapping[str, Any], model: nn.Module, features: Mapping[str, Any] | None, bpe: bytes | None
+    config: Mapping[str, Any],
+    model: nn.Module,
+    features: Mapping[str, Any] | None,
+    bpe: bytes | None,
+    prepared: Mapping[str, Any],
 ) -> str:
-    """Hash the architecture, the features, the BPE model, and every weight and buffer, to 32 digits."""
+    """Hash what is done to inputs and texts, the architecture, and every weight and buffer, to 32 digits."""
     described = {name: config.get(name) for name in _FINGERPRINTED}
     described["features"] = features
+    described |= {"preprocessor": prepared} if prepared else {}
     described["bpe"] = None if bpe is None else hashlib.sha256(bpe).hexdigest()
     normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
     described["normalize_conf"] = normalize  # the statistics themselves are buffers

@@ -9,7 +9,7 @@ import torch
 
 from adaptkit import config
 from adaptkit import tokens as text_tokens
-from adaptkit.base import build, checkpoint
+from adaptkit.base import build, checkpoint, preprocessor
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import DataError, listed
 from adaptkit.features.fbank import FbankOptions, read_options
@@ -37,7 +37,8 @@ def make_config(
     unused = sorted(map(str, set(given) - build.MODEL_KEYS))
     if unused:
         _LOG.info("%s: not used, base.train replaces them: %s", model_yaml, listed(unused))
-    completed = build.complete(given, str(model_yaml))
+    options = {name: value for name, value in given.items() if name not in preprocessor.KEYS}
+    completed = build.complete(options, str(model_yaml))
     tokens = _make_tokens(train_set, folder, token_type=token_type, num_tokens=num_tokens)
     completed |= {
         "token_list": list(tokens.tokens),

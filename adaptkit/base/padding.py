@@ -8,6 +8,7 @@ of frames and its own positions. A frontend, which reflects the end of the padde
 utterance's, processes utterances one at a time.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,25 @@ def encoder_frames(encoder: nn.Module, num_frames: int) -> int:
     for kernel, stride in _subsampling(encoder):
         num_frames = max(0, (num_frames - kernel) // stride + 1)
     return num_frames
+
+
+def feature_frames(frontend: nn.Module, num_samples: int) -> int:
+    """Return the number of feature frames that a frontend makes of speech; 0 if it is too short for it.
+
+    Of a frontend other than ESPnet's own it is estimated from the shift between frames.
+    """
+    stft = getattr(frontend, "stft", None)
+    if stft is not None and stft.center:
+        reflected = stft.n_fft // 2  # samples at either end, and there must be more of them
+        num_samples = num_samples + 2 * reflected if num_samples > reflected else 0
+    for window, shift in _windows(frontend):
+        num_samples = max(0, (num_samples - window) // shift + 1)
+    return num_samples
+
+
+def frame_shift(frontend: nn.Module) -> int:
+    """Return the number of samples between the feature frames of a frontend."""
+    return math.prod(shift for _, shift in _windows(frontend))
 
 
 def subsampling(encoder: nn.Module) -> int:
@@ -83,6 +103,19 @@ def _shifting(attention: nn.Module, rows: "_Rows") -> Iterator[None]:
 
 def _is_padded(convolution: nn.Conv1d) -> bool:
     return convolution.kernel_size[0] > 1 and convolution.padding != (0,)
+
+
+def _windows(frontend: nn.Module) -> list[tuple[int, int]]:
+    """Return (window, shift) of each layer of a frontend over time; the first in samples."""
+    stft = getattr(frontend, "stft", None)
+    if stft is not None:
+        return [(stft.n_fft, stft.hop_length)]
+    if hasattr(frontend, "win_length"):  # a sliding window
+        return [(frontend.win_length, frontend.hop_length)]
+    if hasattr(frontend, "downsampling_factor"):  # convolutions, as in wav2vec
+        return [(layer.kernel_size, layer.stride) for layer in frontend.layers]
+    shift = int(getattr(frontend, "hop_length", getattr(frontend, "gcd", 320)))  # 320: 20 ms, as in wav2vec
+    return [(shift, shift)]
 
 
 def _subsampling(encoder: nn.Module) -> tuple[tuple[int, int], ...]:

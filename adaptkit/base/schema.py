@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from adaptkit import config as configuration
-from adaptkit.config import Config, FilePath, Width
+from adaptkit.config import Config, FilePath, PositiveFloat, Width
 from adaptkit.errors import ConfigError, listed
 from adaptkit.features.fbank import FbankOptions
 
@@ -87,8 +87,23 @@ def _rate(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _symbols(options: dict[str, Any]) -> dict[str, Any]:
+    """Check the options of a preprocessor that change what a model reads and writes."""
+    for name in ("space_symbol", "unk_symbol", "delimiter"):
+        if options.get(name) is not None and (not isinstance(options[name], str) or not options[name]):
+            raise ValueError(f"{name}: expected a string, found {options[name]!r}")
+    symbols = options.get("nonsplit_symbol") or []
+    if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+        raise ValueError(f"nonsplit_symbol: expected a list of strings, found {symbols!r}")
+    peak = options.get("speech_volume_normalize")
+    if peak is not None and (isinstance(peak, bool) or not isinstance(peak, int | float) or peak <= 0):
+        raise ValueError(f"speech_volume_normalize: expected a number above 0, found {peak!r}")
+    return options
+
+
 Options = Annotated[dict[str, Any], BeforeValidator(_empty_if_none), AfterValidator(_bounded)]
 Name = Annotated[str, Field(min_length=1)]
+Preprocessing = Annotated[Options, AfterValidator(_symbols)]
 Tokens = Annotated[Any, BeforeValidator(_texts)]
 
 
@@ -107,6 +122,12 @@ class ModelConfig(Config):
 
     token_list: Tokens = None
     token_type: str | None = None
+    use_preprocessor: bool = True
+    preprocessor: Name | None = None
+    preprocessor_conf: Preprocessing = {}
+    non_linguistic_symbols: FilePath | list[Name] | None = None
+    cleaner: Name | list[Name] | None = None
+    speech_volume_normalize: PositiveFloat | None = None
     bpemodel: FilePath | None = None
     input_size: Width | None = None
     frontend: Name | None = None

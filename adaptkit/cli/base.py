@@ -1,4 +1,4 @@
-"""`adaptkit base`: train and inspect base models."""
+"""`adaptkit base`: train, import and inspect base models."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ from adaptkit.cli.options import (
     new_group,
 )
 
-app = new_group("Train and inspect base models.")
+app = new_group("Train, import and inspect base models.")
 
 
 @app.command(cls=Command)
@@ -48,9 +48,42 @@ def train(
     typer.echo(settings.base.dir)
 
 
+@app.command("import", cls=Command)
+def import_model(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="An archive of ESPnet's: folder, zip, model file or tag (user/name)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
+    model_file: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The model file to take, where a folder has several."),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Download the model of a tag, with huggingface_hub.")
+    ] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="R", help="Branch, tag or commit of the model.", show_default="the newest"),
+    ] = None,
+) -> None:
+    """Make a self-contained folder of a released ESPnet model, for use as a base model.
+
+    Example: adaptkit base import asr_model.zip --out exp/base
+    """
+    from adaptkit.base import importing
+
+    importing.import_model(source, out, model_file=model_file, revision=revision, download=download)
+    typer.echo(out)
+
+
 @app.command(cls=Command)
 def info(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a base model.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder, archive or model file of a base model.")
+    ],
     sites: Annotated[bool, typer.Option("--sites", help="List every site instead of counting them.")] = False,
 ) -> None:
     """Print the architecture, sites, parameters and fingerprint of a base model.

@@ -21,6 +21,11 @@ from adaptkit.cli.options import (
     request_search,
 )
 
+Submodels = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="A folder of Submodels to use in place of EXP's adapters."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -51,10 +56,7 @@ def decode(
         ),
     ] = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Decode without adapters.")] = False,
-    submodels: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="A folder of Submodels to use in place of EXP's adapters."),
-    ] = None,
+    submodels: Submodels = None,
     submodel_mb: SubmodelMb = None,
     unknown_speaker: Annotated[
         UnknownSpeaker, typer.Option(help="Refuse speakers without an adapter, or use the base model.")

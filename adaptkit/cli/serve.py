@@ -6,15 +6,34 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.cli.options import BatchFrames, Command, Device, SubmodelMb, UnknownSpeaker, choose_device
+from adaptkit.cli.options import (
+    BatchFrames,
+    Command,
+    Device,
+    Lm,
+    Nbest,
+    Search,
+    SearchSet,
+    SubmodelMb,
+    UnknownSpeaker,
+    choose_device,
+    request_search,
+)
 from adaptkit.cli.script import set_up_messages
 from adaptkit.errors import AdaptkitError
 
 FOREIGN = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")  # another program's metrics
+Submodels = Annotated[
+    Path, typer.Option(metavar="DIR", help="A folder of Submodels; new files there are picked up.")
+]
+Port = Annotated[
+    int, typer.Option(metavar="N", min=0, max=65535, help="The port to listen on; 0 for a free one.")
+]
 Workers = Annotated[
     int,
     typer.Option(metavar="N", min=1, help="Processes, each with a base model and its share of the cores."),
 ]
+MaxBatch = Annotated[int, typer.Option(metavar="N", min=1, help="Requests per batch.")]
 MaxQueue = Annotated[int, typer.Option(metavar="N", min=1, help="Requests in progress at once, per process.")]
 TimeoutSec = Annotated[
     float,
@@ -42,19 +61,19 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     base: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the base model.")],
-    submodels: Annotated[
-        Path, typer.Option(metavar="DIR", help="A folder of Submodels; new files there are picked up.")
-    ],
+    submodels: Submodels,
     host: Host = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65535, help="The port to listen on; 0 for a free one.")
-    ] = 8000,
+    port: Port = 8000,
     workers: Workers = 1,
     submodel_mb: SubmodelMb = None,
     unknown_speaker: Annotated[
         UnknownSpeaker, typer.Option(help="Answer 404 for unknown speakers, or use the base model.")
     ] = UnknownSpeaker.error,
-    max_batch: Annotated[int, typer.Option(metavar="N", min=1, help="Requests per batch.")] = 64,
+    search: Search = None,
+    search_set: SearchSet = None,
+    lm: Lm = None,
+    nbest: Nbest = None,
+    max_batch: MaxBatch = 64,
     batch_frames: BatchFrames = 24000,
     max_body_mb: Annotated[float, typer.Option(metavar="MB", min=0.001, help="Largest request body.")] = 10,
     max_sec: Annotated[float, typer.Option(metavar="SEC", min=0.1, help="Longest recording.")] = 60,
@@ -97,6 +116,7 @@ def serve(
         num_workers=workers,
         preload=tuple(dict.fromkeys(preload or ())),
         allowed_hosts=tuple(dict.fromkeys(allowed_host or ())),
+        search=request_search(search, search_set, lm, nbest),
     )
     run(settings, device=choose_device(device), set_up=set_up_messages)
 

@@ -19,9 +19,8 @@ from adaptkit.errors import CheckpointError, DataError, listed, nearest
 from adaptkit.features.archive import load_feats, refuse_incomplete
 from adaptkit.features.fbank import FbankOptions, log_mel, read_options
 from adaptkit.kaldi import datadir
-from adaptkit.kaldi.audio import read_audio
+from adaptkit.kaldi.audio import count_samples, read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
-from adaptkit.kaldi.durations import read_durations
 
 _LOG = logging.getLogger(__name__)
 BASE_TASK = -1  # the task id of a row for the base model alone
@@ -97,7 +96,7 @@ class Examples(Dataset):
             return load_feats(self.taps[utterance.utt_id], CACHE_REMEDY)
         if self.base.features is not None:
             return load_feats(self.data.feats[utterance.utt_id])
-        return self._read_speech(utterance)
+        return self.base.preprocessor.scale(self._read_speech(utterance))
 
     def _load_noisy(self, utterance: Utterance, key: int) -> Tensor:
         try:
@@ -106,7 +105,9 @@ class Examples(Dataset):
             raise DataError(f"{self.data.path}: noise on {utterance.utt_id}: {error}") from error
         if not made.noise:
             _warn_of_silence(self.data.path, utterance.utt_id)
-        return made.speech if self.base.features is None else self._make_feats(made.speech)
+        if self.base.features is None:
+            return self.base.preprocessor.scale(made.speech)
+        return self._make_feats(made.speech)
 
     def _make_feats(self, speech: Tensor) -> Tensor:
         return log_mel(speech, FbankOptions.from_dict(self.base.features))
@@ -140,11 +141,11 @@ def read_examples(
 
 
 def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> list[int]:
-    """Return the number of feature frames of each utterance; of speech, those that its duration gives."""
+    """Return the number of feature frames of each utterance; of speech, those that its samples give."""
     if base.features is not None:
         return corpus.count_frames(data)
-    seconds = read_durations(data, allow_pipes=allow_pipes)
-    return [max(0, round(1000 * seconds[u.utt_id] / base.frame_shift_ms)) for u in data.utterances]
+    counts = count_samples(data, rate_hz=base.rate_hz, allow_pipes=allow_pipes)
+    return [padding.feature_frames(base.model.frontend, num_samples) for num_samples in counts]
 
 
 def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error") -> dict[str, int]:
@@ -203,14 +204,18 @@ def refuse_other_features(examples: Examples) -> None:
 
 
 def too_short(examples: Examples) -> dict[str, str]:
-    """Return the utterances that are too short for CTC or the encoder, each with the reason."""
+    """Return the utterances that are too short for the encoder or for CTC in the loss, each with the reason.
+
+    CTC needs an encoder frame for each token and between equal ones; attention and transducers one in all.
+    """
     reasons = {}
     base = examples.base
     for utterance, length in zip(examples.data.utterances, examples.lengths, strict=True):
         frames = padding.encoder_frames(base.model.encoder, length)
         tokens = base.tokens.encode(utterance.text)
         repeats = sum(left == right for left, right in zip(tokens, tokens[1:], strict=False))
-        if frames < max(1, len(tokens) + repeats):
+        needed = len(tokens) + repeats if base.model.ctc_weight else 1
+        if frames < max(1, needed):
             reasons[utterance.utt_id] = f"{frames} encoder frames, {len(tokens)} tokens, {repeats} repeats"
     return reasons
 

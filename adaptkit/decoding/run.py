@@ -99,7 +99,7 @@ def _decode(
         seconds = time.monotonic() - started
     found += [Hypothesis(utt_id, "", 0.0, (BestPath([], 0.0),)) for utt_id in short]
     out.clear()
-    if getattr(searcher.options, "nbest", 1) > 1:
+    if searcher.nbest > 1:
         write_nbest(out, found, model.base.tokens)
     write_table(out.scores, {h.utt_id: f"{h.score:.4f}" for h in found})
     write_table(out.text, {h.utt_id: h.text for h in found})

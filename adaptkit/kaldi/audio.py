@@ -3,7 +3,9 @@
 import io
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +17,13 @@ from torchaudio.functional import resample
 from adaptkit.errors import DataError
 from adaptkit.files import replacing
 from adaptkit.kaldi.datadir import DataDir
+from adaptkit.kaldi.durations import NUM_THREADS, is_present, read_durations
 from adaptkit.kaldi.recording import MOST_LEVEL, OVERSHOOT_SEC, Recording, SoundFile, opened, probe
 
 __all__ = [
     "Recording",
     "audio_folder",
+    "count_samples",
     "fit_full_scale",
     "probe",
     "read_audio",
@@ -79,6 +83,25 @@ def read_segments(
                 yield _at_rate(samples, recording, rate_hz)
             except DataError as error:
                 yield error
+
+
+def count_samples(data: DataDir, *, rate_hz: int, allow_pipes: bool = False) -> list[int]:
+    """Return how many samples `read_audio` reads of each utterance at a sampling rate.
+
+    Only where a recording is a command, or is not there, this follows from the duration of the utterance, and
+    may be off by some samples.
+    """
+    names = sorted({u.recording for u in data.utterances if is_present(data.recordings[u.recording])})
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        headers = dict(zip(names, pool.map(lambda name: probe(data.recordings[name]), names), strict=True))
+    others = tuple(u for u in data.utterances if u.recording not in headers)
+    seconds = read_durations(replace(data, utterances=others), allow_pipes=allow_pipes) if others else {}
+    return [
+        _count_at_rate(headers[u.recording], *_span(headers[u.recording], u.start_sec, u.end_sec), rate_hz)
+        if u.recording in headers
+        else max(0, round(seconds[u.utt_id] * rate_hz))
+        for u in data.utterances
+    ]
 
 
 def write_audio(path: Path, speech: Tensor, *, rate_hz: int) -> None:
@@ -178,6 +201,13 @@ def _refuse_loud(location: str, samples: Tensor) -> None:
     loudest = samples.abs().max()
     if not loudest <= MOST_LEVEL:  # or is not a number
         raise DataError(f"{location}: samples reach {loudest:g}, but full scale is 1; convert it again")
+
+
+def _count_at_rate(recording: Recording, first: int, last: int, rate_hz: int) -> int:
+    """Return how many samples those from `first` to `last` become at another rate, as torchaudio counts."""
+    common = math.gcd(recording.rate_hz, rate_hz)
+    exact = rate_hz // common * (last - first) / (recording.rate_hz // common)
+    return int(torch.ceil(torch.tensor(exact)))
 
 
 def _at_rate(samples: Tensor, recording: Recording, rate_hz: int) -> Tensor:

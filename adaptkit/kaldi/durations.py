@@ -22,7 +22,7 @@ def read_durations(data: DataDir, *, allow_pipes: bool = False) -> dict[str, flo
     stated = data.duration_sec or {}
     endless = {u.recording: u.utt_id for u in data.utterances if u.end_sec is None}
     asked = [
-        name for name, utt_id in endless.items() if _is_there(data.recordings[name]) or utt_id not in stated
+        name for name, utt_id in endless.items() if is_present(data.recordings[name]) or utt_id not in stated
     ]
 
     def length_sec(name: str) -> float:
@@ -52,7 +52,7 @@ def measure(utterance: Utterance, stated: Mapping[str, float], length_sec: Lengt
     return stated.get(utterance.utt_id) if end_sec is None else end_sec - utterance.start_sec
 
 
-def _is_there(location: str) -> bool:
+def is_present(location: str) -> bool:
     """Whether a recording can be measured without running a command."""
     try:
         return not is_command(location) and Path(split_offset(location)[0]).exists()

@@ -1,7 +1,7 @@
 """A base model with its adapters: loss, encoder output and hypotheses of a batch."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -90,15 +90,19 @@ class AdaptedModel(nn.Module):
         return torch.stack([own[row] for row in range(len(own))]), passes[0][2]
 
     def recognise(self, batch: Batch, searcher: Searcher | None = None) -> list[list[BestPath]]:
-        """Return the n best hypotheses of each row, best first; by default the model's fastest search's.
+        """Return the n best hypotheses of each row, best first; by default the model's fastest search's."""
+        paths = dict(self.recognise_rows(batch, searcher or quick_searcher(self.espnet)))
+        return [paths[row] for row in range(len(paths))]
+
+    def recognise_rows(
+        self, batch: Batch, searcher: Searcher, is_wanted: Callable[[int], bool] | None = None
+    ) -> Iterator[tuple[int, list[BestPath]]]:
+        """Yield rows with their n best hypotheses as they are found; those not wanted by then are left out.
 
         The search runs within the pass, with the weights of the rows' tasks in force.
         """
-        searcher = searcher or quick_searcher(self.espnet)
-        paths: dict[int, list[BestPath]] = {}
         for rows, encoded, frames in self._passes(batch):
-            paths.update(searcher.find(self.espnet, encoded, frames, rows))
-        return [paths[row] for row in range(len(paths))]
+            yield from searcher.find(self.espnet, encoded, frames, rows, is_wanted)
 
     def read_taps(self, batch: Batch, *, for_loss: bool = True) -> Batch:
         """Replace the inputs of a batch by encoder outputs if no adapter acts inside the encoder."""

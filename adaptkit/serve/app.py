@@ -27,6 +27,7 @@ Speaker = Annotated[
     str | None,
     Query(min_length=1, max_length=_LONGEST_NAME, description=openapi.SPEAKER, examples=["bob"]),
 ]
+Nbest = Annotated[int | None, Query(ge=1, le=1000, description=openapi.NBEST, examples=[3])]
 
 
 def create_app(service: Service) -> FastAPI:
@@ -62,14 +63,14 @@ def _add_recognize(app: FastAPI, service: Service) -> None:
         },
         openapi_extra=openapi.AUDIO,
     )
-    async def recognize(request: Request, speaker: Speaker = None) -> Recognised:
+    async def recognize(request: Request, speaker: Speaker = None, nbest: Nbest = None) -> Recognised:
         """Transcribe an audio file with the speaker's Submodel, or with the base model."""
         started = perf_counter()
-        _refuse_unknown_parameters(request, ("speaker",))
+        _refuse_unknown_parameters(request, ("speaker", "nbest"))
         with service.admitted():
             receiving = receive(request.headers, request.stream(), limits.max_body_bytes)
             body = await _received(receiving, limits.timeout_sec)
-            work = service.recognise(body, speaker, started_sec=started)
+            work = service.recognise(body, speaker, nbest, started_sec=started)
             return await _unless_gone(request, work, limits.timeout_sec - (perf_counter() - started))
 
 

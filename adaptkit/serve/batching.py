@@ -8,15 +8,14 @@ from time import perf_counter
 
 from torch import Tensor
 
-from adaptkit.serve.schemas import SubmodelUsed
+from adaptkit.serve.schemas import Alternative, SubmodelUsed
 
 
 @dataclass(frozen=True)
 class Found:
     """The result of one row of a batch, with the timings of the batch."""
 
-    text: str
-    score: float
+    nbest: tuple[Alternative, ...]  # the best first
     submodel: SubmodelUsed | None
     queue_sec: float
     load_sec: float
@@ -34,6 +33,7 @@ class Waiting:
     speaker: str | None  # whose Submodel to use; None for the base model
     found: "Future[Found]" = field(default_factory=Future)
     since_sec: float = field(default_factory=perf_counter)
+    is_dropped: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Queue:
             self._changed.notify()
 
     def drop(self, item: Waiting) -> None:
-        """Cancel a request; if it was taken already, only its result is discarded."""
+        """Cancel a request; if it was taken already, its search ends early or its result is discarded."""
+        item.is_dropped.set()
         item.found.cancel()
         with self._changed:
             if item in self._items:

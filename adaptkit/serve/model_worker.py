@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Thread
 from time import perf_counter
@@ -11,13 +11,14 @@ import torch
 
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.search.paths import BestPath
+from adaptkit.base.search.searcher import Searcher
 from adaptkit.data.batches import Batch, collate
 from adaptkit.data.dataset import BASE_TASK, Example
 from adaptkit.errors import AdaptkitError
 from adaptkit.kaldi.datadir import Utterance
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.serve.batching import Found, Queue, Waiting
-from adaptkit.serve.schemas import Refusal, SubmodelUsed
+from adaptkit.serve.schemas import Alternative, Refusal, SubmodelUsed
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import Submodel
 
@@ -34,10 +35,11 @@ class ModelThread:
         cache: SubmodelCache,
         queue: Queue,
         *,
+        searcher: Searcher,
         on_batch: Callable[[int], None],
     ):
         self._cache, self._queue, self._tokens = cache, queue, base.tokens
-        self._on_batch = on_batch
+        self._searcher, self._on_batch = searcher, on_batch
         self._device = next(base.model.parameters()).device
         self._adapted = AdaptedModel(base, cache.stack).eval()
         self._num_cores = torch.get_num_threads()  # each audio thread uses one more, briefly
@@ -51,7 +53,7 @@ class ModelThread:
     def start(self, trial: Waiting) -> None:
         """Run a trial request, so that errors show at startup, then start to take requests."""
         with torch.inference_mode(), self._adapted.hooked():
-            self._find([trial])
+            list(self._find([trial]))
         self._thread.start()
 
     def join(self) -> None:
@@ -68,47 +70,48 @@ class ModelThread:
     def _serve(self, batch: Sequence[Waiting]) -> None:
         """Process the requests of a batch; if it fails, bisect it down to the failing requests."""
         try:
-            founds = self._find(batch)
+            for item, found in self._find(batch):
+                if math.isfinite(found.nbest[0].score):
+                    item.found.set_result(found)
+                else:
+                    item.found.set_exception(_not_finite(item))
         except Exception as error:  # no request may end the thread
-            if len(batch) > 1:
-                self._serve(batch[: len(batch) // 2])
-                self._serve(batch[len(batch) // 2 :])
+            left = [item for item in batch if not item.found.done()]
+            if len(left) > 1:
+                self._serve(left[: len(left) // 2])
+                self._serve(left[len(left) // 2 :])
                 return
             if not isinstance(error, AdaptkitError):
-                _LOG.exception("a request of speaker %r failed", batch[0].speaker)
-            batch[0].found.set_exception(error)
-            return
-        for item, found in zip(batch, founds, strict=True):
-            if math.isfinite(found.score):
-                item.found.set_result(found)
-            else:
-                item.found.set_exception(_not_finite(item))
+                _LOG.exception("a request of speaker %r failed", left[0].speaker if left else None)
+            if left:
+                left[0].found.set_exception(error)
 
-    def _find(self, batch: Sequence[Waiting]) -> list[Found]:
-        """Recognise each row of a batch with its own Submodel."""
+    def _find(self, batch: Sequence[Waiting]) -> Iterator[tuple[Waiting, Found]]:
+        """Recognise each row of a batch with its own Submodel, unless it has been dropped meanwhile."""
         taken = perf_counter()
         collated = _collate(batch)
         speakers = [item.speaker for item in batch]
+        num_speakers = len({speaker for speaker in speakers if speaker is not None})
         with self._cache.using(speakers) as slots:
             loaded = perf_counter()
-            paths = self._adapted.recognise(replace(collated, task_ids=tuple(slots)).to(self._device))
-            best = [found[0] for found in paths]
             used = [None if slot == BASE_TASK else _used(self._cache.submodel_in(slot)) for slot in slots]
-        done = perf_counter()
-        num_speakers = len({speaker for speaker in speakers if speaker is not None})
-        return [
-            Found(
-                text=self._text(path),
-                score=path.score,
-                submodel=submodel,
-                queue_sec=taken - item.since_sec,
-                load_sec=loaded - taken,
-                model_sec=done - loaded,
-                batch_size=len(batch),
-                batch_speakers=num_speakers,
+            rows = replace(collated, task_ids=tuple(slots)).to(self._device)
+            found = self._adapted.recognise_rows(
+                rows, self._searcher, lambda row: not batch[row].is_dropped.is_set()
             )
-            for item, path, submodel in zip(batch, best, used, strict=True)
-        ]
+            for row, paths in found:
+                yield (
+                    batch[row],
+                    Found(
+                        nbest=tuple(Alternative(text=self._text(path), score=path.score) for path in paths),
+                        submodel=used[row],
+                        queue_sec=taken - batch[row].since_sec,
+                        load_sec=loaded - taken,
+                        model_sec=perf_counter() - loaded,
+                        batch_size=len(batch),
+                        batch_speakers=num_speakers,
+                    ),
+                )
 
     def _text(self, path: BestPath) -> str:
         return self._tokens.decode(path.tokens)

@@ -17,6 +17,7 @@ SPEAKER = (
     "The speaker whose Submodel to use, as listed by `GET /v1/submodels`; the base model if omitted. "
     "It is never used as a path."
 )
+NBEST = "Return so many hypotheses with their scores; at most as many as the server's `--nbest`."
 AUDIO = {
     "requestBody": {
         "required": True,
@@ -32,6 +33,10 @@ AUDIO = {
 RECOGNISED = {
     "text": "turn the lights on",
     "score": -3.7214,
+    "nbest": [
+        {"text": "turn the lights on", "score": -3.7214},
+        {"text": "turn the light on", "score": -5.0138},
+    ],
     "speaker": "bob",
     "submodel": {"task": "bob", "step": 400, "kind": "hra", "base_fingerprint": "0f6c2b9be41d"},
     "audio_sec": 2.31,

@@ -56,11 +56,21 @@ class SubmodelUsed(Answer):
     base_fingerprint: str = Field(description="first digits of the fingerprint of its base model")
 
 
+class Alternative(Answer):
+    """One of the n best hypotheses."""
+
+    text: str = Field(description="the words")
+    score: float = Field(description="its log probability")
+
+
 class Recognised(Answer):
     """The transcript, and how it was obtained."""
 
     text: str = Field(description="the words; empty if there is no speech or the audio is too short")
-    score: float = Field(description="log probability of the best path")
+    score: float = Field(description="log probability of the best path, weighted as the search says")
+    nbest: list[Alternative] | None = Field(
+        description="the n best hypotheses, best first, if the request asks for them by `nbest`"
+    )
     speaker: str | None = Field(description="the requested speaker; null if none")
     submodel: SubmodelUsed | None = Field(description="the Submodel used; null for the base model")
     audio_sec: float = Field(description="duration of the audio")

@@ -12,13 +12,16 @@ import torch
 
 from adaptkit.base import padding
 from adaptkit.base.checkpoint import BaseModel
+from adaptkit.base.search.choose import new_searcher
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.features.fbank import FbankOptions, log_mel
+from adaptkit.search_options import SearchRequest
 from adaptkit.serve.audio import Speech, read_speech
 from adaptkit.serve.batching import Found, Queue, Room, Waiting
 from adaptkit.serve.metrics import Metrics
 from adaptkit.serve.model_worker import ModelThread
 from adaptkit.serve.schemas import (
+    Alternative,
     Health,
     KnownSubmodel,
     Recognised,
@@ -31,7 +34,7 @@ from adaptkit.serve.speakers import Speakers, Watch
 from adaptkit.submodels.cache import SubmodelCache
 
 _NUM_READERS = 2  # threads that read audio and compute features: 3 ms for 3 s of speech
-_NOTHING = Found("", 0.0, None, 0.0, 0.0, 0.0, batch_size=0, batch_speakers=0)
+_NOTHING = Found((Alternative(text="", score=0.0),), None, 0.0, 0.0, 0.0, batch_size=0, batch_speakers=0)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class ServerSettings:
     num_workers: int = 1  # processes, each with its own models and limits
     preload: tuple[str, ...] = ()  # speakers whose Submodels are loaded at startup and kept
     allowed_hosts: tuple[str, ...] = ()  # further names that Host headers may have
+    search: SearchRequest = SearchRequest()
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class Service:
     def __init__(self, base: BaseModel, settings: ServerSettings):
         self.base, self.limits, self._preload = base, settings.limits, settings.preload
         self.hosts = (settings.host, *settings.allowed_hosts)
+        searcher = new_searcher(base, settings.search)
+        self.most_nbest = searcher.nbest
         budget_bytes = round(settings.submodel_mb * 2**20)
         self.cache = SubmodelCache(settings.submodels, base, budget_bytes=budget_bytes)
         self.speakers = Speakers(self.cache, settings.submodels, unknown=settings.unknown_speaker)
@@ -94,7 +100,7 @@ class Service:
             _NUM_READERS, "audio", initializer=torch.set_num_threads, initargs=(1,)
         )
         self._watch = Watch(self._look, settings.refresh_sec)
-        self._worker = ModelThread(base, self.cache, self.queue, on_batch=self._note)
+        self._worker = ModelThread(base, self.cache, self.queue, searcher=searcher, on_batch=self._note)
 
     def __enter__(self) -> "Service":
         with self.cache.using(self._preload):
@@ -147,15 +153,24 @@ class Service:
         self._note_state()
         return self.metrics.as_text()
 
-    async def recognise(self, body: bytes, speaker: str | None, *, started_sec: float) -> Recognised:
+    async def recognise(
+        self, body: bytes, speaker: str | None, nbest: int | None = None, *, started_sec: float
+    ) -> Recognised:
         """Process a request; cancelling this removes it from the queue."""
+        if nbest is not None and nbest > self.most_nbest:
+            raise Refusal(
+                400,
+                f"nbest: {nbest}, but this server finds {self.most_nbest}; ask for fewer, or start it with a "
+                f"beam search and --nbest {nbest}",
+            )
         task = self.speakers.choose(speaker)
         prepared = await asyncio.get_running_loop().run_in_executor(self._readers, self._prepare, body, task)
         found = _NOTHING if prepared.row is None else await self._find(prepared.row)
         self.metrics.audio_seconds.inc(prepared.audio_sec)
         return Recognised(
-            text=found.text,
-            score=found.score,
+            text=found.nbest[0].text,
+            score=found.nbest[0].score,
+            nbest=None if nbest is None else list(found.nbest[:nbest]),
             speaker=speaker,
             submodel=found.submodel,
             audio_sec=prepared.audio_sec,
@@ -201,12 +216,13 @@ class Service:
         """Convert speech to a row for the model; None if it is too short for the encoder."""
         options = self._options
         if options is None:
-            num_frames = round(1000 * speech.duration_sec / self.base.frame_shift_ms)
+            num_frames = padding.feature_frames(self.base.model.frontend, len(speech.samples))
         else:
             num_frames = options.count_frames(len(speech.samples))
         if padding.encoder_frames(self.base.model.encoder, num_frames) < 1:
             return None
-        inputs = speech.samples if options is None else log_mel(speech.samples, options)
+        scaled = self.base.preprocessor.scale(speech.samples)
+        inputs = scaled if options is None else log_mel(scaled, options)
         return Waiting(inputs, num_frames, task)
 
 

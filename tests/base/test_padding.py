@@ -143,6 +143,57 @@ def test_counted_frames_are_those_that_leave_the_encoder(new_base, name, num_fra
     assert padding.encoder_frames(model.encoder, num_frames) == encoded.shape[1] == int(frames)
 
 
+FRONTENDS = {
+    "default": {"frontend": "default", "frontend_conf": {"n_fft": 256, "hop_length": 80, "n_mels": 20}},
+    "uncentred": {"frontend": "default", "frontend_conf": {"n_fft": 256, "hop_length": 80, "center": False}},
+    "odd": {"frontend": "default", "frontend_conf": {"n_fft": 255, "hop_length": 80}},
+    "sliding_window": {
+        "frontend": "sliding_window",
+        "frontend_conf": {"win_length": 400, "hop_length": 160},
+        "preencoder": "sinc",
+        "preencoder_conf": {"out_channels": 128},
+    },
+    "wav2vec_cnn": {
+        "frontend": "wav2vec_cnn",
+        "frontend_conf": {
+            "norm_mode": "layer_norm",
+            "conv_mode": "standard",
+            "bias": True,
+            "shapes": [[8, 10, 5], [8, 3, 2], [8, 2, 2]],
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module", params=FRONTENDS)
+def listening(request, new_base):
+    """A model that reads speech through each frontend."""
+    changes = {**SPEECH, **conformer(), "normalize": None, "normalize_conf": {}}
+    return new_base(**{**changes, **FRONTENDS[request.param]})
+
+
+@pytest.mark.parametrize("num_samples", [480, 1599, 1600, 1601, 2003])
+def test_counted_features_are_those_of_the_frontend(listening, num_samples):
+    frontend = listening.model.frontend
+    with torch.no_grad():
+        feats, frames = frontend(torch.randn(1, num_samples), torch.tensor([num_samples]))
+    assert padding.feature_frames(frontend, num_samples) == feats.shape[1] == int(frames)
+
+
+def test_speech_shorter_than_a_window_has_no_features(listening):
+    assert padding.feature_frames(listening.model.frontend, 5) == 0
+
+
+def test_rows_of_speech_are_what_they_are_alone_with_each_frontend(listening):
+    torch.manual_seed(0)
+    inputs, lengths = 0.1 * torch.randn(3, 9000), torch.tensor([9000, 6100, 4001])
+    with torch.no_grad():
+        alone = encode_each(listening.model, inputs, lengths)
+        together = encode_together(listening.model, inputs, lengths)
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
+
+
 def test_frames_are_counted_by_hand(base):
     counts = [padding.encoder_frames(base.model.encoder, frames) for frames in (0, 6, 7, 10, 11, 98)]
     assert counts == [0, 0, 1, 1, 2, 23]  # (T - 3) // 2 + 1, twice

@@ -134,7 +134,18 @@ def test_lengths_of_speech_are_those_of_its_segments(folder, speech_base):
     utt_ids = read_table(folder / "text")
     write_table(folder / "segments", {utt_id: f"{utt_id} 0.1 0.4" for utt_id in utt_ids})
     (folder / "utt2dur").unlink()
-    assert set(read_examples(folder, speech_base).lengths) == {30}
+    assert set(read_examples(folder, speech_base).lengths) == {31}  # 2400 samples // 80 + 1
+
+
+def test_lengths_of_speech_are_those_of_what_the_frontend_makes_of_it(folder, speech_base):
+    utt_ids = sorted(read_table(folder / "text"))
+    ends = {utt_id: f"{0.4 + 0.0037 * place:.4f}" for place, utt_id in enumerate(utt_ids)}
+    write_table(folder / "segments", {utt_id: f"{utt_id} 0.1 {end}" for utt_id, end in ends.items()})
+    examples = read_examples(folder, speech_base)
+    for index, length in enumerate(examples.lengths):
+        speech = examples[index].inputs[None]
+        feats, frames = speech_base.model.frontend(speech, torch.tensor([speech.shape[1]]))
+        assert feats.shape[1] == int(frames) == length
 
 
 def test_lengths_of_commands_are_those_of_utt2dur_or_of_what_they_give(folder, speech_base):
@@ -162,6 +173,17 @@ def test_lengths_of_commands_are_those_of_utt2dur_or_of_what_they_give(folder, s
 def test_utterances_too_short_for_ctc_are_known(examples, text, frames, is_short):
     utterance = replace(examples.data.utterances[0], text=text)
     one = replace(examples, data=replace(examples.data, utterances=(utterance,)), lengths=(frames,))
+    assert (utterance.utt_id in too_short(one)) == is_short
+
+
+@pytest.mark.parametrize(("frames", "is_short"), [(6, True), (7, False)])
+@pytest.mark.parametrize("decoder", ["transformer", "transducer"])
+def test_without_ctc_in_the_loss_one_encoder_frame_is_enough(examples, new_base, decoder, frames, is_short):
+    sizes = {"hidden_size": 8} if decoder == "transducer" else {"attention_heads": 2, "num_blocks": 1}
+    base = new_base(decoder=decoder, decoder_conf=sizes, model_conf={"ctc_weight": 0.0})
+    utterance = replace(examples.data.utterances[0], text="AB")
+    data = replace(examples.data, utterances=(utterance,))
+    one = replace(examples, base=base, data=data, lengths=(frames,))
     assert (utterance.utt_id in too_short(one)) == is_short
 
 

@@ -11,7 +11,8 @@ import torch
 
 from adaptkit.errors import DataError
 from adaptkit.kaldi import recording
-from adaptkit.kaldi.audio import probe, read_audio, write_audio
+from adaptkit.kaldi.audio import count_samples, probe, read_audio, write_audio
+from adaptkit.kaldi.datadir import DataDir, Utterance
 
 
 def tone(seconds=1.0, rate_hz=16000, hz=440.0):
@@ -286,3 +287,15 @@ def test_written_audio_is_clipped_at_full_scale_and_else_right_to_a_step(tmp_pat
     torch.testing.assert_close(
         read_audio(str(tmp_path / "a.wav"), rate_hz=8000), expected, atol=2**-15, rtol=0
     )
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 22050])
+@pytest.mark.parametrize(
+    ("start_sec", "end_sec"), [(0.0, None), (0.3, None), (0.12345, 0.98765), (0.5, 1.04)]
+)
+def test_samples_are_counted_as_they_are_read(make_recording, tmp_path, rate_hz, start_sec, end_sec):
+    location = make_recording(rate_hz=11025, seconds=1.01)
+    utterance = Utterance("a-1", "a", "call", "YES", start_sec, end_sec)
+    data = DataDir(tmp_path, (utterance,), {"call": location})
+    samples = read_audio(location, rate_hz=rate_hz, start_sec=start_sec, end_sec=end_sec)
+    assert count_samples(data, rate_hz=rate_hz) == [len(samples)]

@@ -130,7 +130,7 @@ def test_a_name_of_strange_length_is_400(refused, audio, speaker):
 
 def test_an_unknown_parameter_is_400(refused, audio):
     message = refused(400, audio(), params={"speeker": "spk1"})
-    assert message == "speeker: unknown parameter; the parameters are: speaker"
+    assert message == "speeker: unknown parameter; the parameters are: speaker, nbest"
 
 
 def test_two_speakers_are_400(refused, audio):

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from adaptkit.errors import AdaptkitError
+from adaptkit.search_options import Greedy, SearchRequest
 from adaptkit.serve.speakers import Watch
 from adaptkit.submodels import files
 from adaptkit.submodels.folder import SubmodelFolder
@@ -216,7 +217,7 @@ def test_a_base_model_that_cannot_be_searched_is_refused_at_the_start(serve, new
     base = new_base(model_conf={"ctc_weight": 0.0}, decoder="transformer", decoder_conf={"num_blocks": 1})
     replace_folder(base=base, bottleneck=4)
     with pytest.raises(AdaptkitError, match="has no CTC"):
-        serve(base)
+        serve(base, search=SearchRequest(Greedy()))
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "dangling", "loop", "device"])

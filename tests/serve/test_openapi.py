@@ -83,10 +83,10 @@ def test_the_body_is_required_and_binary_in_every_format(schema):
     assert all(content["schema"]["format"] == "binary" for content in body["content"].values())
 
 
-def test_the_speaker_is_an_optional_parameter_with_an_example(schema):
-    (speaker,) = schema["paths"]["/v1/recognize"]["post"]["parameters"]
-    assert (speaker["name"], speaker["in"], speaker["required"]) == ("speaker", "query", False)
-    assert speaker["schema"]["examples"] == ["bob"]
+def test_the_parameters_are_optional_and_have_examples(schema):
+    parameters = schema["paths"]["/v1/recognize"]["post"]["parameters"]
+    found = [(one["name"], one["in"], one["required"], one["schema"]["examples"]) for one in parameters]
+    assert found == [("speaker", "query", False, ["bob"]), ("nbest", "query", False, [3])]
 
 
 def test_answers_are_as_described(server, audio):

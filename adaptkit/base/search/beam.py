@@ -5,10 +5,13 @@ model by shallow fusion. The hypotheses of `espnet2.bin.asr_inference.Speech2Tex
 """
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from adaptkit.base.classes import import_class
+from adaptkit.base.search.cached import cached_decoder, cached_lm
 from adaptkit.base.search.paths import BestPath
 from adaptkit.search_options import Beam
 
@@ -23,14 +26,45 @@ _LOG = logging.getLogger(__name__)
 _BLANK = 0
 
 
-def search_beam(model: nn.Module, encoded: Tensor, options: Beam, lm: nn.Module | None) -> list[BestPath]:
-    """Find the n best hypotheses of one utterance's encoder output (U, D), best first."""
+def search_beam(
+    model: nn.Module, encoded: Tensor, options: Beam, lm: nn.Module | None, check: Callable[[], None]
+) -> list[BestPath]:
+    """Find the n best hypotheses of one utterance's encoder output (U, D), best first.
+
+    `check` is called for every token, and may raise to end the search.
+    """
     search = _build(model, options, lm)
+    search.check = check
     found = search(x=encoded, maxlenratio=options.maxlenratio, minlenratio=options.minlenratio)
-    if not found:  # no hypothesis of minlenratio tokens: the utterance has fewer frames
+    if not found:  # fewer frames than minlenratio asks for tokens
         _LOG.warning("an utterance of %d frames is too short for minlenratio; searched without", len(encoded))
         found = search(x=encoded, maxlenratio=options.maxlenratio, minlenratio=0.0)
     return [_read(hypothesis) for hypothesis in found[: options.nbest]]
+
+
+class _BatchBeamSearch(BatchBeamSearch):
+    """ESPnet's search with all hypotheses scored at once; of those that have ended, it keeps no states."""
+
+    check: Callable[[], None]
+
+    def search(self, *args: Any, **options: Any) -> Any:
+        """Search the next token."""
+        self.check()
+        return super().search(*args, **options)
+
+    def _select(self, hyps: Any, i: int) -> Hypothesis:
+        return super()._select(hyps, i)._replace(states={})
+
+
+class _BeamSearch(BeamSearch):
+    """ESPnet's search with one hypothesis scored at a time, for scorers that cannot do more."""
+
+    check: Callable[[], None]
+
+    def search(self, *args: Any, **options: Any) -> Any:
+        """Search the next token."""
+        self.check()
+        return super().search(*args, **options)
 
 
 def _build(model: nn.Module, options: Beam, lm: nn.Module | None) -> BeamSearch:
@@ -43,14 +77,14 @@ def _build(model: nn.Module, options: Beam, lm: nn.Module | None) -> BeamSearch:
         "length_bonus": options.length_bonus,
     }
     scorers = {
-        "decoder": model.decoder,
+        "decoder": None if model.decoder is None else cached_decoder(model.decoder),
         "ctc": None if model.ctc is None else CTCPrefixScorer(ctc=model.ctc, eos=model.eos),
         "length_bonus": LengthBonus(num_tokens),
-        "lm": lm,
+        "lm": None if lm is None else cached_lm(lm),
     }
     used = [scorers[name] for name, weight in weights.items() if weight and name != "ctc"]
     in_batches = all(isinstance(scorer, BatchScorerInterface) for scorer in used)
-    search = (BatchBeamSearch if in_batches else BeamSearch)(
+    search = (_BatchBeamSearch if in_batches else _BeamSearch)(
         scorers=scorers,
         weights=weights,
         beam_size=options.beam_size,

@@ -16,6 +16,10 @@ from adaptkit.search_options import Greedy, SearchOptions
 _BY_ROW: dict[str, Callable[..., list[BestPath]]] = {"beam": search_beam, "transducer": search_transducer}
 
 
+class _Unwanted(Exception):
+    """The search of a row that nobody waits for any more."""
+
+
 @dataclass(frozen=True)
 class Searcher:
     """A search, its language model and why it was chosen; made by `choose.new_searcher`."""
@@ -24,22 +28,43 @@ class Searcher:
     lm: LanguageModel | None = None
     reason: str = ""
 
+    @property
+    def nbest(self) -> int:
+        """How many hypotheses of an utterance it returns at most."""
+        return 1 if isinstance(self.options, Greedy) else self.options.nbest
+
     def find(
-        self, model: nn.Module, encoded: Tensor, frames: Tensor, rows: Sequence[int]
+        self,
+        model: nn.Module,
+        encoded: Tensor,
+        frames: Tensor,
+        rows: Sequence[int],
+        is_wanted: Callable[[int], bool] | None = None,
     ) -> Iterator[tuple[int, list[BestPath]]]:
         """Yield each of `rows` with its n best hypotheses, the best first; encoded (B, U, D), frames (B,).
 
-        Each row is searched up to its own number of frames, so that results do not depend on the batch.
+        Each row is searched up to its own number of frames, so that results do not depend on the batch. A row
+        that is no longer wanted, which is asked again for every token, is left out.
         """
-        if self.options.kind == "greedy":  # of the whole batch, since the exact bits depend on its size
+        if isinstance(self.options, Greedy):  # of the whole batch, since the exact bits depend on its size
             paths = greedy(model, encoded, frames)
             yield from ((row, [paths[row]]) for row in rows)
             return
         for row in rows:
-            yield row, self._find_row(model, encoded[row, : int(frames[row])])
+            try:
+                yield row, self._find_row(model, encoded[row, : int(frames[row])], row, is_wanted)
+            except _Unwanted:
+                continue
 
-    def _find_row(self, model: nn.Module, encoded: Tensor) -> list[BestPath]:
+    def _find_row(
+        self, model: nn.Module, encoded: Tensor, row: int, is_wanted: Callable[[int], bool] | None
+    ) -> list[BestPath]:
+        def check() -> None:
+            if is_wanted is not None and not is_wanted(row):
+                raise _Unwanted
+
+        check()
         if not len(encoded):
             return [BestPath([], 0.0)]
         module: Any = None if self.lm is None else self.lm.module
-        return _BY_ROW[self.options.kind](model, encoded, self.options, module)
+        return _BY_ROW[self.options.kind](model, encoded, self.options, module, check)

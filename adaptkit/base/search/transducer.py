@@ -1,5 +1,8 @@
 """Greedy and beam search of a transducer through ESPnet's own `BeamSearchTransducer`, by utterance."""
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 
 from adaptkit import config
@@ -12,14 +15,22 @@ _OURS = {"kind", "lm", "lm_weight"}
 
 
 def search_transducer(
-    model: nn.Module, encoded: Tensor, options: Transducer, lm: nn.Module | None
+    model: nn.Module, encoded: Tensor, options: Transducer, lm: nn.Module | None, check: Callable[[], None]
 ) -> list[BestPath]:
-    """Find the n best hypotheses of one utterance's encoder output (U, D), best first."""
+    """Find the n best hypotheses of one utterance's encoder output (U, D), best first.
+
+    `check` is called for every step, and may raise to end the search.
+    """
     settings = {name: value for name, value in config.dump(options).items() if name not in _OURS}
+
+    def join(*args: Any) -> Tensor:
+        check()
+        return model.joint_network(*args)
+
     search = import_class(TRANSDUCER_SEARCH)(
         decoder=model.decoder,
-        joint_network=model.joint_network,
-        lm=lm if options.lm_weight and options.beam_size > 1 else None,
+        joint_network=join,
+        lm=lm if options.beam_size > 1 else None,
         lm_weight=options.lm_weight,
         **settings,
     )

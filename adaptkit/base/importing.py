@@ -1,0 +1,216 @@
+"""Make one self-contained folder of a released model: weights, configuration and all files that it names."""
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adaptkit import locks
+from adaptkit.base import archive, checkpoint, hub
+from adaptkit.base.archive import ModelFiles
+from adaptkit.base.checkpoint import BaseModel
+from adaptkit.base.model_file import read_weights
+from adaptkit.config import read_yaml, write_yaml
+from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError, listed
+from adaptkit.files import explain_os_error, parse_json, read_text, replacing, require_regular, write_text
+from adaptkit.folders import RunFolder
+from adaptkit.provenance import collect_versions
+
+_LOG = logging.getLogger(__name__)
+_BPE, _STATS, _SYMBOLS, _META = "bpe.model", "feats_stats.npz", "nlsyms.txt", "meta.yaml"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an imported model comes from, as `import.json` records it."""
+
+    source: str  # path or tag
+    revision: str | None  # of a tag: its commit
+    model_file: str  # within the archive
+    espnet: str | None  # version that made it
+    fingerprint: str
+    imported: str  # date and time
+    versions: Mapping[str, str]
+    sha256: Mapping[str, str]  # of each file of the folder, by name
+
+
+def import_model(
+    source: str,
+    out: Path,
+    *,
+    model_file: str | None = None,
+    revision: str | None = None,
+    download: bool = False,
+) -> Origin:
+    """Write the model of an archive, zip, `.pth` or tag to a folder of its own, or leave nothing there.
+
+    The model is loaded first, so that what cannot be used is refused. `config.yaml` names files by absolute
+    paths, since ESPnet looks for others in the working folder; adaptkit finds them wherever the folder moves.
+    """
+    if hub.is_tag(source):
+        snapshot = hub.fetch(source, revision=revision, download=download)
+        path, revision = snapshot.folder, snapshot.revision
+    elif revision is not None or download:
+        raise ConfigError(f"{source}: a path; --revision and --download are for tags such as user/name")
+    else:
+        path = Path(source)
+    out = Path(out)
+    with locks.hold(out, parts=("lm",)), archive.opened(path, model_file=model_file) as files:
+        names = _plan(files)
+        _refuse_occupied(out, names)
+        base = checkpoint.load_files(path, files)
+        config, fingerprint = dict(base.config), base.fingerprint
+        with _removing(out, names):
+            write_yaml(RunFolder(out).config, _copy_named(base, out))
+            del base  # before the language model is read
+            _copy_lm(files, config["token_list"], out)
+            for notice in (*files.notices, *((files.meta,) if files.meta is not None else ())):
+                _copy(notice, out / notice.name)
+            with replacing(RunFolder(out).model) as temporary:  # last: without it, the folder holds no model
+                _copy_file(files.model, temporary)
+                origin = Origin(
+                    source=str(source),
+                    revision=revision,
+                    model_file=str(files.model.relative_to(files.root)),
+                    espnet=_read_version(files),
+                    fingerprint=fingerprint,
+                    imported=time.strftime("%Y-%m-%d %H:%M:%S"),
+                    versions=collect_versions(),
+                    sha256={
+                        **{name: _hash(out / name) for name in names if (out / name).is_file()},
+                        RunFolder(out).model.name: _hash(temporary),
+                    },
+                )
+                write_text(RunFolder(out).origin, json.dumps(asdict(origin), indent=2) + "\n")
+    return origin
+
+
+def read_origin(files: ModelFiles) -> Origin | None:
+    """Return where an imported model comes from; None for any other model."""
+    path = RunFolder(files.root).origin
+    if not path.is_file():
+        return None
+    try:
+        return Origin(**parse_json(read_text(path)))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: damaged: {error}; import the model again, or remove the file"
+        ) from error
+
+
+def _plan(files: ModelFiles) -> list[str]:
+    """List the files of an imported folder that an import may write, besides the model."""
+    lm = RunFolder(Path("lm"))
+    notices = [notice.name for notice in files.notices]
+    own = RunFolder(Path())
+    return [str(own.config), _BPE, _STATS, _SYMBOLS, _META, str(lm.config), str(lm.model), *notices]
+
+
+def _refuse_occupied(out: Path, names: list[str]) -> None:
+    """Refuse a folder with anything but what an earlier import that was killed has left."""
+    own = RunFolder(out)
+    if own.model.exists():
+        raise ConfigError(f"{out}: already contains a base model; choose another folder with --out")
+    known = {Path(name).parts[0] for name in names} | {locks.FILE, own.origin.name}
+    others = sorted(path.name for path in out.iterdir() if path.name not in known)
+    if others:
+        raise ConfigError(f"{out}: holds other files ({listed(others, 3)}); choose another folder with --out")
+
+
+@contextmanager
+def _removing(out: Path, names: list[str]) -> Iterator[None]:
+    """Remove all that was written if the block does not end well."""
+    try:
+        yield
+    except BaseException:
+        for name in (*names, RunFolder(out).origin.name):
+            with suppress(OSError):
+                (out / name).unlink()
+        with suppress(OSError):
+            (out / "lm").rmdir()
+        raise
+
+
+def _copy_named(base: BaseModel, out: Path) -> dict[str, Any]:
+    """Copy what the configuration names; return it with the new paths, absolute for stock ESPnet."""
+    config, files = dict(base.config), base.files
+    normalize = dict(config["normalize_conf"])
+    if config.get("bpemodel"):
+        config["bpemodel"] = _copy(files.find(config["bpemodel"]), out / _BPE)
+    if isinstance(config.get("non_linguistic_symbols"), str):
+        symbols = files.find(config["non_linguistic_symbols"])
+        config["non_linguistic_symbols"] = None if symbols is None else _copy(symbols, out / _SYMBOLS)
+    if normalize.get("stats_file"):
+        statistics = files.find(normalize["stats_file"])
+        normalize["stats_file"] = (
+            _write_statistics(base, out / _STATS) if statistics is None else _copy(statistics, out / _STATS)
+        )
+        config["normalize_conf"] = normalize
+    return config
+
+
+def _write_statistics(base: BaseModel, target: Path) -> str:
+    """Write statistics that give the mean and the deviation of the model itself, for a file that is lost."""
+    mean, std = (getattr(base.model.normalize, name).double().numpy() for name in ("mean", "std"))
+    with replacing(target) as temporary:
+        np.savez(temporary, count=1.0, sum=mean, sum_square=std**2 + mean**2)
+    return str(target.resolve())
+
+
+def _copy_lm(files: ModelFiles, tokens: list[str], out: Path) -> None:
+    """Check and copy the language model, if there is one."""
+    if files.lm_config is None or files.lm_model is None:
+        return
+    config, lm = read_yaml(files.lm_config), RunFolder(out / "lm")
+    theirs = config.get("token_list")
+    if theirs != tokens:
+        found = f"{len(theirs)} tokens" if isinstance(theirs, list) else "no list"
+        raise CheckpointError(
+            f"{files.lm_config}: the language model has another token list ({found}) than the recogniser "
+            f"({len(tokens)}); to import the recogniser alone, remove lm_train_config and lm_file from "
+            "meta.yaml, or the folder of the language model where there is no meta.yaml"
+        )
+    read_weights(files.lm_model)
+    if config.get("bpemodel"):
+        config["bpemodel"] = str((out / _BPE).resolve())
+    write_yaml(lm.config, config)
+    _copy(files.lm_model, lm.model)
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy a file; return its new path."""
+    require_regular(source)
+    with replacing(target) as temporary:
+        _copy_file(source, temporary)
+    return str(target.resolve())
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    require_regular(source)
+    shutil.copyfile(source, target)
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise AdaptkitError(explain_os_error(error, path)) from error
+    return digest.hexdigest()
+
+
+def _read_version(files: ModelFiles) -> str | None:
+    """Return the version of ESPnet that packed an archive."""
+    version = None if files.meta is None else read_yaml(files.meta).get("espnet")
+    return None if version is None else str(version)
