@@ -8,7 +8,8 @@ to the spelling of Persian and of Indic languages: they count where they follow 
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from adaptkit.errors import listed
 
@@ -29,6 +30,10 @@ _INVISIBLE = re.compile(
     f"(?![{_SHAPED}{_JOINERS}\0])[{_FORMATS}{_FILLERS}]|(?<![{_JOINED}])[{_JOINERS}]", re.DOTALL
 )
 _SPACE = re.compile(r"\s")
+_SPACELESS = re.compile(  # Thai, Lao, Tibetan, Myanmar, Khmer; Japanese and Chinese
+    "[\u0e01-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+_LONGEST_WORD = 30  # characters
 
 FORMS: Mapping[str, Callable[[str], str]] = {
     "lower": str.lower,
@@ -53,6 +58,22 @@ def split_words(text: str) -> list[str]:
     ['one', 'two']
     """
     return _INVISIBLE.sub("", text).split()
+
+
+def has_no_spaces(texts: Iterable[str]) -> bool:
+    """Whether most texts of two characters and more are of a language that is written without spaces.
+
+    Its letters are of such a script, or words are longer than any language's, so that words are no unit.
+
+    >>> has_no_spaces(["你好世界", "好"]), has_no_spaces(["ZERO", "ONE TWO"]), has_no_spaces(["你 好"])
+    (True, False, False)
+    """
+    counted = Counter(
+        len(text) > _LONGEST_WORD or _SPACELESS.search(text) is not None if " " not in text else False
+        for text in map(clean, texts)
+        if len(text) > 1
+    )
+    return counted[True] > counted[False]
 
 
 def describe_strange(text: str) -> str:

@@ -70,8 +70,13 @@ class Training(Config):
     )
     patience: PositiveInt | None = Field(
         None,
-        description="early stopping per speaker, after this many validations without improvement in WER or, "
-        "at equal WER, loss; the first validation is that of the start; null for none",
+        description="early stopping per speaker, after this many validations without improvement in "
+        "valid_metric or, at equal values, loss; the first validation is that of the start; null for none",
+    )
+    valid_metric: Literal["auto", "wer", "cer", "loss"] = Field(
+        "auto",
+        description="what early stopping and the best weights are chosen by; auto: CER where the validation "
+        "texts are of a language written without spaces, else WER; loss: without decoding",
     )
     valid_every: PositiveInt = Field(1, description="epochs between validations")
     average: PositiveInt = Field(

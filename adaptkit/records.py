@@ -51,6 +51,7 @@ class RunRecord:
     host: str = ""
     date: str = ""  # ISO 8601, with the offset from UTC
     unimproved: list[str] = field(default_factory=list)  # tasks that kept the weights of their start
+    valid_metric: str = ""  # what the best weights were chosen by; earlier records, by WER, lack it
 
     def write(self, path: Path) -> None:
         """Write the record as json, atomically."""
@@ -100,10 +101,11 @@ class DecodeRecord:
 
 @dataclass(frozen=True)
 class LearningCurves:
-    """Training loss and validation WER (percent) of a run, each as (step, value) in order of steps."""
+    """Training loss and validation WER or CER (percent) of a run, as (step, value) in order of steps."""
 
     loss: tuple[tuple[int, float], ...] = ()
     wer: tuple[tuple[int, float], ...] = ()
+    cer: tuple[tuple[int, float], ...] = ()  # in place of WER, where it is what the weights are chosen by
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
@@ -134,25 +136,24 @@ def _is_event(event: Any) -> bool:
     """Return whether a line of a log is an event with a step, and its figures are numbers."""
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         return False
-    figures = [event[name] for name in ("loss", "wer") if event.get(name) is not None]
+    figures = [event[name] for name in ("loss", "wer", "cer") if event.get(name) is not None]
     step = event.get("step")
     return type(step) is int and step >= 0 and all(type(figure) in (int, float) for figure in figures)
 
 
 def read_curves(path: Path) -> LearningCurves:
-    """Read loss and WER from a `train.jsonl`.
+    """Read loss and the error rate that the weights are chosen by from a `train.jsonl`.
 
     A step that was logged again after resuming replaces the one logged before the run was killed.
     """
-    curves: dict[str, dict[int, float]] = {"loss": {}, "wer": {}}
-    shown = {"step": "loss", "valid": "wer"}
+    curves: dict[str, dict[int, float]] = {"loss": {}, "wer": {}, "cer": {}}
     for event in read_log(path):
-        name = shown.get(event["event"])
+        rate = "cer" if event.get("metric") == "cer" else "wer"
+        name = {"step": "loss", "valid": rate}.get(event["event"])
         value = event.get(name)
         if type(value) in (int, float) and abs(value) <= _MOST_SHOWN:  # neither nan nor inf either
             curves[name][event["step"]] = float(value)
-    loss, wer = (tuple(sorted(curves[name].items())) for name in ("loss", "wer"))
-    return LearningCurves(loss, wer)
+    return LearningCurves(*(tuple(sorted(curves[name].items())) for name in ("loss", "wer", "cer")))
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ class RecordedModel:
     num_trainable: int
     num_per_task: int
     unimproved: Sequence[str] = ()  # tasks whose weights stayed those of the start
+    valid_metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ def write_record(
         host=socket.gethostname(),
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
         unimproved=list(made.unimproved),
+        valid_metric=made.valid_metric,
     ).write(RunFolder(folder).record)
 
 

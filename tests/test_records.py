@@ -136,6 +136,11 @@ def test_progress_keeps_losses_and_validations(tmp_path):
     assert read_curves(path) == LearningCurves(loss=((1, 5.0), (2, 4.0)), wer=((2, 20.0),))
 
 
+def test_progress_of_a_run_validated_by_characters_is_its_cer(tmp_path):
+    event = {"event": "valid", "step": 2, "loss": 3.0, "wer": 90.0, "cer": 20.0, "metric": "cer"}
+    assert read_curves(write_lines(tmp_path / "train.jsonl", event)) == LearningCurves(cer=((2, 20.0),))
+
+
 def test_steps_done_again_replace_the_first(tmp_path):
     steps = [{"event": "step", "step": step, "loss": loss} for step, loss in ((1, 9.0), (2, 8.0), (2, 7.0))]
     assert read_curves(write_lines(tmp_path / "train.jsonl", *steps)).loss == ((1, 9.0), (2, 7.0))

@@ -89,8 +89,8 @@ def draw_speakers(results: Sequence[ExperimentResult]) -> str:
 
 
 def draw_training(results: Sequence[ExperimentResult]) -> str:
-    """Draw training loss and validation WER of every run over the steps; empty if none was trained."""
-    curves = {"training loss": "loss", "validation WER (%)": "wer"}
+    """Draw training loss and validation rates of every run over the steps; empty if none was trained."""
+    curves = {"training loss": "loss", "validation WER (%)": "wer", "validation CER (%)": "cer"}
     runs = [
         (look, run)
         for look, result in zip(choose_looks(results), results, strict=True)

@@ -106,6 +106,7 @@ def append(
     folder: RunFolder,
     state: State,
     device: str,
+    metric: str,
 ) -> None:
     """Append the speakers trained in `folder` to the current adapter file, unless it has them already."""
     new, target = checkpoint.load(folder.adapter), options.target
@@ -132,7 +133,7 @@ def append(
             checkpoint.save(
                 target.adapter, stack, base.fingerprint, old.step, joined.weights, unimproved=kept
             )
-        _record(options, settings, stack, base=base, state=state, new=new, device=device)
+        _record(options, settings, stack, base=base, state=state, new=new, device=device, metric=metric)
 
 
 def _record(
@@ -144,6 +145,7 @@ def _record(
     state: State,
     new: AdapterFile,
     device: str,
+    metric: str,
 ) -> None:
     """Write `run.json` of an enrolment into OUT, or add the new speakers to the existing one."""
     target, num_each = options.target, stack.num_per_task
@@ -159,7 +161,8 @@ def _record(
             ).write(target.record)
     elif options.out is not None:
         num_new = num_each * len(new.tasks)
-        made = RecordedModel(settings.name, stack.kind, stack.tasks, num_new, num_each, list(new.unimproved))
+        counts = (num_new, num_each)
+        made = RecordedModel(settings.name, stack.kind, stack.tasks, *counts, new.unimproved, metric)
         write_record(
             target.path,
             made,

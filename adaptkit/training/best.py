@@ -104,13 +104,13 @@ class BestWeights:
                 path.unlink()
 
     def _entries(self, state: State, validation: Validation) -> dict[str, list[float]]:
-        """Return [WER, loss, step] by task, for the tasks still in training, or for the whole run."""
+        """Return [metric, loss, step] by task, for the tasks still in training, or for the whole run."""
         if not self.ids:
-            return {WHOLE: [validation.wer, validation.loss, state.step]}
+            return {WHOLE: [validation.value, validation.loss, state.step]}
         trained = set(self.plan.train.data.tasks) - state.stopped
         return {
-            task: [wer, validation.loss_by_task[task], state.step]
-            for task, wer in validation.by_task.items()
+            task: [value, validation.loss_by_task[task], state.step]
+            for task, value in validation.by_task.items()
             if task in trained
         }
 

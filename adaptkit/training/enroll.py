@@ -36,11 +36,11 @@ from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.run import read_set, warn_of_coupled_rows
 from adaptkit.training.state import State, describe_contents, identify
-from adaptkit.training.validation import describe_rate
+from adaptkit.training.validation import Metric, describe_value
 
 _LOG = logging.getLogger(__name__)
 _NUM_COMPARED = 4  # utterances of a new speaker that select the nearest known speaker
-_OF_VALIDATION = {"train.patience", "train.average", "train.valid_every"}
+_OF_VALIDATION = {"train.patience", "train.average", "train.valid_every", "train.valid_metric"}
 
 
 def enroll(options: EnrollOptions, *, device: str) -> Path:
@@ -85,8 +85,9 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
         plan = Plan(train, valid, folder.path, settings.train, identity, write, lambda state: None, refusal)
         state = fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=True)
         if is_first():
-            _log_result(train.data.tasks, state)
-            append(options, settings, base=base, folder=folder, state=state, device=device)
+            _log_result(train.data.tasks, state, plan.metric)
+            metric = "" if valid is None else plan.metric
+            append(options, settings, base=base, folder=folder, state=state, device=device, metric=metric)
     return target.path
 
 
@@ -165,15 +166,15 @@ def _settings_words(options: EnrollOptions) -> list[str]:
     return [*options.overrides, *experiment.setting(changes)]
 
 
-def _log_result(tasks: Sequence[str], state: State) -> None:
+def _log_result(tasks: Sequence[str], state: State, metric: Metric) -> None:
     """Log how many steps a training took and, for each speaker, its best validation."""
     _LOG.info("%s: %d steps, %.0f s", listed(tasks, 5), state.step, state.seconds)
     for task, standing in sorted(state.standings.items()):
         if standing.best:
-            wer, loss, step = standing.best[0]
+            value, loss, step = standing.best[0]
             place = f"step {step:.0f}" if step else "the start, which no step improved on"
-            rate = describe_rate(wer)
-            _LOG.info("%s: valid loss %.3f, WER %s at %s", task or "all", loss, rate, place)
+            found = "" if metric == "loss" else f", {describe_value(metric, value)}"
+            _LOG.info("%s: valid loss %.3f%s at %s", task or "all", loss, found, place)
 
 
 def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples | None]:

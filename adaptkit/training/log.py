@@ -15,7 +15,7 @@ from adaptkit.files import explain_os_error, write_text
 from adaptkit.folders import RunFolder
 from adaptkit.records import read_log
 from adaptkit.training.state import WHOLE, State
-from adaptkit.training.validation import Validation, describe_rate
+from adaptkit.training.validation import Validation, describe_value
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,16 +53,19 @@ class TrainingLog:
 
     def valid(self, state: State, validation: Validation, seconds: float) -> None:
         """Log a validation and how long it took; step 0 is that of the start."""
-        by_task = {task: wer if math.isfinite(wer) else None for task, wer in validation.by_task.items()}
-        figures = {"loss": validation.loss, "wer": validation.wer, "by_task": by_task}
+        by_task = {task: rate if math.isfinite(rate) else None for task, rate in validation.by_task.items()}
+        figures = {"metric": validation.metric, "loss": validation.loss}
+        figures |= {"wer": validation.wer, "cer": validation.cer, "by_task": by_task}
         names = {"stopped": sorted(state.stopped), "unimproved": state.list_unimproved(self.tasks)}
         self._write("valid", state, **figures, **names, valid_seconds=seconds)
         if self.is_active:
-            mark = self._mark(state)
+            found = [f"valid loss {validation.loss:.3f}"]
+            if validation.metric != "loss":
+                found.append(describe_value(validation.metric, validation.value))
             _LOG.info(
-                "%s: epoch %d, step %d, %.0f s: valid loss %.3f, WER %s%s",
+                "%s: epoch %d, step %d, %.0f s: %s%s",
                 *(self.path.parent, state.epoch, state.step, state.seconds),
-                *(validation.loss, describe_rate(validation.wer), mark),
+                *(", ".join(found), self._mark(state)),
             )
 
     def _mark(self, state: State) -> str:

@@ -87,7 +87,7 @@ class _Loop:
             adapted.trained,
             self.optimizer,
             self.scaler,
-            plan.identity,
+            {**plan.identity, "validation metric": plan.metric},
             self.best.best_by_task,
             plan.refuses_longer,
         )
@@ -116,6 +116,9 @@ class _Loop:
         The random weights that a base model starts from are only logged: they may have fewer errors than a
         model that has learned to be silent first, as CTC models do, but are no alternative to it.
         """
+        if self.plan.valid is not None and self.rank == 0:
+            chosen = " (auto: of the validation texts)" if self.options.valid_metric == "auto" else ""
+            _LOG.info("%s: validated by %s%s", self.plan.folder, self.plan.metric.upper(), chosen)
         if self.state.step == 0 and self.plan.valid is not None:
             self._validate(is_ranked=self.adapted.adapters is not None)
 
@@ -249,7 +252,7 @@ class _Loop:
         result: list[Validation | None] = [None]
         if self.rank == 0:
             self.adapted.eval()
-            result = [validate(self.adapted, self.plan.valid, self.options.batch_frames)]
+            result = [validate(self.adapted, self.plan.valid, self.options.batch_frames, self.plan.metric)]
         if self.world > 1:
             distributed.broadcast_object_list(result)
         return result[0]

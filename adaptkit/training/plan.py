@@ -15,6 +15,7 @@ from adaptkit.data.sampler import Batches, StepLimits, TrainingSet, count_visits
 from adaptkit.experiment import Training
 from adaptkit.model import encoder_cache
 from adaptkit.training.state import WHOLE, State
+from adaptkit.training.validation import Metric, choose_metric
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Plan:
     ]  # saves weights for decoding; the state's step made them
     finish: Callable[[State], None]  # writes the record of a finished run
     refuses_longer: str = ""  # why the run cannot be resumed with more epochs, and the remedy
+
+    @property
+    def metric(self) -> Metric:
+        """What the best weights are chosen by."""
+        return choose_metric(self.options.valid_metric, self.valid)
 
     def steps(
         self, epoch: int, adapters: AdapterStack | None = None, stopped: Collection[str] = ()

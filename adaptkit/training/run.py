@@ -30,6 +30,7 @@ from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.precision import seed_everything
 from adaptkit.training.state import State, describe_contents, digest, identify, refuse_another
+from adaptkit.training.validation import choose_metric
 
 _LOG = logging.getLogger(__name__)
 _MOST_SKIPPED = 0.05  # fraction of the utterances
@@ -72,7 +73,8 @@ def train_adapters(
         def finish(state: State) -> None:
             counts = (adapters.num_parameters, adapters.num_per_task)
             kept = state.list_unimproved(tasks)
-            made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts, kept)
+            metric = choose_metric(settings.train.valid_metric, valid)
+            made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts, kept, metric)
             experiment.save(settings, RunFolder(folder).config)  # more epochs may have improved nothing
             _write_record(folder, made, base, effort=effort_of(state, settings.train.seed), device=device)
 
@@ -106,6 +108,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
         train, valid = _read_sets(wanted.data, base, allow_pipes)
         train = augmented(train, wanted.augment, wanted.train.seed)
         model_config = _add_augmentation(model_config, train)
+        metric = choose_metric(wanted.train.valid_metric, valid)
 
         def write(weights: Mapping[str, Tensor], state: State) -> None:
             remove(RunFolder(folder).record)  # of these weights once training has finished
@@ -113,7 +116,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
 
         def finish(state: State) -> None:
             made, saved = (
-                RecordedModel(wanted.name, "base", (), base.num_parameters, 0),
+                RecordedModel(wanted.name, "base", (), base.num_parameters, 0, (), metric),
                 base_checkpoint.load(folder, is_finished=False),  # but for its record
             )
             _write_record(folder, made, saved, effort=effort_of(state, wanted.train.seed), device=device)

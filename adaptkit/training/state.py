@@ -25,7 +25,9 @@ _LOG = logging.getLogger(__name__)
 
 _LENGTHS = ("train.max_epochs", "base.train.max_epochs")  # a resumed run may be longer
 _NO_STATE = "not the state of this training; put its own file back, or remove the folder to start over"
-_CHANGES_NOTHING = ("num_workers", "save_every_steps")  # do not affect results, so may differ on resuming
+# do not affect results, so may differ on resuming; the metric that is chosen is compared instead
+_CHANGES_NOTHING = ("num_workers", "save_every_steps", "valid_metric")
+_UNSAID = {"validation metric": "wer"}  # of states that earlier versions wrote
 WHOLE = ""  # in place of a task's name: the whole run, if early stopping is global
 
 
@@ -33,7 +35,7 @@ WHOLE = ""  # in place of a task's name: the whole run, if early stopping is glo
 class Standing:
     """The early-stopping state of a task, or of the whole run if tasks share trained weights."""
 
-    best: list[list[float]] = field(default_factory=list)  # [wer, loss, step], best first; step 0: the start
+    best: list[list[float]] = field(default_factory=list)  # [metric, loss, step], best first; 0: the start
     waited: int = 0  # validations since the best one
     is_stopped: bool = False
 
@@ -144,7 +146,8 @@ class Saved:
 
     def _refuse_other(self, saved: Mapping[str, Any], path: Path) -> None:
         """Refuse changed settings, except more epochs; log what these mean for the learning rate."""
-        pairs = {key: (saved.get(key), self.identity.get(key)) for key in sorted({*saved, *self.identity})}
+        old, now = ({**_UNSAID, **identity} for identity in (saved, self.identity))
+        pairs = {key: (old.get(key), now.get(key)) for key in sorted({*old, *now})}
         changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
         longer = {key: pair for key, pair in changed.items() if key in _LENGTHS and _is_longer(*pair)}
         if longer and self.refuses_longer:

@@ -42,6 +42,7 @@ def test_a_training_leaves_adapters_settings_journal_state_and_record(trained):
 
 def test_the_record_counts_parameters_and_steps(trained, base):
     run = RunRecord.read(trained[0] / "run.json")
+    assert run.valid_metric == "wer"
     per_task = 2 * (2 * 16 * 4 + 4 + 16)  # L (2DR + R + D)
     assert (run.params_per_task, run.params_trainable) == (per_task, 3 * per_task)
     assert (run.kind, run.tasks, run.params_base) == (

@@ -66,7 +66,8 @@ def test_a_trained_base_is_read_back_and_its_model_is_described(base_settings, t
     trained = base_checkpoint.load(tmp_path / "base")
     assert trained.tokens.tokens == ("<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>")
     assert trained.features["num_bins"] == 20
-    assert RunRecord.read(tmp_path / "base/run.json").base_fingerprint == trained.fingerprint
+    record = RunRecord.read(tmp_path / "base/run.json")
+    assert (record.base_fingerprint, record.valid_metric) == (trained.fingerprint, "wer")
     assert Path(trained.config["normalize_conf"]["stats_file"]).parent == tmp_path / "base"
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from adaptkit.errors import CheckpointError
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.recognise import recognise
-from adaptkit.scoring.counts import count_words
-from adaptkit.training.validation import validate
+from adaptkit.scoring.counts import count_chars, count_words
+from adaptkit.training.validation import choose_metric, validate
 
 
 @pytest.fixture
@@ -33,6 +34,73 @@ def test_validation_rates_are_those_of_the_decoded_text(adapted, examples):
     spk2 = [count.errors for count, u in zip(counts, utterances, strict=True) if u.speaker == "spk2"]
     spk2_words = sum(len(u.text.split()) for u in utterances if u.speaker == "spk2")
     assert validation.by_task["spk2"] == round(100 * sum(spk2) / spk2_words, 2)
+    assert (validation.metric, validation.value) == ("wer", validation.wer)
+
+
+def test_validation_by_characters_is_that_of_the_decoded_text(adapted, examples):
+    hyps = {h.utt_id: h.text for h in said(adapted, examples)}
+    with adapted.hooked():
+        validation = validate(adapted, examples, 400, "cer")
+    utterances = [u for u in examples.data.utterances if u.speaker == "spk2"]
+    counts = count_chars([u.text for u in utterances], [hyps[u.utt_id] for u in utterances])
+    errors, chars = sum(c.errors for c in counts), sum(len(u.text) for u in utterances)
+    assert validation.by_task["spk2"] == round(100 * errors / chars, 2)
+    assert validation.value == validation.cer != validation.wer
+
+
+def test_validation_by_loss_decodes_nothing(adapted, examples, monkeypatch):
+    monkeypatch.setattr("adaptkit.training.validation.search", None)
+    with adapted.hooked():
+        validation = validate(adapted, examples, 400, "loss")
+    assert (validation.wer, validation.cer, validation.value) == (None, None, validation.loss)
+    assert validation.by_task == validation.loss_by_task
+
+
+def spoken(examples, *texts):
+    """Give every utterance one of some texts, in turn."""
+    utterances = examples.data.utterances
+    changed = tuple(replace(u, text=texts[place % len(texts)]) for place, u in enumerate(utterances))
+    return replace(examples, data=replace(examples.data, utterances=changed))
+
+
+@pytest.mark.parametrize(
+    ("texts", "metric"),
+    [
+        (("你好世界", "好", "今天天气很好"), "cer"),
+        (("これはペンです", "A B"), "wer"),  # half of them
+        (("สวัสดีชาวโลก",), "cer"),
+        (("你 好 世 界",), "wer"),  # already split
+        (("ZERO", "ONE"), "wer"),  # one word each, of a language with spaces
+        (("A", "好"), "wer"),  # characters alone say nothing
+        (("X" * 40,), "cer"),
+        (("",), "wer"),
+    ],
+)
+def test_auto_is_cer_for_languages_without_spaces(examples, texts, metric):
+    assert choose_metric("auto", spoken(examples, *texts)) == metric
+    assert choose_metric("loss", spoken(examples, *texts)) == "loss"
+
+
+@pytest.mark.slow
+def test_the_metric_decides_is_logged_and_must_be_that_of_the_run_resumed(new_run, caplog):
+    caplog.set_level("INFO")
+    run = new_run("run", max_epochs=2, valid_metric="cer")
+    state = run.fit()
+    assert "validated by CER" in caplog.text
+    assert "CER " in caplog.text.partition("valid loss")[2]
+    events = run.events("valid")
+    assert {event["metric"] for event in events} == {"cer"}
+    best = min((event["by_task"]["spk2"], event["step"]) for event in events)
+    assert state.standings["spk2"].best[0][0] == best[0]
+    longer = {"max_epochs": 3, "valid_metric": "auto"}  # WER, of these texts
+    with pytest.raises(CheckpointError, match=r"validation metric \(cer, now wer\)"):
+        new_run("run", **longer).fit(resume=True)
+
+
+@pytest.mark.slow
+def test_a_metric_that_auto_has_chosen_may_be_written_out_on_resuming(new_run):
+    new_run("run", max_epochs=1).fit()
+    assert new_run("run", max_epochs=2, valid_metric="wer").fit(resume=True).epoch == 2
 
 
 def test_validation_of_a_task_is_bit_for_bit_that_of_a_set_of_its_own(adapted, examples):
