@@ -17,12 +17,13 @@ from typing import Any
 from torch import nn
 
 from adaptkit import config as configuration
-from adaptkit.base import owsm, schema, transducer
+from adaptkit.base import names, owsm, schema, transducer
 from adaptkit.base.classes import (
     CLASSES,
     CTC,
     JOINT_NETWORK,
     LANGUAGE_MODELS,
+    NEWER_OPTIONS,
     OWSM_MODEL,
     REFUSED,
     import_class,
@@ -93,7 +94,7 @@ def build(
         else:
             with _naming(where):
                 built = _build_known(config)
-    return owsm.prepare(built, prompting)
+    return owsm.prepare(names.adopt(built), prompting)
 
 
 def _with_builtin_ctc(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
@@ -177,15 +178,22 @@ def _make(config: Mapping[str, Any], section: str, **given: Any) -> nn.Module | 
 
 def _call(kind: type[nn.Module], conf_name: str, config: Mapping[str, Any], **given: Any) -> nn.Module:
     """Construct an ESPnet class with its section's options, refusing options that it does not have."""
-    options = config[conf_name]
+    options = dict(config[conf_name])
     parameters = inspect.signature(kind.__init__).parameters
     known = [name for name in parameters if name != "self"]
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for option in options:
-        if option not in known and not takes_any:
+    for option in config[conf_name]:
+        if option in known or takes_any:
+            continue
+        if option in NEWER_OPTIONS and options[option] is NEWER_OPTIONS[option]:
+            _LOG.info("%s.%s: unknown to this ESPnet; its value changes nothing", conf_name, option)
+            del options[option]
+        else:
             remedy = nearest(option, known) or f"; known: {', '.join(known)}"
+            if option in NEWER_OPTIONS:
+                remedy = f", which came with ESPnet 202611; set it to {NEWER_OPTIONS[option]}"
             raise ConfigError(f"{conf_name}.{option}: {kind.__name__} has no such option{remedy}")
-    with _refusing(f"{conf_name}: {kind.__name__} rejects {dict(options)}"):
+    with _refusing(f"{conf_name}: {kind.__name__} rejects {options}"):
         return kind(**given, **options)
 
 

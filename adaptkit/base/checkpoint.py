@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptkit.adapters.site import Site
-from adaptkit.base import archive, owsm, padding, preprocessor, schema
+from adaptkit.base import archive, names, owsm, padding, preprocessor, schema
 from adaptkit.base.archive import ModelFiles
 from adaptkit.base.build import build, complete
 from adaptkit.base.model_file import read_weights
@@ -153,6 +153,7 @@ def load_files(
     with tempfile.TemporaryDirectory() as temporary, UninitialisedWeights():
         described = with_statistics(config, weights, files, Path(temporary))
         model = build(described, where, most_bytes=_SLACK + 4 * total_bytes(weights))
+    weights = names.canonical(model, weights, where=files.model)
     load_strictly(model, weights, files.model, takes_over=True)
     base = wrap(path, config, model.to(device), files)
     _try(base)
