@@ -17,12 +17,15 @@ sets="train valid test"          # data sets that local/prepare.py makes
 test_sets="test"                 # data sets to decode and score with the base model and with adapters
 base_test_sets=                  # data sets to decode and score with the base model alone
 train_base=true                  # train the base model of the yaml; false uses the one in its folder
+base=                            # model tag or archive to import as the base model, in place of the yaml's
+import_options=                  # further words for 'adaptkit base import', as in --download
+features=true                    # make features in dump/; false for a base model that reads speech, from data/
 decode_base=true                 # decode and score with the base model alone too; false where that is done
 adapt=true                       # train and decode adapters; false stops at the base model
 adapter=                         # other adapters than the yaml's: a row of its 'compare:', a name in conf/adapters, or a type
 augment=                         # other augmentation than the yaml's: a policy of conf/augment
 seed=                            # other seed than the yaml's
-search=                          # other search than the yaml's: greedy, beam, ... of conf/decode, a yaml, or auto
+search=                          # other search than the yaml's: a name in conf/decode, a yaml, or auto; several are compared
 lm=                              # folder of a language model of ESPnet's for the search
 exp=                             # folder of the experiment; none names it after the adapters, augmentation and seed
 expdir=exp                       # folder of all experiments, of the base model's results and of reports
@@ -44,7 +47,15 @@ $adapt || [ -z "$adapter" ] || die 2 "--adapter has no meaning for a base model,
 run=("$recipes/run_local.sh")
 [ -z "$cmd" ] || read -r -a run <<<"$cmd"
 read -r -a prepare <<<"$prepare_options"
-overrides=() base_overrides=() chosen=() searched=()
+read -r -a import <<<"$import_options"
+[ -z "$search" ] || read -r -a searches <<<"$search"
+dump=dump
+$features || dump=data
+overrides=() base_overrides=() chosen=()
+if [ -n "$base" ]; then
+  imported=$expdir/base/$(basename "$base" .zip) train_base=false
+  overrides=(--set "base.dir=$imported") base_overrides=("${overrides[@]}")
+fi
 for word in $set; do
   overrides+=(--set "$word")
   [[ $word != base[.=]* ]] || base_overrides+=(--set "$word")
@@ -52,15 +63,13 @@ done
 [ -z "$adapter" ] || chosen+=(--adapter "$adapter")
 [ -z "$augment" ] || chosen+=(--augment "$augment")
 [ -z "$seed" ] || chosen+=(--seed "$seed")
-[ -z "$search" ] || searched+=(--search "$search")
-[ -z "$lm" ] || searched+=(--lm "$lm")
-base=$config none=$expdir/none base_log=$expdir/log/base.log base_chosen=()
+decoded=$config none=$expdir/none base_log=$expdir/log/base.log base_chosen=()
 is_base=false  # trained as an experiment of its own, rather than in the yaml's base.dir
 $adapt || [ -z "$exp$augment$seed" ] || is_base=true
 name=${adapter:-${augment:-$(name_of "$config")}}
 exp=${exp:-$expdir/$(basename "$name" .yaml)${seed:+/$seed}}
 if $is_base; then
-  base=$exp none=$exp base_log=$exp/log/train.log base_chosen=("${chosen[@]}" --exp "$exp") base_overrides=()
+  decoded=$exp none=$exp base_log=$exp/log/train.log base_chosen=("${chosen[@]}" --exp "$exp") base_overrides=()
 fi
 decoded_alone="$base_test_sets $test_sets" adapted="$test_sets" reported=("$none" "$exp" --minus none)
 $decode_base || decoded_alone=""
@@ -74,7 +83,7 @@ if is_stage 2 "validate"; then
   for name in $sets; do adaptkit data validate "data/$name"; done
 fi
 
-if is_stage 3 "features and CMVN"; then
+if $features && is_stage 3 "features and CMVN"; then
   for name in $sets; do
     "${run[@]}" "dump/log/$name.log" \
       adaptkit feats "data/$name" "dump/$name" --nj "$nj" --cmvn "dump/$name/feats_stats.npz"
@@ -84,7 +93,12 @@ fi
 if is_stage 4 "augmentation"; then
   shown=("$config" "${overrides[@]}")
   [ -z "$augment" ] || shown=("$augment")
-  adaptkit augment show "${shown[@]}" --data "dump/${sets%% *}" --out "$expdir/augment"
+  adaptkit augment show "${shown[@]}" --data "$dump/${sets%% *}" --out "$expdir/augment"
+fi
+
+if [ -n "$base" ] && is_stage 5 "import of $base"; then
+  [ -f "$imported/model.pth" ] ||
+    "${run[@]}" "$expdir/log/import.log" adaptkit base import "$base" --out "$imported" "${import[@]}"
 fi
 
 if $train_base && is_stage 5 "base model"; then
@@ -95,28 +109,41 @@ if $adapt && is_stage 6 "adapter training in $exp"; then
   "${run[@]}" "$exp/log/train.log" adaptkit train "$config" "${chosen[@]}" --exp "$exp" --resume "${overrides[@]}"
 fi
 
+decode() {  # folder, set, model, --base-only or nothing, further words of 'adaptkit decode'
+  local by as
+  for by in "${searches[@]}"; do
+    as=$(name_decoded "$2" "$by")
+    "${run[@]}" "$1/log/$as.log" adaptkit decode "$3" "$dump/$2" ${4:+"$4"} --out "$1/decode_$as" \
+      ${by:+--search "$by"} ${lm:+--lm "$lm"} "${@:5}"
+  done
+}
+
+score() {  # folder, set, folder to compare with
+  local by as
+  has_references "$2" || return 0
+  for by in "${searches[@]}"; do
+    as=$(name_decoded "$2" "$by")
+    adaptkit score "data/$2" "$1/decode_$as" ${3:+--compare "$3/decode_$as"}
+  done
+}
+
 if is_stage 7 "decoding"; then
   for name in $decoded_alone; do
-    "${run[@]}" "$none/log/$name.log" \
-      adaptkit decode "$base" "dump/$name" --base-only --out "$none/decode_$name" "${searched[@]}" "${base_overrides[@]}"
+    decode "$none" "$name" "$decoded" --base-only "${base_overrides[@]}"
   done
-  for name in $adapted; do
-    "${run[@]}" "$exp/log/$name.log" adaptkit decode "$exp" "dump/$name" --out "$exp/decode_$name" "${searched[@]}"
-  done
+  for name in $adapted; do decode "$exp" "$name" "$exp" ""; done
 fi
 
 if is_stage 8 "scoring"; then
-  for name in $decoded_alone; do
-    ! has_references "$name" || adaptkit score "data/$name" "$none/decode_$name"
-  done
-  for name in $adapted; do
-    ! has_references "$name" || adaptkit score "data/$name" "$exp/decode_$name" --compare "$none/decode_$name"
-  done
+  for name in $decoded_alone; do score "$none" "$name" ""; done
+  for name in $adapted; do score "$exp" "$name" "$none"; done
 fi
 
 if is_stage 9 "report"; then
   for name in $base_test_sets; do
-    ! has_references "$name" || adaptkit report "$none" --test-set "$name"
+    for by in "${searches[@]}"; do
+      ! has_references "$name" || adaptkit report "$none" --test-set "$(name_decoded "$name" "$by")"
+    done
   done
   report_sets "${reported[@]}"
 fi

@@ -17,6 +17,9 @@ sets="train valid test"          # data sets that local/prepare.py makes
 test_sets="test"                 # data sets to decode and score with every experiment
 base_test_sets=                  # data sets to decode and score with the base model alone
 train_base=true                  # train the base model of the yaml; false uses the one in its folder
+base=                            # model tag or archive to import as the base model, in place of the yaml's
+import_options=                  # further words for 'adaptkit base import', as in --download
+features=true                    # make features in dump/; false for a base model that reads speech, from data/
 adapt=true                       # the experiments are adapters; false: base models, one for each of --augment
 adapter=                         # adapters to compare, as in "hra tpa"; none or all takes every row of the yaml's 'compare:'
 augment=                         # augmentations to compare in place of adapters: policies of conf/augment
@@ -43,6 +46,8 @@ if [ -z "$augment" ] && [ "${adapter:-all}" = all ]; then
   [ -n "$adapter" ] || die 2 "--adapter all: $config has no section 'compare:'; name the adapters"
 fi
 for name in $adapter; do need_adapter "$name"; done
+dump=dump
+$features || dump=data
 experiments=()  # name/seed; all of one seed, then of the next, so that a stopped comparison is whole for some seeds
 for seed in $seeds; do
   for name in $adapter $augment; do experiments+=("$name/$seed"); done
@@ -50,6 +55,7 @@ done
 
 adapt() {  # first and last stage, further options: what is asked for of these stages
   "$recipes/adapt.sh" --config "$config" --corpus "$corpus" --sets "$sets" --test-sets "$test_sets" --expdir "$expdir" \
+    --base "$base" --import-options "$import_options" --features "$features" \
     --prepare-options "$prepare_options" --set "$set" --nj "$nj" --cmd "$cmd" "${@:3}" \
     --stage "$((stage > $1 ? stage : $1))" --stop-stage "$((stop_stage < $2 ? stop_stage : $2))"
 }
@@ -78,7 +84,7 @@ if [ -z "$augment" ]; then
   adapt 4 4
 elif is_stage 4 "augmentation"; then
   read -r -a shown <<<"$augment"
-  adaptkit augment show "${shown[@]}" --data "dump/${sets%% *}" --out "$expdir/augment"
+  adaptkit augment show "${shown[@]}" --data "$dump/${sets%% *}" --out "$expdir/augment"
 fi
 
 ! $adapt || adapt 5 8 --adapt false --train-base "$train_base" --base-test-sets "$base_test_sets"

@@ -91,16 +91,26 @@ has_references() {  # set
   return 1
 }
 
+searches=("")  # that sets are decoded with; the empty one is the yaml's
+
+# Print the name of a set as a search decodes it: its own, with that of the search, as in test_beam, if there are several.
+name_decoded() {  # set, search
+  if [ "${#searches[@]}" -gt 1 ]; then printf '%s_%s\n' "$1" "$(basename "$2" .yaml)"; else printf '%s\n' "$1"; fi
+}
+
 # Report scored runs on each of $test_sets, and on all of them side by side.
 report_sets() {  # words of 'adaptkit report'
-  local name form all=()
+  local name by as form all=()
   for name in $test_sets; do
     has_references "$name" || continue
-    all+=(--test-set "$name")
-    adaptkit report "$@" --test-set "$name"
-    for form in md html; do
-      adaptkit report "$@" --test-set "$name" --format "$form" --out "$expdir/report_$name.$form"
-      say "wrote $expdir/report_$name.$form"
+    for by in "${searches[@]}"; do
+      as=$(name_decoded "$name" "$by")
+      all+=(--test-set "$as")
+      adaptkit report "$@" --test-set "$as"
+      for form in md html; do
+        adaptkit report "$@" --test-set "$as" --format "$form" --out "$expdir/report_$as.$form"
+        say "wrote $expdir/report_$as.$form"
+      done
     done
   done
   if [ "${#all[@]}" -gt 2 ]; then

@@ -11,7 +11,7 @@ from adaptkit import config
 from adaptkit import tokens as text_tokens
 from adaptkit.base import build, checkpoint, preprocessor
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.errors import DataError, listed
+from adaptkit.errors import ConfigError, DataError, listed
 from adaptkit.features.fbank import FbankOptions, read_options
 from adaptkit.files import replacing
 from adaptkit.kaldi import datadir
@@ -48,6 +48,12 @@ def make_config(
     if completed["frontend"] is None:
         completed["adaptkit"] = {"features": read_options(train_set / "feats.json").to_dict()}
     if completed["normalize"] == "global_mvn" and "stats_file" not in completed["normalize_conf"]:
+        if completed["frontend"] is not None:
+            raise ConfigError(
+                f"{model_yaml}: normalize: global_mvn of a model that reads speech needs the statistics of "
+                "its own features, which ESPnet collects (--collect_stats): name them as "
+                "normalize_conf.stats_file, or write normalize: utterance_mvn"
+            )
         stats = _copy_statistics(train_set, folder)
         completed["normalize_conf"] = {**completed["normalize_conf"], "stats_file": str(stats)}
     return completed

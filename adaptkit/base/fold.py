@@ -6,7 +6,6 @@ that gains most; unused units have zero weights on both sides and add nothing.
 """
 
 import copy
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,11 +21,10 @@ from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.fold import Added, Fold, Widened
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.adapters.site import Site
-from adaptkit.base.archive import ModelFiles
 from adaptkit.base.checkpoint import BaseModel, save, wrap
+from adaptkit.base.importing import copy_parts, opened_again
 from adaptkit.config import Config, NonNegativeInt
 from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
-from adaptkit.files import replacing
 from adaptkit.folders import RunFolder
 from adaptkit.records import RecordedModel, write_record
 from adaptkit.tensors import hash_tensors
@@ -85,7 +83,7 @@ def fold(base: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
             _widen(feed_forward, changes.units.get(feed_forward.site.name, ()), changes.num_units)
         config["encoder_conf"] = _with_units(config, feed_forwards)
     _add(model, changes.differences, sign=1)
-    folded = wrap(base.path, config, model)
+    folded = _changed(base, config, model)
     entry = Folded(
         kind=stack.kind,
         task=task,
@@ -116,7 +114,7 @@ def narrow(folded: BaseModel) -> BaseModel:
         for feed_forward in feed_forwards:
             _cut(feed_forward, entry.num_units)
         config["encoder_conf"] = _with_units(config, feed_forwards)
-    return replace(wrap(folded.path, config, model), fingerprint=entry.base_fingerprint)
+    return replace(_changed(folded, config, model), fingerprint=entry.base_fingerprint)
 
 
 @torch.no_grad()
@@ -135,7 +133,7 @@ def unfold(narrowed: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
         )
     model = copy.deepcopy(narrowed.model)
     _add(model, _collect(narrowed, stack, index).differences, sign=-1)
-    return wrap(narrowed.path, _with_entries(narrowed.config, _entries(narrowed)[:-1]), model)
+    return _changed(narrowed, _with_entries(narrowed.config, _entries(narrowed)[:-1]), model)
 
 
 def read_last(base: BaseModel) -> Folded:
@@ -149,30 +147,24 @@ def read_last(base: BaseModel) -> Folded:
 
 
 def write(base: BaseModel, folder: Path) -> None:
-    """Write a model, the files that it needs and a record of it to a folder without a model."""
-    config, normalize = dict(base.config), dict(base.config["normalize_conf"])
-    with locks.hold(folder):
+    """Write a model and a record of it to a folder without a model, as an archive that ESPnet reads.
+
+    Paths in its configuration are absolute: ESPnet's `Speech2Text` finds the files from any working folder.
+    """
+    with locks.hold(folder, parts=("lm",)):
         if RunFolder(folder).model.exists():
             raise ConfigError(f"{folder}: already contains a base model; choose another folder with --out")
-        if normalize.get("stats_file"):
-            normalize["stats_file"] = _copy_file(base.files, normalize["stats_file"], folder)
-            config["normalize_conf"] = normalize
-        if config.get("bpemodel"):
-            config["bpemodel"] = _copy_file(base.files, config["bpemodel"], folder)
+        config = copy_parts(base, folder)
         made = RecordedModel(folder.resolve().name, "base", (), base.num_parameters, 0)
         counts = {"base_fingerprint": base.fingerprint, "params_base": base.num_parameters}
         write_record(folder, made, **counts, device="cpu")
         save(folder, config, base.model.state_dict())  # the model last, so that a killed run can be repeated
 
 
-def _copy_file(source: ModelFiles, name: str, folder: Path) -> str:
-    """Copy a file that a model's configuration names; skip a lost one."""
-    found = source.find(name)
-    if found is None:
-        return name
-    with replacing(folder / found.name) as temporary:
-        shutil.copyfile(found, temporary)
-    return str(folder / found.name)
+def _changed(base: BaseModel, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
+    """Return a base model with another configuration and model, of the same files."""
+    with opened_again(base) as files:
+        return replace(wrap(base.path, config, model, files), files=base.files)
 
 
 def _index(stack: AdapterStack, task: str) -> int:

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,31 @@ def import_model(
                 )
                 write_text(RunFolder(out).origin, json.dumps(asdict(origin), indent=2) + "\n")
     return origin
+
+
+def copy_parts(base: BaseModel, out: Path) -> dict[str, Any]:
+    """Copy to a folder what a model needs and came with, except its weights, as an archive of ESPnet's.
+
+    These are the files that its configuration names, its language model, licence and model card, and a
+    `meta.yaml`. The configuration is returned with their absolute paths, as `import_model` writes it.
+    """
+    with opened_again(base) as files:
+        config = _copy_named(replace(base, files=files), out)
+        _copy_lm(files, config["token_list"], out)
+        _write_meta(files, out)
+        for notice in files.notices:
+            _copy(notice, out / notice.name)
+    return config
+
+
+@contextmanager
+def opened_again(base: BaseModel) -> Iterator[ModelFiles]:
+    """Yield the files that a model was loaded from; those of a zip exist within the block."""
+    if not archive.is_zip(base.path):
+        yield base.files
+        return
+    with archive.opened(base.path) as files:
+        yield files
 
 
 def read_origin(files: ModelFiles) -> Origin | None:

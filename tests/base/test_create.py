@@ -8,7 +8,7 @@ import pytest
 
 from adaptkit import config
 from adaptkit.base import create
-from adaptkit.errors import DataError
+from adaptkit.errors import ConfigError, DataError
 
 YAML = {"input_size": 20, "encoder": "conformer", "normalize": "global_mvn", "optim": "adam", "max_epoch": 9}
 
@@ -42,7 +42,14 @@ def test_how_features_were_made_is_kept_with_the_model(describe):
 
 
 def test_a_model_that_reads_speech_is_told_nothing_of_features(describe):
-    assert "adaptkit" not in describe(input_size=None)
+    assert "adaptkit" not in describe(input_size=None, normalize="utterance_mvn")
+
+
+def test_a_model_that_reads_speech_is_not_normalised_by_statistics_of_other_features(describe, tmp_path):
+    with pytest.raises(ConfigError, match="needs the statistics of its own features"):
+        describe(input_size=None)
+    own = {"stats_file": "own/feats_stats.npz"}
+    assert describe(input_size=None, normalize_conf=own)["normalize_conf"] == own
 
 
 def test_statistics_are_kept_beside_the_model(describe, tmp_path):

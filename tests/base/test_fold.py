@@ -1,6 +1,8 @@
 """Adapters in the base's own weights: the same output without them, what is refused, and the way back."""
 
 import copy
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -271,3 +273,30 @@ def test_units_are_not_added_to_the_gating_mlp_of_a_branchformer(new_base):
         ConfigError, match="cgmlp of the base model is not two linear maps with an activation"
     ):
         fold(base, stack, "spk1")
+
+
+def test_a_folded_release_is_an_archive_of_all_that_it_came_with(new_archive, tmp_path, monkeypatch):
+    zipped = shutil.make_archive(tmp_path / "released", "zip", new_archive("librispeech_conformer"))
+    base = base_checkpoint.load(Path(zipped))
+    monkeypatch.chdir(tmp_path)
+    write(fold(base, build(base, [LORA]), "spk1"), Path("folded"))
+
+    loaded = base_checkpoint.load(tmp_path / "folded")
+    assert loaded.tokens == base.tokens
+    meta, named = config.read_yaml("folded/meta.yaml"), loaded.config
+    paths = [*meta["files"].values(), *meta["yaml_files"].values(), "README.md", "LICENSE"]
+    assert [path for path in paths if not Path("folded", path).is_file()] == []
+    assert set(meta["files"]) == {"asr_model_file", "lm_file"}
+    absolute = (named["bpemodel"], named["normalize_conf"]["stats_file"])
+    assert all(Path(path).is_absolute() and Path(path).is_file() for path in absolute)
+
+
+def test_lost_statistics_of_a_release_are_written_from_the_model(new_archive, tmp_path):
+    released = shutil.copytree(new_archive("librispeech_conformer"), tmp_path / "released", symlinks=True)
+    shutil.rmtree(next(released.glob("exp/asr_stats*")))
+    base = base_checkpoint.load(released)
+    write(fold(base, build(base, [LORA]), "spk1"), tmp_path / "folded")
+
+    stats = np.load(tmp_path / "folded/feats_stats.npz")
+    mean = torch.from_numpy(stats["sum"] / stats["count"])
+    torch.testing.assert_close(mean, base.model.normalize.mean.double(), check_dtype=False)

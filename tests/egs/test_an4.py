@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from adaptkit import config, experiment
+from adaptkit.base import create
 from adaptkit.errors import DataError
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
@@ -21,6 +23,7 @@ FILES = {
     "test": {"an4test_clstk/fcaw/an406-fcaw-b": "RUBOUT G THREE"},
 }
 prepare = runpy.run_path(str(ROOT / "egs" / "an4" / "local" / "prepare.py"))["main"]
+train_lm = runpy.run_path(str(ROOT / "egs" / "an4" / "local" / "train_lm.py"))["main"]
 
 
 def write_corpus(path, files):
@@ -162,3 +165,17 @@ def test_the_real_corpus_has_its_official_sizes(tmp_path):
     made = read_sets(tmp_path / "data").values()
     assert [len(data.utterances) for data in made] == [895, 53, 130]  # 948 train, 53 of them for validation
     assert [len(data.tasks) for data in made] == [70, 4, 10]
+
+
+def test_the_hybrid_model_reads_speech_and_has_both_losses():
+    settings = experiment.load_base(ROOT / "egs/an4/conf/hybrid.yaml")
+    base = create.untrained(config.find_published("base", settings.base.model), 100)
+    assert (base.features, base.rate_hz) == (None, 16000)
+    assert base.model.decoder is not None
+    assert 0 < base.model.ctc_weight < 1
+
+
+def test_a_finished_language_model_is_kept(tmp_path):
+    (tmp_path / "valid.loss.ave.pth").touch()
+    train_lm(Path("none"), Path("none"), Path("none"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["valid.loss.ave.pth"]

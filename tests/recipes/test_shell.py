@@ -53,8 +53,8 @@ def test_help_lists_every_option_with_its_default():
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("adapt", ["adapter", "augment", "seed", "adapt", "exp"]),
-        ("compare", ["adapter", "augment", "seeds", "adapt", "minus", "jobs"]),
+        ("adapt", ["adapter", "augment", "seed", "adapt", "exp", "base", "features", "search"]),
+        ("compare", ["adapter", "augment", "seeds", "adapt", "minus", "jobs", "base", "features"]),
         ("submodels", ["few", "known", "new", "embeddings", "counts", "starts"]),
     ],
 )
@@ -183,6 +183,39 @@ def test_changes_of_the_base_model_reach_its_decoding(submitted, script, stages,
 def test_a_base_model_of_its_own_is_decoded_from_its_folder(submitted):
     words = ("--adapt", "false", "--seed", 1, "--set", "base.dir=exp/other", "--stage", 7, "--stop-stage", 7)
     assert submitted(adapt, *words) == ["decode exp/x/1 dump/test --base-only --out exp/x/1/decode_test"]
+
+
+def test_a_base_model_that_reads_speech_is_imported_and_used_without_features(submitted):
+    words = ("--base", "zoo/model.zip", "--import-options", "--download", "--features", "false")
+    jobs = submitted(adapt, *words, "--stage", 5, "--stop-stage", 7)
+    base = "--set base.dir=exp/base/model"
+    assert jobs == [
+        "base import zoo/model.zip --out exp/base/model --download",
+        f"train x.yaml --exp exp/x --resume {base}",
+        f"decode x.yaml data/test --base-only --out exp/none/decode_test {base}",
+        "decode exp/x data/test --out exp/x/decode_test",
+    ]
+
+
+def test_an_imported_base_model_is_not_imported_again(submitted, folder):
+    (folder / "exp/base/model").mkdir(parents=True)
+    (folder / "exp/base/model/model.pth").touch()
+    assert "base import" not in str(submitted(adapt, "--base", "model.zip", "--stage", 5, "--stop-stage", 6))
+
+
+def test_each_search_has_hypotheses_of_its_own(submitted):
+    words = ("--search", "greedy conf/beam_lm.yaml", "--stage", 7, "--stop-stage", 7)
+    assert submitted(adapt, *words)[2:] == [
+        "decode exp/x dump/test --out exp/x/decode_test_greedy --search greedy",
+        "decode exp/x dump/test --out exp/x/decode_test_beam_lm --search conf/beam_lm.yaml",
+    ]
+
+
+def test_a_single_search_has_the_hypotheses_of_the_set(submitted):
+    words = ("--search", "beam", "--lm", "exp/lm", "--stage", 7, "--stop-stage", 7)
+    assert submitted(adapt, *words)[1] == (
+        "decode exp/x dump/test --out exp/x/decode_test --search beam --lm exp/lm"
+    )
 
 
 @pytest.mark.parametrize("content", [None, "", "utt-1\nutt-2 \n"])

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Free Spoken Digit Dataset on the archive of egs/an4/hybrid.sh, imported: its search, with and without adapters, 20 strings
+# of digits per speaker to train on.
+#   ./hybrid.sh --corpus /path/to/free-spoken-digit-dataset        (after egs/an4/hybrid.sh)
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
+exec recipes/adapt.sh --config conf/hybrid.yaml --features false --base ../an4/exp/an4_hybrid.zip --expdir exp/hybrid \
+  --sets "train train_20 valid test" --search "greedy beam ../an4/conf/beam_lm.yaml" "$@"
