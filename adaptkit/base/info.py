@@ -2,10 +2,12 @@
 
 import re
 from collections import Counter
+from contextlib import suppress
 
 from adaptkit.base.archive import ModelFiles
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.importing import read_origin
+from adaptkit.errors import AdaptkitError
 from adaptkit.files import read_text
 
 _KINDS = {"char": "characters", "word": "words"}
@@ -51,7 +53,9 @@ def _describe_tokens(base: BaseModel) -> str:
 def _find_licence(files: ModelFiles) -> str | None:
     """Return the licence that a model card states, and the names of licence files."""
     cards = [path for path in files.notices if path.stem.lower() == "readme" and path.is_file()]
-    stated = (_CARD_LICENCE.search(read_text(card)[:_MOST_HEAD]) for card in cards)
-    found = [match[1].strip() for match in stated if match]
+    found = []
+    for card in cards:
+        with suppress(AdaptkitError):  # not UTF-8
+            found += _CARD_LICENCE.findall(read_text(card)[:_MOST_HEAD])[:1]
     found += [path.name for path in files.notices if path not in cards]
     return ", ".join(dict.fromkeys(found)) or None

@@ -71,7 +71,7 @@ def import_model(
 ) -> None:
     """Make a self-contained folder of a released ESPnet model, for use as a base model.
 
-    Example: adaptkit base import asr_model.zip --out exp/base
+    Example: adaptkit base import asr_model.zip --out exp/imported
     """
     from adaptkit.base import importing
 

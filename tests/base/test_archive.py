@@ -39,6 +39,8 @@ def test_an_archive_is_the_same_model_in_every_form(new_archive, tmp_path):
     whole = checkpoint.load(root)
     forms = [exp, exp / "valid.acc.ave_10best.pth", exp / "valid.acc.ave.pth", root / "exp"]
     forms += [zip_folder(root, tmp_path / "flat.zip"), zip_folder(root, tmp_path / "deep.zip", "a/b/")]
+    with zipfile.ZipFile(tmp_path / "deep.zip", "a") as changed:
+        changed.writestr("__MACOSX/a/._b", b"")  # as macOS adds it
     loaded = [checkpoint.load(form) for form in forms]
     assert {base.fingerprint for base in loaded} == {whole.fingerprint}
     assert all(base.tokens == whole.tokens for base in loaded)

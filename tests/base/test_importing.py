@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zipfile
 from hashlib import sha256
 from pathlib import Path
 
@@ -135,7 +136,10 @@ def lose_config(released):
     [
         (spoil_tokens, "config.yaml: has no list 'token_list'"),
         (spoil_model, "not a complete file of model weights"),
-        (spoil_lm_tokens, r"another token list \(\d+ tokens\) than the recogniser .*remove lm_train_config"),
+        (
+            spoil_lm_tokens,
+            r"has another token list \(\d+ tokens\) than the recogniser .*remove lm_train_config",
+        ),
         (spoil_lm, "valid.loss.ave_10best.pth: not a complete file"),
         (spoil_bpe, "bpe.model: not a sentencepiece model"),
         (lose_config, "asr_train_config: .* does not exist"),
@@ -146,6 +150,27 @@ def test_what_cannot_be_used_leaves_nothing_behind(released, tmp_path, spoil, ex
     with pytest.raises(AdaptkitError, match=expected):
         importing.import_model(str(released), tmp_path / "base")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["released"]
+
+
+def test_a_language_model_of_other_tokens_that_no_meta_yaml_names_is_left_out(released, tmp_path, caplog):
+    spoil_lm_tokens(released)
+    (released / "meta.yaml").unlink()
+    importing.import_model(str(exp_of(released)), tmp_path / "base")
+    assert not (tmp_path / "base/lm").exists()
+    assert "has another token list" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["bomb", "outside", "truncated"])
+def test_an_unsafe_zip_leaves_nothing_behind(adaptkit, new_archive, tmp_path, how):
+    path = zip_folder(new_archive(NAME), tmp_path / "model.zip")
+    if how == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as changed:
+            changed.writestr(*{"bomb": ("a.pth", bytes(8 << 20)), "outside": ("../a.yaml", b"")}[how])
+    done = adaptkit("base", "import", path, "--out", tmp_path / "base")
+    assert (done.exit_code, done.stderr.startswith(f"adaptkit: {path}: ")) == (1, True)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.zip"]
 
 
 def test_the_recogniser_is_imported_alone_once_meta_yaml_no_longer_names_the_language_model(
