@@ -240,6 +240,8 @@ def _find_unknown(config: Mapping[str, Any], where: str) -> list[str]:
         for section, option in named.items()
         if option in REFUSED.get(section, {})
     ]
+    if config["encoder_conf"].get("ctc_trim"):
+        reasons.append("encoder_conf.ctc_trim: it drops frames between blocks, as many as a batch allows")
     if reasons:
         raise ConfigError(f"{where}: {'; '.join(reasons)}; docs/models.md lists what is supported")
     return [section for section, option in named.items() if option not in CLASSES[section]]

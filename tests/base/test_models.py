@@ -125,6 +125,12 @@ def test_a_decoder_is_trained_and_searched_as_the_table_says(name, new_base, new
     assert new_searcher(base, SearchRequest()).options.kind == TABLES["decoder"][name][1]
 
 
+def test_frames_that_a_batch_drops_are_refused(model_config):
+    conf = {**CONFORMER, "interctc_layer_idx": [1], "ctc_trim": True}
+    with pytest.raises(ConfigError, match=r"encoder_conf\.ctc_trim: it drops frames between blocks"):
+        build.build(model_config(encoder_conf=conf))
+
+
 def test_tokens_in_place_of_speech_are_refused(new_base, new_batch, encode):
     base = new_base(encoder_conf={**CONFORMER, "input_layer": "embed"})
     with pytest.raises(RuntimeError, match="indices"):
