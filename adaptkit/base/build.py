@@ -24,6 +24,7 @@ from adaptkit.base.classes import (
     JOINT_NETWORK,
     LANGUAGE_MODELS,
     NEWER_OPTIONS,
+    OF_OWSM_CTC,
     OWSM_MODEL,
     REFUSED,
     import_class,
@@ -122,13 +123,28 @@ def _build_known(config: Mapping[str, Any]) -> nn.Module:
     parts["ctc"] = _call(import_class(CTC), "ctc_conf", config, **ctc_widths)
     model_conf = {**config, "model_conf": {**config["model_conf"], "report_cer": False, "report_wer": False}}
     outer = {"postencoder": None, "vocab_size": len(tokens), "token_list": tokens}
+    path = CLASSES["model"]["espnet"]
     if owsm.is_owsm(config):
+        path = OWSM_MODEL
         del parts["joint_network"]
-    kind = import_class(OWSM_MODEL if owsm.is_owsm(config) else CLASSES["model"]["espnet"])
+    if owsm.is_owsm_ctc(config):
+        path = OF_OWSM_CTC["model"]["espnet_ctc"]
+        del parts["preencoder"], parts["decoder"], outer["postencoder"]
+        parts["prompt_encoder"] = _make_prompt_encoder(config)
     with transducer.importable():
-        built = _call(kind, "model_conf", model_conf, encoder=encoder, **parts, **outer)
+        built = _call(import_class(path), "model_conf", model_conf, encoder=encoder, **parts, **outer)
     built.error_calculator = None  # a transducer has one nevertheless
     return built.float()  # GlobalMVN has float64 statistics until its first forward pass converts them
+
+
+def _make_prompt_encoder(config: Mapping[str, Any]) -> nn.Module:
+    """Build the encoder of the earlier text of OWSM-CTC."""
+    kind, options = config["promptencoder"], config.get("promptencoder_conf") or {}
+    if kind not in CLASSES["encoder"]:
+        raise ConfigError(f"promptencoder: {kind}: unknown; use an OWSM-CTC model with a Transformer there")
+    widths = {"input_size": options.get("output_size"), "input_layer": None}
+    made = import_class(CLASSES["encoder"][kind])
+    return _call(made, "promptencoder_conf", {"promptencoder_conf": options}, **widths)
 
 
 def build_language_model(
@@ -173,7 +189,8 @@ def _make(config: Mapping[str, Any], section: str, **given: Any) -> nn.Module | 
         return None
     if config[f"{section}_conf"].get("stats_file"):
         _check_statistics(Path(config[f"{section}_conf"]["stats_file"]))
-    return _call(import_class(CLASSES[section][config[section]]), f"{section}_conf", config, **given)
+    known = {**CLASSES[section], **OF_OWSM_CTC.get(section, {})}
+    return _call(import_class(known[config[section]]), f"{section}_conf", config, **given)
 
 
 def _call(kind: type[nn.Module], conf_name: str, config: Mapping[str, Any], **given: Any) -> nn.Module:
@@ -244,7 +261,9 @@ def _find_unknown(config: Mapping[str, Any], where: str) -> list[str]:
         reasons.append("encoder_conf.ctc_trim: it drops frames between blocks, as many as a batch allows")
     if reasons:
         raise ConfigError(f"{where}: {'; '.join(reasons)}; docs/models.md lists what is supported")
-    return [section for section, option in named.items() if option not in CLASSES[section]]
+    of_ctc = OF_OWSM_CTC if owsm.is_owsm_ctc(config) else {}
+    known = {section: {*CLASSES[section], *of_ctc.get(section, ())} for section in CLASSES}
+    return [section for section, option in named.items() if option not in known[section]]
 
 
 def _refuse_untrusted(config: Mapping[str, Any], unknown: list[str], where: str) -> None:
@@ -273,6 +292,8 @@ def _refuse_untrusted(config: Mapping[str, Any], unknown: list[str], where: str)
 
 def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:
     names = ", ".join(f"{name}: {config[name]}" for name in unknown)
+    if owsm.is_owsm_ctc(config):
+        raise ConfigError(f"{names}: not among the classes of OWSM-CTC that adaptkit builds")
     path = "espnet2.tasks.s2t.S2TTask" if owsm.is_owsm(config) else "espnet2.tasks.asr.ASRTask"
     module = path.rpartition(".")[0]
     _LOG.info("%s: unknown to adaptkit; using %s, which takes 16 s to import", names, module)

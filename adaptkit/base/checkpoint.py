@@ -296,7 +296,7 @@ def _fingerprint(
     described["normalize_conf"] = normalize  # the statistics themselves are buffers
     prompting = model.prompting
     if prompting is not None:
-        described["most_samples"] = prompting.most_samples
+        described |= {"most_samples": prompting.most_samples, "prompt": config.get("promptencoder_conf")}
     words = json.dumps(described, sort_keys=True, default=str)
     hashed = hash_tensors(model.state_dict(), prefix=words)
     return hashed if prompting is None else f"{hashed}-{prompting}"

@@ -94,6 +94,12 @@ REFUSED = {
 CTC = "espnet2.asr.ctc.CTC"
 JOINT_NETWORK = "espnet2.asr_transducer.joint_network.JointNetwork"
 OWSM_MODEL = "espnet2.s2t.espnet_model.ESPnetS2TModel"
+OF_OWSM_CTC = {  # what espnet2/tasks/s2t_ctc.py has besides; the model is ESPnet's with its prompt
+    "encoder": {
+        "e_branchformer_ctc": "espnet2.asr.encoder.e_branchformer_ctc_encoder.EBranchformerCTCEncoder"
+    },
+    "model": {"espnet_ctc": "adaptkit.base.owsm_ctc.OwsmCTC"},
+}
 TRANSDUCER_SEARCH = "espnet2.asr.transducer.beam_search_transducer.BeamSearchTransducer"
 LANGUAGE_MODELS = {
     "seq_rnn": "espnet2.lm.seq_rnn_lm.SequentialRNNLM",

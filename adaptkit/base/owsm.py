@@ -1,11 +1,12 @@
-"""OWSM (Peng et al., 2023, arXiv:2309.13876), whose models are those of `espnet2.tasks.s2t`.
+"""OWSM (Peng et al., 2023, arXiv:2309.13876), whose models are those of `espnet2.tasks.s2t` and s2t_ctc.
 
 The encoder reads speech padded with silence to 30 s. The decoder is prompted: its input begins with `<sos>`
 and the tokens of the language, of the task and of no timestamps. The configuration also says `model: espnet`,
 but as a model of `espnet2.tasks.asr` it would have the wrong `<sos>` and `<eos>`.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ from adaptkit.experiment import Prompt
 
 TRANSCRIBE = "asr"  # the task whose text is what was said; of the others, st_deu translates to German
 _NO_LANGUAGES = {"<blank>", "<unk>", "<space>", "<nospeech>", "<sop>", "<sos>", "<eos>", "<sos/eos>"}
-_OF_CTC = {  # key of config.yaml: what it is in a model of espnet2.tasks.s2t_ctc
+_TIME = re.compile(r"<\d+(\.\d+)?>", re.ASCII)
+_OF_CTC = {  # key of config.yaml: what it is in OWSM-CTC
     "preprocessor": "s2t_ctc",
     "model": "espnet_ctc",
     "encoder": "e_branchformer_ctc",
@@ -46,9 +48,9 @@ class Prompting:
 
     language: str
     task: str
-    tokens: tuple[int, int, int]  # of the language, the task and no timestamps; they follow <sos>
+    tokens: tuple[int, ...]  # of the language, the task and, for a decoder, no timestamps
     not_available: int  # the token in place of an earlier text, or of a transcript for CTC
-    times: tuple[int, int]  # the first and the last token of a timestamp
+    times: tuple[int, int] | None  # the first and the last token of a timestamp; None for CTC alone
     rate_hz: int
     most_samples: int  # to which speech is padded
 
@@ -62,35 +64,45 @@ class Prompting:
         """The duration in seconds to which speech is padded."""
         return self.most_samples / self.rate_hz
 
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the decoder is prompted; OWSM-CTC is prompted in its encoder."""
+        return self.times is not None
+
     def __str__(self) -> str:
         return f"{self.language}-{self.task}"
 
 
 def is_owsm(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is of `espnet2.tasks.s2t`, even if one of its signs is lost."""
+    """Whether a configuration is of `espnet2.tasks.s2t` or s2t_ctc, even if one of its signs is lost."""
     options = config.get("model_conf") or {}
     tokens = config.get("token_list")
     return (
-        config.get("preprocessor") == "s2t"
+        is_owsm_ctc(config)
+        or config.get("preprocessor") == "s2t"
         or not options.keys().isdisjoint({"sym_na", "sym_sop"})
         or (isinstance(tokens, list) and {"<sop>", "<sos>", "<eos>"} <= set(tokens))
     )
 
 
+def is_owsm_ctc(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of `espnet2.tasks.s2t_ctc`, which has no decoder."""
+    return config.get("promptencoder") is not None or any(
+        config.get(key) == value for key, value in _OF_CTC.items()
+    )
+
+
 def refuse_unusable(config: Mapping[str, Any], where: str) -> None:
-    """Refuse OWSM-CTC, and an OWSM model that reads features."""
-    signs = [f"{key}: {value}" for key, value in _OF_CTC.items() if config.get(key) == value]
-    if config.get("promptencoder") is not None:
-        signs.append(f"promptencoder: {config['promptencoder']}")
-    if signs:
-        raise ConfigError(
-            f"{where}: {', '.join(signs)}: a model of espnet2.tasks.s2t_ctc (OWSM-CTC), which adaptkit does "
-            "not run; use an OWSM model with an attention decoder, such as OWSM v3.1 or v4"
-        )
+    """Refuse an OWSM model that reads features, and OWSM-CTC without its prompt encoder."""
     if is_owsm(config) and config.get("input_size") is not None:
         raise ConfigError(
             f"{where}: input_size: {config['input_size']}: an OWSM model (preprocessor: s2t) that reads "
             "features cannot be given 30 s of speech; use one that reads speech, with input_size: null"
+        )
+    if is_owsm_ctc(config) and config.get("promptencoder") is None:
+        raise ConfigError(
+            f"{where}: a model of espnet2.tasks.s2t_ctc (OWSM-CTC) without promptencoder; use the "
+            "config.yaml that ESPnet wrote with the model"
         )
 
 
@@ -120,21 +132,24 @@ def read_prompting(config: Mapping[str, Any], where: str) -> Prompting | None:
         _Preprocessing, config.get("preprocessor_conf") or {}, f"{where}: preprocessor_conf"
     )
     ids = {token: index for index, token in enumerate(config["token_list"])}
-    symbols = (options.na_symbol, options.notime_symbol, options.first_time_symbol, options.last_time_symbol)
+    has_decoder = not is_owsm_ctc(config)
+    symbols = [options.na_symbol]
+    if has_decoder:
+        symbols += [options.notime_symbol, options.first_time_symbol, options.last_time_symbol]
     missing = [symbol for symbol in symbols if symbol not in ids]
     if missing:
         raise ConfigError(
             f"{where}: preprocessor_conf: {', '.join(missing)} not in token_list; use the config.yaml that "
             "ESPnet wrote with the model"
         )
-    not_available, no_times, *times = (ids[symbol] for symbol in symbols)
-    known = _Known.find(config["token_list"], symbols, times)
+    known = _Known.find(config["token_list"], {*symbols, options.notime_symbol})
+    prompt_symbols = [f"<{prompt.language}>", f"<{prompt.task}>", *symbols[1:2]]
     return Prompting(
         language=known.check("language", prompt.language, known.languages),
         task=known.check("task", prompt.task, known.tasks),
-        tokens=(ids[f"<{prompt.language}>"], ids[f"<{prompt.task}>"], no_times),
-        not_available=not_available,
-        times=tuple(times),
+        tokens=tuple(ids[symbol] for symbol in prompt_symbols),
+        not_available=ids[options.na_symbol],
+        times=(ids[symbols[2]], ids[symbols[3]]) if has_decoder else None,
         rate_hz=options.fs,
         most_samples=int(options.fs * options.speech_length),
     )
@@ -148,15 +163,10 @@ class _Known:
     tasks: tuple[str, ...]
 
     @classmethod
-    def find(cls, tokens: Sequence[str], symbols: Sequence[str], times: Sequence[int]) -> "_Known":
+    def find(cls, tokens: Sequence[str], symbols: Collection[str]) -> "_Known":
         """Find the special tokens, of which the tasks are asr and those that begin with st_."""
-        first, last = times
-        others = {*_NO_LANGUAGES, *symbols}
-        names = [
-            token[1:-1]
-            for index, token in enumerate(tokens)
-            if is_special(token) and token not in others and not first <= index <= last
-        ]
+        special = [token for token in tokens if is_special(token) and not _TIME.fullmatch(token)]
+        names = [token[1:-1] for token in special if token not in _NO_LANGUAGES and token not in symbols]
         tasks = tuple(name for name in names if name == TRANSCRIBE or name.startswith("st_"))
         return cls(tuple(name for name in names if name not in tasks), tasks)
 
@@ -232,7 +242,7 @@ def targets(
 
     Each is tokens and lengths. The decoder of an OWSM model is prompted and learns no earlier text, whose
     tokens and lengths follow; its CTC learns the transcript, which is not available if the task is another
-    than to transcribe.
+    than to transcribe. In OWSM-CTC, texts of both kinds, which some blocks learn, begin with the prompt.
     """
     transcript = tokens.clone(), token_lengths.clone()  # ESPnet modifies both in place
     if prompting is None:
@@ -241,6 +251,8 @@ def targets(
     prompt = tokens.new_tensor(prompting.tokens).expand(rows, -1)
     nothing = tokens.new_full((rows, 1), prompting.not_available), torch.ones_like(token_lengths)
     text = torch.cat([prompt, tokens], dim=1), token_lengths + len(prompting.tokens)
+    if not prompting.has_decoder:
+        transcript = text
     return (*text, *nothing), transcript if prompting.is_transcript else nothing
 
 

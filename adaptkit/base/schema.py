@@ -144,6 +144,8 @@ class ModelConfig(Config):
     encoder_conf: Options = {}
     postencoder: Name | None = None
     postencoder_conf: Options = {}
+    promptencoder: Name | None = None
+    promptencoder_conf: Options = {}
     decoder: Name | None = None
     decoder_conf: Options = {}
     ctc_conf: Options = {}

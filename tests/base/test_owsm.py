@@ -33,6 +33,7 @@ from tests.fixtures.models import SPEAKERS
 
 SEC = 4  # in place of 30, to be fast
 MARKS = ("<na>", "<nospeech>", "<eng>", "<deu>", "<asr>", "<st_deu>", "<notimestamps>")
+CHANGES = {"owsm": ("beam_size=2", "maxlenratio=-8"), "owsm_ctc": ()}  # of the search, to be fast
 TIMES = ("<0.00>", "<1.00>", "<2.00>", "<3.00>", "<4.00>")
 SIZES = {"attention_heads": 2, "linear_units": 24, "num_blocks": 2}
 GATED = {"output_size": 16, "cgmlp_linear_units": 24, "cgmlp_conv_kernel": 7, "merge_conv_kernel": 7}
@@ -83,20 +84,58 @@ def described(tmp_path_factory):
     return describe
 
 
-@pytest.fixture(scope="module")
-def owsm_dir(described, tmp_path_factory):
-    """The folder of a tiny OWSM model; not to be changed."""
-    folder = tmp_path_factory.mktemp("owsm")
+def save(folder, description):
+    """Save a model with weights that make its outputs peaked."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build.build(described())
+        model = build.build(description)
         for module in model.modules():
             if isinstance(module, torch.nn.LayerNorm):
                 module.weight.data.uniform_(0.7, 1.3)
         model.ctc.ctc_lo.weight.data.mul_(10)
-        model.decoder.output_layer.weight.data.mul_(5)
-    base_checkpoint.save(folder, described(), model.state_dict())
+        if model.decoder is not None:
+            model.decoder.output_layer.weight.data.mul_(5)
+    base_checkpoint.save(folder, description, model.state_dict())
     return folder
+
+
+@pytest.fixture(scope="module")
+def owsm_dir(described, tmp_path_factory):
+    """The folder of a tiny OWSM model; not to be changed."""
+    return save(tmp_path_factory.mktemp("owsm"), described())
+
+
+@pytest.fixture(scope="module")
+def ctc_dir(described, tmp_path_factory):
+    """The folder of a tiny OWSM-CTC model; not to be changed."""
+    attention = {
+        "attention_layer_type": "selfattn",
+        "pos_enc_layer_type": "abs_pos",
+        "input_layer": "conv2d8",
+    }
+    described_ctc = described(
+        encoder="e_branchformer_ctc",
+        encoder_conf={
+            **{**SIZES, **GATED, **attention, "num_blocks": 3, "macaron_ffn": True, "use_ffn": True},
+            **{"interctc_layer_idx": [1, 2], "interctc_use_conditioning": True},
+            "use_cross_attention": [False, False, True],
+        },
+        promptencoder="transformer",
+        promptencoder_conf={**SIZES, "output_size": 8},
+        decoder=None,
+        decoder_conf={},
+        model="espnet_ctc",
+        model_conf={"interctc_weight": 0.8, "ctc_asr_only": [True, False, False], "sym_na": "<na>"},
+        preprocessor="s2t_ctc",
+        preprocessor_conf={"fs": 8000, "na_symbol": "<na>", "speech_length": SEC},
+    )
+    return save(tmp_path_factory.mktemp("owsm_ctc"), described_ctc)
+
+
+@pytest.fixture(scope="module")
+def owsm_ctc(ctc_dir):
+    """The tiny OWSM-CTC model, prompted for English; not to be changed."""
+    return base_checkpoint.load(ctc_dir)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +186,16 @@ def test_speech_is_padded_and_texts_are_prompted_in_the_loss(owsm_dir, speech_ba
     torch.testing.assert_close(found, expected.squeeze())
 
 
+@pytest.mark.parametrize("task", ["asr", "st_deu"])
+def test_texts_of_owsm_ctc_are_prompted_in_the_loss(ctc_dir, speech_batch, task):
+    base = base_checkpoint.load(ctc_dir, prompt=Prompt(task=task))
+    adapted = AdaptedModel(base, is_frozen=True).eval()
+    with torch.no_grad(), adapted.hooked():
+        found = adapted.loss(speech_batch)
+        expected, _, _ = base.model(*arguments_of_ctc(base, speech_batch, task).values())
+    torch.testing.assert_close(found, expected.squeeze())
+
+
 def test_a_prompt_is_part_of_the_fingerprint(owsm, owsm_dir):
     german = base_checkpoint.load(owsm_dir, prompt=Prompt(language="<deu>"))
     assert owsm.fingerprint.removesuffix("-eng-asr") == german.fingerprint.removesuffix("-deu-asr")
@@ -190,11 +239,9 @@ def test_a_configuration_that_lost_a_sign_is_still_no_asr_model(described, lost)
     assert type(build.build(described(**lost))).__name__ == "ESPnetS2TModel"
 
 
-@pytest.mark.parametrize(
-    "sign", [{"preprocessor": "s2t_ctc"}, {"model": "espnet_ctc"}, {"promptencoder": "transformer"}]
-)
-def test_owsm_ctc_is_refused(described, sign):
-    with pytest.raises(ConfigError, match="espnet2.tasks.s2t_ctc .OWSM-CTC., which adaptkit does not run"):
+@pytest.mark.parametrize("sign", [{"preprocessor": "s2t_ctc"}, {"model": "espnet_ctc"}])
+def test_owsm_ctc_without_its_prompt_encoder_is_refused(described, sign):
+    with pytest.raises(ConfigError, match="s2t_ctc .OWSM-CTC. without promptencoder"):
         described(**sign)
 
 
@@ -219,17 +266,40 @@ with torch.no_grad():
     encoded = [model.encode(speech[None], torch.tensor([speech.numel()]))[0]
                for speech in given["batch"]["speech"]]
     loss, _, _ = model(**given["batch"])
-torch.save({"encoded": encoded, "loss": loss}, folder + "/encoded.pt")
+from espnet2.bin.s2t_inference_ctc import Speech2TextGreedySearch
+greedy = Speech2TextGreedySearch(folder + "/ctc/config.yaml", folder + "/ctc/model.pth", lang_sym="<eng>")
+texts = [greedy(speech)[0][3] for speech in given["batch"]["speech"]]
+with torch.no_grad():
+    one = {name: rows[:1] for name, rows in given["ctc"].items() if "prev" in name or "prefix" in name}
+    ctc = [greedy.s2t_model.encode(speech[None], torch.tensor([speech.numel()]), **one)[0][0]
+           for speech in given["batch"]["speech"]]
+    ctc_loss, _, _ = greedy.s2t_model(**given["ctc"])
+found = {"encoded": encoded, "loss": loss, "texts": texts, "ctc": ctc, "ctc_loss": ctc_loss}
+torch.save(found, folder + "/encoded.pt")
 """
 
 
+def arguments_of_ctc(base, batch: Batch, task="asr"):
+    """The arguments of ESPnet's `forward` of OWSM-CTC, prompted as its S2TCTCPreprocessor does."""
+    found, ids = arguments(base, batch, task), base.config["token_list"].index
+    prefix = torch.tensor([[ids("<eng>"), ids(f"<{task}>")]] * 4)
+    text = {"text": torch.cat([prefix, batch.tokens], dim=1), "text_lengths": batch.token_lengths + 2}
+    if task == "asr":
+        found |= {"text_ctc": text["text"].clone(), "text_ctc_lengths": text["text_lengths"]}
+    lengths = torch.full((4,), 2)
+    return {**found, **text, "prefix": prefix, "prefix_lengths": lengths}
+
+
 @pytest.fixture(scope="module")
-def theirs(owsm, owsm_dir, speech_batch, environment, tmp_path_factory):
+def theirs(owsm, owsm_ctc, owsm_dir, speech_batch, environment, tmp_path_factory):
     """What ESPnet's own inference finds, in a process of its own: its import takes 16 s and warns a lot."""
     folder = tmp_path_factory.mktemp("espnet")
     base_checkpoint.save(folder, owsm.config, owsm.model.state_dict())
     speech = [row[:length] for row, length in zip(speech_batch.inputs, speech_batch.lengths, strict=True)]
-    torch.save({"speech": speech, "batch": arguments(owsm, speech_batch)}, folder / "given.pt")
+    base_checkpoint.save(folder / "ctc", owsm_ctc.config, owsm_ctc.model.state_dict())
+    of_ctc = arguments_of_ctc(owsm_ctc, speech_batch)
+    given = {"speech": speech, "batch": arguments(owsm, speech_batch), "ctc": of_ctc}
+    torch.save(given, folder / "given.pt")
     offline = {"NLTK_DATA": str(folder), **dict.fromkeys(("http_proxy", "https_proxy"), "http://localhost:9")}
     with open(folder / "log", "w") as log:
         command = [sys.executable, "-c", SCRIPT, str(folder)]
@@ -246,6 +316,18 @@ def test_encoder_output_and_loss_are_those_of_espnet(owsm, theirs, speech_batch)
         loss = adapted.loss(speech_batch)
     assert all(torch.equal(one, other) for one, other in zip(alone, theirs["encoded"], strict=True))
     torch.testing.assert_close(loss, theirs["loss"].squeeze())
+
+
+@pytest.mark.slow
+def test_owsm_ctc_encodes_learns_and_recognises_as_in_espnet(owsm_ctc, theirs, speech_batch):
+    adapted = AdaptedModel(owsm_ctc, is_frozen=True).eval()
+    with torch.inference_mode(), adapted.hooked():
+        alone = [adapted.encode(speech_batch.rows([row]))[0] for row in range(4)]
+        paths = adapted.recognise(speech_batch)
+        loss = adapted.loss(speech_batch)
+    assert all(torch.equal(one, other) for one, other in zip(alone, theirs["ctc"], strict=True))
+    assert [owsm_ctc.tokens.decode(path[0].tokens) for path in paths] == theirs["texts"]
+    torch.testing.assert_close(loss, theirs["ctc_loss"].squeeze())
 
 
 @pytest.mark.slow
@@ -266,9 +348,11 @@ def test_texts_and_scores_are_those_of_espnet(owsm_dir, theirs, speech_batch, la
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", available())
-def test_adapters_train_and_decode(owsm, kind, speech_batch):
-    stack = api.build([api.read_config({"kind": kind})], owsm.sites, SPEAKERS, seed=0)
-    adapted = AdaptedModel(owsm, stack)
+@pytest.mark.parametrize("name", ["owsm", "owsm_ctc"])
+def test_adapters_train_and_decode(name, kind, speech_batch, request):
+    base = request.getfixturevalue(name)
+    stack = api.build([api.read_config({"kind": kind})], base.sites, SPEAKERS, seed=0)
+    adapted = AdaptedModel(base, stack)
     optimizer = torch.optim.SGD(stack.parameters(), lr=0.01)
     losses = []
     with adapted.train().hooked():
@@ -278,7 +362,7 @@ def test_adapters_train_and_decode(owsm, kind, speech_batch):
             losses[-1].backward()
             optimizer.step()
     with torch.inference_mode(), adapted.eval().hooked():
-        paths = adapted.recognise(speech_batch, Searcher(Beam(beam_size=2, ctc_weight=0.0)))
+        paths = adapted.recognise(speech_batch, new_searcher(base, SearchRequest(changes=CHANGES[name])))
     assert losses[2] < losses[0]
     assert len(paths) == 4
 

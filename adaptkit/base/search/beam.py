@@ -76,14 +76,14 @@ def _build(model: nn.Module, options: Beam, lm: nn.Module | None) -> BeamSearch:
         "ctc": options.ctc_weight,
         "lm": options.lm_weight,
         "length_bonus": options.length_bonus,
-        "no_times": 1.0 if model.prompting else 0.0,
+        "no_times": 1.0 if _has_times(model) else 0.0,
     }
     scorers = {
         "decoder": None if model.decoder is None else cached_decoder(model.decoder),
         "ctc": None if model.ctc is None else CTCPrefixScorer(ctc=model.ctc, eos=model.eos),
         "length_bonus": LengthBonus(num_tokens),
         "lm": None if lm is None else cached_lm(lm),
-        "no_times": NoTimestamps(num_tokens, model.prompting.times) if model.prompting else None,
+        "no_times": NoTimestamps(num_tokens, model.prompting.times) if _has_times(model) else None,
     }
     used = [scorers[name] for name, weight in weights.items() if weight and name != "ctc"]
     in_batches = all(isinstance(scorer, BatchScorerInterface) for scorer in used)
@@ -103,7 +103,12 @@ def _build(model: nn.Module, options: Beam, lm: nn.Module | None) -> BeamSearch:
 
 def _primer(model: nn.Module) -> list[int]:
     """Return the tokens that every hypothesis begins with: `<sos>`, of an OWSM model with its prompt."""
-    return [model.sos, *(model.prompting.tokens if model.prompting else ())]
+    return [model.sos, *(model.prompting.tokens if _has_times(model) else ())]
+
+
+def _has_times(model: nn.Module) -> bool:
+    """Whether the decoder of a model is prompted for no timestamps, as that of OWSM."""
+    return model.prompting is not None and model.prompting.has_decoder
 
 
 def _read(hypothesis: Hypothesis, num_before: int) -> BestPath:

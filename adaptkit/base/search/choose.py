@@ -88,7 +88,7 @@ def _parts(model: nn.Module) -> _Parts:
     decoder = None if is_transducer else model.decoder
     has_attention = decoder is not None and type(decoder).__module__.endswith(_DECODERS)
     prompting = model.prompting
-    is_translator = prompting is not None and not prompting.is_transcript
+    is_translator = has_attention and prompting is not None and not prompting.is_transcript
     return _Parts(model.ctc is not None, has_attention, is_transducer, prompting is not None, is_translator)
 
 
@@ -99,7 +99,7 @@ def _choose(parts: _Parts, num_tokens: int, *, has_lm: bool) -> tuple[SearchOpti
     if parts.is_transducer:
         options = Transducer(beam_size=min(beam_size, num_tokens - 1), lm_weight=weight)
         return options, f"auto: a transducer{with_lm}"
-    if parts.is_owsm:
+    if parts.is_owsm and parts.has_attention:
         options = Beam(beam_size=min(_OWSM_BEAM_SIZE, num_tokens), ctc_weight=0.0, lm_weight=weight)
         return options, f"auto: OWSM, as ESPnet's own inference{with_lm}"
     if parts.has_attention:
