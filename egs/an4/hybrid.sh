@@ -3,6 +3,7 @@
 #   ./hybrid.sh --corpus /path/to/an4        (the folder that holds etc/; about an hour on one core)
 #
 #   1 data   2 base model   3 language model   4 archive   5 import, decoding, scoring and report
+#   6 the same beams by ESPnet's own inference: its WER, and that of its texts against adaptkit's, 0 where they are equal
 #
 # A finished stage can run again and changes nothing; a stopped one goes on where it was.
 
@@ -15,7 +16,7 @@ archive=exp/an4_hybrid.zip       # archive to write and import
 search="greedy beam conf/beam_lm.yaml" # searches to decode the test set with
 set=                             # changes of conf/hybrid.yaml, as in "base.train.max_epochs=5"
 stage=1                          # first stage to run
-stop_stage=5                     # last stage to run
+stop_stage=6                     # last stage to run
 cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
 # end
 
@@ -45,4 +46,20 @@ fi
 if is_stage 5 "import, decoding, scoring and report"; then
   set=
   adapt 5 9 --base "$archive" --search "$search" --expdir exp/archive
+fi
+
+infer() {  # search, further words of ESPnet's inference
+  local out=exp/archive/espnet/$1 model
+  model=exp/archive/base/$(basename "$archive" .zip)
+  [ -f "$out/1best_recog/text" ] || python -m espnet2.bin.asr_inference --output_dir "$out" --beam_size 10 --ctc_weight 0.3 \
+    --data_path_and_name_and_type data/test/wav.scp,speech,sound --key_file data/test/wav.scp \
+    --asr_train_config "$model/config.yaml" --asr_model_file "$model/model.pth" "${@:2}"
+  adaptkit score data/test "$out/1best_recog/text"
+  adaptkit score "exp/archive/none/decode_test_$1/text" "$out/1best_recog/text"
+}
+
+if is_stage 6 "ESPnet's own inference"; then
+  infer beam
+  lm=exp/archive/base/$(basename "$archive" .zip)/lm
+  infer beam_lm --lm_train_config "$lm/config.yaml" --lm_file "$lm/model.pth" --lm_weight 0.3
 fi
