@@ -26,12 +26,10 @@ from adaptkit.base.classes import (
     NEWER_OPTIONS,
     OF_OWSM_CTC,
     OWSM_MODEL,
-    REFUSED,
     import_class,
-    missing_package,
 )
-from adaptkit.base.trust import REMEDY, RISKS, is_config_trusted
-from adaptkit.errors import AdaptkitError, ConfigError, listed, nearest
+from adaptkit.base.permitted import find_unknown, refuse_untrusted
+from adaptkit.errors import AdaptkitError, ConfigError, nearest
 from adaptkit.files import require_regular
 from adaptkit.tensors import AllocationLimit, memory_bytes
 
@@ -86,11 +84,11 @@ def build(
         f"{where}: describes a model that takes more than {most_bytes / 2**30:.1f} GiB, "
         "the memory of this machine or several times the size of its weights; reduce its sizes"
     )
-    unknown, prompting = _find_unknown(config, where), owsm.read_prompting(config, where)
+    unknown, prompting = find_unknown(config, where), owsm.read_prompting(config, where)
     config = _with_builtin_ctc(config, where)
     with _refusing(f"{where}: ESPnet rejects the configuration"), AllocationLimit(most_bytes, too_large):
         if unknown:
-            _refuse_untrusted(config, unknown, where)
+            refuse_untrusted(config, unknown, where)
             built = _build_by_task(config, unknown)
         else:
             with _naming(where):
@@ -247,47 +245,6 @@ def _check_statistics(path: Path) -> None:
             f"normalize_conf.stats_file {path}: {num_bytes} bytes are no statistics of features; 'adaptkit "
             "feats --cmvn' makes them"
         )
-
-
-def _find_unknown(config: Mapping[str, Any], where: str) -> list[str]:
-    """List the sections that name a class outside the table; refuse those that cannot work."""
-    named = {section: config[section] for section in CLASSES if config[section] is not None}
-    reasons = [
-        f"{section}: {option}: {REFUSED[section][option]}"
-        for section, option in named.items()
-        if option in REFUSED.get(section, {})
-    ]
-    if config["encoder_conf"].get("ctc_trim"):
-        reasons.append("encoder_conf.ctc_trim: it drops frames between blocks, as many as a batch allows")
-    if reasons:
-        raise ConfigError(f"{where}: {'; '.join(reasons)}; docs/models.md lists what is supported")
-    of_ctc = OF_OWSM_CTC if owsm.is_owsm_ctc(config) else {}
-    known = {section: {*CLASSES[section], *of_ctc.get(section, ())} for section in CLASSES}
-    return [section for section, option in named.items() if option not in known[section]]
-
-
-def _refuse_untrusted(config: Mapping[str, Any], unknown: list[str], where: str) -> None:
-    """Refuse classes outside the table unless the configuration is trusted and their packages are there."""
-    missing = {section: missing_package(section, config[section]) for section in unknown}
-    needed = [
-        f"{section}: {config[section]} needs the package {package}, which is not installed: "
-        f"'pip install {package}'"
-        for section, package in missing.items()
-        if package
-    ]
-    if is_config_trusted():
-        if needed:
-            raise ConfigError(f"{where}: {'; '.join(needed)}")
-        return
-    words = [
-        f"{section}: {config[section]}{nearest(config[section], CLASSES[section]).replace('; ', ', ')}"
-        for section in unknown
-    ]
-    known = [name for section in unknown for name in CLASSES[section]]
-    raise ConfigError(
-        f"{where}: {listed(words)}: not among the classes that adaptkit builds itself "
-        f"({listed(known) or 'none'}); {RISKS}; {'; '.join([*needed, REMEDY])}"
-    )
 
 
 def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:

@@ -1,8 +1,6 @@
 """Load base models, from a folder with ESPnet's `config.yaml` and `model.pth` or an archive; save them."""
 
-import hashlib
 import io
-import json
 import logging
 import shlex
 import tempfile
@@ -19,6 +17,7 @@ from adaptkit.adapters.site import Site
 from adaptkit.base import archive, names, owsm, padding, preprocessor, schema
 from adaptkit.base.archive import ModelFiles
 from adaptkit.base.build import build, complete
+from adaptkit.base.fingerprint import fingerprint_of
 from adaptkit.base.model_file import read_weights
 from adaptkit.base.old_cache import mend_tokens
 from adaptkit.base.preprocessor import Preprocessor
@@ -30,16 +29,11 @@ from adaptkit.experiment import Prompt
 from adaptkit.files import replacing, require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.records import RunRecord
-from adaptkit.tensors import UninitialisedWeights, hash_tensors, load_strictly, total_bytes
+from adaptkit.tensors import UninitialisedWeights, load_strictly, total_bytes
 from adaptkit.tokens import TokenList, read_bpe
 
 _LOG = logging.getLogger(__name__)
 _SLACK = 1 << 30  # bytes of a model beside its weights, such as tables of positions
-_FINGERPRINTED = (  # what changes the words that are recognised from the same weights, or their training
-    *("frontend", "frontend_conf", "normalize", "normalize_conf", "preencoder", "preencoder_conf"),
-    *("encoder", "encoder_conf", "postencoder", "postencoder_conf", "decoder", "decoder_conf", "ctc_conf"),
-    *("joint_net_conf", "model", "model_conf", "input_size", "token_list", "token_type"),
-)
 
 
 @dataclass(frozen=True)
@@ -191,7 +185,7 @@ def wrap(
         model=model,
         tokens=TokenList(tuple(config["token_list"]), bpe, prepared.spelling),
         sites=find_sites(model),
-        fingerprint=_fingerprint(config, model, features, bpe, prepared.describe()),
+        fingerprint=fingerprint_of(config, model, features, bpe, prepared.describe()),
         features=features,
         preprocessor=prepared,
     )
@@ -275,28 +269,3 @@ def _refuse_changed(base: BaseModel) -> None:
             "model.pth, config.yaml or the BPE model has changed since, or it was trained by an earlier "
             f"adaptkit; copy the folder again, or, if the change is meant, 'rm {shlex.quote(str(record))}'"
         )
-
-
-def _fingerprint(
-    config: Mapping[str, Any],
-    model: nn.Module,
-    features: Mapping[str, Any] | None,
-    bpe: bytes | None,
-    prepared: Mapping[str, Any],
-) -> str:
-    """Hash what is done to inputs and texts, the architecture, and every weight and buffer, to 32 digits.
-
-    The prompt of an OWSM model follows them, as in `...-eng-asr`.
-    """
-    described = {name: config.get(name) for name in _FINGERPRINTED}
-    described["features"] = features
-    described |= {"preprocessor": prepared} if prepared else {}
-    described["bpe"] = None if bpe is None else hashlib.sha256(bpe).hexdigest()
-    normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
-    described["normalize_conf"] = normalize  # the statistics themselves are buffers
-    prompting = model.prompting
-    if prompting is not None:
-        described |= {"most_samples": prompting.most_samples, "prompt": config.get("promptencoder_conf")}
-    words = json.dumps(described, sort_keys=True, default=str)
-    hashed = hash_tensors(model.state_dict(), prefix=words)
-    return hashed if prompting is None else f"{hashed}-{prompting}"

@@ -104,7 +104,7 @@ def copy_parts(base: BaseModel, out: Path) -> dict[str, Any]:
     with opened_again(base) as files:
         config = _copy_named(replace(base, files=files), out)
         _copy_lm(files, config["token_list"], out)
-        _write_meta(files, out)
+        _write_meta(files, config, out)
         for notice in files.notices:
             _copy(notice, out / notice.name)
     return config
