@@ -7,19 +7,18 @@ with a language model, `lm_train_config` and `lm_file` (espnet2/main_funcs/pack_
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from adaptkit.base import zipped
+from adaptkit.base.meta import META, existing, find_meta, inside, read_meta
 from adaptkit.base.model_file import choose_model, list_models, refuse_training_state
-from adaptkit.config import read_yaml
 from adaptkit.errors import AdaptkitError, CheckpointError, listed, shorten
 from adaptkit.folders import RunFolder
 
-_META = "meta.yaml"
 _TASKS = ("asr", "s2t")  # of ESPnet's recognisers, as meta.yaml abbreviates them
 _NOTICES = re.compile(r"(licen[cs]e|copying|notice|readme)\b.*", re.IGNORECASE)
 _LEVELS = 4  # between a model file and the root of its archive
@@ -64,7 +63,7 @@ def own_files(folder: Path) -> ModelFiles:
     """Name the files of adaptkit's own folder of a base model, whether they exist or not."""
     lm = RunFolder(folder / "lm")
     has_lm = lm.config.is_file() and lm.model.is_file()
-    meta = folder / _META
+    meta = folder / META
     return ModelFiles(
         root=folder,
         config=RunFolder(folder).config,
@@ -118,7 +117,7 @@ def is_base(path: Path) -> bool:
     path = Path(path)
     if not os.path.isdir(path):  # which no name is too long for
         return os.path.isfile(path) and path.suffix in (".pth", ".zip")
-    if RunFolder(path).model.exists() or (path / _META).is_file():
+    if RunFolder(path).model.exists() or (path / META).is_file():
         return True
     return bool(list_models(path)) or bool(_inner(path))
 
@@ -139,10 +138,10 @@ def _in_folder(folder: Path, model_file: str | None) -> ModelFiles:
         return _in_folder(folder.parent, model_file)
     if model_file is None and own.config.is_file() and own.model.is_file():
         return own_files(folder)
-    if (folder / _META).is_file():
-        return _by_meta(folder / _META, model_file)
+    if (folder / META).is_file():
+        return _by_meta(folder / META, model_file)
     if own.config.is_file():
-        meta = _meta_above(own.config) if model_file is None else None
+        meta = find_meta(own.config) if model_file is None else None
         return _beside(_choose(folder, model_file)) if meta is None else _by_meta(meta, None)
     inner = _inner(folder)
     if len(inner) > 1:
@@ -171,15 +170,15 @@ def _by_meta(meta: Path, model_file: str | None) -> ModelFiles:
             f"{meta}: names no recogniser (yaml_files.asr_train_config), only "
             f"{listed(sorted(named)) or 'nothing'}; use an archive of a recogniser"
         )
-    config = _existing(meta, named, f"{tasks[0]}_train_config")
+    config = existing(meta, named, f"{tasks[0]}_train_config")
     if model_file is not None:
         model = _choose(config.parent, model_file)
     elif f"{tasks[0]}_model_file" in named:
-        model = _existing(meta, named, f"{tasks[0]}_model_file")
+        model = existing(meta, named, f"{tasks[0]}_model_file")
         refuse_training_state(model)
     else:
         model = _choose(config.parent)
-    lm_config, lm_model = (_inside(meta, named.get(name)) for name in ("lm_train_config", "lm_file"))
+    lm_config, lm_model = (inside(meta, named.get(name)) for name in ("lm_train_config", "lm_file"))
     has_lm = (
         lm_config is not None
         and os.path.isfile(lm_config)
@@ -197,35 +196,6 @@ def _by_meta(meta: Path, model_file: str | None) -> ModelFiles:
     )
 
 
-def read_meta(meta: Path) -> dict[str, str]:
-    """Return the files that a meta.yaml names, by their keys in `yaml_files` and `files`."""
-    content, named = read_yaml(meta), {}
-    for section in ("yaml_files", "files"):
-        part = content.get(section)
-        if not isinstance(part, Mapping) or not all(isinstance(name, str) for name in part.values()):
-            raise CheckpointError(f"{meta}: {section}: expected names of files, as ESPnet writes them")
-        named |= {str(key): name for key, name in part.items()}
-    return named
-
-
-def _inside(meta: Path, name: str | None) -> Path | None:
-    """Return the path of a file that a meta.yaml names, which must be within the archive."""
-    if name is None:
-        return None
-    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        raise CheckpointError(f"{meta}: names {name!r}, a path outside the archive; write one within it")
-    return meta.parent / name
-
-
-def _existing(meta: Path, named: Mapping[str, str], key: str) -> Path:
-    path = _inside(meta, named[key])
-    if not os.path.isfile(path):
-        raise CheckpointError(
-            f"{meta}: {key}: {path} does not exist; fetch or unpack the whole archive again"
-        )
-    return path
-
-
 def _beside(model: Path) -> ModelFiles:
     """Find what belongs to a model file: config.yaml beside it, and the root above it."""
     config = RunFolder(model.parent).config
@@ -233,27 +203,13 @@ def _beside(model: Path) -> ModelFiles:
         raise CheckpointError(
             f"{model}: no config.yaml beside it; copy the one that ESPnet wrote with this model to {config}"
         )
-    meta = _meta_above(config)
+    meta = find_meta(config)
     if meta is not None:
         return replace(_by_meta(meta, None), config=config, model=model)
     root = _root_above(config)
     lm_config, lm_model = _find_lm(root)
     notices = _find_notices(root)
     return ModelFiles(root, config, model, lm_config=lm_config, lm_model=lm_model, notices=notices)
-
-
-def _meta_above(config: Path) -> Path | None:
-    """Find the meta.yaml, some folders above a configuration, that names it."""
-    config = Path(os.path.abspath(config))
-    found = (folder / _META for folder in config.parents[1 : 1 + _LEVELS] if (folder / _META).is_file())
-    return next((meta for meta in found if config in _named_by(meta)), None)
-
-
-def _named_by(meta: Path) -> list[Path]:
-    """List the files that a meta.yaml names; none if it is not one of ESPnet's."""
-    with suppress(AdaptkitError):
-        return [Path(os.path.abspath(meta.parent / name)) for name in read_meta(meta).values()]
-    return []
 
 
 def _root_above(config: Path) -> Path:

@@ -116,20 +116,26 @@ def load(
     CheckpointError. ESPnet's own inference loads with strict=False, so a wrong file would decode without an
     error.
     """
-    path, folder = Path(path), RunFolder(Path(path))
+    path = Path(path)
     with archive.opened(path, with_lm=False) as files:
-        if is_finished and folder.model.is_file() and folder.is_unfinished:
-            raise CheckpointError(
-                f"{path}: the training of this base model has not finished (there is no "
-                f"{folder.record.name}); 'adaptkit base train CONFIG --resume' finishes it, with the yaml "
-                "and options it was begun with"
-            )
+        if is_finished:
+            refuse_unfinished(path)
         _LOG.info("loading the base model %s", path)
         base = load_files(path, files, device, prompt)
     if archive.is_zip(path):
         base = replace(base, files=files.moved(files.root, path))
     _refuse_changed(base)
     return base
+
+
+def refuse_unfinished(path: Path) -> None:
+    """Refuse the folder of a base model whose training has not finished."""
+    folder = RunFolder(path)
+    if folder.model.is_file() and folder.is_unfinished:
+        raise CheckpointError(
+            f"{path}: the training of this base model has not finished (there is no {folder.record.name}); "
+            "'adaptkit base train CONFIG --resume' finishes it, with the yaml and options it was begun with"
+        )
 
 
 def load_files(

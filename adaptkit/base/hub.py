@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptkit.base.archive import read_meta
+from adaptkit.base.meta import META, read_meta
 from adaptkit.errors import AdaptkitError, ConfigError
 
 _LOG = logging.getLogger(__name__)
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_META = "meta.yaml"
 _SMALL = [
-    _META,
+    META,
     "**/config.yaml",
     "**/feats_stats.npz",
     "data/**",
@@ -48,7 +47,7 @@ def is_tag(source: str) -> bool:
 def fetch(tag: str, *, revision: str | None = None, download: bool = False) -> Snapshot:
     """Return a model from the cache or, with `download`, from the hub: the files that it needs, no others."""
     first = _snapshot(tag, revision, _SMALL, download=download)
-    meta = first / _META
+    meta = first / META
     needed = list(read_meta(meta).values()) if meta.is_file() else _ALL
     folder = _snapshot(tag, first.name, needed, download=download)  # the same commit
     if meta.is_file() and not all((folder / name).is_file() for name in needed):

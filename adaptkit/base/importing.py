@@ -17,6 +17,7 @@ from adaptkit import locks
 from adaptkit.base import archive, checkpoint, hub
 from adaptkit.base.archive import ModelFiles
 from adaptkit.base.checkpoint import BaseModel
+from adaptkit.base.meta import META
 from adaptkit.base.model_file import read_weights
 from adaptkit.config import read_yaml, write_yaml
 from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError, listed
@@ -25,7 +26,7 @@ from adaptkit.folders import RunFolder
 from adaptkit.provenance import collect_versions
 
 _LOG = logging.getLogger(__name__)
-_BPE, _STATS, _SYMBOLS, _META = "bpe.model", "feats_stats.npz", "nlsyms.txt", "meta.yaml"
+_BPE, _STATS, _SYMBOLS = "bpe.model", "feats_stats.npz", "nlsyms.txt"
 _BLOCK = 1 << 20
 
 
@@ -67,6 +68,7 @@ def import_model(
     with locks.hold(out, parts=("lm",)), archive.opened(path, model_file=model_file) as files:
         names = _plan(files)
         _refuse_occupied(out, names)
+        checkpoint.refuse_unfinished(path)
         base = checkpoint.load_files(path, files)
         config, fingerprint = dict(base.config), base.fingerprint
         with _removing(out, names):
@@ -138,7 +140,7 @@ def _plan(files: ModelFiles) -> list[str]:
     lm = RunFolder(Path("lm"))
     notices = [notice.name for notice in files.notices]
     own = RunFolder(Path())
-    return [str(own.config), _BPE, _STATS, _SYMBOLS, _META, str(lm.config), str(lm.model), *notices]
+    return [str(own.config), _BPE, _STATS, _SYMBOLS, META, str(lm.config), str(lm.model), *notices]
 
 
 def _refuse_occupied(out: Path, names: list[str]) -> None:
@@ -222,7 +224,7 @@ def _write_meta(files: ModelFiles, config: Mapping[str, Any], out: Path) -> None
     yamls, models = {f"{task}_train_config": str(own.config)}, {f"{task}_model_file": str(own.model)}
     if (out / lm.model).is_file():
         yamls["lm_train_config"], models["lm_file"] = str(lm.config), str(lm.model)
-    write_yaml(out / _META, {**meta, "yaml_files": yamls, "files": models})
+    write_yaml(out / META, {**meta, "yaml_files": yamls, "files": models})
 
 
 def _copy(source: Path, target: Path) -> str:

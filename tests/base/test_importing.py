@@ -213,6 +213,17 @@ def test_an_import_that_was_killed_is_repeated(new_archive, tmp_path):
     assert not list(out.glob(".*"))
 
 
+def test_a_model_whose_training_has_not_finished_is_not_imported(base_dir, tmp_path):
+    shutil.copytree(base_dir, tmp_path / "trained")
+    (tmp_path / "trained/train.jsonl").touch()
+    with pytest.raises(AdaptkitError, match="has not finished"):
+        importing.import_model(str(tmp_path / "trained"), tmp_path / "base")
+    (tmp_path / "trained/train.jsonl").unlink()
+    importing.import_model(str(tmp_path / "trained"), tmp_path / "base")
+    found, expected = (checkpoint.load(tmp_path / name).fingerprint for name in ("base", "trained"))
+    assert found == expected
+
+
 def test_revisions_and_downloads_are_of_tags(new_archive, tmp_path):
     for options in ({"revision": "main"}, {"download": True}):
         with pytest.raises(AdaptkitError, match="a path; --revision and --download are for tags"):
