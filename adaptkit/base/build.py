@@ -249,6 +249,8 @@ def _find_unknown(config: Mapping[str, Any], where: str) -> list[str]:
         for section, option in named.items()
         if option in REFUSED.get(section, {})
     ]
+    if config["encoder_conf"].get("ctc_trim"):
+        reasons.append("encoder_conf.ctc_trim: it drops frames between blocks, as many as a batch allows")
     if reasons:
         raise ConfigError(f"{where}: {'; '.join(reasons)}; docs/models.md lists what is supported")
     of_ctc = OF_OWSM_CTC if owsm.is_owsm_ctc(config) else {}

@@ -227,8 +227,14 @@ def _with_statistics(
 
 @torch.no_grad()
 def _try(base: BaseModel) -> None:
-    """Encode a second of silence: ESPnet accepts options with which a model cannot run."""
-    frames = 100 if base.features is not None else base.rate_hz
+    """Encode a second of silence: ESPnet accepts options with which a model cannot run.
+
+    For an encoder of contextual blocks it is long enough for several of them.
+    """
+    blocks = 2 * getattr(base.model.encoder, "block_size", 0) * base.subsampling  # frames
+    frames = max(100, blocks)
+    if base.features is None:
+        frames = max(base.rate_hz, blocks * padding.frame_shift(base.model.frontend))
     shape = (1, frames, base.features["num_bins"]) if base.features is not None else (1, frames)
     device = next(base.model.parameters()).device
     try:

@@ -225,10 +225,13 @@ def _feed_forwards(model: nn.Module, sites: Sequence[Site]) -> Iterator[_FeedFor
     maps = {(site.block, site.kind): site.name for site in sites}
     for site in sites:
         first, second = (maps.get((site.block, f"{site.kind}_{end}")) for end in ("in", "out"))
-        if site.kind in _FEED_FORWARDS and first and second:
+        if site.kind not in _FEED_FORWARDS or not first or not second:
+            continue
+        activation = getattr(model.get_submodule(site.name), "activation", None)  # none in a gating MLP
+        if activation is not None:
             halves = (model.get_submodule(first), model.get_submodule(second))
-            activation = type(model.get_submodule(site.name).activation).__name__.lower()
-            yield _FeedForward(site, *halves, second_name=second, activation=activation)
+            name = type(activation).__name__.lower()
+            yield _FeedForward(site, *halves, second_name=second, activation=name)
 
 
 def _widen(base: _FeedForward, parts: Sequence[Widened], num_units: int) -> None:

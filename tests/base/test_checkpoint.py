@@ -16,7 +16,7 @@ from adaptkit.base import checkpoint, fold
 from adaptkit.errors import CheckpointError
 from adaptkit.records import RecordedModel, RunRecord, write_record
 from adaptkit.tokens import bpe_tokens
-from tests.fixtures.models import OPTIONS
+from tests.fixtures.models import OPTIONS, STREAMING
 
 
 @pytest.fixture
@@ -288,3 +288,11 @@ def test_a_base_whose_training_has_not_finished_is_refused(base, tmp_path, name)
     counts = {"base_fingerprint": base.fingerprint, "params_base": base.num_parameters}
     write_record(tmp_path, RecordedModel("base", "base", (), base.num_parameters, 0), **counts, device="cpu")
     assert checkpoint.load(tmp_path).fingerprint == base.fingerprint
+
+
+def test_a_model_that_fails_on_several_blocks_of_time_is_refused(new_base, tmp_path):
+    conf = {**STREAMING, "init_average": False}  # of which ESPnet 202511 makes a TypeError
+    broken = new_base(encoder="contextual_block_transformer", encoder_conf=conf)
+    checkpoint.save(tmp_path, broken.config, broken.model.state_dict())
+    with pytest.raises(CheckpointError, match="the model that it describes does not run: TypeError"):
+        checkpoint.load(tmp_path)

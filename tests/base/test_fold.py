@@ -14,6 +14,7 @@ from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.kaldi.tables import read_table
 from adaptkit.model import checkpoint
+from tests.fixtures.models import BRANCHFORMER
 
 TPA = {"kind": "tpa", "bottleneck": 5, "input": "normed", "activation": "swish"}
 LORA = {"kind": "lora", "rank": 3, "alpha": 6}
@@ -36,7 +37,12 @@ def entries(request):
 
 
 def build(base, entries):
-    """Adapters that change the output; for a Transformer, whose units have relu, with that."""
+    """Adapters that change the output; for a Transformer, whose units have relu, with that.
+
+    A Branchformer has no feed-forward that units could be added to: it has lora in their place.
+    """
+    if base.config["encoder"] == "branchformer":
+        entries = [LORA if entry["kind"] == "tpa" else entry for entry in entries]
     if base.config["encoder"] == "transformer":
         entries = [{**entry, "activation": "relu"} if entry["kind"] == "tpa" else entry for entry in entries]
     stack = api.build([api.read_config(entry) for entry in entries], base.sites, TASKS, seed=0)
@@ -256,3 +262,12 @@ def test_the_commands_refuse_an_unknown_speaker(adaptkit, exp, tmp_path):
     done = adaptkit("adapters", "fold", exp, "--speaker", "spk11", "--out", tmp_path / "folded")
     assert isinstance(done.error, ConfigError)
     assert not (tmp_path / "folded").exists()
+
+
+def test_units_are_not_added_to_the_gating_mlp_of_a_branchformer(new_base):
+    base = new_base(encoder="branchformer", encoder_conf=BRANCHFORMER)
+    stack = api.build([api.read_config(TPA)], base.sites, TASKS, seed=0)
+    with pytest.raises(
+        ConfigError, match="cgmlp of the base model is not two linear maps with an activation"
+    ):
+        fold(base, stack, "spk1")

@@ -105,13 +105,13 @@ def test_a_class_that_cannot_work_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("is_trusted", [False, True])
-def test_a_front_end_without_its_package_is_refused_with_its_name(folder, is_trusted):
-    change(folder, input_size=None, frontend="s3prl", frontend_conf={"frontend_conf": {"upstream": "wavlm"}})
+def test_a_front_end_without_its_package_is_refused_with_its_name(new_archive, is_trusted):
+    archive = new_archive("wavlm_conformer_stub")
     with (
         trusting(is_trusted),
         pytest.raises(ConfigError, match="frontend: s3prl needs the package s3prl.*'pip install s3prl'"),
     ):
-        checkpoint.load(folder)
+        checkpoint.load(archive)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pkl", ".pt"])
