@@ -8,7 +8,7 @@ with a language model, `lm_train_config` and `lm_file` (espnet2/main_funcs/pack_
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from adaptkit.base import zipped
 from adaptkit.base.model_file import choose_model, list_models, refuse_training_state
 from adaptkit.config import read_yaml
-from adaptkit.errors import AdaptkitError, CheckpointError, listed
+from adaptkit.errors import AdaptkitError, CheckpointError, listed, shorten
 from adaptkit.folders import RunFolder
 
 _META = "meta.yaml"
@@ -47,7 +47,7 @@ class ModelFiles:
         ends = [Path(*parts[start:]) for start in range(1 if Path(name).is_absolute() else 0, len(parts))]
         folders = dict.fromkeys((self.root, self.config.parent, self.model.parent))
         inside = [folder / end for end in ends if ".." not in end.parts for folder in folders]
-        return next((path for path in (*inside, Path(name)) if path.is_file()), None)
+        return next((path for path in (*inside, Path(name)) if os.path.isfile(path)), None)
 
     def moved(self, old: Path, new: Path) -> "ModelFiles":
         """Return the files with those below the folder `old` named below `new`."""
@@ -84,6 +84,7 @@ def opened(source: Path, *, model_file: str | None = None, with_lm: bool = True)
     model in a zip is named but not extracted.
     """
     source = Path(source)
+    _refuse_unusable(source)
     if not is_zip(source):
         yield locate(source, model_file=model_file)
         return
@@ -101,6 +102,7 @@ def opened(source: Path, *, model_file: str | None = None, with_lm: bool = True)
 def locate(source: Path, *, model_file: str | None = None) -> ModelFiles:
     """Find the files of a model in a folder, or those of a `.pth`; a CheckpointError if there are none."""
     source = Path(source)
+    _refuse_unusable(source)
     if source.is_dir():
         return _in_folder(source, model_file)
     if source.suffix == ".pth" and source.is_file():
@@ -114,11 +116,16 @@ def locate(source: Path, *, model_file: str | None = None) -> ModelFiles:
 def is_base(path: Path) -> bool:
     """Whether a path is that of a base model, rather than of an experiment or its yaml."""
     path = Path(path)
-    if not path.is_dir():
-        return path.is_file() and (path.suffix in (".pth", ".zip"))
+    if not os.path.isdir(path):  # which no name is too long for
+        return os.path.isfile(path) and path.suffix in (".pth", ".zip")
     if RunFolder(path).model.exists() or (path / _META).is_file():
         return True
     return bool(list_models(path)) or bool(_inner(path))
+
+
+def _refuse_unusable(source: Path) -> None:
+    if "\0" in str(source) or max((len(part.encode()) for part in source.parts), default=0) > 255:
+        raise CheckpointError(f"{shorten(str(source), 60)!r}: no base model: not a path of any file")
 
 
 def is_zip(source: Path) -> bool:
@@ -173,7 +180,12 @@ def _by_meta(meta: Path, model_file: str | None) -> ModelFiles:
     else:
         model = _choose(config.parent)
     lm_config, lm_model = (_inside(meta, named.get(name)) for name in ("lm_train_config", "lm_file"))
-    has_lm = lm_config is not None and lm_config.is_file() and lm_model is not None and lm_model.is_file()
+    has_lm = (
+        lm_config is not None
+        and os.path.isfile(lm_config)
+        and lm_model is not None
+        and os.path.isfile(lm_model)
+    )
     return ModelFiles(
         root=meta.parent,
         config=config,
@@ -207,7 +219,7 @@ def _inside(meta: Path, name: str | None) -> Path | None:
 
 def _existing(meta: Path, named: Mapping[str, str], key: str) -> Path:
     path = _inside(meta, named[key])
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(
             f"{meta}: {key}: {path} does not exist; fetch or unpack the whole archive again"
         )
@@ -238,7 +250,10 @@ def _meta_above(config: Path) -> Path | None:
 
 
 def _named_by(meta: Path) -> list[Path]:
-    return [Path(os.path.abspath(meta.parent / name)) for name in read_meta(meta).values()]
+    """List the files that a meta.yaml names; none if it is not one of ESPnet's."""
+    with suppress(AdaptkitError):
+        return [Path(os.path.abspath(meta.parent / name)) for name in read_meta(meta).values()]
+    return []
 
 
 def _root_above(config: Path) -> Path:

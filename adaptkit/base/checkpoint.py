@@ -123,12 +123,13 @@ def load(
     error.
     """
     path, folder = Path(path), RunFolder(Path(path))
-    if is_finished and folder.model.is_file() and folder.is_unfinished:
-        raise CheckpointError(
-            f"{path}: the training of this base model has not finished (there is no {folder.record.name}); "
-            "'adaptkit base train CONFIG --resume' finishes it, with the yaml and options it was begun with"
-        )
     with archive.opened(path, with_lm=False) as files:
+        if is_finished and folder.model.is_file() and folder.is_unfinished:
+            raise CheckpointError(
+                f"{path}: the training of this base model has not finished (there is no "
+                f"{folder.record.name}); 'adaptkit base train CONFIG --resume' finishes it, with the yaml "
+                "and options it was begun with"
+            )
         _LOG.info("loading the base model %s", path)
         base = load_files(path, files, device, prompt)
     if archive.is_zip(path):

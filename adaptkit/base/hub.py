@@ -51,6 +51,8 @@ def fetch(tag: str, *, revision: str | None = None, download: bool = False) -> S
     meta = first / _META
     needed = list(read_meta(meta).values()) if meta.is_file() else _ALL
     folder = _snapshot(tag, first.name, needed, download=download)  # the same commit
+    if meta.is_file() and not all((folder / name).is_file() for name in needed):
+        raise AdaptkitError(_explain_absence(tag, revision, download, None))
     _LOG.info("%s: revision %s", tag, folder.name)
     return Snapshot(folder, folder.name)
 
@@ -58,7 +60,7 @@ def fetch(tag: str, *, revision: str | None = None, download: bool = False) -> S
 def _snapshot(tag: str, revision: str | None, patterns: Sequence[str], *, download: bool) -> Path:
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub.utils import LocalEntryNotFoundError
     except ImportError as error:
         raise ConfigError(
             f"{tag}: no such path, and to find models by tag, huggingface_hub is missing: pip install "
@@ -78,12 +80,12 @@ def _snapshot(tag: str, revision: str | None, patterns: Sequence[str], *, downlo
     return Path(folder)
 
 
-def _explain_absence(tag: str, revision: str | None, download: bool, error: Exception) -> str:
+def _explain_absence(tag: str, revision: str | None, download: bool, error: Exception | None) -> str:
     which = f"{tag} (revision {revision})" if revision else tag
     if not download:
-        return (
-            f"{which}: no such path, and no such model in the cache of huggingface_hub; --download fetches it"
-        )
+        return f"{which}: no such path, and not whole in the cache of huggingface_hub; --download fetches it"
+    if error is None:
+        return f"{which}: lacks files that its meta.yaml names; ask its authors, or use another --revision"
     cause = error.__cause__ or error
     return (
         f"{which}: not fetched, and not in the cache: {type(cause).__name__}; check the tag and the network, "

@@ -73,7 +73,8 @@ def import_model(
             write_yaml(RunFolder(out).config, _copy_named(base, out))
             del base  # before the language model is read
             _copy_lm(files, config["token_list"], out)
-            for notice in (*files.notices, *((files.meta,) if files.meta is not None else ())):
+            _write_meta(files, config, out)
+            for notice in files.notices:
                 _copy(notice, out / notice.name)
             with replacing(RunFolder(out).model) as temporary:  # last: without it, the folder holds no model
                 _copy_file(files.model, temporary)
@@ -174,16 +175,29 @@ def _copy_lm(files: ModelFiles, tokens: list[str], out: Path) -> None:
     theirs = config.get("token_list")
     if theirs != tokens:
         found = f"{len(theirs)} tokens" if isinstance(theirs, list) else "no list"
+        what = f"{files.lm_config}: has another token list ({found}) than the recogniser ({len(tokens)})"
+        if files.meta is None:  # it only lies in the same exp/
+            _LOG.warning("%s; the recogniser is imported without a language model", what)
+            return
         raise CheckpointError(
-            f"{files.lm_config}: the language model has another token list ({found}) than the recogniser "
-            f"({len(tokens)}); to import the recogniser alone, remove lm_train_config and lm_file from "
-            "meta.yaml, or the folder of the language model where there is no meta.yaml"
+            f"{what}; to import the recogniser alone, remove lm_train_config and lm_file from meta.yaml"
         )
     read_weights(files.lm_model)
     if config.get("bpemodel"):
         config["bpemodel"] = str((out / _BPE).resolve())
     write_yaml(lm.config, config)
     _copy(files.lm_model, lm.model)
+
+
+def _write_meta(files: ModelFiles, config: Mapping[str, Any], out: Path) -> None:
+    """Write the archive's meta.yaml with the names that its files have in the new folder."""
+    meta = {} if files.meta is None else read_yaml(files.meta)
+    task = "s2t" if config.get("preprocessor") in ("s2t", "s2t_ctc") else "asr"
+    own, lm = RunFolder(Path()), RunFolder(Path("lm"))
+    yamls, models = {f"{task}_train_config": str(own.config)}, {f"{task}_model_file": str(own.model)}
+    if (out / lm.model).is_file():
+        yamls["lm_train_config"], models["lm_file"] = str(lm.config), str(lm.model)
+    write_yaml(out / _META, {**meta, "yaml_files": yamls, "files": models})
 
 
 def _copy(source: Path, target: Path) -> str:

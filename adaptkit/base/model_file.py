@@ -11,6 +11,7 @@ from adaptkit.errors import CheckpointError, listed
 from adaptkit.folders import RunFolder
 
 _TRAINING_STATE = "checkpoint.pth"  # as ESPnet names it
+_POINTER = b"version https://git-lfs"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -89,6 +90,7 @@ def _check_archive(path: Path) -> None:
     if not path.is_file():  # a FIFO would block
         raise ValueError("no regular file")
     if not zipfile.is_zipfile(path):
+        _refuse_pointer(path)
         return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
@@ -99,6 +101,13 @@ def _check_archive(path: Path) -> None:
         damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} does not match, so its bytes have changed")
+
+
+def _refuse_pointer(path: Path) -> None:
+    """Refuse what a clone without Git LFS has in place of a large file."""
+    with open(path, "rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ValueError("a pointer of Git LFS; run 'git lfs pull' where it was cloned")
 
 
 def _is_plain(tensor: Tensor) -> bool:

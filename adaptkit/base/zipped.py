@@ -67,7 +67,7 @@ def _explaining(path: Path) -> Iterator[None]:
 
 def _check(archive: zipfile.ZipFile, path: Path) -> Mapping[PurePosixPath, zipfile.ZipInfo]:
     """Return the files in a zip by their paths, or refuse it."""
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    entries = [entry for entry in archive.infolist() if not entry.is_dir() and not _is_of_mac(entry.filename)]
     if len(entries) > _MOST_ENTRIES:
         raise CheckpointError(
             f"{path}: {len(entries)} files; an archive of a model has at most {_MOST_ENTRIES}"
@@ -92,6 +92,11 @@ def _check(archive: zipfile.ZipFile, path: Path) -> Mapping[PurePosixPath, zipfi
             f"{path}: has two files of one name or place; use the archive that its authors published"
         )
     return named
+
+
+def _is_of_mac(name: str) -> bool:
+    """Whether an entry is one that macOS adds to a zip beside its files."""
+    return name.startswith("__MACOSX/") or PurePosixPath(name).name == ".DS_Store"
 
 
 def _leads_outside(name: str) -> bool:

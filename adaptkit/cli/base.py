@@ -71,7 +71,7 @@ def import_model(
 ) -> None:
     """Make a self-contained folder of a released ESPnet model, for use as a base model.
 
-    Example: adaptkit base import asr_model.zip --out exp/base
+    Example: adaptkit base import asr_model.zip --out exp/imported
     """
     from adaptkit.base import importing
 
@@ -86,33 +86,17 @@ def info(
     ],
     sites: Annotated[bool, typer.Option("--sites", help="List every site instead of counting them.")] = False,
 ) -> None:
-    """Print the architecture, sites, parameters and fingerprint of a base model.
+    """Print where a base model comes from, its architecture, sites, tokens and fingerprint.
 
     Example: adaptkit base info exp/base
     """
-    from collections import Counter
-
     from adaptkit.base import checkpoint
+    from adaptkit.base.info import describe
 
     base = checkpoint.load(folder)
     if sites:
         for site in base.sites:
             typer.echo(f"{site.kind:12} {site.block:3} {site.dim_in:5} {site.dim_out:5} {site.name}")
         return
-    kinds = Counter(site.kind for site in base.sites)
-    rows = {
-        "encoder": type(base.model.encoder).__name__,
-        "decoder": type(base.model.decoder).__name__ if base.model.decoder else "none, CTC only",
-        "blocks": base.num_blocks,
-        "width": base.width,
-        "subsampling": base.subsampling,
-        "input": "speech" if base.features is None else f"features of {base.features['num_bins']} bins",
-        "frame shift": f"{base.frame_shift_ms:g} ms",
-        "rate": f"{base.rate_hz} Hz",
-        "tokens": len(base.tokens.tokens),
-        "parameters": f"{base.num_parameters:,}",
-        "sites": ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
-        "fingerprint": base.fingerprint,
-    }
-    for name, value in rows.items():
+    for name, value in describe(base).items():
         typer.echo(f"{name:12} {value}")

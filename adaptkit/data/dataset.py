@@ -21,6 +21,7 @@ from adaptkit.features.fbank import FbankOptions, log_mel, read_options
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import count_samples, read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.durations import is_stated
 
 _LOG = logging.getLogger(__name__)
 BASE_TASK = -1  # the task id of a row for the base model alone
@@ -69,6 +70,8 @@ class Examples(Dataset):
         chosen = self.augmentation.choose(utterance.utt_id) if self.augmentation else None
         is_noisy = chosen is not None and chosen.is_noisy
         inputs = self._load_noisy(utterance, chosen.key) if is_noisy else self._load(utterance)
+        if self.taps is None:
+            self._refuse_stale(utterance, inputs, self.lengths[index])
         inner = self.inner_ctc and self.inner_ctc[utterance.utt_id]
         return Example(utterance, self.task_ids[utterance.task], inputs, tokens, chosen, inner)
 
@@ -120,6 +123,18 @@ class Examples(Dataset):
 
     def _make_feats(self, speech: Tensor) -> Tensor:
         return log_mel(speech, FbankOptions.from_dict(self.base.features))
+
+    def _refuse_stale(self, utterance: Utterance, inputs: Tensor, length: int) -> None:
+        """Refuse speech of another length than utt2dur says, where that was believed."""
+        if self.base.features is not None or not is_stated(self.data, utterance):
+            return
+        seconds, shift_sec = len(inputs) / self.base.rate_hz, self.base.frame_shift_ms / 1000
+        if abs(seconds - length * shift_sec) > max(0.1, 0.05 * seconds):
+            stated = f"{utterance.utt_id}: {self.data.duration_sec[utterance.utt_id]:g} s"
+            raise DataError(
+                f"{self.data.path}/utt2dur: {stated}, but its audio has {seconds:.2f} s; remove utt2dur, or "
+                "make it anew"
+            )
 
     def _read_speech(self, utterance: Utterance) -> Tensor:
         return read_audio(
@@ -243,6 +258,7 @@ def too_short(examples: Examples) -> dict[str, str]:
         needed = len(tokens) + repeats if base.model.ctc_weight else 1
         if frames < max(1, needed):
             reasons[utterance.utt_id] = f"{frames} encoder frames, {len(tokens)} tokens, {repeats} repeats"
+    _confirm(examples, reasons)
     return reasons
 
 
@@ -252,5 +268,13 @@ def find_frameless(examples: Examples) -> list[str]:
     lengths = zip(examples.data.utterances, examples.lengths, strict=True)
     short = [u.utt_id for u, length in lengths if padding.encoder_frames(encoder, length) < 1]
     if short:
+        _confirm(examples, short)
         _LOG.warning("%s: too short for the encoder, no words: %s", examples.data.path, listed(short))
     return short
+
+
+def _confirm(examples: Examples, utt_ids: Collection[str]) -> None:
+    """Read utterances that would be left out because of what utt2dur says: a stale one is refused."""
+    for index, utterance in enumerate(examples.data.utterances):
+        if utterance.utt_id in utt_ids and examples.taps is None and is_stated(examples.data, utterance):
+            examples[index]

@@ -52,6 +52,13 @@ def measure(utterance: Utterance, stated: Mapping[str, float], length_sec: Lengt
     return stated.get(utterance.utt_id) if end_sec is None else end_sec - utterance.start_sec
 
 
+def is_stated(data: DataDir, utterance: Utterance) -> bool:
+    """Whether the duration of an utterance is taken from utt2dur, which may be out of date."""
+    stated = data.duration_sec or {}
+    is_open = utterance.end_sec is None and utterance.utt_id in stated
+    return is_open and not is_present(data.recordings[utterance.recording])
+
+
 def is_present(location: str) -> bool:
     """Whether a recording can be measured without running a command."""
     try:

@@ -39,6 +39,8 @@ def test_an_archive_is_the_same_model_in_every_form(new_archive, tmp_path):
     whole = checkpoint.load(root)
     forms = [exp, exp / "valid.acc.ave_10best.pth", exp / "valid.acc.ave.pth", root / "exp"]
     forms += [zip_folder(root, tmp_path / "flat.zip"), zip_folder(root, tmp_path / "deep.zip", "a/b/")]
+    with zipfile.ZipFile(tmp_path / "deep.zip", "a") as changed:
+        changed.writestr("__MACOSX/a/._b", b"")  # as macOS adds it
     loaded = [checkpoint.load(form) for form in forms]
     assert {base.fingerprint for base in loaded} == {whole.fingerprint}
     assert all(base.tokens == whole.tokens for base in loaded)
@@ -148,6 +150,17 @@ def test_an_archive_of_another_task_is_refused(released):
     write_yaml(released / "meta.yaml", {"yaml_files": {"tts_train_config": "a"}, "files": {}})
     with pytest.raises(CheckpointError, match="names no recogniser .*, only tts_train_config"):
         archive.locate(released)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".pth", "a\0b"])
+def test_a_name_that_no_file_has_is_refused(name):
+    with pytest.raises(CheckpointError, match="no base model: not a path of any file"):
+        checkpoint.load(Path(name))
+
+
+def test_a_strange_meta_yaml_above_a_model_is_not_one_of_its_files(released):
+    (released / "meta.yaml").write_text("package: {name: other}")
+    assert archive.locate(exp_of(released)).root == released
 
 
 def test_a_tar_archive_is_to_be_unpacked(tmp_path):

@@ -74,6 +74,12 @@ def test_truncated_weights_are_refused(folder, part):
         checkpoint.load(folder)
 
 
+def test_a_pointer_of_git_lfs_is_named(folder):
+    (folder / "model.pth").write_text("version https://git-lfs.example/spec/v1\noid sha256:00\nsize 1\n")
+    with pytest.raises(CheckpointError, match="a pointer of Git LFS; run 'git lfs pull'"):
+        checkpoint.load(folder)
+
+
 def test_a_changed_byte_of_the_weights_is_refused(folder):
     content = bytearray((folder / "model.pth").read_bytes())
     weights = torch.load(folder / "model.pth", weights_only=True)

@@ -13,7 +13,13 @@ import torch
 from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.policy import Policy
 from adaptkit.data.batches import load_batches
-from adaptkit.data.dataset import number_tasks, read_examples, refuse_other_features, too_short
+from adaptkit.data.dataset import (
+    find_frameless,
+    number_tasks,
+    read_examples,
+    refuse_other_features,
+    too_short,
+)
 from adaptkit.errors import CheckpointError, DataError
 from adaptkit.features.archive import load_feats
 from adaptkit.features.fbank import FbankOptions, log_mel
@@ -157,6 +163,21 @@ def test_lengths_of_commands_are_those_of_utt2dur_or_of_what_they_give(folder, s
     assert read_examples(folder, speech_base, allow_pipes=True).lengths == expected
     with pytest.raises(DataError, match="a shell command; allow it with --allow-pipes"):
         read_examples(folder, speech_base)
+
+
+@pytest.mark.parametrize("stated", ["0.01", "90"])
+def test_durations_of_commands_that_are_out_of_date_are_found_out(folder, speech_base, stated):
+    locations = read_table(folder / "wav.scp")
+    write_table(folder / "wav.scp", {utt_id: f"cat {location} |" for utt_id, location in locations.items()})
+    (folder / "utt2dur").write_text("".join(f"{utt_id} {stated}\n" for utt_id in locations))
+    examples = read_examples(folder, speech_base, allow_pipes=True)
+    expected = f"utt2dur: spk1-00: {stated} s, but its audio has .* s; remove utt2dur"
+    with pytest.raises(DataError, match=expected):
+        examples[0]
+    if stated == "0.01":  # which would leave them out
+        for find in (find_frameless, too_short):
+            with pytest.raises(DataError, match=expected):
+                find(examples)
 
 
 @pytest.mark.parametrize(

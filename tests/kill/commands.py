@@ -21,7 +21,16 @@ from tests.fuzz.world import World, settings
 
 RATE = ("--rate", 8000)
 YAMLS = ("train", "cached", "base", "noise")
-VOLATILE = ("seconds", "_mb", "date", "command", "host", "commit", "time")  # of records, and of the log
+VOLATILE = (
+    "seconds",
+    "_mb",
+    "date",
+    "command",
+    "host",
+    "commit",
+    "time",
+    "imported",
+)  # of records, and of the log
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ def commands(world: World) -> list[Command]:
             "data fix", ("data", "fix", work / "damaged"), work / "damaged", (), lambda: _damage(world, work)
         ),
         Command("base train", ("base", "train", base, *cpu), world.folder / "work/base", ("--resume",)),
+        Command("base import", ("base", "import", world.base, "--out", out), out),
         Command("train", ("train", training, "--exp", out, *cpu), out, ("--resume",)),
         Command("train, cached", ("train", cached, "--exp", out, *cpu), out, ("--resume",)),
         Command("decode", ("decode", world.exp, dump, "--out", out, *cpu), out),
@@ -100,7 +110,7 @@ def _content(path: Path) -> object:
     if path.name == "state.safetensors":
         tensors, header = read_tensors(path)
         return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, _lasting(header)
-    if path.name in ("run.json", "train.jsonl", "copies.jsonl"):
+    if path.name in ("run.json", "import.json", "train.jsonl", "copies.jsonl"):
         return [_lasting(json.loads(line)) for line in _documents(path)]
     return path.read_bytes()
 

@@ -170,6 +170,16 @@ def test_a_model_of_contextual_blocks_gets_rows_of_one_length(serve, new_base, r
     assert max(r.json()["timings"]["batch_size"] for r in together) > 2
 
 
+def test_a_server_scales_speech_to_the_peak_of_its_base(serve, new_base, replace_folder, audio, noise):
+    frontend = {"n_fft": 128, "hop_length": 80, "fs": 8000, "n_mels": 20}
+    reads = {"frontend": "default", "frontend_conf": frontend, "input_size": None, "adaptkit": None}
+    base = new_base(**reads, speech_volume_normalize=0.5)
+    replace_folder(base=base, bottleneck=4)
+    server, speech = serve(base), [audio(share * noise(1.0), subtype="FLOAT") for share in (1, 0.25)]
+    loud, quiet = (server.post(body, "spk2").json() for body in speech)
+    assert (quiet["text"], quiet["score"]) == (loud["text"], loud["score"])
+
+
 def test_a_base_that_reads_speech_is_served(serve, new_base, replace_folder, audio, noise):
     frontend = {"n_fft": 128, "hop_length": 80, "fs": 8000, "n_mels": 20}
     base = new_base(frontend="default", frontend_conf=frontend, input_size=None, adaptkit=None)
