@@ -97,6 +97,15 @@ class Transducer(Config):
     lm: FilePath | None = _LM
     nbest: BeamSize = _NBEST
 
+    @model_validator(mode="after")
+    def _be_greedy_alone(self) -> "Transducer":
+        """Refuse what ESPnet ignores in greedy search."""
+        if self.beam_size == 1 and self.nbest > 1:
+            raise ValueError(f"nbest {self.nbest} with a beam of 1, which finds one; raise beam_size")
+        if self.beam_size == 1 and self.lm_weight:
+            raise ValueError(f"lm_weight {self.lm_weight:g} with a beam of 1, which uses no language model")
+        return self
+
 
 SearchOptions = Greedy | Beam | Transducer
 _KINDS: dict[str, type[Config]] = {"greedy": Greedy, "beam": Beam, "transducer": Transducer}
@@ -115,7 +124,7 @@ def _find_kind(content: Mapping[str, Any]) -> type[Config]:
     kind = content.get("kind")
     if kind is None:
         raise ValueError(f"kind: missing; one of {', '.join(_KINDS)}")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         known = nearest(str(kind), _KINDS) or f"; known: {', '.join(_KINDS)}"
         raise ValueError(f"kind: no search is called {kind!r}{known}")
     return _KINDS[kind]

@@ -7,6 +7,7 @@ from adaptkit import config
 from adaptkit.adapters import api
 from adaptkit.adapters.catalog import available
 from adaptkit.augment.policy import Policy, read_policy
+from adaptkit.search_options import Beam, Transducer, read_search
 
 CONF = Path(__file__).parents[1] / "conf"
 ADAPTERS = {path.stem: path for path in (CONF / "adapters").glob("*.yaml")}
@@ -69,3 +70,16 @@ def test_policies_that_are_compared_differ_in_one_thing():
         assert mixed.spec == stacked.spec == spec
         assert (mixed.mix.noisy, mixed.mix.masks_on) == (0.2, "clean")
         assert (stacked.mix.noisy, stacked.mix.masks_on) == (1.0, "all")
+
+
+def test_searches_are_valid_and_name_their_source():
+    searches = {path.stem: path for path in (CONF / "decode").glob("*.yaml")}
+    kinds = {name: read_search(name).kind for name in searches}
+    source = re.compile(r"egs2/\w+/asr1/conf/\w+\.yaml|arXiv:|, 20\d\d|ICML 2006")
+    assert [name for name, path in searches.items() if not source.search(path.read_text())] == []
+    assert {name for name, kind in kinds.items() if kind == "greedy"} == {"greedy"}
+    assert {name for name, kind in kinds.items() if kind == "transducer"} == {"transducer"}
+
+
+def test_the_search_of_a_name_is_what_auto_chooses():
+    assert (read_search("beam"), read_search("transducer")) == (Beam(), Transducer())

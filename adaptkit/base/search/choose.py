@@ -97,7 +97,9 @@ def _choose(parts: _Parts, num_tokens: int, *, has_lm: bool) -> tuple[SearchOpti
     weight, beam_size = _LM_WEIGHT if has_lm else 0.0, min(_BEAM_SIZE, num_tokens)
     with_lm = " and a language model" if has_lm else ""
     if parts.is_transducer:
-        return Transducer(beam_size=beam_size, lm_weight=weight), f"auto: a transducer{with_lm}"
+        return Transducer(
+            beam_size=min(beam_size, num_tokens - 1), lm_weight=weight
+        ), f"auto: a transducer{with_lm}"
     if parts.is_owsm and parts.has_attention:
         options = Beam(beam_size=min(_OWSM_BEAM_SIZE, num_tokens), ctc_weight=0.0, lm_weight=weight)
         return options, f"auto: OWSM, as ESPnet's own inference{with_lm}"
@@ -133,18 +135,27 @@ def _changes(options: SearchOptions, request: SearchRequest) -> list[str]:
 
 def _check(parts: _Parts, options: SearchOptions, base: BaseModel) -> None:
     """Refuse a search that needs what the model does not have."""
-    if parts.is_translator and (options.kind == "greedy" or options.ctc_weight):
+    uses_ctc = options.kind == "greedy" or (options.kind == "beam" and options.ctc_weight > 0)
+    if parts.is_translator and uses_ctc:
         raise ConfigError(
             f"{base.path}: prompted for {base.prompting.task}, a translation, whereas CTC transcribes; use "
             "--search beam --search-set ctc_weight=0, or --search auto"
         )
     _CHECKS[options.kind](parts, options, str(base.path))
     num_tokens = len(base.tokens.tokens)
-    if options.kind == "beam" and options.beam_size > num_tokens:
+    most = {"greedy": 1, "beam": num_tokens, "transducer": num_tokens - 1}[options.kind]  # of topk
+    if options.kind != "greedy" and options.beam_size > most:
         raise ConfigError(
             f"{base.path}: beam_size {options.beam_size} with {num_tokens} tokens; use --search-set "
-            f"beam_size={num_tokens} or less"
+            f"beam_size={most} or less"
         )
+    if options.kind == "transducer" and options.search_type == "maes":
+        most_candidates = options.beam_size + options.expansion_beta
+        if most_candidates > num_tokens:
+            raise ConfigError(
+                f"{base.path}: beam_size {options.beam_size} and expansion_beta {options.expansion_beta} "
+                f"with {num_tokens} tokens, which must be as many as both; lower one by --search-set"
+            )
 
 
 def _check_greedy(parts: _Parts, options: Greedy, where: str) -> None:
@@ -190,10 +201,21 @@ def _load_lm(base: BaseModel, options: SearchOptions) -> LanguageModel | None:
             raise ConfigError(f"lm {options.lm}: not used with lm_weight 0; set --search-set lm_weight=0.5")
         return None
     if options.lm is not None:
-        return language_models.load(options.lm, base)
+        return _suiting(options, language_models.load(options.lm, base))
     if base.files.lm_model is None:
         raise ConfigError(
             f"lm_weight {options.lm_weight:g}, but there is no language model: name its folder by --lm, or "
             "leave it out by --search-set lm_weight=0"
         )
-    return language_models.load_own(base)
+    return _suiting(options, language_models.load_own(base))
+
+
+def _suiting(options: SearchOptions, lm: LanguageModel) -> LanguageModel:
+    """Refuse a Transformer in the searches of transducers for which ESPnet has none."""
+    is_transformer = type(lm.module).__name__ == "TransformerLM"
+    if options.kind == "transducer" and options.search_type != "default" and is_transformer:
+        raise ConfigError(
+            f"search_type: {options.search_type}: {lm.path} is a Transformer, which it cannot use; "
+            "use --search-set search_type=default, or one of lm: seq_rnn"
+        )
+    return lm
