@@ -51,6 +51,11 @@ def test_tasks_and_programs_of_espnet_are_named_in_one_file_and_imported_at_the_
     assert (named, imported) == (["base/build.py"], [])
 
 
+def test_packages_that_espnet_202611_moved_are_imported_by_import_class_only():
+    named = [(name, i) for name, tree in TREES.items() for i in imports(ast.walk(tree))]
+    assert [f"{name}: {imported}" for name, imported in named if imported.startswith("espnet.")] == []
+
+
 def test_the_command_line_imports_only_light_modules_at_the_top():
     light = ("adaptkit.cli", "adaptkit.errors")
     heavy = []

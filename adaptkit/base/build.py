@@ -17,12 +17,13 @@ from typing import Any
 from torch import nn
 
 from adaptkit import config as configuration
-from adaptkit.base import owsm, schema, transducer
+from adaptkit.base import names, owsm, schema, transducer
 from adaptkit.base.classes import (
     CLASSES,
     CTC,
     JOINT_NETWORK,
     LANGUAGE_MODELS,
+    NEWER_OPTIONS,
     OF_OWSM_CTC,
     OWSM_MODEL,
     REFUSED,
@@ -94,7 +95,7 @@ def build(
         else:
             with _naming(where):
                 built = _build_known(config)
-    return owsm.prepare(built, prompting)
+    return owsm.prepare(names.adopt(built), prompting)
 
 
 def _with_builtin_ctc(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
@@ -129,21 +130,12 @@ def _build_known(config: Mapping[str, Any]) -> nn.Module:
     if owsm.is_owsm_ctc(config):
         path = OF_OWSM_CTC["model"]["espnet_ctc"]
         del parts["preencoder"], parts["decoder"], outer["postencoder"]
-        parts["prompt_encoder"] = _make_prompt_encoder(config)
+        size = config["promptencoder_conf"].get("output_size")
+        parts["prompt_encoder"] = _make(config, "promptencoder", input_size=size, input_layer=None)
     with transducer.importable():
         built = _call(import_class(path), "model_conf", model_conf, encoder=encoder, **parts, **outer)
     built.error_calculator = None  # a transducer has one nevertheless
     return built.float()  # GlobalMVN has float64 statistics until its first forward pass converts them
-
-
-def _make_prompt_encoder(config: Mapping[str, Any]) -> nn.Module:
-    """Build the encoder of the earlier text of OWSM-CTC."""
-    kind, options = config["promptencoder"], config.get("promptencoder_conf") or {}
-    if kind not in CLASSES["encoder"]:
-        raise ConfigError(f"promptencoder: {kind}: unknown; use an OWSM-CTC model with a Transformer there")
-    widths = {"input_size": options.get("output_size"), "input_layer": None}
-    made = import_class(CLASSES["encoder"][kind])
-    return _call(made, "promptencoder_conf", {"promptencoder_conf": options}, **widths)
 
 
 def build_language_model(
@@ -188,21 +180,28 @@ def _make(config: Mapping[str, Any], section: str, **given: Any) -> nn.Module | 
         return None
     if config[f"{section}_conf"].get("stats_file"):
         _check_statistics(Path(config[f"{section}_conf"]["stats_file"]))
-    known = {**CLASSES[section], **OF_OWSM_CTC.get(section, {})}
+    known = {**CLASSES.get(section, {}), **OF_OWSM_CTC.get(section, {})}
     return _call(import_class(known[config[section]]), f"{section}_conf", config, **given)
 
 
 def _call(kind: type[nn.Module], conf_name: str, config: Mapping[str, Any], **given: Any) -> nn.Module:
     """Construct an ESPnet class with its section's options, refusing options that it does not have."""
-    options = config[conf_name]
+    options = dict(config[conf_name])
     parameters = inspect.signature(kind.__init__).parameters
     known = [name for name in parameters if name != "self"]
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for option in options:
-        if option not in known and not takes_any:
+    for option in config[conf_name]:
+        if option in known or takes_any:
+            continue
+        if option in NEWER_OPTIONS and options[option] is NEWER_OPTIONS[option]:
+            _LOG.info("%s.%s: unknown to this ESPnet; its value changes nothing", conf_name, option)
+            del options[option]
+        else:
             remedy = nearest(option, known) or f"; known: {', '.join(known)}"
+            if option in NEWER_OPTIONS:
+                remedy = f", which came with ESPnet 202611; set it to {NEWER_OPTIONS[option]}"
             raise ConfigError(f"{conf_name}.{option}: {kind.__name__} has no such option{remedy}")
-    with _refusing(f"{conf_name}: {kind.__name__} rejects {dict(options)}"):
+    with _refusing(f"{conf_name}: {kind.__name__} rejects {options}"):
         return kind(**given, **options)
 
 

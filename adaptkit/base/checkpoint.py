@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptkit.adapters.site import Site
-from adaptkit.base import archive, owsm, padding, preprocessor, schema
+from adaptkit.base import archive, names, owsm, padding, preprocessor, schema
 from adaptkit.base.archive import ModelFiles
 from adaptkit.base.build import build, complete
 from adaptkit.base.model_file import read_weights
@@ -86,9 +86,7 @@ class BaseModel:
     @property
     def padded_frames(self) -> int | None:
         """The feature frames to which speech is padded; None if the model reads speech of any length."""
-        if self.prompting is None:
-            return None
-        return padding.feature_frames(self.model.frontend, self.prompting.most_samples)
+        return self.prompting and padding.feature_frames(self.model.frontend, self.prompting.most_samples)
 
     @property
     def rate_hz(self) -> int:
@@ -153,6 +151,7 @@ def load_files(
     with tempfile.TemporaryDirectory() as temporary, UninitialisedWeights():
         described = _with_statistics(config, weights, files, Path(temporary))
         model = build(described, where, most_bytes=_SLACK + 4 * total_bytes(weights))
+    weights = names.canonical(model, weights, where=files.model)
     load_strictly(model, weights, files.model, takes_over=True)
     base = wrap(path, config, model.to(device), files)
     _try(base)
@@ -293,9 +292,7 @@ def _fingerprint(
     described["bpe"] = None if bpe is None else hashlib.sha256(bpe).hexdigest()
     normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
     described["normalize_conf"] = normalize  # the statistics themselves are buffers
-    prompting = model.prompting
-    if prompting is not None:
-        described |= {"most_samples": prompting.most_samples, "prompt": config.get("promptencoder_conf")}
+    described |= owsm.describe(model.prompting, config)
     words = json.dumps(described, sort_keys=True, default=str)
     hashed = hash_tensors(model.state_dict(), prefix=words)
-    return hashed if prompting is None else f"{hashed}-{prompting}"
+    return hashed if model.prompting is None else f"{hashed}-{model.prompting}"

@@ -8,17 +8,20 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from espnet.nets.batch_beam_search import BatchBeamSearch
-from espnet.nets.beam_search import BeamSearch, Hypothesis
-from espnet.nets.scorer_interface import BatchScorerInterface
-from espnet.nets.scorers.ctc import CTCPrefixScorer
-from espnet.nets.scorers.length_bonus import LengthBonus
 from torch import Tensor, nn
 
+from adaptkit.base.classes import import_class
 from adaptkit.base.search.cached import cached_decoder, cached_lm
 from adaptkit.base.search.paths import BestPath
 from adaptkit.base.search.timestamps import NoTimestamps
 from adaptkit.search_options import Beam
+
+BatchBeamSearch = import_class("espnet.nets.batch_beam_search.BatchBeamSearch")
+BeamSearch = import_class("espnet.nets.beam_search.BeamSearch")
+Hypothesis = import_class("espnet.nets.beam_search.Hypothesis")
+BatchScorerInterface = import_class("espnet.nets.scorer_interface.BatchScorerInterface")
+CTCPrefixScorer = import_class("espnet.nets.scorers.ctc.CTCPrefixScorer")
+LengthBonus = import_class("espnet.nets.scorers.length_bonus.LengthBonus")
 
 _LOG = logging.getLogger(__name__)
 _BLANK = 0

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from espnet.nets.scorer_interface import BatchScorerInterface
 from torch import Tensor, nn
+
+from adaptkit.base.classes import import_class
+
+BatchScorerInterface = import_class("espnet.nets.scorer_interface.BatchScorerInterface")
 
 State = Tensor | None  # keys and values (layers, 2, H, L, D / H) of a hypothesis' tokens
 
