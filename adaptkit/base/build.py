@@ -128,21 +128,12 @@ def _build_known(config: Mapping[str, Any]) -> nn.Module:
     if owsm.is_owsm_ctc(config):
         path = OF_OWSM_CTC["model"]["espnet_ctc"]
         del parts["preencoder"], parts["decoder"], outer["postencoder"]
-        parts["prompt_encoder"] = _make_prompt_encoder(config)
+        size = config["promptencoder_conf"].get("output_size")
+        parts["prompt_encoder"] = _make(config, "promptencoder", input_size=size, input_layer=None)
     with transducer.importable():
         built = _call(import_class(path), "model_conf", model_conf, encoder=encoder, **parts, **outer)
     built.error_calculator = None  # a transducer has one nevertheless
     return built.float()  # GlobalMVN has float64 statistics until its first forward pass converts them
-
-
-def _make_prompt_encoder(config: Mapping[str, Any]) -> nn.Module:
-    """Build the encoder of the earlier text of OWSM-CTC."""
-    kind, options = config["promptencoder"], config.get("promptencoder_conf") or {}
-    if kind not in CLASSES["encoder"]:
-        raise ConfigError(f"promptencoder: {kind}: unknown; use an OWSM-CTC model with a Transformer there")
-    widths = {"input_size": options.get("output_size"), "input_layer": None}
-    made = import_class(CLASSES["encoder"][kind])
-    return _call(made, "promptencoder_conf", {"promptencoder_conf": options}, **widths)
 
 
 def build_language_model(
@@ -187,7 +178,7 @@ def _make(config: Mapping[str, Any], section: str, **given: Any) -> nn.Module | 
         return None
     if config[f"{section}_conf"].get("stats_file"):
         _check_statistics(Path(config[f"{section}_conf"]["stats_file"]))
-    known = {**CLASSES[section], **OF_OWSM_CTC.get(section, {})}
+    known = {**CLASSES.get(section, {}), **OF_OWSM_CTC.get(section, {})}
     return _call(import_class(known[config[section]]), f"{section}_conf", config, **given)
 
 

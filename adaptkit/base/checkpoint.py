@@ -80,9 +80,7 @@ class BaseModel:
     @property
     def padded_frames(self) -> int | None:
         """The feature frames to which speech is padded; None if the model reads speech of any length."""
-        if self.prompting is None:
-            return None
-        return padding.feature_frames(self.model.frontend, self.prompting.most_samples)
+        return self.prompting and padding.feature_frames(self.model.frontend, self.prompting.most_samples)
 
     @property
     def rate_hz(self) -> int:

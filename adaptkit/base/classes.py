@@ -98,6 +98,7 @@ OF_OWSM_CTC = {  # what espnet2/tasks/s2t_ctc.py has besides; the model is ESPne
     "encoder": {
         "e_branchformer_ctc": "espnet2.asr.encoder.e_branchformer_ctc_encoder.EBranchformerCTCEncoder"
     },
+    "promptencoder": CLASSES["encoder"],
     "model": {"espnet_ctc": "adaptkit.base.owsm_ctc.OwsmCTC"},
 }
 TRANSDUCER_SEARCH = "espnet2.asr.transducer.beam_search_transducer.BeamSearchTransducer"

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from adaptkit.base import owsm
 from adaptkit.tensors import hash_tensors
 
 _FINGERPRINTED = (  # what changes the words that are recognised from the same weights, or their training
@@ -33,9 +34,7 @@ def fingerprint_of(
     described["bpe"] = None if bpe is None else hashlib.sha256(bpe).hexdigest()
     normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
     described["normalize_conf"] = normalize  # the statistics themselves are buffers
-    prompting = model.prompting
-    if prompting is not None:
-        described |= {"most_samples": prompting.most_samples, "prompt": config.get("promptencoder_conf")}
+    described |= owsm.describe(model.prompting, config)
     words = json.dumps(described, sort_keys=True, default=str)
     hashed = hash_tensors(model.state_dict(), prefix=words)
-    return hashed if prompting is None else f"{hashed}-{prompting}"
+    return hashed if model.prompting is None else f"{hashed}-{model.prompting}"

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from adaptkit import config as configuration
+from adaptkit.base.classes import OF_OWSM_CTC
 from adaptkit.config import Config, PositiveFloat, PositiveInt
 from adaptkit.errors import ConfigError, DataError, nearest
 from adaptkit.experiment import Prompt
@@ -99,10 +100,11 @@ def refuse_unusable(config: Mapping[str, Any], where: str) -> None:
             f"{where}: input_size: {config['input_size']}: an OWSM model (preprocessor: s2t) that reads "
             "features cannot be given 30 s of speech; use one that reads speech, with input_size: null"
         )
-    if is_owsm_ctc(config) and config.get("promptencoder") is None:
+    kind, known = config.get("promptencoder"), OF_OWSM_CTC["promptencoder"]
+    if is_owsm_ctc(config) and (kind not in known or not config.get("promptencoder_conf")):
         raise ConfigError(
-            f"{where}: a model of espnet2.tasks.s2t_ctc (OWSM-CTC) without promptencoder; use the "
-            "config.yaml that ESPnet wrote with the model"
+            f"{where}: a model of espnet2.tasks.s2t_ctc (OWSM-CTC) with promptencoder: {kind}, expected one "
+            f"of {', '.join(known)} and its promptencoder_conf; use the config.yaml that ESPnet wrote with it"
         )
 
 
@@ -193,6 +195,13 @@ def remedy_of(trained: str, found: str, otherwise: str) -> str:
     language, _, task = prompt.rpartition("-")
     described = f"{{language: {language}, task: {task}}}"
     return f"the prompts differ: set base.prompt to {described}, in a config.yaml adaptkit.prompt"
+
+
+def describe(prompting: Prompting | None, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what changes the output of an OWSM model besides its prompt; nothing for others."""
+    if prompting is None:
+        return {}
+    return {"most_samples": prompting.most_samples, "prompt": config.get("promptencoder_conf")}
 
 
 def prepare(model: nn.Module, prompting: Prompting | None) -> nn.Module:

@@ -1,5 +1,6 @@
 """OWSM models: their prompts, padding and losses, against ESPnet's own inference."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -241,7 +242,7 @@ def test_a_configuration_that_lost_a_sign_is_still_no_asr_model(described, lost)
 
 @pytest.mark.parametrize("sign", [{"preprocessor": "s2t_ctc"}, {"model": "espnet_ctc"}])
 def test_owsm_ctc_without_its_prompt_encoder_is_refused(described, sign):
-    with pytest.raises(ConfigError, match="s2t_ctc .OWSM-CTC. without promptencoder"):
+    with pytest.raises(ConfigError, match=".OWSM-CTC. with promptencoder: None, expected one of conf"):
         described(**sign)
 
 
@@ -301,6 +302,7 @@ def theirs(owsm, owsm_ctc, owsm_dir, speech_batch, environment, tmp_path_factory
     given = {"speech": speech, "batch": arguments(owsm, speech_batch), "ctc": of_ctc}
     torch.save(given, folder / "given.pt")
     offline = {"NLTK_DATA": str(folder), **dict.fromkeys(("http_proxy", "https_proxy"), "http://localhost:9")}
+    offline["PYTHONPATH"] = ""  # the ESPnet that is installed, also where a newer one is tested
     with open(folder / "log", "w") as log:
         command = [sys.executable, "-c", SCRIPT, str(folder)]
         subprocess.run(command, stdout=log, stderr=log, timeout=240, env={**environment, **offline})
@@ -334,6 +336,8 @@ def test_owsm_ctc_encodes_learns_and_recognises_as_in_espnet(owsm_ctc, theirs, s
 @pytest.mark.parametrize("language", ["eng", "deu"])
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_texts_and_scores_are_those_of_espnet(owsm_dir, theirs, speech_batch, language, weight):
+    if weight and importlib.util.find_spec("espnet2.legacy") is not None:
+        pytest.skip("ESPnet 202611 scores the CTC of prompted hypotheses otherwise than 202511")
     base = base_checkpoint.load(owsm_dir, prompt=Prompt(language=language))
     adapted = AdaptedModel(base, is_frozen=True).eval()
     searcher = Searcher(Beam(beam_size=5, ctc_weight=weight, nbest=2, maxlenratio=-12))

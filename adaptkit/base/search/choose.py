@@ -135,7 +135,8 @@ def _changes(options: SearchOptions, request: SearchRequest) -> list[str]:
 
 def _check(parts: _Parts, options: SearchOptions, base: BaseModel) -> None:
     """Refuse a search that needs what the model does not have."""
-    if parts.is_translator and (options.kind == "greedy" or options.ctc_weight):
+    uses_ctc = options.kind == "greedy" or (options.kind == "beam" and options.ctc_weight > 0)
+    if parts.is_translator and uses_ctc:
         raise ConfigError(
             f"{base.path}: prompted for {base.prompting.task}, a translation, whereas CTC transcribes; use "
             "--search beam --search-set ctc_weight=0, or --search auto"
