@@ -128,7 +128,7 @@ def prune(
 
 @app.command(cls=Command)
 def fold(exp: Exp, speaker: Speaker, out: Out, base: Base = None) -> None:
-    """Fold a speaker's adapters into the base model, an archive that ESPnet's Speech2Text reads from anywhere;
+    """Fold a speaker's adapters into the base model, as an archive that ESPnet's Speech2Text reads anywhere;
     if the base reads features of 'adaptkit feats', Speech2Text wants those in place of speech.
 
     Example: adaptkit adapters fold exp/lora --speaker spk1 --out exp/base_spk1

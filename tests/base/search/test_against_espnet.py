@@ -3,13 +3,20 @@
 import contextlib
 import io
 import logging
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
 
 from adaptkit.base import checkpoint
+from adaptkit.base.fold import fold, write
+from adaptkit.base.importing import import_model
 from adaptkit.base.search.choose import new_searcher
 from adaptkit.base.transducer import importable
+from adaptkit.config import read_yaml
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.search_options import Beam, SearchRequest, Transducer
 from tests.fixtures.archives import LM_SIZES
@@ -18,6 +25,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # of the tasks that ESPnet imports
 ]
+EGS = Path(__file__).parents[3] / "egs"
 LENGTHS = (24000, 30000, 17000)  # samples: 1.5 s, 1.9 s, 1.1 s
 RNN = {"decoder": "rnn", "decoder_conf": {"num_layers": 1, "hidden_size": 24, "att_conf": {"adim": 16}}}
 CTC = {"decoder": None, "decoder_conf": {}, "model_conf": {"ctc_weight": 1.0}}
@@ -119,3 +127,46 @@ def test_transducer_search_is_espnets(name, new_archive, new_lm, assert_equal):
     conf = chosen.model_dump(exclude={"kind", "lm", "lm_weight", "beam_size"})
     settings = {"beam_size": chosen.beam_size, "lm_weight": chosen.lm_weight, "nbest": chosen.nbest}
     assert_equal(root, chosen, lm, **settings, transducer_conf=conf)
+
+
+def test_a_folded_release_is_espnets_from_any_working_folder(
+    new_archive, new_stack, new_speech, speech2text, tmp_path, monkeypatch
+):
+    import_model(str(new_archive(HYBRID)), tmp_path / "base")
+    base = checkpoint.load(tmp_path / "base")
+    stack = new_stack(base, "lora", is_trained=True, rank=3)
+    monkeypatch.chdir(tmp_path)
+    write(fold(base, stack, "spk1"), Path("folded"))
+    settings = {"beam_size": 3, "lm_weight": 0.4, "maxlenratio": 0.5}
+    searcher, adapted = new_searcher(base, SearchRequest(Beam(**settings))), AdaptedModel(base, stack).eval()
+    found = []
+    for task_id in (stack.tasks.index("spk1"), -1):
+        batch = new_speech(*LENGTHS, task_ids=(task_id,) * len(LENGTHS))
+        with torch.inference_mode(), adapted.hooked():
+            paths = adapted.recognise(batch, searcher)
+        found.append([base.tokens.decode(best.tokens) for best, *_ in paths])
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folded = tmp_path / "folded"
+    meta = read_yaml(folded / "meta.yaml")
+    files = {name: str(folded / file) for name, file in (meta["files"] | meta["yaml_files"]).items()}
+    espnet = speech2text(**files, **settings, ctc_weight=0.3)
+    texts = [espnet(batch.inputs[row, :length])[0][0] for row, length in enumerate(LENGTHS)]
+    assert texts == found[0]
+    assert texts != found[1]
+
+
+def test_a_language_model_that_espnet_trains_for_a_recipe_joins_the_beam(new_archive, speech2text, tmp_path):
+    from espnet2.tasks.lm import LMTask
+
+    prepare = runpy.run_path(str(EGS / "an4/local/train_lm.py"))["prepare"]
+    utterances = tuple(Utterance(f"a-{index}", "a", f"a-{index}", "AN OLD MODEL") for index in range(3))
+    datadir.write(DataDir(tmp_path / "data", utterances, {u.recording: "none.wav" for u in utterances}))
+    words = prepare(new_archive(HYBRID), tmp_path / "data", tmp_path / "data", tmp_path / "lm")
+    sizes = ("embed_unit=16", "att_unit=16", "head=2", "unit=16", "layer=1")
+    small = [word for size in sizes for word in ("--lm_conf", size)]
+    LMTask.main(cmd=["--config", str(EGS / "an4/conf/lm.yaml"), *words, *small, "--max_epoch", "1"])
+
+    request = SearchRequest(Beam(lm_weight=0.5), lm=tmp_path / "lm")
+    assert new_searcher(checkpoint.load(new_archive(HYBRID)), request).lm is not None
