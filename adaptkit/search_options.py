@@ -16,7 +16,7 @@ from adaptkit.errors import ConfigError, listed, nearest
 
 AUTO = "auto"
 BeamSize = Annotated[PositiveInt, Field(le=1000)]
-Ratio = Annotated[float, Field(strict=True, ge=-1e5, le=1000)]
+Ratio = Annotated[float, Field(strict=True, ge=-10_000, le=10)]
 _LM_WEIGHT = Field(0.0, description="weight of the language model (shallow fusion); 0: none")
 _LM = Field(
     None, description="folder of the language model, with config.yaml and a .pth; null: the base's own"

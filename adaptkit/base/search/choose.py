@@ -1,5 +1,6 @@
 """Choose the search for a model, and refuse one that the model cannot do."""
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def _choose(parts: _Parts, num_tokens: int, *, has_lm: bool) -> tuple[SearchOpti
         return options, f"auto: {what}{with_lm}"
     if has_lm:
         return Beam(beam_size=beam_size, ctc_weight=1.0, lm_weight=weight), f"auto: CTC{with_lm}"
-    return Greedy(), "auto: CTC without another decoder"
+    return Greedy(), "auto: CTC without another decoder that adaptkit searches"
 
 
 def _changes(options: SearchOptions, request: SearchRequest) -> list[str]:
@@ -129,7 +130,7 @@ def _changes(options: SearchOptions, request: SearchRequest) -> list[str]:
             )
         return words
     if request.lm is not None:
-        words.append(f"lm='{request.lm}'")
+        words.append(f"lm={json.dumps(str(request.lm), ensure_ascii=False)}")
     return words if request.nbest is None else [*words, f"nbest={request.nbest}"]
 
 
@@ -159,6 +160,11 @@ def _check(parts: _Parts, options: SearchOptions, base: BaseModel) -> None:
 
 
 def _check_greedy(parts: _Parts, options: Greedy, where: str) -> None:
+    if not parts.has_ctc and not parts.has_attention and not parts.is_transducer:
+        raise ConfigError(
+            f"{where}: has no CTC, and a decoder that adaptkit does not search; use a model with CTC, a "
+            "Transformer or RNN decoder, or a transducer"
+        )
     if not parts.has_ctc:
         other = "transducer" if parts.is_transducer else "beam --search-set ctc_weight=0"
         raise ConfigError(
@@ -211,11 +217,19 @@ def _load_lm(base: BaseModel, options: SearchOptions) -> LanguageModel | None:
 
 
 def _suiting(options: SearchOptions, lm: LanguageModel) -> LanguageModel:
-    """Refuse a Transformer in the searches of transducers for which ESPnet has none."""
-    is_transformer = type(lm.module).__name__ == "TransformerLM"
-    if options.kind == "transducer" and options.search_type != "default" and is_transformer:
+    """Refuse what ESPnet's searches of transducers cannot do with a language model."""
+    if options.kind != "transducer" or options.search_type == "default":
+        return lm
+    remedy = "use --search-set search_type=default"
+    if type(lm.module).__name__ == "TransformerLM":
         raise ConfigError(
-            f"search_type: {options.search_type}: {lm.path} is a Transformer, which it cannot use; "
-            "use --search-set search_type=default, or one of lm: seq_rnn"
+            f"search_type: {options.search_type}: {lm.path} is a Transformer, which it cannot use; {remedy}, "
+            "or a language model of lm: seq_rnn"
+        )
+    device = next(lm.module.parameters()).device
+    if options.search_type in ("tsd", "alsd") and device.type != "cpu":
+        raise ConfigError(
+            f"search_type: {options.search_type}: starts a language model on the CPU, and it is on {device}; "
+            f"{remedy}, or --device cpu"
         )
     return lm

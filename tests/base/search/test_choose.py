@@ -16,7 +16,7 @@ ALL = len(TOKENS)
 def test_ctc_alone_is_searched_greedily(base, caplog):
     caplog.set_level(logging.INFO)
     assert new_searcher(base, SearchRequest()).options == quick_searcher(base.model).options == Greedy()
-    assert "search: greedy (auto: CTC without another decoder)" in caplog.text
+    assert "search: greedy (auto: CTC without another decoder" in caplog.text
 
 
 def test_hybrid_models_are_searched_jointly(hybrid):
@@ -95,3 +95,9 @@ def test_searches_are_described_by_what_matters():
     assert describe(Greedy()) == "greedy"
     assert describe(read_search("librispeech")) == "beam with beam_size=60, ctc_weight=0.3, lm_weight=0.6"
     assert describe(Transducer()) == "transducer with beam_size=10"
+
+
+def test_a_language_model_may_have_any_path(base, new_lm):
+    lm = new_lm("seq_rnn", TOKENS)
+    odd = lm.rename(lm.with_name('it\'s "one": #2'))
+    assert new_searcher(base, SearchRequest(lm=odd)).options.lm == odd
