@@ -70,6 +70,10 @@ class Prompting:
         """Whether the decoder is prompted; OWSM-CTC is prompted in its encoder."""
         return self.times is not None
 
+    def describe(self) -> str:
+        """Return the prompt and the padding, for people."""
+        return f"language {self.language}, task {self.task}; speech padded to {self.most_sec:g} s"
+
     def __str__(self) -> str:
         return f"{self.language}-{self.task}"
 

@@ -416,6 +416,11 @@ def test_adapters_are_decoded_with_the_prompt_of_their_training(adaptkit, owsm_y
     assert records[0]["audio_sec"] < 6 * SEC
 
 
+def test_info_shows_the_prompt(adaptkit, owsm_dir):
+    shown = adaptkit("base", "info", owsm_dir).stdout
+    assert "prompt       language eng, task asr; speech padded to 4 s" in shown
+
+
 def test_a_folded_model_keeps_the_prompt(owsm_dir, tmp_path):
     base = base_checkpoint.load(owsm_dir, prompt=Prompt(language="deu"))
     stack = api.build([api.read_config({"kind": "bitfit"})], base.sites, SPEAKERS, seed=0)
