@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 INSTALLED_TEST = $(VENV)/.installed-test
 IN_VENV = export PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help install install-test demo compare augment submodels test check fuzz kill audit lint lock clean
+.PHONY: help install install-test demo compare augment submodels test test-next-espnet check fuzz kill audit lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
@@ -39,6 +39,12 @@ PYTEST = $(IN_VENV); export PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1; \
 test: install-test  ## install, then run every test
 	$(PYTEST)
 
+# The wheel is pure Python and runs on 3.11 too; everything else that it needs is installed already.
+NEXT_ESPNET = $(abspath $(VENV))/next-espnet
+test-next-espnet: install-test  ## test base models and adapters with ESPnet 202611 too, unpacked beside 202511
+	$(UV) pip install -q --no-deps --python-version 3.12 --target $(NEXT_ESPNET) -r requirements-next-espnet.lock
+	export PYTHONPATH=$(NEXT_ESPNET); $(PYTEST) tests/base tests/adapters tests/model
+
 check: lint  ## check the code and its layout, then run the tests that start no processes and take no seconds
 	$(PYTEST) -q -m "not slow"
 
@@ -51,13 +57,15 @@ kill: install-test  ## kill commands that write N times (N=40), and fill their d
 lint: install-test  ## check the code with ruff, and which module may import which with import-linter
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/lint-imports
 
-# The second lock holds what the first has not: what the tests need besides.
+# The second lock holds what the first has not: what the tests need besides. The third is for test-next-espnet.
 LOCK = $(UV) pip compile setup.cfg --override requirements.overrides --python-version 3.10 --universal \
 	--generate-hashes --no-header --no-annotate --upgrade
 lock: install  ## resolve the requirements of setup.cfg again into requirements.lock and requirements-test.lock
 	$(LOCK) --extra mini --extra serve -o requirements.lock
 	$(LOCK) --all-extras -c requirements.lock -o requirements-test.lock \
 	  $$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package=\1/p' requirements.lock)
+	printf 'espnet==202611\nomniio\n' | $(UV) pip compile - --no-deps --python-version 3.12 --generate-hashes \
+	  --no-header --no-annotate --upgrade -o requirements-next-espnet.lock
 
 audit: install  ## look up the locked packages among known vulnerabilities; needs the network
 	$(UV) tool run pip-audit --strict --disable-pip --no-deps -r requirements.lock

@@ -1,10 +1,26 @@
-"""Parameter-efficient adaptation of ESPnet Conformer speech recognisers."""
+"""Parameter-efficient adaptation of ESPnet Conformer speech recognisers.
+
+`load_base` and `load_experiment` open a base model and trained adapters; neither torch nor ESPnet is imported
+before one of them is asked for.
+"""
+
+from typing import Any
+
+_FUNCTIONS = {  # name: module, and the name there
+    "load_base": ("adaptkit.base.checkpoint", "load"),
+    "load_experiment": ("adaptkit.model.load", "load_experiment"),
+}
 
 
-def __getattr__(name: str) -> str:
-    """Return `__version__`, which is looked up only when it is asked for."""
-    if name != "__version__":
-        raise AttributeError(f"module 'adaptkit' has no attribute '{name}'")
-    from importlib import metadata
+def __getattr__(name: str) -> Any:
+    """Return a public name, which is looked up only when it is asked for."""
+    if name == "__version__":
+        from importlib import metadata
 
-    return metadata.version("adaptkit")
+        return metadata.version("adaptkit")
+    if name in _FUNCTIONS:
+        from importlib import import_module
+
+        module, function = _FUNCTIONS[name]
+        return getattr(import_module(module), function)
+    raise AttributeError(f"module 'adaptkit' has no attribute '{name}'")

@@ -100,6 +100,18 @@ class Tokens(Config):
     )
 
 
+class Prompt(Config):
+    """What an OWSM model is asked to do; its tokens `<eng>` and `<asr>` are written without < and >."""
+
+    language: str = Field("eng", description="language of the speech, one of the model's tokens: eng, deu")
+    task: str = Field("asr", description="asr to transcribe; st_deu to translate to German")
+
+    @field_validator("language", "task")
+    @classmethod
+    def _be_bare(cls, name: str) -> str:
+        return name.removeprefix("<").removesuffix(">")
+
+
 class Base(Config):
     """The base model: its folder and, if adaptkit trains it, how."""
 
@@ -109,6 +121,11 @@ class Base(Config):
         description="ESPnet training yaml, or its name in conf/base; only its model options are used",
     )
     tokens: Tokens = Field(Tokens(), description="output tokens of the model")
+    prompt: Prompt | None = Field(
+        None,
+        description="prompt of an OWSM model, which adapters are trained for; null: that of its config.yaml, "
+        "else eng and asr",
+    )
     name: str = Field("base", description="name of the model and of its row in a report")
     data: Sets | None = Field(None, description="data it is trained on")
     augment: AnyPolicy = Field(
@@ -173,6 +190,20 @@ def load_base(path: Path, overrides: Sequence[str] = (), *, augment: str | None 
     _read_variants(content, path)
     changes = {} if augment is None else {"base.name": name_of(augment), "base.augment": augment}
     return _resolve(content, [*setting(changes), *overrides], path)
+
+
+def base_in(folder: Path, overrides: Sequence[str] = ()) -> Base:
+    """Return the settings of the base model in a folder, of which `overrides` change the prompt alone."""
+    others = [word for word in overrides if not word.startswith("base.prompt")]
+    if others:
+        raise ConfigError(
+            f"{folder}: a base model, of which --set changes base.prompt alone, not {listed(others)}; name "
+            "the yaml of an experiment to change its settings"
+        )
+    content: dict[str, Any] = {"base": {"dir": str(folder)}}
+    for word in overrides:
+        config.apply(content, word)
+    return config.check(Base, content["base"], "base")
 
 
 def _resolve(content: dict[str, Any], overrides: Sequence[str], path: Path) -> Experiment:

@@ -37,6 +37,7 @@ class Spelling:
     unknown: str = UNK
     delimiter: str | None = None  # between words; None: white space
     clean: Callable[[str], str] | None = None  # applied to a text first
+    has_marks: bool = False  # whether tokens in < and > are no part of a text, as those of OWSM
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,17 @@ class TokenList:
         return [self._ids.get(piece, unknown) for piece in self._split(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of token ids; blanks and sentence marks are dropped, `<unk>` is kept.
+        """Return the text of token ids; blanks and sentence marks are dropped, `<unk>` is kept without marks.
 
         >>> TokenList((BLANK, UNK, SPACE, "A", "B", SOS_EOS)).decode([0, 3, 4, 2, 3, 5])
         'AB A'
         """
-        pieces = [self.tokens[index] for index in ids if self.tokens[index] not in (BLANK, SOS_EOS)]
+        pieces = [self.tokens[index] for index in ids if not self._is_mark(self.tokens[index])]
         return " ".join(split_words(self._join(pieces)))
+
+    def _is_mark(self, token: str) -> bool:
+        is_marked = self.spelling.has_marks and token.startswith("<") and token.endswith(">")
+        return is_marked or token in (BLANK, SOS_EOS)
 
     def unknown_in(self, text: str) -> list[str]:
         """Return the pieces of a text that are not in the list, sorted."""

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from importlib import metadata
 
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # read by typer when it is imported: no colours in boxes
 os.environ.pop("TERMINAL_WIDTH", None)  # likewise
@@ -16,6 +17,11 @@ def pytest_configure(config):
     is_handing_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     for name in () if is_handing_out else FIXTURES:
         config.pluginmanager.import_plugin(name)
+
+
+def pytest_report_header():
+    """Say which ESPnet is tested: `make test-next-espnet` puts a newer one first."""
+    return f"ESPnet {metadata.version('espnet')}"
 
 
 def pytest_collection_modifyitems(items):

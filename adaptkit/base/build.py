@@ -17,18 +17,19 @@ from typing import Any
 from torch import nn
 
 from adaptkit import config as configuration
-from adaptkit.base import schema, transducer
+from adaptkit.base import names, owsm, schema, transducer
 from adaptkit.base.classes import (
     CLASSES,
     CTC,
     JOINT_NETWORK,
     LANGUAGE_MODELS,
-    REFUSED,
+    NEWER_OPTIONS,
+    OF_OWSM_CTC,
+    OWSM_MODEL,
     import_class,
-    missing_package,
 )
-from adaptkit.base.trust import REMEDY, RISKS, is_config_trusted
-from adaptkit.errors import AdaptkitError, ConfigError, listed, nearest
+from adaptkit.base.permitted import find_unknown, refuse_untrusted
+from adaptkit.errors import AdaptkitError, ConfigError, nearest
 from adaptkit.files import require_regular
 from adaptkit.tensors import AllocationLimit, memory_bytes
 
@@ -59,6 +60,7 @@ def complete(config: Mapping[str, Any], where: str = "config.yaml") -> dict[str,
     What is wrong is a ConfigError that begins with `where`.
     """
     schema.check(config, where)
+    owsm.refuse_unusable(config, where)
     filled = {**_DEFAULTS, **{name: {} for name in _CONFS}, **config}
     if filled["input_size"] is not None:
         filled.update(frontend=None, frontend_conf={})  # features come from the data, as in ESPnet
@@ -69,6 +71,8 @@ def build(
     config: Mapping[str, Any], where: str = "config.yaml", *, most_bytes: int | None = None
 ) -> nn.Module:
     """Build an `ESPnetASRModel` with new weights from a completed configuration with its `token_list`.
+
+    Of OWSM it is an `ESPnetS2TModel` that pads the speech itself (see `base.owsm`).
 
     A configuration that ESPnet rejects, or whose model takes more than `most_bytes` (by default, the memory
     of this machine), is a ConfigError. ESPnet's error rates during training are disabled: they would decode
@@ -81,14 +85,16 @@ def build(
         f"{where}: describes a model that takes more than {most_bytes / 2**30:.1f} GiB, "
         "the memory of this machine or several times the size of its weights; reduce its sizes"
     )
-    unknown = _find_unknown(config, where)
+    unknown, prompting = find_unknown(config, where), owsm.read_prompting(config, where)
     config = _with_builtin_ctc(config, where)
     with _refusing(f"{where}: ESPnet rejects the configuration"), AllocationLimit(most_bytes, too_large):
-        if not unknown:
+        if unknown:
+            refuse_untrusted(config, unknown, where)
+            built = _build_by_task(config, unknown)
+        else:
             with _naming(where):
-                return _build_known(config)
-        _refuse_untrusted(config, unknown, where)
-        return _build_by_task(config, unknown)
+                built = _build_known(config)
+    return owsm.prepare(names.adopt(built), prompting)
 
 
 def _with_builtin_ctc(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
@@ -116,9 +122,17 @@ def _build_known(config: Mapping[str, Any]) -> nn.Module:
     parts["ctc"] = _call(import_class(CTC), "ctc_conf", config, **ctc_widths)
     model_conf = {**config, "model_conf": {**config["model_conf"], "report_cer": False, "report_wer": False}}
     outer = {"postencoder": None, "vocab_size": len(tokens), "token_list": tokens}
-    kind = import_class(CLASSES["model"]["espnet"])
+    path = CLASSES["model"]["espnet"]
+    if owsm.is_owsm(config):
+        path = OWSM_MODEL
+        del parts["joint_network"]
+    if owsm.is_owsm_ctc(config):
+        path = OF_OWSM_CTC["model"]["espnet_ctc"]
+        del parts["preencoder"], parts["decoder"], outer["postencoder"]
+        size = config["promptencoder_conf"].get("output_size")
+        parts["prompt_encoder"] = _make(config, "promptencoder", input_size=size, input_layer=None)
     with transducer.importable():
-        built = _call(kind, "model_conf", model_conf, encoder=encoder, **parts, **outer)
+        built = _call(import_class(path), "model_conf", model_conf, encoder=encoder, **parts, **outer)
     built.error_calculator = None  # a transducer has one nevertheless
     return built.float()  # GlobalMVN has float64 statistics until its first forward pass converts them
 
@@ -165,20 +179,28 @@ def _make(config: Mapping[str, Any], section: str, **given: Any) -> nn.Module | 
         return None
     if config[f"{section}_conf"].get("stats_file"):
         _check_statistics(Path(config[f"{section}_conf"]["stats_file"]))
-    return _call(import_class(CLASSES[section][config[section]]), f"{section}_conf", config, **given)
+    known = {**CLASSES.get(section, {}), **OF_OWSM_CTC.get(section, {})}
+    return _call(import_class(known[config[section]]), f"{section}_conf", config, **given)
 
 
 def _call(kind: type[nn.Module], conf_name: str, config: Mapping[str, Any], **given: Any) -> nn.Module:
     """Construct an ESPnet class with its section's options, refusing options that it does not have."""
-    options = config[conf_name]
+    options = dict(config[conf_name])
     parameters = inspect.signature(kind.__init__).parameters
     known = [name for name in parameters if name != "self"]
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for option in options:
-        if option not in known and not takes_any:
+    for option in config[conf_name]:
+        if option in known or takes_any:
+            continue
+        if option in NEWER_OPTIONS and options[option] is NEWER_OPTIONS[option]:
+            _LOG.info("%s.%s: unknown to this ESPnet; its value changes nothing", conf_name, option)
+            del options[option]
+        else:
             remedy = nearest(option, known) or f"; known: {', '.join(known)}"
+            if option in NEWER_OPTIONS:
+                remedy = f", which came with ESPnet 202611; set it to {NEWER_OPTIONS[option]}"
             raise ConfigError(f"{conf_name}.{option}: {kind.__name__} has no such option{remedy}")
-    with _refusing(f"{conf_name}: {kind.__name__} rejects {dict(options)}"):
+    with _refusing(f"{conf_name}: {kind.__name__} rejects {options}"):
         return kind(**given, **options)
 
 
@@ -217,50 +239,15 @@ def _check_statistics(path: Path) -> None:
         )
 
 
-def _find_unknown(config: Mapping[str, Any], where: str) -> list[str]:
-    """List the sections that name a class outside the table; refuse those that cannot work."""
-    named = {section: config[section] for section in CLASSES if config[section] is not None}
-    reasons = [
-        f"{section}: {option}: {REFUSED[section][option]}"
-        for section, option in named.items()
-        if option in REFUSED.get(section, {})
-    ]
-    if config["encoder_conf"].get("ctc_trim"):
-        reasons.append("encoder_conf.ctc_trim: it drops frames between blocks, as many as a batch allows")
-    if reasons:
-        raise ConfigError(f"{where}: {'; '.join(reasons)}; docs/models.md lists what is supported")
-    return [section for section, option in named.items() if option not in CLASSES[section]]
-
-
-def _refuse_untrusted(config: Mapping[str, Any], unknown: list[str], where: str) -> None:
-    """Refuse classes outside the table unless the configuration is trusted and their packages are there."""
-    missing = {section: missing_package(section, config[section]) for section in unknown}
-    needed = [
-        f"{section}: {config[section]} needs the package {package}, which is not installed: "
-        f"'pip install {package}'"
-        for section, package in missing.items()
-        if package
-    ]
-    if is_config_trusted():
-        if needed:
-            raise ConfigError(f"{where}: {'; '.join(needed)}")
-        return
-    words = [
-        f"{section}: {config[section]}{nearest(config[section], CLASSES[section]).replace('; ', ', ')}"
-        for section in unknown
-    ]
-    known = [name for section in unknown for name in CLASSES[section]]
-    raise ConfigError(
-        f"{where}: {listed(words)}: not among the classes that adaptkit builds itself "
-        f"({listed(known) or 'none'}); {RISKS}; {'; '.join([*needed, REMEDY])}"
-    )
-
-
 def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:
     names = ", ".join(f"{name}: {config[name]}" for name in unknown)
-    _LOG.info("%s: unknown to adaptkit; using espnet2.tasks.asr, which takes 16 s to import", names)
-    task = import_class("espnet2.tasks.asr.ASRTask")
-    with tempfile.TemporaryDirectory() as folder, _refusing("espnet2.tasks.asr rejects the configuration"):
+    if owsm.is_owsm_ctc(config):
+        raise ConfigError(f"{names}: not among the classes of OWSM-CTC that adaptkit builds")
+    path = "espnet2.tasks.s2t.S2TTask" if owsm.is_owsm(config) else "espnet2.tasks.asr.ASRTask"
+    module = path.rpartition(".")[0]
+    _LOG.info("%s: unknown to adaptkit; using %s, which takes 16 s to import", names, module)
+    task = import_class(path)
+    with tempfile.TemporaryDirectory() as folder, _refusing(f"{module} rejects the configuration"):
         configuration.write_yaml(Path(folder, "config.yaml"), config)
         with transducer.importable():
             model, _ = task.build_model_from_file(Path(folder, "config.yaml"))

@@ -1,8 +1,6 @@
 """Load base models, from a folder with ESPnet's `config.yaml` and `model.pth` or an archive; save them."""
 
-import hashlib
 import io
-import json
 import logging
 import shlex
 import tempfile
@@ -16,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from adaptkit.adapters.site import Site
-from adaptkit.base import archive, padding, preprocessor, schema
+from adaptkit.base import archive, names, owsm, padding, preprocessor, schema
 from adaptkit.base.archive import ModelFiles
 from adaptkit.base.build import build, complete
+from adaptkit.base.fingerprint import fingerprint_of
 from adaptkit.base.model_file import read_weights
 from adaptkit.base.old_cache import mend_tokens
 from adaptkit.base.preprocessor import Preprocessor
@@ -26,19 +25,15 @@ from adaptkit.base.sites import find_sites
 from adaptkit.base.weights import leaving_no_trace
 from adaptkit.config import read_yaml, write_yaml
 from adaptkit.errors import CheckpointError
+from adaptkit.experiment import Prompt
 from adaptkit.files import replacing, require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.records import RunRecord
-from adaptkit.tensors import UninitialisedWeights, hash_tensors, load_strictly, total_bytes
+from adaptkit.tensors import UninitialisedWeights, load_strictly, total_bytes
 from adaptkit.tokens import TokenList, read_bpe
 
 _LOG = logging.getLogger(__name__)
 _SLACK = 1 << 30  # bytes of a model beside its weights, such as tables of positions
-_FINGERPRINTED = (  # what changes the words that are recognised from the same weights, or their training
-    *("frontend", "frontend_conf", "normalize", "normalize_conf", "preencoder", "preencoder_conf"),
-    *("encoder", "encoder_conf", "postencoder", "postencoder_conf", "decoder", "decoder_conf", "ctc_conf"),
-    *("joint_net_conf", "model", "model_conf", "input_size", "token_list", "token_type"),
-)
 
 
 @dataclass(frozen=True)
@@ -78,6 +73,16 @@ class BaseModel:
         return 1000.0 * padding.frame_shift(self.model.frontend) / self.rate_hz
 
     @property
+    def prompting(self) -> owsm.Prompting | None:
+        """How an OWSM model is prompted; None for others."""
+        return self.model.prompting
+
+    @property
+    def padded_frames(self) -> int | None:
+        """The feature frames to which speech is padded; None if the model reads speech of any length."""
+        return self.prompting and padding.feature_frames(self.model.frontend, self.prompting.most_samples)
+
+    @property
     def rate_hz(self) -> int:
         """The sampling rate of the speech it was trained on, in Hz."""
         if self.features is not None:
@@ -96,18 +101,25 @@ class BaseModel:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
-def load(path: Path, device: torch.device | str = "cpu", *, is_finished: bool = True) -> BaseModel:
+def load(
+    path: Path,
+    device: torch.device | str = "cpu",
+    *,
+    is_finished: bool = True,
+    prompt: Prompt | None = None,
+) -> BaseModel:
     """Load a base model from its folder, an archive of ESPnet's, a zip, or a `.pth` beside its config.yaml.
 
-    An incomplete, damaged or foreign file is a CheckpointError. ESPnet's own inference loads with
-    strict=False, so a wrong file would decode without an error.
+    `prompt` replaces that of an OWSM model's configuration. An incomplete, damaged or foreign file is a
+    CheckpointError. ESPnet's own inference loads with strict=False, so a wrong file would decode without an
+    error.
     """
     path = Path(path)
     with archive.opened(path, with_lm=False) as files:
         if is_finished:
             refuse_unfinished(path)
         _LOG.info("loading the base model %s", path)
-        base = load_files(path, files, device)
+        base = load_files(path, files, device, prompt)
     if archive.is_zip(path):
         base = replace(base, files=files.moved(files.root, path))
     _refuse_changed(base)
@@ -124,10 +136,12 @@ def refuse_unfinished(path: Path) -> None:
         )
 
 
-def load_files(path: Path, files: ModelFiles, device: torch.device | str = "cpu") -> BaseModel:
+def load_files(
+    path: Path, files: ModelFiles, device: torch.device | str = "cpu", prompt: Prompt | None = None
+) -> BaseModel:
     """Load a base model from its files; `path` names it in messages."""
     where = str(files.config)
-    config = complete(read_yaml(files.config), where)
+    config = owsm.with_prompt(complete(read_yaml(files.config), where), prompt, where)
     if not isinstance(config.get("token_list"), list):
         raise CheckpointError(
             f"{where}: has no list 'token_list'; use the one that ESPnet wrote with the model"
@@ -135,8 +149,9 @@ def load_files(path: Path, files: ModelFiles, device: torch.device | str = "cpu"
     config = mend_tokens(config, files)
     weights = read_weights(files.model)
     with tempfile.TemporaryDirectory() as temporary, UninitialisedWeights():
-        described = _with_statistics(config, weights, files, Path(temporary))
+        described = with_statistics(config, weights, files, Path(temporary))
         model = build(described, where, most_bytes=_SLACK + 4 * total_bytes(weights))
+    weights = names.canonical(model, weights, where=files.model)
     load_strictly(model, weights, files.model, takes_over=True)
     base = wrap(path, config, model.to(device), files)
     _try(base)
@@ -174,7 +189,7 @@ def wrap(
         model=model,
         tokens=TokenList(tuple(config["token_list"]), bpe, prepared.spelling),
         sites=find_sites(model),
-        fingerprint=_fingerprint(config, model, features, bpe, prepared.describe()),
+        fingerprint=fingerprint_of(config, model, features, bpe, prepared.describe()),
         features=features,
         preprocessor=prepared,
     )
@@ -189,7 +204,7 @@ def save(path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -
         temporary.write_bytes(content.getbuffer())
 
 
-def _with_statistics(
+def with_statistics(
     config: Mapping[str, Any], weights: Mapping[str, Tensor], files: ModelFiles, folder: Path
 ) -> Mapping[str, Any]:
     """Point `normalize_conf.stats_file` at a placeholder with the statistics in the weights.
@@ -252,27 +267,9 @@ def _refuse_changed(base: BaseModel) -> None:
         return
     require_regular(record)
     expected = RunRecord.read(record).base_fingerprint
-    if expected != base.fingerprint:
+    if expected.partition("-")[0] != base.fingerprint.partition("-")[0]:  # with any prompt
         raise CheckpointError(
             f"{base.path}: the model is {base.fingerprint}, but {record} was written for {expected}: "
             "model.pth, config.yaml or the BPE model has changed since, or it was trained by an earlier "
             f"adaptkit; copy the folder again, or, if the change is meant, 'rm {shlex.quote(str(record))}'"
         )
-
-
-def _fingerprint(
-    config: Mapping[str, Any],
-    model: nn.Module,
-    features: Mapping[str, Any] | None,
-    bpe: bytes | None,
-    prepared: Mapping[str, Any],
-) -> str:
-    """Hash what is done to inputs and texts, the architecture, and every weight and buffer, to 32 digits."""
-    described = {name: config.get(name) for name in _FINGERPRINTED}
-    described["features"] = features
-    described |= {"preprocessor": prepared} if prepared else {}
-    described["bpe"] = None if bpe is None else hashlib.sha256(bpe).hexdigest()
-    normalize = {name: value for name, value in config["normalize_conf"].items() if name != "stats_file"}
-    described["normalize_conf"] = normalize  # the statistics themselves are buffers
-    words = json.dumps(described, sort_keys=True, default=str)
-    return hash_tensors(model.state_dict(), prefix=words)

@@ -4,6 +4,7 @@ Importing `espnet2.tasks.asr`, which lists them all, takes 16 s and attempts dow
 """
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import logging
@@ -92,11 +93,21 @@ REFUSED = {
 }
 CTC = "espnet2.asr.ctc.CTC"
 JOINT_NETWORK = "espnet2.asr_transducer.joint_network.JointNetwork"
+OWSM_MODEL = "espnet2.s2t.espnet_model.ESPnetS2TModel"
+OF_OWSM_CTC = {  # what espnet2/tasks/s2t_ctc.py has besides; the model is ESPnet's with its prompt
+    "encoder": {
+        "e_branchformer_ctc": "espnet2.asr.encoder.e_branchformer_ctc_encoder.EBranchformerCTCEncoder"
+    },
+    "promptencoder": CLASSES["encoder"],
+    "model": {"espnet_ctc": "adaptkit.base.owsm_ctc.OwsmCTC"},
+}
 TRANSDUCER_SEARCH = "espnet2.asr.transducer.beam_search_transducer.BeamSearchTransducer"
 LANGUAGE_MODELS = {
     "seq_rnn": "espnet2.lm.seq_rnn_lm.SequentialRNNLM",
     "transformer": "espnet2.lm.transformer_lm.TransformerLM",
 }
+NEWER_OPTIONS = {"use_sdpa": False}  # of ESPnet 202611 but not 202511, with the value that changes nothing
+_MOVED = {"espnet.nets": "espnet2.legacy.nets"}  # packages of ESPnet 202511: of 202611
 
 
 def missing_package(section: str, option: str) -> str | None:
@@ -108,9 +119,17 @@ def missing_package(section: str, option: str) -> str | None:
 
 
 def import_class(path: str) -> Any:
-    """Import a class of ESPnet by its dotted path."""
+    """Import a class of ESPnet by its dotted path in ESPnet 202511, wherever the installed version has it."""
     module, _, name = path.rpartition(".")
     with contextlib.redirect_stdout(io.StringIO()) as printed:  # ESPnet reports on flash_attn
-        found = importlib.import_module(module)
+        found = importlib.import_module(_find(module))
     _LOG.debug("%s", printed.getvalue())
     return getattr(found, name)
+
+
+def _find(module: str) -> str:
+    """Return the name of a module in the installed ESPnet."""
+    for old, new in _MOVED.items():
+        if module.startswith(f"{old}.") and importlib.util.find_spec(old) is None:
+            return new + module.removeprefix(old)
+    return module

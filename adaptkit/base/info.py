@@ -33,6 +33,7 @@ def describe(base: BaseModel) -> dict[str, str]:
         "frame shift": f"{base.frame_shift_ms:g} ms",
         "rate": f"{base.rate_hz} Hz",
         "preprocessor": "; ".join(settings) or None,
+        "prompt": base.prompting and base.prompting.describe(),
         "tokens": f"{len(base.tokens.tokens)} {_describe_tokens(base)}",
         "parameters": f"{base.num_parameters:,}",
         "sites": ", ".join(f"{count} {kind}" for kind, count in kinds.items()),

@@ -3,17 +3,24 @@
 import torch
 from torch import Tensor, nn
 
+from adaptkit.base.owsm import targets
 from adaptkit.errors import CheckpointError
 
 
 def loss_from_encoded(
-    model: nn.Module, encoded: Tensor, *, frames: Tensor, tokens: Tensor, token_lengths: Tensor
+    model: nn.Module,
+    encoded: Tensor,
+    *,
+    frames: Tensor,
+    tokens: Tensor,
+    token_lengths: Tensor,
 ) -> Tensor:
     """Return the loss of encoder outputs (B, U, D), frames (B,) and tokens (B, L), a scalar.
 
-    It is that of `ESPnetASRModel.forward` with CTC, an attention decoder, both or a transducer, but without
+    It is that of the model's `forward` with CTC, an attention decoder, both or a transducer, but without
     the terms of intermediate CTC, which `inner_ctc_loss` gives: they depend on the outputs of blocks, which
-    are constant if the encoder is. A linear decoder, which classifies whole utterances, is refused.
+    are constant if the encoder is. An OWSM model is prompted. A linear decoder, which classifies whole
+    utterances, is refused.
     """
     if model.use_linear_decoder:
         raise CheckpointError(
@@ -21,14 +28,15 @@ def loss_from_encoded(
             "use a base model with CTC, an attention decoder or a transducer"
         )
     tokens = tokens[:, : int(token_lengths.max())].masked_fill(tokens == -1, model.ignore_id)
+    text, transcript = targets(model.prompting, tokens, token_lengths)
     weight, loss = model.ctc_weight, encoded.new_zeros(())
     if weight != 0.0:
-        ctc, _ = model._calc_ctc_loss(encoded, frames, tokens, token_lengths)
+        ctc, _ = model._calc_ctc_loss(encoded, frames, *transcript)
         loss = loss + weight * (1 - model.interctc_weight if has_inner_ctc(model) else 1.0) * ctc
     if model.use_transducer_decoder:
         return loss + model._calc_transducer_loss(encoded, frames, tokens)[0]
-    if weight != 1.0:  # with a language token, it modifies token_lengths in place
-        attention = model._calc_att_loss(encoded, frames, tokens, token_lengths.clone())[0]
+    if weight != 1.0:
+        attention = model._calc_att_loss(encoded, frames, *text)[0]
         loss = loss + (1 - weight) * attention
     return loss
 

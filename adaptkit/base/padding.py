@@ -176,7 +176,8 @@ class _Rows:
     def correct_mask(self, module: nn.Module, args: tuple[Any, ...], output: tuple[Any, Tensor]) -> Any:
         """After subsampling: rebuild the mask from each utterance's own length."""
         x, mask = output
-        return output if mask is None else (x, ~self.beyond(mask.shape[-1]))
+        is_right = mask is None or not self.is_padded
+        return output if is_right else (x, ~self.beyond(mask.shape[-1]))
 
     def zero_padding(self, convolution: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Before a convolution over time: zero its input (B, D, U) beyond the end of utterances."""

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from adaptkit.base.archive import ModelFiles
+from adaptkit.base.owsm import is_owsm
 from adaptkit.errors import CheckpointError, listed, nearest
 from adaptkit.files import read_text, require_regular, split_lines
 from adaptkit.tokens import SPACE, UNK, Spelling
@@ -125,6 +126,7 @@ def read(config: Mapping[str, Any], files: ModelFiles) -> Preprocessor:
             unknown=options.get("unk_symbol") or UNK,
             delimiter=options.get("delimiter"),
             clean=Cleaner(names) if names else None,
+            has_marks=is_owsm(config),
         ),
     )
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from adaptkit import config as configuration
 from adaptkit.config import Config, FilePath, PositiveFloat, Width
 from adaptkit.errors import ConfigError, listed
+from adaptkit.experiment import Prompt
 from adaptkit.features.fbank import FbankOptions
 
 _MOST = 2**20  # of a number without its own bounds
@@ -112,6 +113,7 @@ class OwnSection(Config):
 
     features: dict[str, Any] | None = Field(None, description="options of the features the model reads")
     augment: dict[str, Any] | None = Field(None, description="augmentation it was trained with")
+    prompt: Prompt | None = Field(None, description="prompt of an OWSM model")
     merged: list[dict[str, Any]] = Field([], description="folds of adapters, the last at the end")
 
 
@@ -142,6 +144,8 @@ class ModelConfig(Config):
     encoder_conf: Options = {}
     postencoder: Name | None = None
     postencoder_conf: Options = {}
+    promptencoder: Name | None = None
+    promptencoder_conf: Options = {}
     decoder: Name | None = None
     decoder_conf: Options = {}
     ctc_conf: Options = {}

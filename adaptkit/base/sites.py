@@ -87,14 +87,14 @@ def _attention(block: nn.Module) -> str | None:
     return found[0] if found else None
 
 
-def refuse_recomputing(encoder: nn.Module) -> None:
-    """Refuse to train adapters in an encoder that runs blocks again in the backward pass."""
-    layers = getattr(encoder, "gradient_checkpoint_layers", None)  # only in an E-Branchformer
-    if layers:
-        raise ConfigError(
-            f"the base model's encoder_conf.gradient_checkpoint_layers is {layers}: activation checkpointing "
-            "runs blocks again after the forward pass, when no speaker is set; set it to [] in config.yaml"
-        )
+def stop_recomputing(model: nn.Module) -> None:
+    """Have a model keep its activations, which changes no output, rather than run blocks again.
+
+    Blocks run again in the backward pass, when no speaker is set.
+    """
+    for module in model.modules():
+        if getattr(module, "gradient_checkpoint_layers", None):  # of an E-Branchformer or a decoder
+            module.gradient_checkpoint_layers = []
 
 
 def refuse_taps(encoder: nn.Module, adapters: AdapterStack) -> None:

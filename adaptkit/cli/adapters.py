@@ -128,11 +128,8 @@ def prune(
 
 @app.command(cls=Command)
 def fold(exp: Exp, speaker: Speaker, out: Out, base: Base = None) -> None:
-    """Fold a speaker's adapters into the weights of the base model, for use in plain ESPnet.
-
-    The folder is an archive, whose config.yaml and model.pth ESPnet's Speech2Text
-    reads from any working folder. If the base model reads features of
-    'adaptkit feats', Speech2Text wants those features in place of speech.
+    """Fold a speaker's adapters into the base model, as an archive that ESPnet's Speech2Text reads anywhere;
+    if the base reads features of 'adaptkit feats', Speech2Text wants those in place of speech.
 
     Example: adaptkit adapters fold exp/lora --speaker spk1 --out exp/base_spk1
     """

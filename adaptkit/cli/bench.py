@@ -1,4 +1,4 @@
-"""`adaptkit bench`: measure the cost of training, augmentation and serving on this machine."""
+"""`adaptkit bench`: measure the cost of training, augmentation, decoding and serving on this machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,12 +8,17 @@ import typer
 from adaptkit.cli.options import (
     Adapter,
     AdapterOverrides,
+    BatchFrames,
     BenchBase,
     BenchModel,
     Command,
     Device,
+    Lm,
+    Search,
+    SearchSet,
     choose_device,
     new_group,
+    request_search,
 )
 
 if TYPE_CHECKING:
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
     from adaptkit.base.checkpoint import BaseModel
     from adaptkit.bench.serving import Served
 
-app = new_group("Measure the cost of training, augmentation and serving on this machine.")
+app = new_group("Measure the cost of training, augmentation, decoding and serving on this machine.")
 
 NUM_TOKENS = 500  # of a model with random weights: a small BPE vocabulary
 NUM_CLIENTS = 64  # simultaneous
@@ -174,6 +179,59 @@ def submodels(
             num_workers=workers or 1,
         )
         _print_served(found)
+
+
+@app.command(cls=Command)
+def decode(
+    base: BenchBase = None,
+    model: BenchModel = None,
+    search: Search = None,
+    search_set: SearchSet = None,
+    lm: Lm = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA", help="Take the utterances from this data directory.", show_default="noise"
+        ),
+    ] = None,
+    utterances: Annotated[int, typer.Option(metavar="N", min=1, help="Utterances.")] = 8,
+    min_sec: Annotated[float, typer.Option(metavar="SEC", min=0.5, help="Shortest noise.")] = 2.0,
+    max_sec: Annotated[float, typer.Option(metavar="SEC", min=0.5, help="Longest noise.")] = 15.0,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds to time.")] = 3,
+    batch_frames: BatchFrames = 12000,
+    espnet: Annotated[bool, typer.Option(help="Also time ESPnet's Speech2Text.")] = True,
+    device: Device = "auto",
+) -> None:
+    """Compare the time of a search, one by one and in batches, with that of ESPnet's own Speech2Text.
+
+    Example: adaptkit bench decode --base exp/base --search greedy --utterances 4 --rounds 1
+    """
+    from adaptkit.base.search.choose import new_searcher
+    from adaptkit.bench import decoding as library
+    from adaptkit.data.dataset import read_examples
+
+    _refuse_both(base, model)
+    chosen = choose_device(device)
+    request = request_search(search, search_set, lm, None)
+    first_sec, loaded, searcher = library.time_first(
+        lambda: _load(base, model, chosen), lambda loaded: new_searcher(loaded, request)
+    )
+    if data is not None:
+        speech = library.take_speech(read_examples(data, loaded, needs_text=False), utterances)
+    else:
+        speech = library.draw_speech(loaded, utterances, min_sec, max_sec)
+    costs = library.time_searches(
+        loaded, searcher, speech, num_rounds=rounds, batch_frames=batch_frames, has_espnet=espnet
+    )
+    typer.echo(f"{utterances} utterances, {speech.seconds:.1f} s; first hypothesis after {first_sec:.1f} s")
+    columns = ("s", "s per s", "times faster", "same words", "score differs")
+    typer.echo(f"{'':14}" + "".join(f" {column:>13}" for column in columns))
+    for cost in costs:
+        faster = costs[0].seconds / cost.seconds
+        typer.echo(
+            f"{cost.name:14} {cost.seconds:13.3f} {cost.real_time:13.4f} {faster:13.2f} "
+            f"{f'{cost.num_equal} of {utterances}':>13} {cost.largest_difference:13.6f}"
+        )
 
 
 def _refuse_both(base: Path | None, model: str | None) -> None:

@@ -52,7 +52,7 @@ def decode(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change a setting of EXP's base model, such as base.dir=exp/base.",
+            help="Change a setting of the base model, as in base.dir=exp/base or base.prompt.language=deu.",
         ),
     ] = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Decode without adapters.")] = False,

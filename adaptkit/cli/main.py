@@ -18,6 +18,7 @@ from adaptkit.cli import (
     serve,
     submodels,
     train,
+    transcribe,
 )
 from adaptkit.cli.script import run, set_up_messages
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (init, feats, train, decode, score, report, serve):
+for module in (init, feats, train, decode, transcribe, score, report, serve):
     module.register(app)
 app.add_typer(data.app, name="data")
 app.add_typer(base.app, name="base")

@@ -48,12 +48,18 @@ class Examples(Dataset):
 
     data: DataDir
     base: BaseModel
-    lengths: tuple[int, ...]  # feature frames of each utterance
+    lengths: tuple[int, ...]  # feature frames of each utterance, as the model reads it
     task_ids: Mapping[str, int]  # task name: id
     allow_pipes: bool = False
     taps: Mapping[str, str] | None = None  # locations of cached encoder outputs, used instead of the input
     augmentation: Augmentation | None = None
     inner_ctc: Mapping[str, float] | None = None  # cached losses of intermediate CTC
+    own_lengths: tuple[int, ...] | None = None  # frames of the speech itself; None if it is not padded
+
+    @property
+    def audio_sec(self) -> float:
+        """The duration of all utterances in seconds."""
+        return sum(self.own_lengths or self.lengths) * self.base.frame_shift_ms / 1000
 
     def __len__(self) -> int:
         return len(self.data.utterances)
@@ -92,13 +98,18 @@ class Examples(Dataset):
         """Return the examples without some utterances."""
         kept = [index for index, u in enumerate(self.data.utterances) if u.utt_id not in utt_ids]
         data = replace(self.data, utterances=tuple(self.data.utterances[index] for index in kept))
-        return replace(self, data=data, lengths=tuple(self.lengths[index] for index in kept))
+        lengths, own = (
+            each and tuple(each[index] for index in kept) for each in (self.lengths, self.own_lengths)
+        )
+        return replace(self, data=data, lengths=lengths, own_lengths=own)
 
     def _load(self, utterance: Utterance) -> Tensor:
         if self.taps is not None:
             return load_feats(self.taps[utterance.utt_id], CACHE_REMEDY)
-        if self.base.features is not None:
+        if self.base.features is not None and self.data.feats is not None:
             return load_feats(self.data.feats[utterance.utt_id])
+        if self.base.features is not None:
+            return self._make_feats(self._read_speech(utterance))
         return self.base.preprocessor.scale(self._read_speech(utterance))
 
     def _load_noisy(self, utterance: Utterance, key: int) -> Tensor:
@@ -149,17 +160,42 @@ def read_examples(
     """Read a data directory for a base model, with every task assigned to the base itself."""
     data = datadir.read(path, needs_text=needs_text)
     refuse_misfit(data, base)
+    return make_examples(data, base, allow_pipes=allow_pipes)
+
+
+def make_examples(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
+    """Make examples of a data set, whose features are computed if it has none."""
     task_ids = dict.fromkeys(data.tasks, BASE_TASK)
-    return Examples(
-        data, base, tuple(count_frames(data, base, allow_pipes=allow_pipes)), task_ids, allow_pipes
-    )
+    own = tuple(count_frames(data, base, allow_pipes=allow_pipes))
+    if base.padded_frames is None:
+        return Examples(data, base, own, task_ids, allow_pipes)
+    _refuse_long(data, own, base)
+    padded = (base.padded_frames,) * len(own)
+    return Examples(data, base, padded, task_ids, allow_pipes, own_lengths=own)
+
+
+def _refuse_long(data: DataDir, lengths: Sequence[int], base: BaseModel) -> None:
+    """Refuse utterances that are longer than the speech that a model reads at once."""
+    long = [
+        u.utt_id for u, length in zip(data.utterances, lengths, strict=True) if length > base.padded_frames
+    ]
+    most_sec = base.prompting.most_sec
+    if long:
+        raise DataError(
+            f"{data.path}: {listed(long, 5)}: longer than the {most_sec:g} s that {base.path} reads at once; "
+            "divide the recordings into shorter utterances with segments, or drop these: "
+            f"'adaptkit data fix {data.path} --max-sec {most_sec:g}'"
+        )
 
 
 def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> list[int]:
     """Return the number of feature frames of each utterance; of speech, those that its samples give."""
-    if base.features is not None:
+    if base.features is not None and data.feats is not None:
         return corpus.count_frames(data)
     counts = count_samples(data, rate_hz=base.rate_hz, allow_pipes=allow_pipes)
+    if base.features is not None:
+        options = FbankOptions.from_dict(base.features)
+        return [options.count_frames(num_samples) for num_samples in counts]
     return [padding.feature_frames(base.model.frontend, num_samples) for num_samples in counts]
 
 

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.augment.specaugment import SpecAugment, augment
+from adaptkit.base import owsm
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.loss import loss_from_encoded
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.search.choose import quick_searcher
 from adaptkit.base.search.paths import BestPath
 from adaptkit.base.search.searcher import Searcher
-from adaptkit.base.sites import attached, refuse_recomputing, refuse_taps
+from adaptkit.base.sites import attached, refuse_taps, stop_recomputing
 from adaptkit.base.specaug import changing_features
 from adaptkit.base.weights import changed, leaving_no_trace
 from adaptkit.data.batches import Batch
@@ -66,7 +67,7 @@ class AdaptedModel(nn.Module):
         if self.is_frozen:
             self.espnet.eval()
         if self.adapters is not None and mode:
-            refuse_recomputing(self.espnet.encoder)
+            stop_recomputing(self.espnet)
         if self.espnet.ctc is not None:  # ESPnet's CTC applies dropout in eval() too
             self.espnet.ctc.dropout_rate = self.ctc_dropout if self.espnet.training else 0.0
         return self
@@ -156,6 +157,7 @@ class AdaptedModel(nn.Module):
             return
 
         def mask(feats: Tensor, lengths: Tensor) -> Tensor:
+            lengths = owsm.own_frames(self.espnet.prompting, lengths, batch.lengths)
             return augment(self.spec, feats, lengths * batch.is_masked, batch.mask_keys)
 
         with changing_features(self.espnet, mask):
@@ -171,8 +173,11 @@ class AdaptedModel(nn.Module):
                     self.espnet, encoded, frames=frames, tokens=batch.tokens, token_lengths=lengths
                 )
                 return loss if batch.inner_ctc is None else loss + batch.inner_ctc.mean()
-            inputs, tokens = batch.inputs.clone(), batch.tokens.clone()  # ESPnet modifies both in place
-            loss, _, _ = self.espnet(inputs, batch.lengths, tokens, batch.token_lengths.clone())
+            inputs = batch.inputs.clone()  # ESPnet modifies it in place
+            prompting = self.espnet.prompting
+            text, transcript = owsm.targets(prompting, batch.tokens, batch.token_lengths)
+            texts = text if prompting is None else (*text, *transcript)
+            loss, _, _ = self.espnet(inputs, batch.lengths, *texts)
         return loss.squeeze()  # ESPnet returns shape (1,) for DataParallel
 
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from adaptkit import config as configuration
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig, AdapterStack
+from adaptkit.base import owsm
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, ConfigError, listed
 from adaptkit.tensors import load_strictly, read_tensors, total_bytes, write_tensors
@@ -99,7 +100,9 @@ def restore(file: AdapterFile, base: BaseModel, path: Path) -> AdapterStack:
     if file.base_fingerprint != base.fingerprint:
         raise CheckpointError(
             f"{path}: trained on base model {file.base_fingerprint}, but {base.path} is {base.fingerprint}; "
-            "set --base to the folder of the right one"
+            + owsm.remedy_of(
+                file.base_fingerprint, base.fingerprint, "set --base to the folder of the right one"
+            )
         )
     most_bytes = _SLACK + 4 * total_bytes(file.weights)
     try:

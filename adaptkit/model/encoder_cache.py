@@ -116,9 +116,11 @@ class _Recorder(Adapter):
 def _kinds_inside(model: nn.Module, adapters: AdapterStack) -> list[str]:
     """Name the adapter types that need more than the outputs of the unadapted encoder.
 
-    With intermediate CTC the encoder uses the CTC weights, and a postencoder would have to run again.
+    With intermediate CTC the encoder uses the CTC weights, and a postencoder would have to run again. The
+    intermediate CTC of OWSM-CTC learns several texts.
     """
-    shut, ctc_inside = model.postencoder is not None, has_inner_ctc(model)
+    is_prompted = model.prompting is not None and not model.prompting.has_decoder
+    shut, ctc_inside = model.postencoder is not None or is_prompted, has_inner_ctc(model)
     return [
         config.kind
         for config, member in zip(adapters.configs, adapters, strict=True)

@@ -10,7 +10,7 @@ import torch
 from adaptkit import experiment
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.base.checkpoint import BaseModel, load
-from adaptkit.experiment import Experiment
+from adaptkit.experiment import Base, Experiment
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
@@ -45,7 +45,7 @@ def load_experiment(
     file = checkpoint.load(folder.adapter)  # before the base model, which takes seconds
     settings = experiment.load(folder.config, overrides)
     warn_of_unfinished(folder)
-    loaded = load(base or settings.base.dir, device)
+    loaded = load(base or settings.base.dir, device, prompt=settings.base.prompt)
     adapters = checkpoint.restore(file, loaded, folder.adapter)
     return LoadedExperiment(folder, settings, loaded, adapters, file)
 
@@ -59,9 +59,10 @@ def warn_of_unfinished(folder: RunFolder) -> None:
 
 def load_base_of(exp: Path, *, base: Path | None = None, device: torch.device | str = "cpu") -> BaseModel:
     """Load the base model of an experiment's folder or yaml; `base` is its folder if it has moved."""
-    return load(base or find_base(exp), device)
+    described = find_base(exp)
+    return load(base or described.dir, device, prompt=described.prompt)
 
 
-def find_base(exp: Path, overrides: Sequence[str] = ()) -> Path:
-    """Return the folder of the base model that an experiment's folder or yaml names, with `overrides`."""
-    return experiment.load(exp if exp.is_file() else RunFolder(exp).config, overrides).base.dir
+def find_base(exp: Path, overrides: Sequence[str] = ()) -> Base:
+    """Return what an experiment's folder or yaml says of its base model, with `overrides`."""
+    return experiment.load(exp if exp.is_file() else RunFolder(exp).config, overrides).base

@@ -73,7 +73,9 @@ def _too_large(seen: str, most_bytes: int) -> Refusal:
 def _refuse_too_long(duration_sec: float, most_sec: float) -> None:
     if duration_sec > most_sec:
         allowed = f"the audio may last at most {most_sec:g} s, but lasts {duration_sec:.1f} s"
-        raise Refusal(413, f"{allowed}; split it at pauses, or ask for a higher --max-sec")
+        raise Refusal(
+            413, f"{allowed}; split it at pauses, or ask for a higher --max-sec if the model reads more"
+        )
 
 
 def _refuse_odd_rate(found_hz: int, rate_hz: int) -> None:

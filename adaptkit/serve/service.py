@@ -208,7 +208,9 @@ class Service:
         started = perf_counter()
         if task is not None and self.num_open <= self.cache.num_slots:  # else requests evict each other's
             self.cache.prefetch([task])
-        speech = read_speech(body, rate_hz=self.base.rate_hz, most_sec=self.limits.max_sec)
+        most_sec = self.base.prompting.most_sec if self.base.prompting else self.limits.max_sec
+        most_sec = min(most_sec, self.limits.max_sec)
+        speech = read_speech(body, rate_hz=self.base.rate_hz, most_sec=most_sec)
         row = self._read(speech, task)
         return Prepared(row, speech.duration_sec, perf_counter() - started)
 
@@ -216,7 +218,8 @@ class Service:
         """Convert speech to a row for the model; None if it is too short for the encoder."""
         options = self._options
         if options is None:
-            num_frames = padding.feature_frames(self.base.model.frontend, len(speech.samples))
+            own_frames = padding.feature_frames(self.base.model.frontend, len(speech.samples))
+            num_frames = self.base.padded_frames or own_frames
         else:
             num_frames = options.count_frames(len(speech.samples))
         if padding.encoder_frames(self.base.model.encoder, num_frames) < 1:

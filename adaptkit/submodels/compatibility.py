@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from adaptkit.base import owsm
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, listed
 from adaptkit.files import explain_os_error, stamp
@@ -79,7 +80,10 @@ class Compatibility:
             return f"{difference} as in {SHARED_FILE}; move it to a folder of its own"
         if self.base is not None and self.base.fingerprint != head.base_fingerprint:
             found = f"{self.base.path} is {self.base.fingerprint}"
-            return f"for base model {head.base_fingerprint}, but {found}; use the matching base model"
+            remedy = owsm.remedy_of(
+                head.base_fingerprint, self.base.fingerprint, "use the matching base model"
+            )
+            return f"for base model {head.base_fingerprint}, but {found}; {remedy}"
         return ""
 
     def _find_odd_shapes(self, submodel: Submodel) -> str:

@@ -55,7 +55,7 @@ def train_adapters(
         )
     with in_processes(device), writing_to(folder):
         refuse_another(folder, resume=resume)
-        base = base_checkpoint.load(settings.base.dir, device)
+        base = base_checkpoint.load(settings.base.dir, device, prompt=settings.base.prompt)
         train, valid = _read_sets(settings.data, base, allow_pipes, keeps_tasks=True)
         train = augmented(train, settings.augment, settings.train.seed)
         tasks = train.data.tasks

@@ -68,10 +68,18 @@ def test_a_deep_copy_after_a_training_step_is_possible(base, kind, new_stack, ne
             assert torch.equal(twin(batch), adapted.eval()(batch))
 
 
-def test_activation_checkpointing_of_the_base_is_refused(new_base, kind, new_stack, new_batch):
-    base = new_base(**CHECKPOINTED)
-    with pytest.raises(ConfigError, match="activation checkpointing"):
-        step(AdaptedModel(base, new_stack(base, kind)), new_batch(TASKS))
+def test_gradients_in_a_base_with_activation_checkpointing_are_those_without(
+    new_base, kind, new_stack, new_batch
+):
+    found = {}
+    for layers in ([1, 2], []):
+        conf = {**CHECKPOINTED["encoder_conf"], "gradient_checkpoint_layers": layers}
+        base = new_base(encoder="e_branchformer", encoder_conf=conf)
+        stack = new_stack(base, kind, is_trained=True)
+        step(AdaptedModel(base, stack), new_batch(TASKS))
+        found[len(layers)] = {name: p.grad for name, p in stack.named_parameters() if p.grad is not None}
+    assert found[2].keys() == found[0].keys()
+    assert all(torch.equal(found[2][name], found[0][name]) for name in found[0])
 
 
 def test_a_checkpointed_base_decodes(new_base, kind, new_stack, new_batch):

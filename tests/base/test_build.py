@@ -58,6 +58,20 @@ def test_an_attention_decoder_is_built_where_ctc_is_not_all(new_base):
     assert type(built.model.decoder).__name__ == "TransformerDecoder"
 
 
+def test_an_option_of_a_newer_espnet_is_left_out_only_if_it_changes_nothing(model_config):
+    conf = {"num_layers": 1, "hidden_size": 8}  # of a class that has no use_sdpa in any version
+    rnn = {"decoder": "rnn", "model_conf": {"ctc_weight": 0.3}}
+    built = build.build(model_config(**rnn, decoder_conf={**conf, "use_sdpa": False}))
+    assert type(built.decoder).__name__ == "RNNDecoder"
+    with pytest.raises(ConfigError, match="use_sdpa: .* came with ESPnet 202611; set it to False"):
+        build.build(model_config(**rnn, decoder_conf={**conf, "use_sdpa": True}))
+
+
+def test_classes_are_found_where_either_espnet_has_them():
+    path = "espnet.nets.batch_beam_search.BatchBeamSearch"
+    assert classes.import_class(path).__name__ == "BatchBeamSearch"
+
+
 def test_another_implementation_of_ctc_is_read_as_the_builtin_one(model_config, caplog):
     caplog.set_level("INFO")
     built = build.build(model_config(ctc_conf={"ctc_type": "warpctc"}))

@@ -266,6 +266,15 @@ def test_the_commands_refuse_an_unknown_speaker(adaptkit, exp, tmp_path):
     assert not (tmp_path / "folded").exists()
 
 
+def test_units_are_not_added_to_the_gating_mlp_of_a_branchformer(new_base):
+    base = new_base(encoder="branchformer", encoder_conf=BRANCHFORMER)
+    stack = api.build([api.read_config(TPA)], base.sites, TASKS, seed=0)
+    with pytest.raises(
+        ConfigError, match="cgmlp of the base model is not two linear maps with an activation"
+    ):
+        fold(base, stack, "spk1")
+
+
 def test_a_folded_release_is_an_archive_of_all_that_it_came_with(new_archive, tmp_path, monkeypatch):
     zipped = shutil.make_archive(tmp_path / "released", "zip", new_archive("librispeech_conformer"))
     base = base_checkpoint.load(Path(zipped))
@@ -291,12 +300,3 @@ def test_lost_statistics_of_a_release_are_written_from_the_model(new_archive, tm
     stats = np.load(tmp_path / "folded/feats_stats.npz")
     mean = torch.from_numpy(stats["sum"] / stats["count"])
     torch.testing.assert_close(mean, base.model.normalize.mean.double(), check_dtype=False)
-
-
-def test_units_are_not_added_to_the_gating_mlp_of_a_branchformer(new_base):
-    base = new_base(encoder="branchformer", encoder_conf=BRANCHFORMER)
-    stack = api.build([api.read_config(TPA)], base.sites, TASKS, seed=0)
-    with pytest.raises(
-        ConfigError, match="cgmlp of the base model is not two linear maps with an activation"
-    ):
-        fold(base, stack, "spk1")

@@ -48,6 +48,7 @@ def folder(base, tmp_path):
         ({"encoder_conf": {**CONFORMER, "output_size": "wide"}}, "output_size: expected an integer from 1"),
         ({"encoder_conf": {**CONFORMER, "output_size": 2**16, "linear_units": 2**18}}, "more than .* GiB"),
         ({"encoder_conf": {**CONFORMER, "input_layer": "embed"}}, "ESPnet|configuration"),
+        ({"ctc_conf": {"ctc_type": "sparse"}}, "ctc_conf: CTC rejects"),
         ({"ctc_conf": {"a": [[[[[1]]]]]}}, "a: more than 4 levels"),
         ({"adaptkit": {"features": {"num_bins": 10**9}}}, "adaptkit.features: num_bins: expected a number"),
         ({"adaptkit": {"features": {"num_bins": 40}}}, "features of 20 bins, but .*num_bins is 40"),

@@ -180,7 +180,7 @@ def test_settings_without_effect_are_refused(run, changes, message):
 
 
 def test_settings_of_a_base_folder_are_refused(run, base_dir):
-    with pytest.raises(ConfigError, match="a base model; --set changes an experiment, name its yaml"):
+    with pytest.raises(ConfigError, match="a base model, of which --set changes base.prompt alone, not "):
         run(exp=base_dir, overrides=("base.dir=x",))
 
 

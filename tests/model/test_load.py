@@ -60,7 +60,7 @@ def test_adapters_that_are_missing_are_named_before_the_base_is_loaded(new_exp, 
 @pytest.mark.parametrize("is_yaml", [False, True])
 def test_the_base_is_that_of_a_folder_or_a_yaml(new_exp, base, base_dir, is_yaml):
     exp = new_exp() / "config.yaml" if is_yaml else new_exp()
-    assert find_base(exp) == base_dir
+    assert find_base(exp).dir == base_dir
     assert load_base_of(exp).fingerprint == base.fingerprint
 
 

@@ -8,16 +8,20 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from espnet.nets.batch_beam_search import BatchBeamSearch
-from espnet.nets.beam_search import BeamSearch, Hypothesis
-from espnet.nets.scorer_interface import BatchScorerInterface
-from espnet.nets.scorers.ctc import CTCPrefixScorer
-from espnet.nets.scorers.length_bonus import LengthBonus
 from torch import Tensor, nn
 
+from adaptkit.base.classes import import_class
 from adaptkit.base.search.cached import cached_decoder, cached_lm
 from adaptkit.base.search.paths import BestPath
+from adaptkit.base.search.timestamps import NoTimestamps
 from adaptkit.search_options import Beam
+
+BatchBeamSearch = import_class("espnet.nets.batch_beam_search.BatchBeamSearch")
+BeamSearch = import_class("espnet.nets.beam_search.BeamSearch")
+Hypothesis = import_class("espnet.nets.beam_search.Hypothesis")
+BatchScorerInterface = import_class("espnet.nets.scorer_interface.BatchScorerInterface")
+CTCPrefixScorer = import_class("espnet.nets.scorers.ctc.CTCPrefixScorer")
+LengthBonus = import_class("espnet.nets.scorers.length_bonus.LengthBonus")
 
 _LOG = logging.getLogger(__name__)
 _BLANK = 0
@@ -36,7 +40,7 @@ def search_beam(
     if not found:  # fewer frames than minlenratio asks for tokens
         _LOG.warning("an utterance of %d frames is too short for minlenratio; searched without", len(encoded))
         found = search(x=encoded, maxlenratio=options.maxlenratio, minlenratio=0.0)
-    return [_read(hypothesis) for hypothesis in found[: options.nbest]]
+    return [_read(hypothesis, len(_primer(model))) for hypothesis in found[: options.nbest]]
 
 
 class _BatchBeamSearch(BatchBeamSearch):
@@ -72,12 +76,14 @@ def _build(model: nn.Module, options: Beam, lm: nn.Module | None) -> BeamSearch:
         "ctc": options.ctc_weight,
         "lm": options.lm_weight,
         "length_bonus": options.length_bonus,
+        "no_times": 1.0 if _has_times(model) else 0.0,
     }
     scorers = {
         "decoder": None if model.decoder is None else cached_decoder(model.decoder),
         "ctc": None if model.ctc is None else CTCPrefixScorer(ctc=model.ctc, eos=model.eos),
         "length_bonus": LengthBonus(num_tokens),
         "lm": None if lm is None else cached_lm(lm),
+        "no_times": NoTimestamps(num_tokens, model.prompting.times) if _has_times(model) else None,
     }
     used = [scorers[name] for name, weight in weights.items() if weight and name != "ctc"]
     in_batches = all(isinstance(scorer, BatchScorerInterface) for scorer in used)
@@ -91,11 +97,22 @@ def _build(model: nn.Module, options: Beam, lm: nn.Module | None) -> BeamSearch:
         pre_beam_score_key=None if options.ctc_weight == 1.0 else "full",
         normalize_length=options.normalize_length,
     )
+    search.set_hyp_primer(_primer(model))
     return search.eval()
 
 
-def _read(hypothesis: Hypothesis) -> BestPath:
-    """Drop the sentence marks at both ends, and blanks."""
-    tokens = [token for token in hypothesis.yseq[1:-1].tolist() if token != _BLANK]
+def _primer(model: nn.Module) -> list[int]:
+    """Return the tokens that every hypothesis begins with: `<sos>`, of an OWSM model with its prompt."""
+    return [model.sos, *(model.prompting.tokens if _has_times(model) else ())]
+
+
+def _has_times(model: nn.Module) -> bool:
+    """Whether the decoder of a model is prompted for no timestamps, as that of OWSM."""
+    return model.prompting is not None and model.prompting.has_decoder
+
+
+def _read(hypothesis: Hypothesis, num_before: int) -> BestPath:
+    """Drop what stands before the text, the mark of its end, and blanks."""
+    tokens = [token for token in hypothesis.yseq[num_before:-1].tolist() if token != _BLANK]
     scores = {name: float(score) for name, score in hypothesis.scores.items()}
     return BestPath(tokens, float(hypothesis.score), scores)

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from espnet.nets.scorer_interface import BatchScorerInterface
 from torch import Tensor, nn
+
+from adaptkit.base.classes import import_class
+
+BatchScorerInterface = import_class("espnet.nets.scorer_interface.BatchScorerInterface")
 
 State = Tensor | None  # keys and values (layers, 2, H, L, D / H) of a hypothesis' tokens
 
@@ -55,6 +58,8 @@ class _CachedDecoder(BatchScorerInterface):
 
     def batch_score(self, ys: Tensor, states: Sequence[State], xs: Tensor) -> tuple[Tensor, list[State]]:
         """Score the tokens that follow prefixes (N, L)."""
+        if states[0] is None and ys.shape[1] > 1:  # the tokens of a prompt
+            _, states = self.batch_score(ys[:, :-1], states, xs)
         decoder, before = self._decoder, _stack(states)
         x, new = decoder.embed(ys)[:, -1:], []  # (N, 1, D)
         for index, (layer, memory) in enumerate(zip(decoder.decoders, self._memory, strict=True)):
@@ -76,6 +81,8 @@ class _CachedLM(BatchScorerInterface):
 
     def batch_score(self, ys: Tensor, states: Sequence[State], xs: Tensor) -> tuple[Tensor, list[State]]:
         """Score the tokens that follow prefixes (N, L); as in training, a blank among them is not seen."""
+        if states[0] is None and ys.shape[1] > 1:
+            _, states = self.batch_score(ys[:, :-1], states, xs)
         encoder, before = self._lm.encoder, _stack(states)
         x, new = encoder.embed(self._lm.embed(ys))[:, -1:], []  # (N, 1, D)
         is_seen = (ys != 0)[:, None, None]  # (N, 1, 1, L)

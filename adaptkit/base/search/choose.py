@@ -25,6 +25,7 @@ from adaptkit.search_options import (
 _LOG = logging.getLogger(__name__)
 _DECODERS = ("transformer_decoder", "rnn_decoder")  # modules of ESPnet that score one token after another
 _BEAM_SIZE = 10
+_OWSM_BEAM_SIZE = 5  # of espnet2.bin.s2t_inference
 _LM_WEIGHT = 0.6  # as in ESPnet's recipe for LibriSpeech
 
 
@@ -35,6 +36,8 @@ class _Parts:
     has_ctc: bool
     has_attention: bool
     is_transducer: bool
+    is_owsm: bool = False
+    is_translator: bool = False  # of whose task CTC, which transcribes, knows nothing
 
 
 def new_searcher(base: BaseModel, request: SearchRequest) -> Searcher:
@@ -57,7 +60,7 @@ def quick_searcher(model: nn.Module) -> Searcher:
     parts = _parts(model)
     if parts.is_transducer:
         return Searcher(Transducer(beam_size=1), reason="a transducer")
-    if parts.has_ctc:
+    if parts.has_ctc and not parts.is_translator:
         return Searcher(Greedy(), reason="CTC")
     return Searcher(Beam(beam_size=1, ctc_weight=0.0), reason="attention without CTC")
 
@@ -85,7 +88,9 @@ def _parts(model: nn.Module) -> _Parts:
     is_transducer = bool(model.use_transducer_decoder)
     decoder = None if is_transducer else model.decoder
     has_attention = decoder is not None and type(decoder).__module__.endswith(_DECODERS)
-    return _Parts(model.ctc is not None, has_attention, is_transducer)
+    prompting = model.prompting
+    is_translator = has_attention and prompting is not None and not prompting.is_transcript
+    return _Parts(model.ctc is not None, has_attention, is_transducer, prompting is not None, is_translator)
 
 
 def _choose(parts: _Parts, num_tokens: int, *, has_lm: bool) -> tuple[SearchOptions, str]:
@@ -93,9 +98,11 @@ def _choose(parts: _Parts, num_tokens: int, *, has_lm: bool) -> tuple[SearchOpti
     weight, beam_size = _LM_WEIGHT if has_lm else 0.0, min(_BEAM_SIZE, num_tokens)
     with_lm = " and a language model" if has_lm else ""
     if parts.is_transducer:
-        return Transducer(
-            beam_size=min(beam_size, num_tokens - 1), lm_weight=weight
-        ), f"auto: a transducer{with_lm}"
+        options = Transducer(beam_size=min(beam_size, num_tokens - 1), lm_weight=weight)
+        return options, f"auto: a transducer{with_lm}"
+    if parts.is_owsm and parts.has_attention:
+        options = Beam(beam_size=min(_OWSM_BEAM_SIZE, num_tokens), ctc_weight=0.0, lm_weight=weight)
+        return options, f"auto: OWSM, as ESPnet's own inference{with_lm}"
     if parts.has_attention:
         what = "CTC and an attention decoder" if parts.has_ctc else "an attention decoder without CTC"
         ctc_weight = 0.3 if parts.has_ctc else 0.0
@@ -128,6 +135,12 @@ def _changes(options: SearchOptions, request: SearchRequest) -> list[str]:
 
 def _check(parts: _Parts, options: SearchOptions, base: BaseModel) -> None:
     """Refuse a search that needs what the model does not have."""
+    uses_ctc = options.kind == "greedy" or (options.kind == "beam" and options.ctc_weight > 0)
+    if parts.is_translator and uses_ctc:
+        raise ConfigError(
+            f"{base.path}: prompted for {base.prompting.task}, a translation, whereas CTC transcribes; use "
+            "--search beam --search-set ctc_weight=0, or --search auto"
+        )
     _CHECKS[options.kind](parts, options, str(base.path))
     num_tokens = len(base.tokens.tokens)
     most = {"greedy": 1, "beam": num_tokens, "transducer": num_tokens - 1}[options.kind]  # of topk

@@ -29,6 +29,7 @@ class LanguageModel:
     """A language model, and the file it was read from."""
 
     path: Path
+    config: Mapping[str, Any]  # ESPnet's own
     digest: str  # sha256 of the file
     module: nn.Module  # ESPnet's scorer
 
@@ -96,7 +97,7 @@ def _load(config_path: Path, weights_path: Path, base: BaseModel) -> LanguageMod
     own = {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
     load_strictly(module, own, weights_path)
     module.to(next(base.model.parameters()).device).eval().requires_grad_(False)
-    return LanguageModel(weights_path, _digest(weights_path), module)
+    return LanguageModel(weights_path, config, _digest(weights_path), module)
 
 
 def _check_kind(config: Mapping[str, Any], where: Path) -> str:

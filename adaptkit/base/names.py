@@ -1,0 +1,93 @@
+"""One name for each weight, whichever ESPnet built the model.
+
+ESPnet 202611 renamed the layers after the convolutions of seven subsampling classes: `embed.out.0`, a linear
+map, is `embed.out`, and `embed.out.1`, the positional encoding, is `embed.pos_enc`. A model of either ESPnet
+gets the names of 202511 here, once, when it is built. So sites, adapters, fingerprints and files have one
+spelling, and both versions load it: 202611 renames what it reads.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from adaptkit.errors import CheckpointError
+
+# compared: all encoders, decoders, frontends, normalisations and language models of both; the rest is equal
+_RENAMED = frozenset(
+    (
+        *("Conv1dSubsampling1", "Conv1dSubsampling2", "Conv1dSubsampling3"),
+        *("Conv2dSubsampling", "Conv2dSubsampling1", "Conv2dSubsampling2", "Conv2dSubsampling6"),
+    )
+)
+# 202611: 202511
+_LAYERS = {"out.weight": "out.0.weight", "out.bias": "out.0.bias", "pos_enc.": "out.1."}
+
+
+def adopt(model: nn.Module) -> nn.Module:
+    """Move the renamed layers of a model to their names in ESPnet 202511; what it computes stays the same.
+
+    Its `load_state_dict` takes both spellings afterwards.
+    """
+    for _, layers in _renamed(model):
+        if isinstance(layers.out, nn.Linear):
+            positions = layers.pos_enc
+            del layers.pos_enc
+            layers.out = _Layers(layers.out, positions)
+            object.__setattr__(layers, "pos_enc", positions)  # still called as that, but not named
+        layers.register_load_state_dict_pre_hook(_rename)
+    return model
+
+
+class _Layers(nn.Sequential):
+    """The layers after the convolutions by their numbers in 202511; 202611 itself calls the second."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the first, the linear map."""
+        return self[0](x)
+
+
+def canonical(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Name the weights of a file, in either spelling, as `model` does.
+
+    Both spellings of one weight in a file are a CheckpointError that begins with `where`.
+    """
+    prefixes = [prefix for prefix, _ in _renamed(model)]
+    renamed = {}
+    for name, tensor in weights.items():
+        known = name
+        for prefix in prefixes:
+            known = _in_202511(known, prefix)
+        if known != name and known in weights:
+            raise CheckpointError(
+                f"{where}: has both {name} and {known}, which are one weight, named as in ESPnet 202611 and "
+                "202511; use the model file that ESPnet wrote"
+            )
+        renamed[known] = tensor
+    return renamed
+
+
+def _renamed(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules with renamed layers, each with the prefix of its weights' names."""
+    for path, module in model.named_modules():
+        if type(module).__name__ in _RENAMED:
+            yield f"{path}." if path else "", module
+
+
+def _in_202511(name: str, prefix: str) -> str:
+    """Return a weight's name in ESPnet 202511, if it is of the module that `prefix` names.
+
+    >>> _in_202511("encoder.embed.out.weight", "encoder.embed.")
+    'encoder.embed.out.0.weight'
+    """
+    for new, old in _LAYERS.items():
+        if name == prefix + new or (new.endswith(".") and name.startswith(prefix + new)):
+            return prefix + old + name.removeprefix(prefix + new)
+    return name
+
+
+def _rename(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename weights that are about to be loaded; 202611's own renaming has come before."""
+    for name in list(state_dict):
+        state_dict[_in_202511(name, prefix)] = state_dict.pop(name)

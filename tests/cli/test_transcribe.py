@@ -1,0 +1,113 @@
+"""`adaptkit transcribe` as a user runs it, beside `adaptkit decode` on the same recordings."""
+
+import json
+
+import pytest
+
+from adaptkit import experiment
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.tables import read_table
+from adaptkit.model import checkpoint
+
+
+@pytest.fixture
+def exp(base, new_stack, settings, tmp_path):
+    """An experiment's folder with trained adapters of each speaker."""
+    stack = new_stack(base, is_trained=True)
+    folder = tmp_path / "exp/tiny"
+    experiment.save(settings(), folder / "config.yaml")
+    checkpoint.save(folder / "adapter.safetensors", stack, base.fingerprint, 7, stack.state_dict())
+    return folder
+
+
+@pytest.fixture
+def of_spk10(corpus):
+    """The recordings of one speaker, by utterance."""
+    data = datadir.read(corpus / "data/valid")
+    return {u.utt_id: data.recordings[u.recording] for u in data.utterances if u.speaker == "spk10"}
+
+
+def texts(done):
+    """The texts in lines of json, in their order."""
+    assert done.exit_code == 0, done.stderr
+    return [json.loads(line)["text"] for line in done.stdout.splitlines()]
+
+
+def test_files_are_transcribed_as_a_data_directory_is(adaptkit, exp, base_dir, corpus, of_spk10, tmp_path):
+    adaptkit("decode", exp, corpus / "dump/valid", "--out", tmp_path / "out")
+    expected = read_table(tmp_path / "out/text")
+
+    done = adaptkit("transcribe", *of_spk10.values(), "--exp", exp, "--speaker", "spk10", "--json")
+
+    assert texts(done) == [expected[utt_id] for utt_id in of_spk10]
+
+
+def test_submodels_and_adapters_transcribe_alike(adaptkit, exp, base_dir, of_spk10, tmp_path):
+    adaptkit("submodels", "export", exp, tmp_path / "submodels")
+    own, *_ = of_spk10.values()
+    more = ["--speaker", "spk10", "--json"]
+
+    one = adaptkit("transcribe", own, "--exp", exp, *more)
+    other = adaptkit("transcribe", own, "--base", base_dir, "--submodels", tmp_path / "submodels", *more)
+
+    assert texts(one) == texts(other)
+
+
+def test_one_file_is_a_line_of_text_and_several_are_named(adaptkit, base_dir, of_spk10):
+    first, second, *_ = of_spk10.values()
+
+    alone = adaptkit("transcribe", first, "--base", base_dir)
+    both = adaptkit("transcribe", second, first, "--base", base_dir)
+
+    lines = both.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [second, first]
+    assert lines[1].split()[1:] == alone.stdout.split()
+
+
+def test_n_best_are_printed_with_their_scores(adaptkit, base_dir, of_spk10):
+    own, *_ = of_spk10.values()
+    words = ["--search", "beam", "--search-set", "ctc_weight=1", "--search-set", "beam_size=4"]
+
+    done = adaptkit("transcribe", own, "--base", base_dir, *words, "--nbest", 3, "--json")
+
+    (line,) = map(json.loads, done.stdout.splitlines())
+    scores = [entry["score"] for entry in line["nbest"]]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert (line["text"], line["score"]) == (line["nbest"][0]["text"], scores[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--speaker", "spk1"], 2, "--speaker needs adapters"),
+        (["--exp", "EXP"], 1, "the adapters are of 3 speakers (spk1, spk10, spk2); name one by --speaker"),
+        (
+            ["--exp", "EXP", "--speaker", "spk3"],
+            1,
+            "--speaker spk3: has no adapters (with --unknown-speaker base",
+        ),
+        (["--exp", "EXP", "--submodels", "EXP"], 2, "use one of the two"),
+    ],
+)
+def test_who_speaks_must_be_clear(adaptkit, exp, base_dir, of_spk10, words, code, message):
+    own, *_ = of_spk10.values()
+    given = [exp if word == "EXP" else word for word in words]
+
+    done = adaptkit("transcribe", own, "--base", base_dir, *given)
+
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert message in done.stderr
+
+
+def test_a_file_that_is_not_audio_is_named(adaptkit, base_dir, tmp_path):
+    (tmp_path / "notes.txt").write_text("no audio")
+
+    for name in ("notes.txt", "missing.wav"):
+        done = adaptkit("transcribe", tmp_path / name, "--base", base_dir)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert str(tmp_path / name) in done.stderr
+
+
+def test_a_model_is_needed(adaptkit, tmp_path):
+    assert adaptkit("transcribe", tmp_path / "x.wav").exit_code == 2
