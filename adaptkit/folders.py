@@ -86,6 +86,11 @@ class DecodeFolder:
     path: Path
 
     @property
+    def name(self) -> str:
+        """What the folder is named after: its set, with the search where several are compared (test_beam)."""
+        return self.path.name.removeprefix("decode_")
+
+    @property
     def text(self) -> Path:
         """The hypotheses, as a Kaldi table."""
         return self.path / "text"

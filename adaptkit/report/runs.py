@@ -70,8 +70,8 @@ class Comparison:
 
     @property
     def set_name(self) -> str:
-        """The name of the set, on one line."""
-        return visible(self.results[0].runs[0].decode.set_name)
+        """The name by which the set was asked for, that of its decode folders, on one line."""
+        return visible(DecodeFolder(self.results[0].runs[0].decoded).name)
 
 
 def load(folders: Sequence[Path], set_name: str | None = None, *, minus: Sequence[str] = ()) -> Comparison:

@@ -64,6 +64,15 @@ def test_sets_stand_in_the_order_given_and_once(folders):
     assert [comparison.set_name for comparison in group.by_set] == ["noisy", "test"]
 
 
+def test_a_set_that_several_searches_decoded_is_a_column_for_each(folders):
+    for folder in folders:
+        (folder / "decode_noisy").rename(folder / "decode_test_beam")
+        record = folder / "decode_test_beam/run.json"
+        record.write_text(record.read_text().replace("noisy", "test"))
+    (group,) = by_set.load(folders, ["test", "test_beam"])
+    assert [figure for figure, _ in by_set.as_cells(group)[0]][1:3] == ["test", "test_beam"]
+
+
 def test_sets_of_other_references_are_a_group_of_their_own(with_long):
     pairs = by_set.load(with_long, ["test", "long", "noisy"])
 
