@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # AN4 as ESPnet releases models: a hybrid base model and a language model, packed by ESPnet itself, imported and searched.
-#   ./hybrid.sh --corpus /path/to/an4        (the folder that holds etc/; about an hour on one core)
+#   ./hybrid.sh --corpus /path/to/an4        (the folder that holds etc/; half an hour on one core)
 #
 #   1 data   2 base model   3 language model   4 archive   5 import, decoding, scoring and report
 #   6 the same beams by ESPnet's own inference: its WER, and that of its texts against adaptkit's, 0 where they are equal
