@@ -1,8 +1,8 @@
 """Build an ESPnet recogniser from its own configuration without importing `espnet2.tasks`.
 
 The constructors are called in the order of `espnet2.tasks.asr.ASRTask.build_model`, from the table in
-`base.classes`: importing the task itself takes 16 s and attempts downloads. A class outside the table may run
-code; only if the user trusts the configuration (see `base.trust`), the task builds it, with a log message.
+`base.classes`: importing the task itself takes seconds and attempts downloads. A class outside the table may
+run code; the task builds it if the user trusts the configuration (see `base.trust`), with a log message.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from adaptkit.base.classes import (
     OF_OWSM_CTC,
     OWSM_MODEL,
     import_class,
+    import_unchecked,
 )
 from adaptkit.base.permitted import find_unknown, refuse_untrusted
 from adaptkit.errors import AdaptkitError, ConfigError, nearest
@@ -245,8 +246,8 @@ def _build_by_task(config: Mapping[str, Any], unknown: list[str]) -> nn.Module:
         raise ConfigError(f"{names}: not among the classes of OWSM-CTC that adaptkit builds")
     path = "espnet2.tasks.s2t.S2TTask" if owsm.is_owsm(config) else "espnet2.tasks.asr.ASRTask"
     module = path.rpartition(".")[0]
-    _LOG.info("%s: unknown to adaptkit; using %s, which takes 16 s to import", names, module)
-    task = import_class(path)
+    _LOG.info("%s: unknown to adaptkit; using %s, which takes seconds to import", names, module)
+    task = import_unchecked(path)
     with tempfile.TemporaryDirectory() as folder, _refusing(f"{module} rejects the configuration"):
         configuration.write_yaml(Path(folder, "config.yaml"), config)
         with transducer.importable():

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import typeguard
 from torch import Tensor
 
 from adaptkit.base import checkpoint, transducer
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.base.classes import import_class
+from adaptkit.base.classes import import_unchecked
 from adaptkit.base.search.lm import LanguageModel
 from adaptkit.base.search.paths import BestPath
 from adaptkit.folders import RunFolder
@@ -50,7 +49,7 @@ class Reference:
             files |= _write(folder / "lm", "lm_train_config", {**lm.config, **_NO_TEXT}, own)
         device = str(next(base.model.parameters()).device)
         with _quiet(), transducer.importable():
-            self._speech2text = import_reference(_SPEECH2TEXT)(**files, device=device, **_settings(options))
+            self._speech2text = import_unchecked(_SPEECH2TEXT)(**files, device=device, **_settings(options))
 
     def find(self, inputs: Tensor) -> list[BestPath]:
         """Return the n best hypotheses of one utterance, speech (N,) or features (T, F), the best first."""
@@ -68,19 +67,6 @@ def _write(
     checkpoint.save(folder, config, weights)
     model = {"asr_train_config": "asr_model_file", "lm_train_config": "lm_file"}[argument]
     return {argument: RunFolder(folder).config, model: RunFolder(folder).model}
-
-
-def import_reference(path: str) -> Any:
-    """Import a class of `espnet2.bin` or `espnet2.tasks` without typeguard, which takes half of the 16 s.
-
-    Modules that are imported already keep its checks.
-    """
-    checked = typeguard.typechecked
-    typeguard.typechecked = lambda function=None, **_: function or (lambda other: other)
-    try:
-        return import_class(path)
-    finally:
-        typeguard.typechecked = checked
 
 
 def _settings(options: SearchOptions) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def transcribe(
 ) -> None:
     """Transcribe audio files of one speaker, and print a line of text for each.
 
-    Example: adaptkit transcribe data/wav/hello.wav --base exp/base
+    Example: adaptkit transcribe hello.wav --base exp/base
     """
     from adaptkit.decoding.models import ModelOptions
     from adaptkit.decoding.transcribe import transcribe as run

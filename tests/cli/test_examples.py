@@ -57,6 +57,7 @@ def folder(adaptkit, corpus, settings, tmp_path, monkeypatch):
         run(f"feats data/{name} dump/{name} --rate 8000 --num-bins 40 --cmvn {stats}")
     run("base train conf/mini.yaml --set base.train.max_epochs=30")
     shutil.make_archive("asr_model", "zip", "exp/base")
+    shutil.copyfile(next(corpus.glob("*.wav")), "hello.wav")
     for name in ("residual", "tpa", "lora"):
         run(f"train conf/mini.yaml --adapter {name} --exp exp/{name}")
     for seed in (1, 2):

@@ -1,7 +1,5 @@
 """Texts and scores of every search against ESPnet's own `Speech2Text` with the same settings."""
 
-import contextlib
-import io
 import logging
 import runpy
 from pathlib import Path
@@ -10,6 +8,7 @@ import pytest
 import torch
 
 from adaptkit.base import checkpoint
+from adaptkit.base.classes import import_unchecked
 from adaptkit.base.fold import fold, write
 from adaptkit.base.importing import import_model
 from adaptkit.base.search.choose import new_searcher
@@ -67,11 +66,9 @@ TRANSDUCERS = {
 
 @pytest.fixture(scope="module")
 def speech2text():
-    """ESPnet's Speech2Text, whose import takes 16 s; it wants a loss that no package index has."""
-    with contextlib.redirect_stdout(io.StringIO()), importable():
-        from espnet2.bin.asr_inference import Speech2Text
-
-        yield Speech2Text
+    """ESPnet's Speech2Text, which wants a loss that no package index has."""
+    with importable():
+        yield import_unchecked("espnet2.bin.asr_inference.Speech2Text")
     logging.getLogger().setLevel(logging.WARNING)
 
 
@@ -158,15 +155,14 @@ def test_a_folded_release_is_espnets_from_any_working_folder(
 
 
 def test_a_language_model_that_espnet_trains_for_a_recipe_joins_the_beam(new_archive, speech2text, tmp_path):
-    from espnet2.tasks.lm import LMTask
-
+    task = import_unchecked("espnet2.tasks.lm.LMTask")
     prepare = runpy.run_path(str(EGS / "an4/local/train_lm.py"))["prepare"]
     utterances = tuple(Utterance(f"a-{index}", "a", f"a-{index}", "AN OLD MODEL") for index in range(3))
     datadir.write(DataDir(tmp_path / "data", utterances, {u.recording: "none.wav" for u in utterances}))
     words = prepare(new_archive(HYBRID), tmp_path / "data", tmp_path / "data", tmp_path / "lm")
     sizes = ("embed_unit=16", "att_unit=16", "head=2", "unit=16", "layer=1")
     small = [word for size in sizes for word in ("--lm_conf", size)]
-    LMTask.main(cmd=["--config", str(EGS / "an4/conf/lm.yaml"), *words, *small, "--max_epoch", "1"])
+    task.main(cmd=["--config", str(EGS / "an4/conf/lm.yaml"), *words, *small, "--max_epoch", "1"])
 
     request = SearchRequest(Beam(lm_weight=0.5), lm=tmp_path / "lm")
     assert new_searcher(checkpoint.load(new_archive(HYBRID)), request).lm is not None
