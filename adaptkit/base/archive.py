@@ -148,6 +148,8 @@ def _in_folder(folder: Path, model_file: str | None) -> ModelFiles:
         raise CheckpointError(
             f"{folder}: holds several models: {listed(map(str, inner))}; give the folder of one"
         )
+    if not inner and list_models(folder):
+        return _beside(_choose(folder, model_file))  # which says that its config.yaml is missing
     if not inner:
         raise _nothing(folder)
     return _beside(_choose(inner[0], model_file))

@@ -6,9 +6,11 @@ The package is optional (`adaptkit[hub]`). Nothing is downloaded unless asked fo
 import logging
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaptkit.base import trust
 from adaptkit.base.meta import META, read_meta
 from adaptkit.errors import AdaptkitError, ConfigError
 
@@ -66,9 +68,10 @@ def _snapshot(tag: str, revision: str | None, patterns: Sequence[str], *, downlo
             "'adaptkit[hub]'; or fetch the archive yourself and give its folder or zip"
         ) from error
     try:
-        folder = snapshot_download(
-            tag, revision=revision, allow_patterns=list(patterns), local_files_only=not download
-        )
+        with trust.downloading() if download else nullcontext():
+            folder = snapshot_download(
+                tag, revision=revision, allow_patterns=list(patterns), local_files_only=not download
+            )
     except LocalEntryNotFoundError as error:
         raise AdaptkitError(_explain_absence(tag, revision, download, error)) from error
     except Exception as error:  # of huggingface_hub, the HTTP library below it, and the network

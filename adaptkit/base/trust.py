@@ -16,11 +16,13 @@ REMEDY = (
     f"if you trust whoever wrote the model, run 'export {VARIABLE}=1' and the same command again, or put "
     "--trust-config after 'adaptkit'"
 )
+_OFFLINE = "HF_HUB_OFFLINE"
 _LIMITS = {  # environment variables of torch and huggingface_hub, and their values without trust
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",  # also where ESPnet calls torch.load(weights_only=False)
     "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": None,  # torch refuses to load anything with both
-    "HF_HUB_OFFLINE": "1",
+    _OFFLINE: "1",
 }
+_replaced: dict[str, str | None] = {}  # by `trusting`: the values of before
 
 
 def is_config_trusted() -> bool:
@@ -35,17 +37,35 @@ def trusting(is_trusted: bool) -> Iterator[None]:
     Without trust, also none by the environment, torch.load reads tensors only and nothing is downloaded.
     """
     trusted = {VARIABLE: "1"} if is_trusted else {}
-    with _environment(trusted or ({} if is_config_trusted() else _LIMITS)):
-        yield
+    with _environment(trusted or ({} if is_config_trusted() else _LIMITS)) as before:
+        _replaced.update(before)
+        try:
+            yield
+        finally:
+            _replaced.clear()
 
 
 @contextmanager
-def _environment(changes: dict[str, str | None]) -> Iterator[None]:
-    """Change environment variables inside the block; None removes one."""
+def downloading() -> Iterator[None]:
+    """Let huggingface_hub download inside the block, unless the user's own environment forbids it."""
+    from huggingface_hub import constants
+
+    chosen = _replaced.get(_OFFLINE) if _OFFLINE in _replaced else os.environ.get(_OFFLINE)
+    before = constants.HF_HUB_OFFLINE  # read from the environment when it was imported
+    constants.HF_HUB_OFFLINE = (chosen or "").upper() in ("1", "ON", "YES", "TRUE")
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _environment(changes: dict[str, str | None]) -> Iterator[dict[str, str | None]]:
+    """Change environment variables inside the block, None removes one; yield what they were before."""
     before = {name: os.environ.get(name) for name in changes}
     _set(changes)
     try:
-        yield
+        yield before
     finally:
         _set(before)
 

@@ -46,6 +46,6 @@ def run(command: Callable[[], Any], name: str) -> None:
 
 
 def _is_named(record: logging.LogRecord) -> bool:
-    """Drop what ESPnet reports of its defaults and searches, by the root logger or its own, except errors."""
-    is_ours = record.name != "root" and not record.name.startswith("espnet")
+    """Drop what ESPnet reports of its searches, by the root logger or its own, and requests; except errors."""
+    is_ours = record.name != "root" and not record.name.startswith(("espnet", "httpx"))
     return is_ours or record.levelno >= logging.ERROR

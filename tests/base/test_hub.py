@@ -1,12 +1,19 @@
-"""Models by their tag: from a cache laid out as huggingface_hub does; never the network."""
+"""Models by their tag: from a cache laid out as huggingface_hub does, or from a server on this machine."""
 
+import hashlib
+import json
 import os
 import shutil
+import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import unquote
 
 import pytest
 
-from adaptkit.base import hub, importing
+from adaptkit.base import checkpoint, hub, importing
 from adaptkit.errors import AdaptkitError
 
 TAG, COMMIT = "someone/librispeech_conformer", "0123456789abcdef0123456789abcdef01234567"
@@ -53,9 +60,7 @@ def test_a_cache_that_lacks_the_weights_needs_a_download(cache, tmp_path):
 
 
 def test_a_download_without_network_is_refused(cache, tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(AdaptkitError, match="other/model: not fetched.*; check the tag"):
         importing.import_model("other/model", tmp_path / "base", download=True)
     assert not (tmp_path / "base").exists()
@@ -72,3 +77,67 @@ def test_a_path_that_exists_is_no_tag(tmp_path, monkeypatch):
     assert hub.is_tag("exp/base")
     (tmp_path / "exp/base").mkdir(parents=True)
     assert not hub.is_tag("exp/base")
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """The requests of `snapshot_download`: the list of a model's files, and each file with its metadata."""
+
+    root: Path
+
+    def do_HEAD(self):
+        self.answer()
+
+    def do_GET(self):
+        self.answer()
+
+    def answer(self):
+        path = self.path.partition("?")[0]
+        if path.startswith("/api/models/"):
+            files = {str(p.relative_to(self.root)): p for p in self.root.rglob("*") if p.is_file()}
+            listed = {"id": TAG, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+            sizes = {name: file.stat().st_size for name, file in files.items()}
+            tree = [{"type": "file", "path": n, "size": size, "oid": COMMIT} for n, size in sizes.items()]
+            content = tree if "/tree/" in path else listed
+            return self.send(200, json.dumps(content).encode(), "application/json")
+        file = self.root / unquote(path.partition(f"/resolve/{COMMIT}/")[2])
+        if not file.is_file():
+            return self.send(404, b"", "text/plain")
+        return self.send(200, file.read_bytes(), "application/octet-stream")
+
+    def send(self, status, content, kind):
+        self.send_response(status)
+        headers = {"Content-Type": kind, "Content-Length": len(content), "X-Repo-Commit": COMMIT}
+        etag = hashlib.sha256(content).hexdigest()[:40]
+        for name, value in {**headers, "ETag": f'"{etag}"', "Accept-Ranges": "none"}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+def test_download_fetches_what_the_model_needs_though_nothing_else_may(new_archive, environment, tmp_path):
+    root = shutil.copytree(new_archive("librispeech_conformer"), tmp_path / "hub", symlinks=False)
+    (root / "large.bin").write_bytes(b"not needed")
+    handler = type("Handler", (FakeHub,), {"root": root})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        place = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "cache")}
+        given = {**environment, **place, "HF_HUB_DISABLE_XET": "1"}
+
+        def run(*more, **variables):
+            command = ["adaptkit", "base", "import", TAG, "--out", str(tmp_path / "base"), *more]
+            return subprocess.run(command, env={**given, **variables}, capture_output=True, text=True)
+
+        refused, offline = run(), run("--download", HF_HUB_OFFLINE="1")
+        done = run("--download")
+        server.shutdown()
+
+    assert (refused.returncode, offline.returncode, done.returncode) == (1, 1, 0), done.stderr
+    assert "--download fetches it" in refused.stderr
+    assert checkpoint.load(tmp_path / "base").fingerprint == checkpoint.load(root).fingerprint
+    assert json.loads((tmp_path / "base/import.json").read_text())["revision"] == COMMIT
+    assert not list((tmp_path / "cache").rglob("large.bin"))

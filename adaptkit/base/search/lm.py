@@ -21,6 +21,10 @@ from adaptkit.tensors import load_strictly, total_bytes
 from adaptkit.tokens import TokenList
 
 _SLACK = 1 << 28  # bytes of a model beside its weights, such as tables of positions
+_NO_LM = (
+    "holds no language model, or several; name the folder of one, with the config.yaml (lm: ...) and the .pth "
+    "that ESPnet wrote"
+)
 _PREFIX = "lm."  # of the parameters in ESPnet's file, whose model holds the language model
 
 
@@ -65,12 +69,11 @@ def _opened(path: Path) -> Iterator[tuple[Path, Path]]:
         return
     if not path.exists():
         raise CheckpointError(f"{path}: no language model: no such file or folder; check --lm")
+    if not archive.is_base(path):
+        raise CheckpointError(f"{path}: {_NO_LM}")
     with archive.opened(path) as files:
         if files.lm_config is None:
-            raise CheckpointError(
-                f"{path}: holds no language model, or several; name the folder of one, with the config.yaml "
-                "(lm: ...) and .pth that ESPnet wrote"
-            )
+            raise CheckpointError(f"{path}: {_NO_LM}")
         yield files.lm_config, files.lm_model
 
 
