@@ -124,7 +124,7 @@ def is_base(path: Path) -> bool:
 
 def _refuse_unusable(source: Path) -> None:
     if "\0" in str(source) or max((len(part.encode()) for part in source.parts), default=0) > 255:
-        raise CheckpointError(f"{shorten(str(source), 60)!r}: no base model: not a path of any file")
+        raise CheckpointError(f"{shorten(str(source), 60)!r}: not a base model: not a valid path")
 
 
 def is_zip(source: Path) -> bool:
@@ -241,11 +241,11 @@ def _nothing(source: Path) -> CheckpointError:
     if not source.exists():
         is_tag = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))
         tag = (
-            f"of a model's tag, 'adaptkit base import {source} --out DIR' makes a folder; " if is_tag else ""
+            f"if it is a model tag, 'adaptkit base import {source} --out DIR' imports it; " if is_tag else ""
         )
         remedy = f"{tag}'adaptkit base train' trains one"
-        return CheckpointError(f"{source}: no base model: no such file or folder; {remedy}")
+        return CheckpointError(f"{source}: not a base model: no such file or folder; {remedy}")
     return CheckpointError(
-        f"{source}: no base model: expected config.yaml and model.pth, or an archive of ESPnet's with "
+        f"{source}: not a base model: expected config.yaml and model.pth, or an ESPnet archive with "
         "meta.yaml; 'adaptkit base train' trains one"
     )

@@ -64,7 +64,7 @@ def _opened(path: Path) -> Iterator[tuple[Path, Path]]:
         yield config, model
         return
     if not path.exists():
-        raise CheckpointError(f"{path}: no language model: no such file or folder; check --lm")
+        raise CheckpointError(f"{path}: not a language model: no such file or folder; check --lm")
     with archive.opened(path) as files:
         if files.lm_config is None:
             raise CheckpointError(
