@@ -1,4 +1,4 @@
-"""Find the files of a base model: in adaptkit's own folder, or in an archive as ESPnet releases it.
+"""Find the files of a base model: in adaptkit's own folder or in a released ESPnet archive.
 
 ESPnet packs a `meta.yaml` that names the others: `yaml_files.asr_train_config`, `files.asr_model_file` and,
 with a language model, `lm_train_config` and `lm_file` (espnet2/main_funcs/pack_funcs.py). Paths in it and in
@@ -39,8 +39,8 @@ class ModelFiles:
     def find(self, name: str | Path) -> Path | None:
         """Find a file that the configuration names: from the root, beside the model, then as written.
 
-        The working folder, which may hold another model's file of that name, comes last. Of an absolute path,
-        which held where the model was made, each end is tried.
+        The working folder comes last, since it may hold another model's file of that name. An absolute path
+        was valid where the model was made, so each trailing part of it is tried.
         """
         parts = PurePosixPath(name).parts
         ends = [Path(*parts[start:]) for start in range(1 if Path(name).is_absolute() else 0, len(parts))]

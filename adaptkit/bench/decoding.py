@@ -74,7 +74,7 @@ def time_searches(
     batch_frames: int,
     has_espnet: bool,
 ) -> list[DecodingCost]:
-    """Time ESPnet, ours one by one and ours in batches, in turn so that other load affects all alike."""
+    """Time ESPnet, ours one by one and ours in batches, interleaved so that other load affects all alike."""
     adapted = AdaptedModel(base, is_frozen=True).eval()
     device = next(base.model.parameters()).device
     each = [_batch(speech, [row]).to(device) for row in range(len(speech.inputs))]

@@ -16,7 +16,7 @@ _NOBODY = "-"  # the speaker of files without --speaker
 
 @dataclass(frozen=True)
 class Transcript:
-    """The n best texts of a file with their scores, the best first."""
+    """The n-best texts of a file with their scores, best first."""
 
     file: Path
     nbest: tuple[tuple[str, float], ...]

@@ -46,7 +46,7 @@ def search_beam(
 
 
 class _BatchBeamSearch(BatchBeamSearch):
-    """ESPnet's search with all hypotheses scored at once; of those that have ended, it keeps no states."""
+    """ESPnet's search with all hypotheses scored at once; it keeps no states of ended hypotheses."""
 
     check: Callable[[], None]
 

@@ -1,4 +1,4 @@
-"""Choose the search for a model, and refuse one that the model cannot do."""
+"""Choose the search for a model, and refuse one that the model does not support."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from adaptkit.search_options import (
 )
 
 _LOG = logging.getLogger(__name__)
-_DECODERS = ("transformer_decoder", "rnn_decoder")  # modules of ESPnet that score one token after another
+_DECODERS = ("transformer_decoder", "rnn_decoder")  # ESPnet modules that score token by token
 _BEAM_SIZE = 10
 _OWSM_BEAM_SIZE = 5  # of espnet2.bin.s2t_inference
 _LM_WEIGHT = 0.6  # as in ESPnet's recipe for LibriSpeech
@@ -37,7 +37,7 @@ class _Parts:
     has_attention: bool
     is_transducer: bool
     is_owsm: bool = False
-    is_translator: bool = False  # of whose task CTC, which transcribes, knows nothing
+    is_translator: bool = False  # CTC, which only transcribes, is no use
 
 
 def new_searcher(base: BaseModel, request: SearchRequest) -> Searcher:
@@ -56,7 +56,7 @@ def new_searcher(base: BaseModel, request: SearchRequest) -> Searcher:
 
 
 def quick_searcher(model: nn.Module) -> Searcher:
-    """Return the fastest search of a model, for validation: greedy, or for attention alone a beam of 1."""
+    """Return the fastest search of a model, for validation: greedy, or a beam of 1 with attention only."""
     parts = _parts(model)
     if parts.is_transducer:
         return Searcher(Transducer(beam_size=1), reason="a transducer")
