@@ -115,7 +115,7 @@ class Prompt(Config):
 class Base(Config):
     """The base model: its folder and, if adaptkit trains it, how."""
 
-    dir: FilePath = Field(description="its folder, an archive of ESPnet's, a zip or a model file")
+    dir: FilePath = Field(description="its folder, an ESPnet archive, a zip or a model file")
     model: FilePath | None = Field(
         None,
         description="ESPnet training yaml, or its name in conf/base; only its model options are used",

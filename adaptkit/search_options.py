@@ -1,6 +1,6 @@
-"""How hypotheses are searched: settings by their name in `conf/decode`, by path or written out.
+"""Search settings: by name in `conf/decode`, by path or written out.
 
-The options carry ESPnet's own names (espnet2.bin.asr_inference), but for `length_bonus`, its `penalty`.
+Options have ESPnet's names (espnet2.bin.asr_inference), except `length_bonus`, which is its `penalty`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,9 +34,9 @@ class Beam(Config):
     """Joint CTC/attention beam search (Watanabe et al., 2017), with a language model by shallow fusion."""
 
     kind: Literal["beam"] = "beam"
-    beam_size: BeamSize = Field(10, description="hypotheses that are kept")
+    beam_size: BeamSize = Field(10, description="beam size")
     ctc_weight: Share = Field(
-        0.3, description="weight of CTC, the rest is the decoder's; 1: CTC prefix search, 0: attention alone"
+        0.3, description="weight of CTC, the rest is the decoder's; 1: CTC prefix search, 0: attention only"
     )
     lm_weight: NonNegativeFloat = _LM_WEIGHT
     lm: FilePath | None = _LM
@@ -77,7 +77,7 @@ class Transducer(Config):
     """Beam search of a transducer, by ESPnet's BeamSearchTransducer; a beam of 1 is greedy."""
 
     kind: Literal["transducer"] = "transducer"
-    beam_size: BeamSize = Field(10, description="hypotheses that are kept; 1: greedy")
+    beam_size: BeamSize = Field(10, description="beam size; 1: greedy")
     search_type: Literal["default", "tsd", "alsd", "nsc", "maes"] = Field(
         "default",
         description="default (Graves, 2012); time- or alignment-length-synchronous; N-step constrained; "

@@ -1,4 +1,4 @@
-"""Find the files of a base model: in adaptkit's own folder, or in an archive as ESPnet releases it.
+"""Find the files of a base model: in adaptkit's own folder or in a released ESPnet archive.
 
 ESPnet packs a `meta.yaml` that names the others: `yaml_files.asr_train_config`, `files.asr_model_file` and,
 with a language model, `lm_train_config` and `lm_file` (espnet2/main_funcs/pack_funcs.py). Paths in it and in
@@ -39,8 +39,8 @@ class ModelFiles:
     def find(self, name: str | Path) -> Path | None:
         """Find a file that the configuration names: from the root, beside the model, then as written.
 
-        The working folder, which may hold another model's file of that name, comes last. Of an absolute path,
-        which held where the model was made, each end is tried.
+        The working folder comes last, since it may hold another model's file of that name. An absolute path
+        was valid where the model was made, so each trailing part of it is tried.
         """
         parts = PurePosixPath(name).parts
         ends = [Path(*parts[start:]) for start in range(1 if Path(name).is_absolute() else 0, len(parts))]
@@ -124,7 +124,7 @@ def is_base(path: Path) -> bool:
 
 def _refuse_unusable(source: Path) -> None:
     if "\0" in str(source) or max((len(part.encode()) for part in source.parts), default=0) > 255:
-        raise CheckpointError(f"{shorten(str(source), 60)!r}: no base model: not a path of any file")
+        raise CheckpointError(f"{shorten(str(source), 60)!r}: not a base model: not a valid path")
 
 
 def is_zip(source: Path) -> bool:
@@ -243,11 +243,11 @@ def _nothing(source: Path) -> CheckpointError:
     if not source.exists():
         is_tag = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))
         tag = (
-            f"of a model's tag, 'adaptkit base import {source} --out DIR' makes a folder; " if is_tag else ""
+            f"if it is a model tag, 'adaptkit base import {source} --out DIR' imports it; " if is_tag else ""
         )
         remedy = f"{tag}'adaptkit base train' trains one"
-        return CheckpointError(f"{source}: no base model: no such file or folder; {remedy}")
+        return CheckpointError(f"{source}: not a base model: no such file or folder; {remedy}")
     return CheckpointError(
-        f"{source}: no base model: expected config.yaml and model.pth, or an archive of ESPnet's with "
+        f"{source}: not a base model: expected config.yaml and model.pth, or an ESPnet archive with "
         "meta.yaml; 'adaptkit base train' trains one"
     )

@@ -58,7 +58,7 @@ MODEL_KEYS = frozenset((*_DEFAULTS, *_CONFS, "token_list", "token_type", "bpemod
 def complete(config: Mapping[str, Any], where: str = "config.yaml") -> dict[str, Any]:
     """Check a configuration and fill in what ESPnet's yaml may omit, so that ESPnet itself reads the result.
 
-    What is wrong is a ConfigError that begins with `where`.
+    Anything wrong raises a ConfigError whose message begins with `where`.
     """
     schema.check(config, where)
     owsm.refuse_unusable(config, where)
@@ -73,7 +73,7 @@ def build(
 ) -> nn.Module:
     """Build an `ESPnetASRModel` with new weights from a completed configuration with its `token_list`.
 
-    Of OWSM it is an `ESPnetS2TModel` that pads the speech itself (see `base.owsm`).
+    For OWSM it is an `ESPnetS2TModel` that pads the speech itself (see `base.owsm`).
 
     A configuration that ESPnet rejects, or whose model takes more than `most_bytes` (by default, the memory
     of this machine), is a ConfigError. ESPnet's error rates during training are disabled: they would decode

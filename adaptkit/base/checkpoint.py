@@ -108,7 +108,7 @@ def load(
     is_finished: bool = True,
     prompt: Prompt | None = None,
 ) -> BaseModel:
-    """Load a base model from its folder, an archive of ESPnet's, a zip, or a `.pth` beside its config.yaml.
+    """Load a base model from its folder, an ESPnet archive, a zip, or a `.pth` beside its config.yaml.
 
     `prompt` replaces that of an OWSM model's configuration. An incomplete, damaged or foreign file is a
     CheckpointError. ESPnet's own inference loads with strict=False, so a wrong file would decode without an

@@ -66,7 +66,7 @@ UNTRUSTED = {
 }
 _MODULES = {"openai-whisper": "whisper"}  # of packages whose module has another name
 _FOREIGN = "adaptkit finds no sites for adapters in the blocks of {}"
-_TASKLESS = "it is trained to {}, and is no recogniser"
+_TASKLESS = "it is trained to {} and is not a recogniser"
 # section: option: why it is not supported
 REFUSED = {
     "encoder": {
@@ -75,20 +75,20 @@ REFUSED = {
         "whisper": _FOREIGN.format("Whisper"),
         "beats": _FOREIGN.format("BEATs"),
         "longformer": _FOREIGN.format("Longformer, whose attention needs a batch padded to its window"),
-        "avhubert": "it reads video beside speech",
-        "transformer_multispkr": "it separates the speakers of one recording, and adaptkit knows one each",
+        "avhubert": "it reads video as well as speech",
+        "transformer_multispkr": "it separates overlapping speakers, and adaptkit expects one per recording",
         "hubert_pretrain": _TASKLESS.format("predict clusters of frames"),
         "torchaudiohubert": _TASKLESS.format("predict clusters of frames"),
     },
     "decoder": {
-        "mlm": "it fills masked tokens, for the model maskctc",
-        "s4": "ESPnet runs it only with cauchy_mult, a CUDA extension to be compiled",
-        "linear_decoder": "it classifies whole utterances, and recognises no words",
+        "mlm": "it fills in masked tokens, for the model maskctc",
+        "s4": "ESPnet runs it only with cauchy_mult, a CUDA extension that must be compiled",
+        "linear_decoder": "it classifies whole utterances and recognises no words",
     },
     "postencoder": {"length_adaptor": "its convolutions over time make a row depend on the padding"},
     "model": {
-        "maskctc": "its loss and its search are those of masked tokens",
-        "pit_espnet": "it separates the speakers of one recording, and adaptkit knows one each",
+        "maskctc": "its loss and search work on masked tokens",
+        "pit_espnet": "it separates overlapping speakers, and adaptkit expects one per recording",
     },
 }
 CTC = "espnet2.asr.ctc.CTC"

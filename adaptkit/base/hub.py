@@ -85,7 +85,9 @@ def _snapshot(tag: str, revision: str | None, patterns: Sequence[str], *, downlo
 def _explain_absence(tag: str, revision: str | None, download: bool, error: Exception | None) -> str:
     which = f"{tag} (revision {revision})" if revision else tag
     if not download:
-        return f"{which}: no such path, and not whole in the cache of huggingface_hub; --download fetches it"
+        return (
+            f"{which}: no such path, and not complete in the cache of huggingface_hub; --download fetches it"
+        )
     if error is None:
         return f"{which}: lacks files that its meta.yaml names; ask its authors, or use another --revision"
     cause = error.__cause__ or error

@@ -98,7 +98,7 @@ def import_model(
 
 
 def copy_parts(base: BaseModel, out: Path) -> dict[str, Any]:
-    """Copy to a folder what a model needs and came with, except its weights, as an archive of ESPnet's.
+    """Copy to a folder what a model needs and came with, except its weights, as an ESPnet archive.
 
     These are the files that its configuration names, its language model, licence and model card, and a
     `meta.yaml`. The configuration is returned with their absolute paths, as `import_model` writes it.

@@ -1,4 +1,4 @@
-"""Read meta.yaml, which names the files of an archive of ESPnet's (espnet2/main_funcs/pack_funcs.py)."""
+"""Read meta.yaml, which names the files of an ESPnet archive (espnet2/main_funcs/pack_funcs.py)."""
 
 import os
 from collections.abc import Mapping

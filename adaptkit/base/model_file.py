@@ -80,15 +80,14 @@ def refuse_training_state(path: Path) -> None:
     """Refuse ESPnet's checkpoint.pth if it is there."""
     if path.name == _TRAINING_STATE and path.is_file():
         raise CheckpointError(
-            f"{path}: the state of a training, with its optimizer; give the model file beside it "
-            "(valid.*.pth)"
+            f"{path}: an ESPnet training state, not a model; give the model file beside it (valid.*.pth)"
         )
 
 
 def _check_archive(path: Path) -> None:
     """Check the checksums of a file that torch.save wrote; its format before torch 1.6 has none."""
     if not path.is_file():  # a FIFO would block
-        raise ValueError("no regular file")
+        raise ValueError("not a regular file")
     if not zipfile.is_zipfile(path):
         _refuse_pointer(path)
         return
@@ -97,7 +96,7 @@ def _check_archive(path: Path) -> None:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("its entries are compressed, which torch.save never does")
         if len({entry.filename for entry in entries}) < len(entries):
-            raise ValueError("it has two entries of one name")
+            raise ValueError("it has two entries of the same name")
         damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} does not match, so its bytes have changed")
@@ -107,7 +106,7 @@ def _refuse_pointer(path: Path) -> None:
     """Refuse what a clone without Git LFS has in place of a large file."""
     with open(path, "rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
-            raise ValueError("a pointer of Git LFS; run 'git lfs pull' where it was cloned")
+            raise ValueError("a Git LFS pointer; run 'git lfs pull' where it was cloned")
 
 
 def _is_plain(tensor: Tensor) -> bool:

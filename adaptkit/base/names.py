@@ -1,9 +1,9 @@
-"""One name for each weight, whichever ESPnet built the model.
+"""Use one name for each weight, whichever version of ESPnet built the model.
 
 ESPnet 202611 renamed the layers after the convolutions of seven subsampling classes: `embed.out.0`, a linear
 map, is `embed.out`, and `embed.out.1`, the positional encoding, is `embed.pos_enc`. A model of either ESPnet
-gets the names of 202511 here, once, when it is built. So sites, adapters, fingerprints and files have one
-spelling, and both versions load it: 202611 renames what it reads.
+gets the names of 202511 here, once, when it is built. Thus sites, adapters, fingerprints and files use
+one naming, which both versions load: 202611 renames what it reads.
 """
 
 from collections.abc import Iterator, Mapping

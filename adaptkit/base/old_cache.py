@@ -1,4 +1,4 @@
-"""Token lists damaged by old caches: recognised, and mended where the archive holds the list itself.
+"""Recognise token lists damaged by old caches, and repair them if the archive holds the original list.
 
 espnet_model_zoo up to 0.1.7 rewrote every string of a config.yaml that equals a path in the archive, tokens
 too: a token `exp` became `/home/user/.cache/espnet/0123abcd/exp`, which no text contains.
@@ -34,7 +34,7 @@ def mend_tokens(config: Mapping[str, Any], files: ModelFiles) -> dict[str, Any]:
             f"{files.config}: {named}: paths that espnet_model_zoo up to 0.1.7 wrote over tokens; use the "
             "released archive, or its tag: 'adaptkit base import user/name --download --out DIR'"
         )
-    _LOG.warning("%s: %s: damaged by an old espnet_model_zoo; mended from tokens.txt", files.config, named)
+    _LOG.warning("%s: %s: damaged by an old espnet_model_zoo; repaired from tokens.txt", files.config, named)
     return {**config, "token_list": list(mended.pop())}
 
 

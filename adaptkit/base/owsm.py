@@ -118,7 +118,7 @@ def with_prompt(config: Mapping[str, Any], prompt: Prompt | None, where: str) ->
         return config
     if not is_owsm(config):
         raise ConfigError(
-            f"base.prompt: the model of {where} takes no prompt, which OWSM models do; remove base.prompt"
+            f"base.prompt: the model of {where} takes no prompt, as only OWSM models do; remove base.prompt"
         )
     own = {**(config.get("adaptkit") or {}), "prompt": configuration.dump(prompt)}
     return {**config, "adaptkit": own}
@@ -191,14 +191,14 @@ def remedy_of(trained: str, found: str, otherwise: str) -> str:
     """Return what to do about adapters trained on another base model, by the fingerprints of both.
 
     >>> remedy_of("3f1c-deu-asr", "3f1c-eng-asr", "use the right one")
-    'the prompts differ: set base.prompt to {language: deu, task: asr}, in a config.yaml adaptkit.prompt'
+    'the prompts differ: set base.prompt to {language: deu, task: asr}, or adaptkit.prompt in config.yaml'
     """
     (model, _, prompt), (other, *_) = trained.partition("-"), found.partition("-")
     if model != other:
         return otherwise
     language, _, task = prompt.rpartition("-")
     described = f"{{language: {language}, task: {task}}}"
-    return f"the prompts differ: set base.prompt to {described}, in a config.yaml adaptkit.prompt"
+    return f"the prompts differ: set base.prompt to {described}, or adaptkit.prompt in config.yaml"
 
 
 def describe(prompting: Prompting | None, config: Mapping[str, Any]) -> dict[str, Any]:

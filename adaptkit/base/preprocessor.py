@@ -1,7 +1,7 @@
 """What ESPnet's preprocessor does to speech and texts before the model: followed, or refused with the reason.
 
-As `CommonPreprocessor` in espnet2/train/preprocessor.py of ESPnet 202511. Its noise, rooms and effects are of
-training alone: adaptkit's own augmentation takes their place.
+As in `CommonPreprocessor` of espnet2/train/preprocessor.py in ESPnet 202511. Its noise, reverberation and
+effects apply to training only: adaptkit's own augmentation takes their place.
 """
 
 import functools

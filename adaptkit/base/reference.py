@@ -38,8 +38,8 @@ class Reference:
     def __init__(self, base: BaseModel, options: SearchOptions, lm: LanguageModel | None, folder: Path):
         """Write the model to an empty folder, from where ESPnet reads it.
 
-        Of CTC alone, Speech2Text knows prefix search only. It stands for greedy search, with a beam of 1, and
-        can find other words where alignments of one text share the probability.
+        For CTC alone, Speech2Text has prefix search only. With a beam of 1 it stands in for greedy search,
+        but can find other words where several alignments of one text share the probability.
         """
         weights = base.model.state_dict()
         described = checkpoint.with_statistics(base.config, weights, base.files, folder)

@@ -60,7 +60,7 @@ def _explaining(path: Path) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: not a whole zip: {error}; fetch or copy it again") from error
+        raise CheckpointError(f"{path}: not a complete zip: {error}; fetch or copy it again") from error
     except OSError as error:
         raise CheckpointError(explain_os_error(error, path)) from error
 
@@ -89,7 +89,7 @@ def _check(archive: zipfile.ZipFile, path: Path) -> Mapping[PurePosixPath, zipfi
             )
     if len(named) < len(entries) or sum(entry.compress_size for entry in entries) > path.stat().st_size:
         raise CheckpointError(
-            f"{path}: has two files of one name or place; use the archive that its authors published"
+            f"{path}: has two files of the same name or path; use the archive that its authors published"
         )
     return named
 

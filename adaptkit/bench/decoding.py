@@ -57,7 +57,7 @@ def take_speech(examples: Examples, num_utterances: int) -> Speech:
     """Take utterances of a data set, evenly spread over their durations."""
     order = sorted(range(len(examples)), key=lambda index: examples.lengths[index])
     if len(order) < num_utterances:
-        raise DataError(f"{examples.data.path}: {len(order)} utterances; ask for fewer by --utterances")
+        raise DataError(f"{examples.data.path}: {len(order)} utterances; ask for fewer with --utterances")
     last, spread = len(order) - 1, max(1, num_utterances - 1)
     chosen = [order[round(last * row / spread)] for row in range(num_utterances)]
     lengths = tuple(examples.lengths[index] for index in chosen)
@@ -74,7 +74,7 @@ def time_searches(
     batch_frames: int,
     has_espnet: bool,
 ) -> list[DecodingCost]:
-    """Time ESPnet, ours one by one and ours in batches, in turn so that other load affects all alike."""
+    """Time ESPnet, ours one by one and ours in batches, interleaved so that other load affects all alike."""
     adapted = AdaptedModel(base, is_frozen=True).eval()
     device = next(base.model.parameters()).device
     each = [_batch(speech, [row]).to(device) for row in range(len(speech.inputs))]

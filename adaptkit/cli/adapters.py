@@ -128,8 +128,8 @@ def prune(
 
 @app.command(cls=Command)
 def fold(exp: Exp, speaker: Speaker, out: Out, base: Base = None) -> None:
-    """Fold a speaker's adapters into the base model, as an archive that ESPnet's Speech2Text reads anywhere;
-    if the base reads features of 'adaptkit feats', Speech2Text wants those in place of speech.
+    """Fold a speaker's adapters into the base model, as an archive that ESPnet's Speech2Text can read;
+    if the base model reads features of 'adaptkit feats', pass those to Speech2Text instead of speech.
 
     Example: adaptkit adapters fold exp/lora --speaker spk1 --out exp/base_spk1
     """

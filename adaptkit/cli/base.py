@@ -53,23 +53,25 @@ def import_model(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="An archive of ESPnet's: folder, zip, model file or tag (user/name)."
+            metavar="SOURCE", help="A released ESPnet model: folder, zip, .pth or tag (user/name)."
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
     model_file: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The model file to take, where a folder has several."),
+        typer.Option(metavar="NAME", help="The model file to use if the folder has several."),
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Download the model of a tag, with huggingface_hub.")
+        bool, typer.Option("--download", help="Download a model given by its tag (needs adaptkit[hub]).")
     ] = False,
     revision: Annotated[
         str | None,
-        typer.Option(metavar="R", help="Branch, tag or commit of the model.", show_default="the newest"),
+        typer.Option(
+            metavar="R", help="Branch, tag or commit of a model given by its tag.", show_default="the newest"
+        ),
     ] = None,
 ) -> None:
-    """Make a self-contained folder of a released ESPnet model, for use as a base model.
+    """Turn a released ESPnet model into one self-contained folder, for use as a base model.
 
     Example: adaptkit base import asr_model.zip --out exp/imported
     """
@@ -86,7 +88,7 @@ def info(
     ],
     sites: Annotated[bool, typer.Option("--sites", help="List every site instead of counting them.")] = False,
 ) -> None:
-    """Print where a base model comes from, its architecture, sites, tokens and fingerprint.
+    """Print the source, architecture, sites, tokens and fingerprint of a base model.
 
     Example: adaptkit base info exp/base
     """

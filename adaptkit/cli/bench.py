@@ -194,15 +194,21 @@ def decode(
             metavar="DATA", help="Take the utterances from this data directory.", show_default="noise"
         ),
     ] = None,
-    utterances: Annotated[int, typer.Option(metavar="N", min=1, help="Utterances.")] = 8,
-    min_sec: Annotated[float, typer.Option(metavar="SEC", min=0.5, help="Shortest noise.")] = 2.0,
-    max_sec: Annotated[float, typer.Option(metavar="SEC", min=0.5, help="Longest noise.")] = 15.0,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds to time.")] = 3,
+    utterances: Annotated[int, typer.Option(metavar="N", min=1, help="Number of utterances.")] = 8,
+    min_sec: Annotated[
+        float, typer.Option(metavar="SEC", min=0.5, help="Duration of the shortest noise.")
+    ] = 2.0,
+    max_sec: Annotated[
+        float, typer.Option(metavar="SEC", min=0.5, help="Duration of the longest noise.")
+    ] = 15.0,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Timed rounds; the median is reported.")
+    ] = 3,
     batch_frames: BatchFrames = 12000,
     espnet: Annotated[bool, typer.Option(help="Also time ESPnet's Speech2Text.")] = True,
     device: Device = "auto",
 ) -> None:
-    """Compare the time of a search, one by one and in batches, with that of ESPnet's own Speech2Text.
+    """Time a search, one utterance at a time and in batches, against ESPnet's own Speech2Text.
 
     Example: adaptkit bench decode --base exp/base --search greedy --utterances 4 --rounds 1
     """

@@ -118,8 +118,8 @@ Search = Annotated[
     typer.Option(
         "--search",
         metavar="NAME|YAML|auto",
-        help="Search with these settings, a name of conf/decode or a yaml; auto: what suits the model.",
-        show_default="of the experiment, else auto",
+        help="Search settings: a name in conf/decode or a yaml; auto chooses by the model.",
+        show_default="the experiment's, else auto",
     ),
 ]
 SearchSet = Annotated[
@@ -127,7 +127,7 @@ SearchSet = Annotated[
     typer.Option(
         "--search-set",
         metavar="KEY=VALUE",
-        help="Change an option of the search, such as beam_size=20; repeatable.",
+        help="Change a search option, such as beam_size=20; repeatable.",
     ),
 ]
 Lm = Annotated[
@@ -135,13 +135,15 @@ Lm = Annotated[
     typer.Option(
         "--lm",
         metavar="DIR",
-        help="A language model of ESPnet's: its folder, its .pth or an archive.",
+        help="An ESPnet language model for shallow fusion: its folder, .pth or archive.",
         show_default="the base model's own",
     ),
 ]
 Nbest = Annotated[
     int | None,
-    typer.Option("--nbest", metavar="N", min=1, max=1000, help="Hypotheses per utterance, with scores."),
+    typer.Option(
+        "--nbest", metavar="N", min=1, max=1000, help="Number of hypotheses per utterance, with scores."
+    ),
 ]
 Nj = Annotated[int, typer.Option(metavar="N", min=1, help="Parallel jobs.")]
 Rate = Annotated[int, typer.Option(metavar="HZ", min=1000, help="Resample recordings to this rate.")]

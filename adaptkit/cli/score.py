@@ -29,13 +29,13 @@ def score(
     ] = None,
     normalize: Annotated[
         list[NormalForm] | None,
-        typer.Option(help="Ignore case or forms of Unicode on both sides; repeatable.", show_default="none"),
+        typer.Option(help="Ignore case or Unicode form on both sides; repeatable.", show_default="none"),
     ] = None,
     compare: Annotated[
         Path | None, typer.Option(metavar="HYP", help="Test the difference to these hypotheses.")
     ] = None,
     allow_unlike: Annotated[
-        bool, typer.Option("--allow-unlike", help="Compare with another base model or set too.")
+        bool, typer.Option("--allow-unlike", help="Allow --compare across base models or data sets.")
     ] = False,
     alignments: Annotated[
         bool, typer.Option("--alignments", help="Include the word alignment of each utterance.")

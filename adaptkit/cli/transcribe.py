@@ -42,7 +42,7 @@ def transcribe(
     ] = None,
     submodel_mb: SubmodelMb = None,
     speaker: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The speaker, whose adapters are used.")
+        str | None, typer.Option(metavar="NAME", help="The speaker whose adapters to use.")
     ] = None,
     unknown_speaker: Annotated[
         UnknownSpeaker, typer.Option(help="Refuse a speaker without an adapter, or use the base model.")
@@ -52,12 +52,12 @@ def transcribe(
     lm: Lm = None,
     nbest: Nbest = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a line of json per file, with the score and the n best.")
+        bool, typer.Option("--json", help="Print one line of json per file, with scores and the n-best list.")
     ] = False,
     batch_frames: BatchFrames = 12000,
     device: Device = "auto",
 ) -> None:
-    """Transcribe audio files of one speaker, and print a line of text for each.
+    """Transcribe audio files of one speaker, and print one line of text per file.
 
     Example: adaptkit transcribe hello.wav --base exp/base
     """

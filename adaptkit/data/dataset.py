@@ -135,7 +135,7 @@ class Examples(Dataset):
             stated = f"{utterance.utt_id}: {self.data.duration_sec[utterance.utt_id]:g} s"
             raise DataError(
                 f"{self.data.path}/utt2dur: {stated}, but its audio has {seconds:.2f} s; remove utt2dur, or "
-                "make it anew"
+                "correct it"
             )
 
     def _read_speech(self, utterance: Utterance) -> Tensor:

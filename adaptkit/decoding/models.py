@@ -1,4 +1,4 @@
-"""What decodes: a base model, alone, with adapters, or with Submodels, and a search, opened together."""
+"""Open what decodes: a base model, alone or with adapters or Submodels, together with a search."""
 
 import logging
 from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ _NOBODY = "-"  # the speaker of files without --speaker
 
 @dataclass(frozen=True)
 class Transcript:
-    """The n best texts of a file with their scores, the best first."""
+    """The n-best texts of a file with their scores, best first."""
 
     file: Path
     nbest: tuple[tuple[str, float], ...]
@@ -67,8 +67,8 @@ def _refuse_unknown(model: Decoder, speaker: str | None) -> None:
     known = stack.tasks if model.submodels is None else model.submodels.known()
     if speaker is None:
         raise ConfigError(
-            f"the adapters are of {len(known)} speakers ({listed(known, 8)}); name one by --speaker, or use "
-            "--base alone, without --exp and --submodels"
+            f"the adapters belong to {len(known)} speakers ({listed(known, 8)}); name one with --speaker, "
+            "or use --base alone, without --exp and --submodels"
         )
     if speaker not in known and model.options.unknown_speaker == "error":
         near = nearest(speaker, known) or f"; known: {listed(known, 8)}"

@@ -36,7 +36,7 @@ from adaptkit.files import (
 )
 from adaptkit.kaldi.recording import split_offset
 
-REMEDY = "run 'adaptkit feats' again, which makes damaged archives anew"
+REMEDY = "run 'adaptkit feats' again, which rewrites damaged archives"
 _HEAD_BYTES = 32  # of a matrix; more than any header has
 _CELL_BYTES = {b"FM": 4, b"DM": 8, b"CM": 1, b"CM2": 2, b"CM3": 1}  # by the type of matrix
 

@@ -91,7 +91,7 @@ class AdaptedModel(nn.Module):
         return torch.stack([own[row] for row in range(len(own))]), passes[0][2]
 
     def recognise(self, batch: Batch, searcher: Searcher | None = None) -> list[list[BestPath]]:
-        """Return the n best hypotheses of each row, best first; by default the model's fastest search's."""
+        """Return the n-best hypotheses of each row, best first; by default by the model's fastest search."""
         paths = dict(self.recognise_rows(batch, searcher or quick_searcher(self.espnet)))
         return [paths[row] for row in range(len(paths))]
 

@@ -17,7 +17,7 @@ from adaptkit.progress import counting
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """The text recognised for an utterance, its score (see `BestPath`), and the n best, itself first."""
+    """The text recognised for an utterance, its score (see `BestPath`), and its n-best list."""
 
     utt_id: str
     text: str
@@ -65,7 +65,7 @@ def search(adapted: AdaptedModel, batch: Batch, searcher: Searcher | None = None
 def search_nbest(
     adapted: AdaptedModel, batch: Batch, searcher: Searcher | None = None
 ) -> dict[str, list[BestPath]]:
-    """Return the n best of each utterance; a best score that is not finite is an error, not an empty text."""
+    """Return the n-best list of each utterance; a best score that is not finite is an error."""
     found = dict(zip(batch.utt_ids, adapted.recognise(batch, searcher), strict=True))
     lost = [utt_id for utt_id, paths in found.items() if not math.isfinite(paths[0].score)]
     if lost:

@@ -57,7 +57,7 @@ class SubmodelUsed(Answer):
 
 
 class Alternative(Answer):
-    """One of the n best hypotheses."""
+    """One hypothesis of an n-best list."""
 
     text: str = Field(description="the words")
     score: float = Field(description="its log probability")
@@ -69,7 +69,7 @@ class Recognised(Answer):
     text: str = Field(description="the words; empty if there is no speech or the audio is too short")
     score: float = Field(description="log probability of the best path, weighted as the search says")
     nbest: list[Alternative] | None = Field(
-        description="the n best hypotheses, best first, if the request asks for them by `nbest`"
+        description="n-best list, best first, if the request asks for it with `nbest`"
     )
     speaker: str | None = Field(description="the requested speaker; null if none")
     submodel: SubmodelUsed | None = Field(description="the Submodel used; null for the base model")

@@ -62,7 +62,7 @@ def test_the_rate_of_a_frontend_is_read_as_espnet_writes_it(new_base, written, r
 @pytest.mark.parametrize("lost", ["config.yaml", "model.pth"])
 def test_a_missing_file_is_refused(folder, lost):
     (folder / lost).unlink()
-    with pytest.raises(CheckpointError, match="no base model: expected config.yaml and model.pth"):
+    with pytest.raises(CheckpointError, match="not a base model: expected config.yaml and model.pth"):
         checkpoint.load(folder)
 
 
@@ -76,7 +76,7 @@ def test_truncated_weights_are_refused(folder, part):
 
 def test_a_pointer_of_git_lfs_is_named(folder):
     (folder / "model.pth").write_text("version https://git-lfs.example/spec/v1\noid sha256:00\nsize 1\n")
-    with pytest.raises(CheckpointError, match="a pointer of Git LFS; run 'git lfs pull'"):
+    with pytest.raises(CheckpointError, match="a Git LFS pointer; run 'git lfs pull'"):
         checkpoint.load(folder)
 
 

@@ -48,14 +48,14 @@ def test_a_model_that_is_not_in_the_cache_needs_a_download(cache, adaptkit, tmp_
     for words in (["other/model"], [TAG, "--revision", "v2"]):
         done = adaptkit("base", "import", *words, "--out", tmp_path / "base")
         assert done.exit_code == 1
-        assert "no such path, and not whole in the cache of huggingface_hub; --download" in done.stderr
+        assert "no such path, and not complete in the cache of huggingface_hub; --download" in done.stderr
     assert not (tmp_path / "base").exists()
 
 
 def test_a_cache_that_lacks_the_weights_needs_a_download(cache, tmp_path):
     for path in cache.glob("snapshots/*/exp/asr_*/*.pth"):
         path.unlink()
-    with pytest.raises(AdaptkitError, match="not whole in the cache .*; --download fetches it"):
+    with pytest.raises(AdaptkitError, match="not complete in the cache .*; --download fetches it"):
         importing.import_model(TAG, tmp_path / "base")
 
 

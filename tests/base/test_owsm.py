@@ -435,7 +435,7 @@ def test_a_prompt_for_a_model_without_is_refused(adaptkit, base_dir, corpus, tmp
     words = ("--set", "base.prompt.language=deu", "--out", tmp_path / "out")
     done = adaptkit("decode", base_dir, corpus / "dump/valid", *words)
     assert done.exit_code == 1
-    assert "takes no prompt, which OWSM models do; remove base.prompt" in done.stderr
+    assert "takes no prompt, as only OWSM models do; remove base.prompt" in done.stderr
 
 
 def test_long_utterances_are_refused_with_a_remedy_that_works(adaptkit, owsm_dir, corpus, tmp_path):

@@ -81,7 +81,11 @@ def test_n_best_are_printed_with_their_scores(adaptkit, base_dir, of_spk10):
     ("words", "code", "message"),
     [
         (["--speaker", "spk1"], 2, "--speaker needs adapters"),
-        (["--exp", "EXP"], 1, "the adapters are of 3 speakers (spk1, spk10, spk2); name one by --speaker"),
+        (
+            ["--exp", "EXP"],
+            1,
+            "the adapters belong to 3 speakers (spk1, spk10, spk2); name one with --speaker",
+        ),
         (
             ["--exp", "EXP", "--speaker", "spk3"],
             1,

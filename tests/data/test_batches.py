@@ -155,7 +155,7 @@ def test_lost_features_are_one_line_whichever_process_misses_them(examples, num_
     with pytest.raises(AdaptkitError) as caught:
         list(load_batches(broken, [[1], [0]], num_workers))
     assert str(caught.value) == (
-        "nowhere.ark: no such file or folder; run 'adaptkit feats' again, which makes damaged archives anew"
+        "nowhere.ark: no such file or folder; run 'adaptkit feats' again, which rewrites damaged archives"
     )
 
 

@@ -114,7 +114,7 @@ def test_the_command_line_asks_for_searches(adaptkit, exp, corpus, tmp_path):
     assert (record.search["beam_size"], record.search["nbest"], record.search_reason) == (
         3,
         2,
-        "as asked for",
+        "as requested",
     )
     assert (tmp_path / "out/nbest/2best_recog/text").is_file()
 
@@ -128,8 +128,8 @@ def test_the_command_line_asks_for_searches(adaptkit, exp, corpus, tmp_path):
         (("--search-set", "beam_size"), "--search-set beam_size: expected key=value"),
         (("--search", "transducer"), "not a transducer; use --search beam, or --search auto"),
         (("--search", "greedy", "--nbest", 2), "greedy search finds one hypothesis"),
-        (("--search", "wsj"), "lm_weight 1.2, but there is no language model: name its folder by --lm"),
-        (("--lm", "nowhere"), "nowhere: no language model: no such file or folder"),
+        (("--search", "wsj"), "lm_weight 1.2, but there is no language model: name its folder with --lm"),
+        (("--lm", "nowhere"), "nowhere: not a language model: no such file or folder"),
     ],
 )
 def test_a_search_that_cannot_be_is_one_message(adaptkit, exp, corpus, tmp_path, words, message):

@@ -38,13 +38,15 @@ def search_beam(
     search.check = check
     found = search(x=encoded, maxlenratio=options.maxlenratio, minlenratio=options.minlenratio)
     if not found:  # fewer frames than minlenratio asks for tokens
-        _LOG.warning("an utterance of %d frames is too short for minlenratio; searched without", len(encoded))
+        _LOG.warning(
+            "an utterance of %d frames is too short for minlenratio and is searched without it", len(encoded)
+        )
         found = search(x=encoded, maxlenratio=options.maxlenratio, minlenratio=0.0)
     return [_read(hypothesis, len(_primer(model))) for hypothesis in found[: options.nbest]]
 
 
 class _BatchBeamSearch(BatchBeamSearch):
-    """ESPnet's search with all hypotheses scored at once; of those that have ended, it keeps no states."""
+    """ESPnet's search with all hypotheses scored at once; it keeps no states of ended hypotheses."""
 
     check: Callable[[], None]
 

@@ -1,8 +1,8 @@
 """Score the next tokens of Transformers with keys and values computed once.
 
-For every token and hypothesis, ESPnet's decoder projects the encoder output to keys and values again, and
-with its language model all earlier tokens. Here, keys and values of the encoder output are computed once per
-utterance, and those of tokens once per hypothesis. Scores are equal to float tolerance.
+For every token and hypothesis, ESPnet's decoder projects the encoder output to keys and values again, as
+it and the language model do for all earlier tokens. Here, keys and values of the encoder output are computed
+once per utterance, and those of tokens once per hypothesis. Scores are equal to float tolerance.
 """
 
 import math

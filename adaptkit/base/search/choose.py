@@ -1,4 +1,4 @@
-"""Choose the search for a model, and refuse one that the model cannot do."""
+"""Choose the search for a model, and refuse one that the model does not support."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from adaptkit.search_options import (
 )
 
 _LOG = logging.getLogger(__name__)
-_DECODERS = ("transformer_decoder", "rnn_decoder")  # modules of ESPnet that score one token after another
+_DECODERS = ("transformer_decoder", "rnn_decoder")  # ESPnet modules that score token by token
 _BEAM_SIZE = 10
 _OWSM_BEAM_SIZE = 5  # of espnet2.bin.s2t_inference
 _LM_WEIGHT = 0.6  # as in ESPnet's recipe for LibriSpeech
@@ -37,26 +37,26 @@ class _Parts:
     has_attention: bool
     is_transducer: bool
     is_owsm: bool = False
-    is_translator: bool = False  # of whose task CTC, which transcribes, knows nothing
+    is_translator: bool = False  # CTC, which only transcribes, is no use
 
 
 def new_searcher(base: BaseModel, request: SearchRequest) -> Searcher:
     """Resolve a request for a model: choose if it is left to `auto`, check, and load the language model."""
-    parts, reason = _parts(base.model), "as asked for"
+    parts, reason = _parts(base.model), "as requested"
     options = request.search or AUTO
     if options == AUTO:
         options, reason = _choose(parts, len(base.tokens.tokens), has_lm=request.lm is not None)
     options = change_search(options, _changes(options, request))
     _check(parts, options, base)
     if parts.is_transducer and options.kind == "greedy":
-        _LOG.warning("%s: a transducer, decoded by its auxiliary CTC alone, as asked for", base.path)
+        _LOG.warning("%s: a transducer, decoded by its auxiliary CTC alone, as requested", base.path)
     lm = _load_lm(base, options)
     _LOG.info("search: %s (%s)", describe(options), reason)
     return Searcher(options, lm, reason)
 
 
 def quick_searcher(model: nn.Module) -> Searcher:
-    """Return the fastest search of a model, for validation: greedy, or for attention alone a beam of 1."""
+    """Return the fastest search of a model, for validation: greedy, or a beam of 1 with attention only."""
     parts = _parts(model)
     if parts.is_transducer:
         return Searcher(Transducer(beam_size=1), reason="a transducer")
@@ -102,7 +102,7 @@ def _choose(parts: _Parts, num_tokens: int, *, has_lm: bool) -> tuple[SearchOpti
         return options, f"auto: a transducer{with_lm}"
     if parts.is_owsm and parts.has_attention:
         options = Beam(beam_size=min(_OWSM_BEAM_SIZE, num_tokens), ctc_weight=0.0, lm_weight=weight)
-        return options, f"auto: OWSM, as ESPnet's own inference{with_lm}"
+        return options, f"auto: OWSM, as in ESPnet's own inference{with_lm}"
     if parts.has_attention:
         what = "CTC and an attention decoder" if parts.has_ctc else "an attention decoder without CTC"
         ctc_weight = 0.3 if parts.has_ctc else 0.0
@@ -154,7 +154,7 @@ def _check(parts: _Parts, options: SearchOptions, base: BaseModel) -> None:
         if most_candidates > num_tokens:
             raise ConfigError(
                 f"{base.path}: beam_size {options.beam_size} and expansion_beta {options.expansion_beta} "
-                f"with {num_tokens} tokens, which must be as many as both; lower one by --search-set"
+                f"with {num_tokens} tokens, fewer than their sum; lower one with --search-set"
             )
 
 
@@ -174,7 +174,7 @@ def _check_greedy(parts: _Parts, options: Greedy, where: str) -> None:
 
 def _check_beam(parts: _Parts, options: Beam, where: str) -> None:
     if parts.is_transducer:
-        raise ConfigError(f"{where}: a transducer, which --search transducer decodes")
+        raise ConfigError(f"{where}: the model is a transducer; use --search transducer")
     if options.ctc_weight > 0 and not parts.has_ctc:
         raise ConfigError(f"{where}: the model has no CTC; use --search-set ctc_weight=0")
     if options.ctc_weight < 1 and not parts.has_attention:
@@ -209,8 +209,8 @@ def _load_lm(base: BaseModel, options: SearchOptions) -> LanguageModel | None:
         return _suiting(options, language_models.load(options.lm, base))
     if base.files.lm_model is None:
         raise ConfigError(
-            f"lm_weight {options.lm_weight:g}, but there is no language model: name its folder by --lm, or "
-            "leave it out by --search-set lm_weight=0"
+            f"lm_weight {options.lm_weight:g}, but there is no language model: name its folder with --lm, or "
+            "turn it off with --search-set lm_weight=0"
         )
     return _suiting(options, language_models.load_own(base))
 

@@ -68,7 +68,7 @@ def _opened(path: Path) -> Iterator[tuple[Path, Path]]:
         yield config, model
         return
     if not path.exists():
-        raise CheckpointError(f"{path}: no language model: no such file or folder; check --lm")
+        raise CheckpointError(f"{path}: not a language model: no such file or folder; check --lm")
     if not archive.is_base(path):
         raise CheckpointError(f"{path}: {_NO_LM}")
     with archive.opened(path) as files:

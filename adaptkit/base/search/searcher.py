@@ -17,7 +17,7 @@ _BY_ROW: dict[str, Callable[..., list[BestPath]]] = {"beam": search_beam, "trans
 
 
 class _Unwanted(Exception):
-    """The search of a row that nobody waits for any more."""
+    """Raised to end the search of a row that is no longer wanted."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Searcher:
 
     @property
     def nbest(self) -> int:
-        """How many hypotheses of an utterance it returns at most."""
+        """The largest number of hypotheses returned per utterance."""
         return 1 if isinstance(self.options, Greedy) else self.options.nbest
 
     def find(
@@ -41,10 +41,10 @@ class Searcher:
         rows: Sequence[int],
         is_wanted: Callable[[int], bool] | None = None,
     ) -> Iterator[tuple[int, list[BestPath]]]:
-        """Yield each of `rows` with its n best hypotheses, the best first; encoded (B, U, D), frames (B,).
+        """Yield each of `rows` with its n-best hypotheses, best first; encoded (B, U, D), frames (B,).
 
-        Each row is searched up to its own number of frames, so that results do not depend on the batch. A row
-        that is no longer wanted, which is asked again for every token, is left out.
+        Each row is searched up to its own number of frames, so that results do not depend on the batch.
+        `is_wanted` is asked again for every token, and rows no longer wanted are left out.
         """
         if isinstance(self.options, Greedy):  # of the whole batch, since the exact bits depend on its size
             paths = greedy(model, encoded, frames)

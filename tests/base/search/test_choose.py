@@ -53,7 +53,7 @@ def test_a_language_model_is_used_by_auto(base, hybrid, new_lm):
         ("hybrid", SearchRequest(Transducer(beam_size=3)), "not a transducer; use --search beam"),
         ("attention", SearchRequest(Greedy()), "has no CTC.*--search beam --search-set ctc_weight=0"),
         ("attention", SearchRequest(Beam(beam_size=3)), "has no CTC; use --search-set ctc_weight=0"),
-        ("transducer", SearchRequest(Beam(beam_size=3)), "a transducer, which --search transducer decodes"),
+        ("transducer", SearchRequest(Beam(beam_size=3)), "is a transducer; use --search transducer"),
         ("hybrid", SearchRequest(Beam(beam_size=60)), f"beam_size 60 with {ALL} tokens.*beam_size={ALL}"),
         ("hybrid", SearchRequest(changes=("beam_size=0",)), "beam_size=0: 1 problem.*greater than 0"),
         ("hybrid", SearchRequest(changes=("beam=3",)), "beam: unknown key; did you mean 'beam_size'"),
@@ -61,7 +61,7 @@ def test_a_language_model_is_used_by_auto(base, hybrid, new_lm):
         ("base", SearchRequest(nbest=2), "--nbest 2: greedy search finds one.*--search-set ctc_weight=1"),
         ("base", SearchRequest(Greedy(), lm="lm"), "--lm: greedy search uses no language model"),
         ("hybrid", SearchRequest(Beam(beam_size=3), lm="lm"), "lm: not used with lm_weight 0.*lm_weight=0.5"),
-        ("hybrid", SearchRequest(lm="nowhere"), "nowhere: no language model: no such file"),
+        ("hybrid", SearchRequest(lm="nowhere"), "nowhere: not a language model: no such file"),
         ("transducer", SearchRequest(changes=("beam_size=1",), nbest=2), "nbest 2 with a beam of 1"),
         ("transducer", SearchRequest(Transducer(beam_size=36)), "beam_size 36 with 36 tokens.*beam_size=35"),
         (

@@ -76,7 +76,7 @@ def test_an_archive_without_one_is_refused(new_archive, refused):
 def test_a_training_state_is_refused(new_lm, refused):
     folder = new_lm("seq_rnn", TOKENS)
     (folder / "valid.loss.ave.pth").rename(folder / "checkpoint.pth")
-    refused(folder, "the state of a training")
+    refused(folder, "an ESPnet training state")
 
 
 def test_nothing_but_tensors_is_unpickled(new_lm, refused):
