@@ -46,6 +46,6 @@ def run(command: Callable[[], Any], name: str) -> None:
 
 
 def _is_named(record: logging.LogRecord) -> bool:
-    """Drop what ESPnet reports of its searches, by the root logger or its own, and requests; except errors."""
+    """Drop what ESPnet reports of its searches, by the root logger or its own, and requests; keep errors."""
     is_ours = record.name != "root" and not record.name.startswith(("espnet", "httpx"))
     return is_ours or record.levelno >= logging.ERROR

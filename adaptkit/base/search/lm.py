@@ -22,8 +22,8 @@ from adaptkit.tokens import TokenList
 
 _SLACK = 1 << 28  # bytes of a model beside its weights, such as tables of positions
 _NO_LM = (
-    "holds no language model, or several; name the folder of one, with the config.yaml (lm: ...) and the .pth "
-    "that ESPnet wrote"
+    "holds no language model, or several; name the folder of one, with the config.yaml (lm: ...) and the "
+    ".pth that ESPnet wrote"
 )
 _PREFIX = "lm."  # of the parameters in ESPnet's file, whose model holds the language model
 
