@@ -8,13 +8,13 @@ import typer
 from adaptkit.cli.options import (
     Adapter,
     AdapterOverrides,
+    BaseSearch,
     BatchFrames,
     BenchBase,
     BenchModel,
     Command,
     Device,
     Lm,
-    Search,
     SearchSet,
     choose_device,
     new_group,
@@ -185,7 +185,7 @@ def submodels(
 def decode(
     base: BenchBase = None,
     model: BenchModel = None,
-    search: Search = None,
+    search: BaseSearch = None,
     search_set: SearchSet = None,
     lm: Lm = None,
     data: Annotated[

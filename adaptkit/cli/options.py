@@ -122,6 +122,15 @@ Search = Annotated[
         show_default="the experiment's, else auto",
     ),
 ]
+BaseSearch = Annotated[
+    str | None,
+    typer.Option(
+        "--search",
+        metavar="NAME|YAML|auto",
+        help="Search settings: a name in conf/decode or a yaml; auto chooses by the model.",
+        show_default="auto",
+    ),
+]
 SearchSet = Annotated[
     list[str] | None,
     typer.Option(

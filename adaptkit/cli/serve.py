@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from adaptkit.cli.options import (
+    BaseSearch,
     BatchFrames,
     Command,
     Device,
     Lm,
     Nbest,
-    Search,
     SearchSet,
     SubmodelMb,
     UnknownSpeaker,
@@ -69,7 +69,7 @@ def serve(
     unknown_speaker: Annotated[
         UnknownSpeaker, typer.Option(help="Answer 404 for unknown speakers, or use the base model.")
     ] = UnknownSpeaker.error,
-    search: Search = None,
+    search: BaseSearch = None,
     search_set: SearchSet = None,
     lm: Lm = None,
     nbest: Nbest = None,

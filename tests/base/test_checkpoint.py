@@ -59,10 +59,16 @@ def test_the_rate_of_a_frontend_is_read_as_espnet_writes_it(new_base, written, r
     assert reading.frame_shift_ms == pytest.approx(1000 * 160 / rate_hz)
 
 
-@pytest.mark.parametrize("lost", ["config.yaml", "model.pth"])
-def test_a_missing_file_is_refused(folder, lost):
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("config.yaml", "model.pth: no config.yaml beside it; copy"),
+        ("model.pth", "not a base model: expected config.yaml and model.pth"),
+    ],
+)
+def test_a_missing_file_is_refused(folder, lost, message):
     (folder / lost).unlink()
-    with pytest.raises(CheckpointError, match="not a base model: expected config.yaml and model.pth"):
+    with pytest.raises(CheckpointError, match=message):
         checkpoint.load(folder)
 
 
@@ -106,7 +112,7 @@ def test_a_compressed_archive_is_refused(folder):
 def test_a_fifo_is_refused_without_waiting_for_a_writer(folder, name):
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    with pytest.raises(CheckpointError, match="expected config.yaml and model.pth"):
+    with pytest.raises(CheckpointError, match="expected config.yaml and model.pth|no config.yaml beside it"):
         checkpoint.load(folder)
 
 

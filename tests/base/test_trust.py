@@ -86,7 +86,7 @@ def test_the_command_line_refuses_it_and_names_its_option(folder, adaptkit):
     [
         ("encoder", "wav2vec2", {"w2v_url": "PAYLOAD"}, "no sites for adapters in the blocks of fairseq"),
         ("encoder", "rnn", {}, "no blocks with attention"),
-        ("decoder", "mlm", {}, "fills masked tokens"),
+        ("decoder", "mlm", {}, "fills in masked tokens"),
         ("postencoder", "length_adaptor", {}, "depend on the padding"),
         ("model", "maskctc", {}, "masked tokens"),
     ],

@@ -42,7 +42,7 @@ def test_a_server_that_cannot_start_is_told(base, tmp_path):
     (tmp_path / "model.pth").write_bytes(b"")
     load = Load(num_speakers=2, seconds=1.0)
 
-    with pytest.raises(DataError, match="has ended with exit code 1: .*no base model"):
+    with pytest.raises(DataError, match="has ended with exit code 1: .*no config.yaml beside it"):
         bench.time_serving(replace(base, path=tmp_path), RESIDUAL, load, num_clients=2, num_rounds=1)
 
 

@@ -163,7 +163,7 @@ def test_settings_say_where_the_base_is(run, base_dir, tmp_path):
     moved = shutil.copytree(base_dir, tmp_path / "moved")
     out = run(base_only=True, overrides=(f"base.dir={moved}",))
     assert (out / "text").read_bytes() == expected
-    with pytest.raises(CheckpointError, match="nowhere: no base model"):
+    with pytest.raises(CheckpointError, match="nowhere: not a base model"):
         run(overrides=(f"base.dir={tmp_path}/nowhere",))
 
 
