@@ -21,6 +21,7 @@ from adaptkit.data.dataset import BASE_TASK, Example, Examples
 from adaptkit.errors import DataError
 from adaptkit.kaldi.datadir import Utterance
 from adaptkit.model.adapted import AdaptedModel
+from adaptkit.model.recognise import length_class
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def time_searches(
     adapted = AdaptedModel(base, is_frozen=True).eval()
     device = next(base.model.parameters()).device
     each = [_batch(speech, [row]).to(device) for row in range(len(speech.inputs))]
-    plan = plan_batches(speech.lengths, batch_frames, groups=[()] * len(speech.lengths))
+    plan = plan_batches(speech.lengths, batch_frames, groups=[(length_class(n),) for n in speech.lengths])
     batches = [(rows, _batch(speech, rows).to(device)) for rows in plan]
 
     def one_by_one() -> list[BestPath]:

@@ -78,9 +78,25 @@ def search_nbest(
 def plan_decoding(
     adapted: AdaptedModel, examples: Examples, batch_frames: int, *, by_task: bool = False
 ) -> list[list[int]]:
-    """Group utterances into batches, longest first; with `by_task` a batch holds one task only."""
-    groups = examples.groups(adapted.adapters)
+    """Group utterances of similar length into batches, longest first; with `by_task` of one task only.
+
+    The shortest utterance of a batch is at least four fifths as long as the longest, since padding costs as
+    much as speech.
+    """
+    groups = [
+        (*group, length_class(length))
+        for group, length in zip(examples.groups(adapted.adapters), examples.lengths, strict=True)
+    ]
     if by_task:
         ids = (examples.task_ids[utterance.task] for utterance in examples.data.utterances)
         groups = [(*group, task) for group, task in zip(groups, ids, strict=True)]
     return plan_batches(examples.lengths, batch_frames, groups=groups)
+
+
+def length_class(length: int) -> int:
+    """Return the same number for lengths of similar size.
+
+    >>> [length_class(length) for length in (0, 100, 110, 150)]
+    [0, -20, -21, -22]
+    """
+    return -int(math.log(max(1, length)) / math.log(1.25))

@@ -90,7 +90,7 @@ def test_a_batch_of_more_speakers_than_slots_is_refused_with_what_would_do(base,
     with open_cache(base, export(stack), 2) as submodels:
         adapted = AdaptedModel(base, submodels.stack).eval()
         with pytest.raises(
-            ConfigError, match=r"has 5 speakers .*, but only 2 fit .*; raise --submodel-mb to 1"
+            ConfigError, match=r"has 3 speakers .*, but only 2 fit .*; raise --submodel-mb to 1"
         ):
             said(adapted, many, 12000, submodels)
         assert submodels.stats().misses == 0

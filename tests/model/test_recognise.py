@@ -8,7 +8,7 @@ import torch
 from adaptkit.data.dataset import read_examples
 from adaptkit.features.archive import load_feats
 from adaptkit.model.adapted import AdaptedModel
-from adaptkit.model.recognise import recognise
+from adaptkit.model.recognise import plan_decoding, recognise
 
 
 @pytest.fixture
@@ -71,3 +71,13 @@ def test_a_score_is_the_best_path_of_the_utterance_alone(adapted, examples):
         encoded, _ = adapted.espnet.encode(feats, torch.tensor([feats.shape[1]]))
     best = adapted.espnet.ctc.log_softmax(encoded).max(dim=-1).values.sum()
     assert hypothesis.score == pytest.approx(float(best), abs=1e-3)
+
+
+def test_padding_of_a_decoding_batch_is_at_most_a_fifth(base, examples):
+    lengths = tuple(40 + 37 * index % 400 for index in range(len(examples)))
+    plan = plan_decoding(AdaptedModel(base, is_frozen=True), replace(examples, lengths=lengths), 10**6)
+
+    assert sorted(index for batch in plan for index in batch) == list(range(len(examples)))
+    for batch in plan:
+        own = [lengths[index] for index in batch]
+        assert min(own) >= 0.8 * max(own) - 1
