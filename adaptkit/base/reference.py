@@ -15,14 +15,13 @@ from torch import Tensor
 from adaptkit.base import checkpoint, transducer
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.classes import import_unchecked
-from adaptkit.base.search.lm import LanguageModel
+from adaptkit.base.search.lm import PREFIX, LanguageModel
 from adaptkit.base.search.paths import BestPath
 from adaptkit.folders import RunFolder
 from adaptkit.search_options import Beam, Greedy, SearchOptions, Transducer
 
 _SPEECH2TEXT = "espnet2.bin.asr_inference.Speech2Text"
 _NO_TEXT = {"token_type": None, "bpemodel": None}  # tokens are compared
-_LM_PREFIX = "lm."  # of parameters in the file of a language model
 _TRANSDUCER = ("search_type", "score_norm", "score_norm_during", "nbest")  # options of any of its searches
 _OF_TYPE = {  # and of some
     "tsd": ("max_sym_exp",),
@@ -45,7 +44,7 @@ class Reference:
         described = checkpoint.with_statistics(base.config, weights, base.files, folder)
         files = _write(folder, "asr_train_config", {**described, **_NO_TEXT, "specaug": None}, weights)
         if lm is not None:
-            own = {f"{_LM_PREFIX}{name}": weight for name, weight in lm.module.state_dict().items()}
+            own = {f"{PREFIX}{name}": weight for name, weight in lm.module.state_dict().items()}
             files |= _write(folder / "lm", "lm_train_config", {**lm.config, **_NO_TEXT}, own)
         device = str(next(base.model.parameters()).device)
         with _quiet(), transducer.importable():

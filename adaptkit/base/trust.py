@@ -1,8 +1,8 @@
 """Decide whether a base model's configuration may name classes that adaptkit does not know.
 
 ESPnet has classes whose options are files to unpickle, models to download or modules to import. A base model
-from someone else could name one, so only those in the table of `base.build`, which do none of this, are built
-unless the user trusts the configuration. An environment variable holds the trust, so that it also reaches the
+from someone else could name one, so only those in the table of `base.classes`, which do none of this, are
+built unless the user trusts the configuration. An environment variable holds the trust, so that it also reaches the
 processes of a server or of torchrun and the commands of a recipe.
 """
 

@@ -113,24 +113,16 @@ SubmodelMb = Annotated[
     float | None,
     typer.Option(metavar="MB", min=0, help="Memory for Submodels in MiB, per process.", show_default="1024"),
 ]
-Search = Annotated[
-    str | None,
-    typer.Option(
-        "--search",
-        metavar="NAME|YAML|auto",
-        help="Search settings: a name in conf/decode or a yaml; auto chooses by the model.",
-        show_default="the experiment's, else auto",
-    ),
-]
-BaseSearch = Annotated[
-    str | None,
-    typer.Option(
-        "--search",
-        metavar="NAME|YAML|auto",
-        help="Search settings: a name in conf/decode or a yaml; auto chooses by the model.",
-        show_default="auto",
-    ),
-]
+
+
+def _search(default: str) -> Any:
+    """Return the option --search, whose help says what is the default."""
+    text = "Search settings: a name in conf/decode or a yaml; auto chooses by the model."
+    return typer.Option("--search", metavar="NAME|YAML|auto", help=text, show_default=default)
+
+
+Search = Annotated[str | None, _search("the experiment's, else auto")]
+BaseSearch = Annotated[str | None, _search("auto")]
 SearchSet = Annotated[
     list[str] | None,
     typer.Option(

@@ -25,7 +25,7 @@ _NO_LM = (
     "holds no language model, or several; name the folder of one, with the config.yaml (lm: ...) and the "
     ".pth that ESPnet wrote"
 )
-_PREFIX = "lm."  # of the parameters in ESPnet's file, whose model holds the language model
+PREFIX = "lm."  # of the parameters in ESPnet's file, whose model holds the language model
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +84,11 @@ def _load(config_path: Path, weights_path: Path, base: BaseModel) -> LanguageMod
     config = read_yaml(config_path)
     _check_tokens(config, base.tokens, config_path)
     weights = read_weights(weights_path)
-    foreign = [name for name in weights if not name.startswith(_PREFIX)]
+    foreign = [name for name in weights if not name.startswith(PREFIX)]
     if foreign:
         raise CheckpointError(
             f"{weights_path}: {listed(foreign, 3)}: not of a language model, whose parameters begin with "
-            f"'{_PREFIX}'; use the .pth that ESPnet wrote beside {config_path}"
+            f"'{PREFIX}'; use the .pth that ESPnet wrote beside {config_path}"
         )
     module = build_language_model(
         _check_kind(config, config_path),
@@ -97,7 +97,7 @@ def _load(config_path: Path, weights_path: Path, base: BaseModel) -> LanguageMod
         num_tokens=len(base.tokens.tokens),
         most_bytes=_SLACK + 4 * total_bytes(weights),
     )
-    own = {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
+    own = {name.removeprefix(PREFIX): weight for name, weight in weights.items()}
     load_strictly(module, own, weights_path)
     module.to(next(base.model.parameters()).device).eval().requires_grad_(False)
     return LanguageModel(weights_path, config, _digest(weights_path), module)
