@@ -2,8 +2,8 @@
 
 ESPnet has classes whose options are files to unpickle, models to download or modules to import. A base model
 from someone else could name one, so only those in the table of `base.classes`, which do none of this, are
-built unless the user trusts the configuration. An environment variable holds the trust, so that it also reaches the
-processes of a server or of torchrun and the commands of a recipe.
+built unless the user trusts the configuration. An environment variable holds the trust, so that it also
+reaches the processes of a server or of torchrun and the commands of a recipe.
 """
 
 import os

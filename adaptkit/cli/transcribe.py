@@ -71,6 +71,8 @@ def transcribe(
         raise typer.BadParameter("--exp and --submodels both name adapters; use one of the two")
     if speaker is not None and exp is None and submodels is None:
         raise typer.BadParameter("--speaker needs adapters: --exp or --submodels")
+    if nbest is not None and not as_json:
+        raise typer.BadParameter("--nbest needs --json, since a line of text holds the best hypothesis alone")
     options = ModelOptions(
         exp=model,
         base=base,

@@ -113,5 +113,14 @@ def test_a_file_that_is_not_audio_is_named(adaptkit, base_dir, tmp_path):
         assert str(tmp_path / name) in done.stderr
 
 
+def test_n_best_without_json_are_refused(adaptkit, base_dir, of_spk10):
+    own, *_ = of_spk10.values()
+
+    done = adaptkit("transcribe", own, "--base", base_dir, "--nbest", 3)
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--nbest needs --json" in done.stderr
+
+
 def test_a_model_is_needed(adaptkit, tmp_path):
     assert adaptkit("transcribe", tmp_path / "x.wav").exit_code == 2
