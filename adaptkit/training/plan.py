@@ -31,6 +31,7 @@ class Plan:
         [Mapping[str, Tensor], State], None
     ]  # saves weights for decoding; the state's step made them
     finish: Callable[[State], None]  # writes the record of a finished run
+    ranks_start: bool = True  # whether the start is an alternative to what training makes of it
     refuses_longer: str = ""  # why the run cannot be resumed with more epochs, and the remedy
 
     @property

@@ -1,4 +1,4 @@
-"""Train an experiment: read its data, build the model or adapters, run the loop, write the record."""
+"""Train adapters: read their data, build them, run the loop, write the record."""
 
 import hashlib
 import logging
@@ -7,29 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, distributed
+from torch import Tensor
 
 from adaptkit import config, experiment, tokens
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterStack
-from adaptkit.base import build, create
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, number_tasks, read_examples, too_short
 from adaptkit.errors import CheckpointError, ConfigError, DataError, listed, nearest
 from adaptkit.experiment import Experiment, Sets
-from adaptkit.files import remove
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import Effort, RecordedModel, write_record
 from adaptkit.tensors import load_strictly
 from adaptkit.training.augmentation import augmented, spec_of
-from adaptkit.training.distributed import in_processes, is_first, writing_to
+from adaptkit.training.distributed import in_processes, writing_to
 from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
-from adaptkit.training.precision import seed_everything
-from adaptkit.training.state import State, describe_contents, digest, identify, refuse_another
+from adaptkit.training.state import State, describe_contents, identify, refuse_another
 from adaptkit.training.validation import choose_metric
 
 _LOG = logging.getLogger(__name__)
@@ -56,7 +53,7 @@ def train_adapters(
     with in_processes(device), writing_to(folder):
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device, prompt=settings.base.prompt)
-        train, valid = _read_sets(settings.data, base, allow_pipes, keeps_tasks=True)
+        train, valid = read_sets(settings.data, base, allow_pipes, keeps_tasks=True)
         train = augmented(train, settings.augment, settings.train.seed)
         tasks = train.data.tasks
         adapters = api.build(settings.adapters, base.sites, tasks, settings.train.seed).to(device)
@@ -76,7 +73,7 @@ def train_adapters(
             metric = choose_metric(settings.train.valid_metric, valid)
             made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts, kept, metric)
             experiment.save(settings, RunFolder(folder).config)  # more epochs may have improved nothing
-            _write_record(folder, made, base, effort=effort_of(state, settings.train.seed), device=device)
+            record_run(folder, made, base, effort=effort_of(state, settings.train.seed), device=device)
 
         identity = {
             **identify(settings, "data", "adapters", "augment", "train"),
@@ -90,44 +87,6 @@ def train_adapters(
             Plan(train, valid, folder, settings.train, identity, write, finish),
             resume=resume,
         )
-
-
-def train_base(settings: Experiment, *, device: str, resume: bool = False, allow_pipes: bool = False) -> None:
-    """Train a base model from scratch, in the same loop with all weights trainable."""
-    wanted = settings.base
-    if wanted.data is None or wanted.model is None:
-        raise ConfigError("base: needs 'model' (ESPnet's yaml) and 'data' (train, valid) to be trained")
-    folder = wanted.dir
-    with in_processes(device), writing_to(folder):
-        refuse_another(folder, resume=resume)
-        model_config = _make_model_config(settings)
-        seed_everything(wanted.train.seed, 0)
-        base = base_checkpoint.wrap(
-            folder, model_config, build.build(model_config, str(wanted.model)).to(device)
-        )
-        train, valid = _read_sets(wanted.data, base, allow_pipes)
-        train = augmented(train, wanted.augment, wanted.train.seed)
-        model_config = _add_augmentation(model_config, train)
-        metric = choose_metric(wanted.train.valid_metric, valid)
-
-        def write(weights: Mapping[str, Tensor], state: State) -> None:
-            remove(RunFolder(folder).record)  # of these weights once training has finished
-            base_checkpoint.save(folder, model_config, weights)
-
-        def finish(state: State) -> None:
-            made, saved = (
-                RecordedModel(wanted.name, "base", (), base.num_parameters, 0, (), metric),
-                base_checkpoint.load(folder, is_finished=False),  # but for its record
-            )
-            _write_record(folder, made, saved, effort=effort_of(state, wanted.train.seed), device=device)
-
-        identity = {
-            **identify(settings, "base"),
-            **describe_contents(train, valid),
-            "model": digest(config.read_yaml(config.find_published("base", wanted.model))),
-        }
-        plan = Plan(train, valid, folder, wanted.train, identity, write, finish)
-        fit(AdaptedModel(base, spec=spec_of(train)), plan, resume=resume)
 
 
 def read_set(
@@ -189,7 +148,8 @@ def effort_of(state: State, seed: int) -> Effort:
     return Effort(state.seconds, state.epoch, state.step, seed)
 
 
-def _write_record(folder: Path, made: RecordedModel, base: BaseModel, *, effort: Effort, device: str) -> None:
+def record_run(folder: Path, made: RecordedModel, base: BaseModel, *, effort: Effort, device: str) -> None:
+    """Write `run.json` of a finished run."""
     write_record(
         folder,
         made,
@@ -221,42 +181,10 @@ def _take_over(path: Path, adapters: AdapterStack, base: BaseModel) -> dict[str,
     return {"start": hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()}
 
 
-def _make_model_config(settings: Experiment) -> dict[str, Any]:
-    """Make the model's yaml for a new run, in the first process, or read that of a run to be resumed.
-
-    A resumed run keeps its tokens and statistics even if the data have changed.
-    """
-    wanted, folder = settings.base, RunFolder(settings.base.dir)
-    if folder.state.exists():
-        return config.read_yaml(folder.config)
-    described: list[dict[str, Any] | None] = [None]
-    if is_first():
-        described = [
-            create.make_config(
-                config.find_published("base", wanted.model),
-                wanted.data.train,
-                wanted.dir,
-                token_type=wanted.tokens.type,
-                num_tokens=wanted.tokens.size,
-            )
-        ]
-        config.write_yaml(folder.config, described[0])
-    if distributed.is_initialized():
-        distributed.broadcast_object_list(described)
-    return described[0]
-
-
-def _read_sets(
-    sets: Sets, base: BaseModel, allow_pipes: bool, *, keeps_tasks: bool = False
-) -> list[Examples]:
+def read_sets(sets: Sets, base: BaseModel, allow_pipes: bool, *, keeps_tasks: bool = False) -> list[Examples]:
+    """Read the sets to train and to validate on, as `read_set` does."""
     train = read_set(sets.train, base, allow_pipes=allow_pipes, keeps_tasks=keeps_tasks)
     return [train, read_set(sets.valid, base, allow_pipes=allow_pipes)]
-
-
-def _add_augmentation(model_config: Mapping[str, Any], train: Examples) -> dict[str, Any]:
-    """Return a base model's yaml with its training augmentation in the section `adaptkit`."""
-    policy = config.dump(train.augmentation.policy) if train.augmentation else None
-    return {**model_config, "adaptkit": {**(model_config.get("adaptkit") or {}), "augment": policy}}
 
 
 def _describe_spec(train: Examples) -> dict[str, Any]:
