@@ -86,6 +86,5 @@ def _common_words() -> tuple[list[str], list[float]]:
 
     found = wordfreq.top_n_list("en", WORDS)
     words = [word for word in found if re.fullmatch(r"[ai]|[a-z][a-z']*[a-z]", word)]
-    return [word.upper() for word in words], [
-        math.sqrt(wordfreq.word_frequency(word, "en")) for word in words
-    ]
+    weights = [math.sqrt(wordfreq.word_frequency(word, "en")) for word in words]
+    return [word.upper() for word in words], weights

@@ -47,7 +47,7 @@ def main(
 
 
 def deal(group: dict[str, str]) -> dict[str, list[str]]:
-    """Deal speakers to the lists: evenly spaced along the speakers sorted by group, in random order within."""
+    """Deal speakers to the lists, evenly spaced along a random order within each group."""
     rng, order = random.Random("speakers"), []
     for name in sorted(set(group.values())):
         own = [speaker for speaker in group if group[speaker] == name]
