@@ -12,10 +12,10 @@ from adaptkit.adapters.api import AdapterStack
 from adaptkit.data.batches import shuffle_batches
 from adaptkit.data.dataset import Examples, Group
 from adaptkit.data.sampler import Batches, StepLimits, TrainingSet, count_visits, own_batches, plan_steps
-from adaptkit.experiment import Training
 from adaptkit.model import encoder_cache
 from adaptkit.training.state import WHOLE, State
 from adaptkit.training.validation import Metric, choose_metric
+from adaptkit.training_options import AdapterTraining, Training
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Plan:
     train: Examples
     valid: Examples | None  # None: the last weights are kept instead of the best
     folder: Path
-    options: Training
+    options: Training | AdapterTraining  # of a base model, or of adapters
     identity: Mapping[str, Any]  # what a resumed run must share with the interrupted one
     write: Callable[
         [Mapping[str, Tensor], State], None
