@@ -258,7 +258,8 @@ def test_in_place_the_record_counts_the_new_speaker(options, known):
     enroll.enroll(options, device="cpu")
     stack = {name: weight[0] for name, weight in read(known).weights.items()}
     num_each = sum(weight.numel() for weight in stack.values())
-    changed = {"tasks": [*KNOWN, NEW], "params_trainable": 200 + num_each}
+    counts = {"params_trainable": 200 + num_each, "params_per_task": num_each}
+    changed = {"tasks": [*KNOWN, NEW], **counts}
     assert RunRecord.read(known / "run.json") == replace(RUN, **changed)
 
 
