@@ -14,6 +14,7 @@ from adaptkit.errors import CheckpointError, ConfigError, DataError
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.records import RunRecord
+from adaptkit.submodels import export
 from adaptkit.tensors import read_tensors
 from adaptkit.training import start
 from adaptkit.training.run import train_adapters
@@ -112,6 +113,24 @@ def test_adapters_of_another_base_are_no_start(base, new_base, new_exp, tmp_path
 def test_a_folder_without_adapters_is_no_start(base, tmp_path):
     with pytest.raises(CheckpointError, match=r"train\.start: .* has no adapter\.safetensors; name a folder"):
         take(tmp_path, tmp_path / "run", build(base, {"kind": "residual"}), base)
+
+
+def test_a_submodel_is_a_start_once_it_is_packed(base, base_dir, new_exp, assert_same, tmp_path):
+    exp, stack = new_exp("shared", tasks=[SHARED]), build(base, {"kind": "residual"})
+    export.export(exp / "adapter.safetensors", base, tmp_path / "submodels")
+    for path in (tmp_path / "submodels", tmp_path / "submodels/shared.safetensors"):
+        with pytest.raises(CheckpointError, match="adaptkit submodels pack"):
+            take(path, tmp_path / "run", stack, base)
+    export.pack(tmp_path / "submodels", base, tmp_path / "packed")
+    take(tmp_path / "packed", tmp_path / "run", stack, base)
+    assert_same(dict(checkpoint.load(tmp_path / "run/start.safetensors").weights), dict(read(exp).weights))
+
+
+def test_a_space_that_has_learned_can_be_frozen(base, new_exp, tmp_path):
+    exp, stack = new_exp("before", **SPACE), build(base, {"kind": "residual", **SPACE})
+    take(exp, tmp_path / "run", stack, base, freeze_shared=True)
+    trained = [name for name, parameter in stack.named_parameters() if parameter.requires_grad]
+    assert trained == ["0.space.codes.table"]
 
 
 def test_what_is_shared_can_be_frozen(base, new_exp, tmp_path):
