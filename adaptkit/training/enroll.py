@@ -42,6 +42,7 @@ from adaptkit.training.validation import Metric, describe_value
 
 _LOG = logging.getLogger(__name__)
 _NUM_COMPARED = 4  # utterances of a new speaker that select the nearest known speaker
+_OF_TRAINING = {"train.shared", "train.start", "train.freeze_shared"}
 _OF_VALIDATION = {"train.patience", "train.average", "train.valid_every", "train.valid_metric"}
 
 
@@ -185,6 +186,12 @@ def _refuse_misuse(options: EnrollOptions) -> None:
     other = [word for word in options.overrides if not word.startswith("train.")]
     if other:
         raise ConfigError(f"--set {other[0]}: enrolment can change train.* only; remove this option")
+    foreign = [word for word in options.overrides if word.partition("=")[0] in _OF_TRAINING]
+    if foreign:
+        raise ConfigError(
+            f"--set {foreign[0]}: has no effect on enrolment, in which shared weights are frozen and --start "
+            "says where new speakers start; remove this option"
+        )
     if options.out is not None and options.out.resolve() == options.exp.resolve():
         raise ConfigError(f"--out {options.out}: is EXP itself; omit --out to add to its adapter file")
     idle = [word for word in options.overrides if word.partition("=")[0] in _OF_VALIDATION]

@@ -348,6 +348,7 @@ def test_a_new_speaker_that_no_step_improves_keeps_the_mean_it_starts_from(optio
         ({"speakers": ("spk3",)}, DataError, "'spk3'"),
         ({"speakers": ("spk1",)}, CheckpointError, "has spk1 already"),
         ({"overrides": ("adapters.0.bottleneck=9",)}, ConfigError, "remove this option"),
+        ({"overrides": ("train.start=exp/shared",)}, ConfigError, "has no effect on enrolment"),
         ({"overrides": ("train.patience=2",)}, ConfigError, "has no effect without --valid"),
     ],
 )
