@@ -133,7 +133,8 @@ def start(
                 chosen = [known.tasks.index(SHARED)]
             if where == "nearest":
                 chosen = [find_nearest(known, train, task)]
-                _LOG.info("%s starts from %s, the nearest known speaker", task, known.tasks[chosen[0]])
+                what = "%s starts from '%s', whose weights give the lowest loss"
+                _LOG.info(what, task, known.tasks[chosen[0]])
             for name, parameter in task_parameters(stack):
                 parameter[index] = owned[name][chosen].mean(dim=0)
     return stack
@@ -144,7 +145,8 @@ def _choose_start(
 ) -> tuple[str, AdapterStack | None]:
     """Return where new speakers start, and the shared adapter that the experiment itself started from."""
     path = RunFolder(options.exp).start
-    shared = read_shared_start(path, base) if path.exists() else None
+    is_wanted = options.start in (None, "shared")
+    shared = read_shared_start(path, base) if is_wanted and path.exists() else None
     has_shared = shared is not None or SHARED in known.tasks
     if options.start == "shared" and not has_shared:
         raise ConfigError(

@@ -447,8 +447,10 @@ def test_speakers_are_enrolled_beside_a_shared_adapter_as_speakers(options, know
     assert read(known.parent / "all").tasks == (SHARED, NEW)
 
 
-@pytest.mark.parametrize("where", ["mean", "new", "nearest"])
-@pytest.mark.parametrize("towards", ["zero", "start"])
+@pytest.mark.parametrize("entry", ["table", "space"], indirect=True)
+@pytest.mark.parametrize(
+    ("where", "towards"), [("mean", "zero"), ("mean", "start"), ("new", "start"), ("nearest", "start")]
+)
 def test_weights_decay_towards_zero_or_where_each_speaker_started(
     options, known, base, corpus, where, towards
 ):
