@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, field_validator, model_validator
 
 from adaptkit import config
 from adaptkit.adapters.api import AnyAdapterConfig
@@ -20,9 +20,24 @@ from adaptkit.config import (
     PositiveFloat,
     PositiveInt,
     Seed,
+    Share,
 )
 from adaptkit.errors import ConfigError, listed, nearest
 from adaptkit.search_options import AUTO, AnySearch, read_search
+
+
+def _read_rates(content: Any) -> Any:
+    """Validate a learning rate, or several, sorted."""
+    if not isinstance(content, list | tuple):
+        return _RATE.validate_python(content)
+    rates = sorted({_RATE.validate_python(rate) for rate in content})
+    if not 0 < len(rates) == len(content) <= _MOST_RATES:
+        raise ValueError(f"expected 1 to {_MOST_RATES} different learning rates, found {len(content)}")
+    return rates[0] if len(rates) == 1 else tuple(rates)
+
+
+_RATE, _MOST_RATES = TypeAdapter(PositiveFloat), 20
+LearningRate = Annotated[float | tuple[float, ...], BeforeValidator(_read_rates)]
 
 
 class Sets(Config):
@@ -51,7 +66,11 @@ class Training(Config):
         "utterance once; no effect for a base model or for adapters without per-speaker parameters",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd is plain, without momentum")
-    lr: PositiveFloat = Field(1e-3, description="peak learning rate")
+    lr: LearningRate = Field(
+        1e-3,
+        description="peak learning rate; several, as in [1e-4, 1e-3], are tried out and one is chosen by "
+        "validation, see select",
+    )
     weight_decay: NonNegativeFloat = Field(0.0, description="decoupled weight decay")
     warmup_steps: NonNegativeInt = Field(
         50, description="steps over which the learning rate rises from 0, counted per speaker"
@@ -78,6 +97,24 @@ class Training(Config):
         description="what early stopping and the best weights are chosen by; auto: CER where the validation "
         "texts are of a language written without spaces, else WER; loss: without decoding",
     )
+    select: Literal["auto", "speaker", "all"] = Field(
+        "auto",
+        description="speaker: each speaker's weights, learning rate and number of epochs are chosen by its own "
+        "validation; all: by that of all speakers together; auto: speaker, but all where speakers share "
+        "trained weights",
+    )
+    min_gain: Share = Field(
+        0.0,
+        lt=1,
+        description="fraction by which a validation must be better than that of the start, which is kept "
+        "otherwise",
+    )
+    folds: Annotated[PositiveInt, Field(ge=2, le=100)] | None = Field(
+        None,
+        description="in place of data.valid: each speaker's training utterances are dealt into this many parts; "
+        "every part is held out once, and all utterances are then trained on at the learning rate and for the "
+        "number of epochs that were best on the held-out ones; null for none",
+    )
     valid_every: PositiveInt = Field(1, description="epochs between validations")
     average: PositiveInt = Field(
         1,
@@ -89,6 +126,22 @@ class Training(Config):
         0, description="processes that load batches; 0: the main process"
     )
     seed: Seed = Field(0, description="random seed of initialisation, batch order and dropout")
+
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates to choose from, often one."""
+        return self.lr if isinstance(self.lr, tuple) else (self.lr,)
+
+    @model_validator(mode="after")
+    def _be_chosen_once(self) -> "Training":
+        """Refuse what would choose the number of epochs beside the folds."""
+        if self.folds is not None and (self.patience is not None or self.average > 1):
+            raise ValueError(
+                "folds choose the number of epochs on all parts together, and the last weights are kept: set "
+                f"patience=null and average=1 (seen: patience={self.patience}, average={self.average})"
+            )
+        return self
 
 
 class Tokens(Config):

@@ -68,6 +68,16 @@ class RunFolder:
         """The folder in which new speakers are trained before they are added to the adapters."""
         return self.path / "added"
 
+    @property
+    def trials(self) -> Path:
+        """The folder of the trials that choose learning rates and numbers of epochs, a run in each."""
+        return self.path / "trials"
+
+    @property
+    def selection(self) -> Path:
+        """The learning rate and number of epochs that trials chose for each speaker, as a table."""
+        return self.path / "selection.tsv"
+
     def decoded(self, set_name: str) -> Path:
         """Return the folder with the hypotheses for a data set."""
         return self.path / f"decode_{set_name}"

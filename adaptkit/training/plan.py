@@ -32,6 +32,8 @@ class Plan:
     ]  # saves weights for decoding; the state's step made them
     finish: Callable[[State], None]  # writes the record of a finished run
     refuses_longer: str = ""  # why the run cannot be resumed with more epochs, and the remedy
+    first: State = State()  # of a new run; with what trials chose, if there were any
+    is_trial: bool = False  # whether it is run to be compared with others
 
     @property
     def metric(self) -> Metric:

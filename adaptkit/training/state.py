@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,12 +40,14 @@ class Standing:
     waited: int = 0  # validations since the best one
     is_stopped: bool = False
 
-    def after(self, entry: list[float], *, average: int, patience: int | None) -> "Standing":
+    def after(
+        self, entry: list[float], *, average: int, patience: int | None, min_gain: float = 0.0
+    ) -> "Standing":
         """Return the state after a validation; it stops after `patience` validations without improvement.
 
         The best `average` validations are kept, and the start for as long as none of them is better.
         """
-        ranked = sorted([*self.best, entry])
+        ranked = sorted([*self.best, entry], key=lambda entry: rank(entry, min_gain))
         waited = 0 if ranked[0] == entry else self.waited + 1
         best = [e for e in ranked if e[2] > 0][:average]
         if ranked[0][2] == 0:
@@ -62,6 +65,35 @@ class Standing:
         return [] if self.is_start else [int(step) for _, _, step in self.best]
 
 
+def rank(entry: Sequence[float], min_gain: float = 0.0) -> list[float]:
+    """Return the sort key of a validation, [metric, loss, step]: lower is better.
+
+    Metric and loss of the start, step 0, count as lower by the fraction `min_gain`, so that a later
+    validation has to be better by that much.
+    """
+    *figures, step = entry
+    share = 1.0 if step else 1.0 - min_gain
+    return [*(math.inf if math.isnan(figure) else share * figure for figure in figures), step]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The validation after an epoch, 0 for the start, as sums that can be pooled (see `Validation.sums`)."""
+
+    epoch: int
+    sums: dict[str, list[float]]  # by task
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What trials chose for a task, or for all together: peak learning rate and number of epochs."""
+
+    lr: float  # 0 where the start is kept
+    epochs: int  # 0 where the start is kept
+    at_start: list[float] = field(default_factory=list)  # [metric, loss]; empty without validation
+    best: list[float] = field(default_factory=list)  # of this rate after these epochs
+
+
 @dataclass(frozen=True)
 class State:
     """The progress of a run; `Saved` adds weights, best weights and optimizer state."""
@@ -72,11 +104,18 @@ class State:
     seconds: float = 0.0
     standings: dict[str, Standing] = field(default_factory=dict)  # by task, or of WHOLE
     is_done: bool = False
+    choices: dict[str, Choice] = field(default_factory=dict)  # of trials, by task and of WHOLE
+    validations: list[Measured] = field(default_factory=list)  # of a trial, in order
 
     @property
     def stopped(self) -> frozenset[str]:
         """The tasks whose training has stopped."""
-        return frozenset(name for name, standing in self.standings.items() if standing.is_stopped)
+        over = {task for task, choice in self.choices.items() if task and choice.epochs <= self.epoch}
+        return frozenset(over | {name for name, standing in self.standings.items() if standing.is_stopped})
+
+    def num_epochs(self, most: int) -> int:
+        """Return the number of epochs of the run: `most`, unless trials chose fewer for all tasks."""
+        return max((choice.epochs for task, choice in self.choices.items() if task), default=most)
 
     @property
     def kept_steps(self) -> set[int]:
@@ -86,12 +125,14 @@ class State:
     def list_unimproved(self, tasks: Sequence[str]) -> list[str]:
         """List the tasks whose best weights are those of the start: all or none if they share weights."""
         starts = {name for name, standing in self.standings.items() if standing.is_start}
+        starts |= {task for task, choice in self.choices.items() if task and not choice.epochs}
         return [task for task in tasks if task in starts or WHOLE in starts]
 
 
 def refuse_another(folder: Path, *, resume: bool) -> None:
     """Refuse to start a run in a folder that holds one, unless it is resumed."""
-    if RunFolder(folder).state.exists() and not resume:
+    run = RunFolder(folder)
+    if (run.state.exists() or run.trials.exists()) and not resume:
         raise CheckpointError(
             f"{folder}: holds a run already; --resume continues it, or remove the folder to start over"
         )
@@ -119,12 +160,12 @@ class Saved:
         header = {"state": asdict(state), "identity": self.identity, "scaler": self.scaler.state_dict()}
         write_tensors(RunFolder(folder).state, tensors, header)
 
-    def restore(self, folder: Path) -> State:
-        """Restore the last saved state, or start anew if there is none; refuse changed settings."""
+    def restore(self, folder: Path) -> State | None:
+        """Restore the last saved state, if there is one; refuse changed settings."""
         path = RunFolder(folder).state
         if not path.exists():
             _LOG.info("%s: nothing to resume, starting from scratch", folder)
-            return State()
+            return None
         require_regular(path)
         tensors, header = read_tensors(path, remedy=f"remove {folder} to start over")
         state = read_state(header, path)
@@ -167,7 +208,11 @@ def read_state(header: Mapping[str, Any], path: Path) -> State:
     """Return the progress in the header of a state file; the file of something else is refused."""
     try:
         standings = {name: Standing(**entry) for name, entry in header["state"]["standings"].items()}
-        state = State(**{**header["state"], "standings": standings})
+        content = {"choices": {}, "validations": [], **header["state"]}  # earlier states have neither
+        choices = {name: Choice(**entry) for name, entry in content["choices"].items()}
+        measured = [Measured(**entry) for entry in content["validations"]]
+        parts = {"standings": standings, "choices": choices, "validations": measured}
+        state = State(**{**content, **parts})
         is_state = isinstance(header["identity"], dict) and isinstance(header["scaler"], dict)
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: {_NO_STATE}") from error
