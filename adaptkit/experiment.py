@@ -6,38 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from adaptkit import config
 from adaptkit.adapters.api import AnyAdapterConfig
 from adaptkit.adapters.catalog import available
 from adaptkit.augment.policy import AnyPolicy, name_of, read_policy
-from adaptkit.config import (
-    Config,
-    FilePath,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Seed,
-    Share,
-)
+from adaptkit.config import Config, FilePath, PositiveInt
 from adaptkit.errors import ConfigError, listed, nearest
 from adaptkit.search_options import AUTO, AnySearch, read_search
+from adaptkit.training_options import AdapterTraining, Training
 
-
-def _read_rates(content: Any) -> Any:
-    """Validate a learning rate, or several, sorted."""
-    if not isinstance(content, list | tuple):
-        return _RATE.validate_python(content)
-    rates = sorted({_RATE.validate_python(rate) for rate in content})
-    if not 0 < len(rates) == len(content) <= _MOST_RATES:
-        raise ValueError(f"expected 1 to {_MOST_RATES} different learning rates, found {len(content)}")
-    return rates[0] if len(rates) == 1 else tuple(rates)
-
-
-_RATE, _MOST_RATES = TypeAdapter(PositiveFloat), 20
-LearningRate = Annotated[float | tuple[float, ...], BeforeValidator(_read_rates)]
+_ONCE_SAVED = {"task_utterances": 8, "temperature": 1.0}  # in base.train, where they never had an effect
 
 
 class Sets(Config):
@@ -47,101 +27,14 @@ class Sets(Config):
     valid: FilePath = Field(description="data directory to select the best checkpoint on")
 
 
-class Training(Config):
-    """How a model or its adapters are trained."""
+class AdapterSets(Sets):
+    """The data directories for training adapters."""
 
-    max_epochs: PositiveInt = Field(
-        20, description="passes over the training set; --resume may ask for more than the run had"
-    )
-    batch_frames: PositiveInt = Field(12000, description="feature frames of a batch, padding included")
-    task_utterances: PositiveInt = Field(
-        8,
-        description="utterances of one speaker in an optimizer step; a batch combines several speakers; "
-        "no effect for a base model or for adapters without per-speaker parameters",
-    )
-    temperature: PositiveFloat = Field(
-        1.0,
-        ge=0.1,
-        description="T: a speaker's share of an epoch is proportional to its size to the power 1/T; 1: every "
-        "utterance once; no effect for a base model or for adapters without per-speaker parameters",
-    )
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd is plain, without momentum")
-    lr: LearningRate = Field(
-        1e-3,
-        description="peak learning rate; several, as in [1e-4, 1e-3], are tried out and one is chosen by "
-        "validation, see select",
-    )
-    weight_decay: NonNegativeFloat = Field(0.0, description="decoupled weight decay")
-    warmup_steps: NonNegativeInt = Field(
-        50, description="steps over which the learning rate rises from 0, counted per speaker"
-    )
-    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = Field(
-        "linear", description="decay after warm-up; linear and cosine reach 0 after the last step"
-    )
-    clip_norm: PositiveFloat | None = Field(
-        5.0, description="largest gradient norm, of each speaker's and of shared parameters; null for none"
-    )
-    accumulate: PositiveInt = Field(1, description="batches per optimizer step")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32",
-        description="precision of the forward pass (autocast); weights stay float32; float16 scales the loss "
-        "and skips the step of all speakers if any gradient overflows",
-    )
-    patience: PositiveInt | None = Field(
+    valid: FilePath | None = Field(
         None,
-        description="early stopping per speaker, after this many validations without improvement in "
-        "valid_metric or, at equal values, loss; the first validation is that of the start; null for none",
+        description="data directory to select the best checkpoint on; null with train.folds, which hold out "
+        "utterances of the training set instead",
     )
-    valid_metric: Literal["auto", "wer", "cer", "loss"] = Field(
-        "auto",
-        description="what early stopping and the best weights are chosen by; auto: CER where the validation "
-        "texts are of a language written without spaces, else WER; loss: without decoding",
-    )
-    select: Literal["auto", "speaker", "all"] = Field(
-        "auto",
-        description="speaker: each speaker's weights, learning rate and number of epochs are chosen by its own "
-        "validation; all: by that of all speakers together; auto: speaker, but all where speakers share "
-        "trained weights",
-    )
-    min_gain: Share = Field(
-        0.0,
-        lt=1,
-        description="fraction by which a validation must be better than that of the start, which is kept "
-        "otherwise",
-    )
-    folds: Annotated[PositiveInt, Field(ge=2, le=100)] | None = Field(
-        None,
-        description="in place of data.valid: each speaker's training utterances are dealt into this many parts; "
-        "every part is held out once, and all utterances are then trained on at the learning rate and for the "
-        "number of epochs that were best on the held-out ones; null for none",
-    )
-    valid_every: PositiveInt = Field(1, description="epochs between validations")
-    average: PositiveInt = Field(
-        1,
-        description="number of best checkpoints averaged at the end, never with the start; where none is "
-        "better than the start of the adapters, its weights are kept",
-    )
-    save_every_steps: PositiveInt = Field(500, description="optimizer steps between saves within an epoch")
-    num_workers: Annotated[NonNegativeInt, Field(le=256)] = Field(
-        0, description="processes that load batches; 0: the main process"
-    )
-    seed: Seed = Field(0, description="random seed of initialisation, batch order and dropout")
-
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """The learning rates to choose from, often one."""
-        return self.lr if isinstance(self.lr, tuple) else (self.lr,)
-
-    @model_validator(mode="after")
-    def _be_chosen_once(self) -> "Training":
-        """Refuse what would choose the number of epochs beside the folds."""
-        if self.folds is not None and (self.patience is not None or self.average > 1):
-            raise ValueError(
-                "folds choose the number of epochs on all parts together, and the last weights are kept: set "
-                f"patience=null and average=1 (seen: patience={self.patience}, average={self.average})"
-            )
-        return self
 
 
 class Tokens(Config):
@@ -186,20 +79,28 @@ class Base(Config):
     )
     train: Training = Field(Training(), description="how it is trained")
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _drop_once_saved(cls, train: Any) -> Any:
+        """Drop the defaults of adapters' options that earlier versions wrote out here."""
+        if not isinstance(train, dict):
+            return train
+        return {key: value for key, value in train.items() if (key, value) not in _ONCE_SAVED.items()}
+
 
 class Experiment(Config):
     """An experiment; `adaptkit base train` uses only `base`, `adaptkit train` all of it."""
 
     name: str = Field(max_length=100, description="name of the folder exp/<name> and of the row in a report")
     base: Base = Field(description="the base model")
-    data: Sets | None = Field(None, description="data the adapters are trained on")
+    data: AdapterSets | None = Field(None, description="data the adapters are trained on")
     adapters: tuple[AnyAdapterConfig, ...] = Field(
         (), description="adapters, each with its kind; applied in this order at each site"
     )
     augment: AnyPolicy = Field(
         None, description="augmentation, by name or written out; own: the base's SpecAugment; null for none"
     )
-    train: Training = Field(Training(), description="how the adapters are trained")
+    train: AdapterTraining = Field(AdapterTraining(), description="how the adapters are trained")
     search: AnySearch = Field(
         AUTO, description="search for decoding, by name or written out; auto: what suits the model"
     )

@@ -53,7 +53,7 @@ class BestWeights:
         for name, entry in entries.items():
             before = standings.get(name, Standing())
             limits = {"average": options.average, "patience": options.patience}
-            standings[name] = before.after(entry, **limits, min_gain=options.min_gain)
+            standings[name] = before.after(entry, **limits, min_gain=self.plan.min_gain)
             if standings[name].waited == 0:
                 better.append(name)
         unvalidated = [task for task in self.ids if task not in validation.by_task]

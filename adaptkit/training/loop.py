@@ -83,7 +83,7 @@ class _Loop:
                 adapted, broadcast_buffers=adapted.adapters is None, find_unused_parameters=False
             )
         self.state = plan.first
-        by_task = selects_by_task(adapted.trained, self.options.select)
+        by_task = adapted.adapters is not None and selects_by_task(adapted.trained, self.options.select)
         self.best = BestWeights(plan, adapted.trained, tasks if by_task else ())
         self.saved = Saved(
             adapted.trained,

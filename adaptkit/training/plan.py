@@ -12,10 +12,10 @@ from adaptkit.adapters.api import AdapterStack
 from adaptkit.data.batches import shuffle_batches
 from adaptkit.data.dataset import Examples, Group
 from adaptkit.data.sampler import Batches, StepLimits, TrainingSet, count_visits, own_batches, plan_steps
-from adaptkit.experiment import Training
 from adaptkit.model import encoder_cache
 from adaptkit.training.state import WHOLE, State
 from adaptkit.training.validation import Metric, choose_metric
+from adaptkit.training_options import AdapterTraining, Training
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Plan:
     train: Examples
     valid: Examples | None  # None: the last weights are kept instead of the best
     folder: Path
-    options: Training
+    options: Training | AdapterTraining  # of a base model, or of adapters
     identity: Mapping[str, Any]  # what a resumed run must share with the interrupted one
     write: Callable[
         [Mapping[str, Tensor], State], None
@@ -38,7 +38,18 @@ class Plan:
     @property
     def metric(self) -> Metric:
         """What the best weights are chosen by."""
-        return choose_metric(self.options.valid_metric, self.valid)
+        held_out = self.train if self.has_folds else None
+        return choose_metric(self.options.valid_metric, self.valid or held_out)
+
+    @property
+    def min_gain(self) -> float:
+        """The gain over the start that is asked for; of a base model, whose start is not ranked, none."""
+        return self.options.min_gain if isinstance(self.options, AdapterTraining) else 0.0
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether parts of the training set are held out in turn."""
+        return isinstance(self.options, AdapterTraining) and self.options.folds is not None
 
     def steps(
         self, epoch: int, adapters: AdapterStack | None = None, stopped: Collection[str] = ()

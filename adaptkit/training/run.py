@@ -24,11 +24,13 @@ from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import Effort, RecordedModel, write_record
 from adaptkit.tensors import load_strictly
+from adaptkit.training import trials
 from adaptkit.training.augmentation import augmented, spec_of
 from adaptkit.training.distributed import in_processes, is_first, writing_to
 from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.precision import seed_everything
+from adaptkit.training.selection import summarise
 from adaptkit.training.state import State, describe_contents, digest, identify, refuse_another
 from adaptkit.training.validation import choose_metric
 
@@ -56,6 +58,7 @@ def train_adapters(
     with in_processes(device), writing_to(folder):
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device, prompt=settings.base.prompt)
+        _refuse_ambiguous(settings)
         train, valid = _read_sets(settings.data, base, allow_pipes, keeps_tasks=True)
         train = augmented(train, settings.augment, settings.train.seed)
         tasks = train.data.tasks
@@ -73,8 +76,11 @@ def train_adapters(
         def finish(state: State) -> None:
             counts = (adapters.num_parameters, adapters.num_per_task)
             kept = state.list_unimproved(tasks)
-            metric = choose_metric(settings.train.valid_metric, valid)
-            made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts, kept, metric)
+            metric = choose_metric(settings.train.valid_metric, valid or train)
+            made = RecordedModel(
+                *(settings.name, adapters.kind, adapters.tasks, *counts, kept, metric),
+                selection=summarise(state.choices),
+            )
             experiment.save(settings, RunFolder(folder).config)  # more epochs may have improved nothing
             _write_record(folder, made, base, effort=effort_of(state, settings.train.seed), device=device)
 
@@ -85,10 +91,25 @@ def train_adapters(
             **(_describe_spec(train) if settings.augment == "own" else {}),
             **started_from,
         }
-        fit(
+        trials.fit(
             AdaptedModel(base, adapters, spec_of(train)),
             Plan(train, valid, folder, settings.train, identity, write, finish),
             resume=resume,
+        )
+
+
+def _refuse_ambiguous(settings: Experiment) -> None:
+    """Refuse a validation set beside folds, and neither of them."""
+    valid, folds = settings.data.valid, settings.train.folds
+    if valid is None and folds is None:
+        raise ConfigError(
+            f"experiment '{settings.name}': data.valid is missing; name a validation set, or hold out training "
+            "utterances with train.folds"
+        )
+    if valid is not None and folds is not None:
+        raise ConfigError(
+            f"experiment '{settings.name}': train.folds={folds} holds out training utterances in place of "
+            f"data.valid ({valid}): set data.valid=null to train on all of data.train, or train.folds=null"
         )
 
 
@@ -158,13 +179,18 @@ def read_set(
     return kept
 
 
-def _numbered(train: Examples, valid: Examples, adapters: AdapterStack) -> list[Examples]:
+def _numbered(
+    train: Examples, valid: Examples | None, adapters: AdapterStack
+) -> tuple[Examples, Examples | None]:
     """Assign task ids to both sets; if no task owns weights, the adapters fit every validation utterance."""
     known = number_tasks(train.data, adapters.tasks)
+    train = replace(train, task_ids=known)
+    if valid is None:
+        return train, None
     if adapters.num_per_task:
         _refuse_untrained(train, valid)
     of_valid = {task: known.get(task, 0) for task in valid.data.tasks}
-    return [replace(train, task_ids=known), replace(valid, task_ids=of_valid)]
+    return train, replace(valid, task_ids=of_valid)
 
 
 def _refuse_untrained(train: Examples, valid: Examples) -> None:
@@ -248,9 +274,11 @@ def _make_model_config(settings: Experiment) -> dict[str, Any]:
 
 def _read_sets(
     sets: Sets, base: BaseModel, allow_pipes: bool, *, keeps_tasks: bool = False
-) -> list[Examples]:
+) -> tuple[Examples, Examples | None]:
     train = read_set(sets.train, base, allow_pipes=allow_pipes, keeps_tasks=keeps_tasks)
-    return [train, read_set(sets.valid, base, allow_pipes=allow_pipes)]
+    if sets.valid is None:
+        return train, None
+    return train, read_set(sets.valid, base, allow_pipes=allow_pipes)
 
 
 def _add_augmentation(model_config: Mapping[str, Any], train: Examples) -> dict[str, Any]:

@@ -91,14 +91,17 @@ def describe(choices: Mapping[str, Choice]) -> str:
     """Describe what was chosen in a line, for any number of speakers.
 
     >>> describe({"a": Choice(0.01, 4), "b": Choice(0.01, 2), "c": Choice(0.0, 0), "": Choice(0.01, 3)})
-    'lr 0.01 for 2 speakers, 2 to 4 epochs (median 2), the start for 1 speakers'
+    '3 speakers: lr 0.01 for 2, the start for 1; 2 to 4 epochs (median 2)'
     """
-    epochs = [choice.epochs for task, choice in choices.items() if task != WHOLE and choice.epochs]
-    rates = [f"lr {lr} for {count} speakers" for lr, count in summarise(choices).get("lr", {}).items()]
-    if epochs:
-        rates.append(f"{min(epochs)} to {max(epochs)} epochs (median {statistics.median_low(epochs)})")
-    num_kept = len(choices) - 1 - len(epochs)
-    return ", ".join([*rates, *([f"the start for {num_kept} speakers"] if num_kept else [])])
+    own = [choice for task, choice in choices.items() if task != WHOLE]
+    epochs = [choice.epochs for choice in own if choice.epochs]
+    parts = [f"lr {lr} for {count}" for lr, count in summarise(choices).get("lr", {}).items()]
+    if len(epochs) < len(own):
+        parts.append(f"the start for {len(own) - len(epochs)}")
+    chosen = f"{len(own)} speakers: {', '.join(parts)}"
+    if not epochs:
+        return chosen
+    return f"{chosen}; {min(epochs)} to {max(epochs)} epochs (median {statistics.median_low(epochs)})"
 
 
 def write_table(path: Path, choices: Mapping[str, Choice], metric: Metric) -> None:

@@ -28,7 +28,9 @@ _LENGTHS = ("train.max_epochs", "base.train.max_epochs")  # a resumed run may be
 _NO_STATE = "not the state of this training; put its own file back, or remove the folder to start over"
 # do not affect results, so may differ on resuming; the metric that is chosen is compared instead
 _CHANGES_NOTHING = ("num_workers", "save_every_steps", "valid_metric")
-_UNSAID = {"validation metric": "wer"}  # of states that earlier versions wrote
+# of states that earlier versions wrote; adapters' options were part of a base model's training too
+_UNSAID = {"validation metric": "wer", "base.train.task_utterances": 8, "base.train.temperature": 1.0}
+_UNSAID |= {"train.select": "auto", "train.min_gain": 0.0}
 WHOLE = ""  # in place of a task's name: the whole run, if early stopping is global
 
 

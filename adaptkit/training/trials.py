@@ -105,9 +105,8 @@ def _try_all(adapted: AdaptedModel, plan: Plan, trials: Sequence[Trial]) -> Stat
     if is_first():
         selection.write_table(folder.selection, choices, plan.metric)
     scope = "per speaker" if by_task else "for all speakers together"
-    _LOG.info(
-        "%s: chosen %s by %s: %s", plan.folder, scope, plan.metric.upper(), selection.describe(choices)
-    )
+    name = "loss" if plan.metric == "loss" else plan.metric.upper()
+    _LOG.info("%s: chosen %s by %s: %s", plan.folder, scope, name, selection.describe(choices))
     seconds = sum(state.seconds for state in ended)
     if options.folds is not None:
         return State(seconds=seconds, choices=choices)

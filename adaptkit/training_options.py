@@ -1,0 +1,121 @@
+"""The options of training: those of base models (`base.train`), and those of adapters (`train`)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
+
+from adaptkit.config import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Share
+
+_RATE = TypeAdapter(PositiveFloat)
+_MOST_RATES = 20
+
+
+def _read_rates(content: Any) -> Any:
+    """Validate a learning rate, or several, which are sorted."""
+    if not isinstance(content, list | tuple):
+        return _RATE.validate_python(content)
+    rates = sorted({_RATE.validate_python(rate) for rate in content})
+    if not 0 < len(rates) == len(content) <= _MOST_RATES:
+        raise ValueError(f"expected 1 to {_MOST_RATES} different learning rates, found {len(content)}")
+    return rates[0] if len(rates) == 1 else tuple(rates)
+
+
+class Training(Config):
+    """How a base model is trained, and what the training of adapters has in common with it."""
+
+    max_epochs: PositiveInt = Field(
+        20, description="passes over the training set; --resume may ask for more than the run had"
+    )
+    batch_frames: PositiveInt = Field(12000, description="feature frames of a batch, padding included")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd is plain, without momentum")
+    lr: PositiveFloat = Field(1e-3, description="peak learning rate")
+    weight_decay: NonNegativeFloat = Field(0.0, description="decoupled weight decay")
+    warmup_steps: NonNegativeInt = Field(
+        50, description="steps over which the learning rate rises from 0; for adapters, counted per speaker"
+    )
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = Field(
+        "linear", description="decay after warm-up; linear and cosine reach 0 after the last step"
+    )
+    clip_norm: PositiveFloat | None = Field(
+        5.0, description="largest gradient norm, of each speaker's and of shared parameters; null for none"
+    )
+    accumulate: PositiveInt = Field(1, description="batches per optimizer step")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="precision of the forward pass (autocast); weights stay float32; float16 scales the loss "
+        "and skips the step of all speakers if any gradient overflows",
+    )
+    patience: PositiveInt | None = Field(
+        None,
+        description="early stopping per speaker, after this many validations without improvement in "
+        "valid_metric or, at equal values, loss; the first validation is that of the start; null for none",
+    )
+    valid_metric: Literal["auto", "wer", "cer", "loss"] = Field(
+        "auto",
+        description="what early stopping and the best weights are chosen by; auto: CER where the validation "
+        "texts are of a language written without spaces, else WER; loss: without decoding",
+    )
+    valid_every: PositiveInt = Field(1, description="epochs between validations")
+    average: PositiveInt = Field(
+        1,
+        description="number of best checkpoints averaged at the end, never with the start; where none is "
+        "better than the start of the adapters, its weights are kept",
+    )
+    save_every_steps: PositiveInt = Field(500, description="optimizer steps between saves within an epoch")
+    num_workers: Annotated[NonNegativeInt, Field(le=256)] = Field(
+        0, description="processes that load batches; 0: the main process"
+    )
+    seed: Seed = Field(0, description="random seed of initialisation, batch order and dropout")
+
+
+class AdapterTraining(Training):
+    """How adapters are trained."""
+
+    lr: Annotated[float | tuple[float, ...], BeforeValidator(_read_rates)] = Field(
+        1e-3,
+        description="peak learning rate; of several, as in [1e-4, 1e-3], validation chooses one, see select",
+    )
+    select: Literal["auto", "speaker", "all"] = Field(
+        "auto",
+        description="speaker: each speaker's weights, learning rate and number of epochs are chosen by its own "
+        "validation; all: by that of all speakers together; auto: speaker, but all where speakers share "
+        "trained weights",
+    )
+    min_gain: Share = Field(
+        0.0,
+        lt=1,
+        description="fraction of the metric by which a validation must be better than that of the start, "
+        "which is kept otherwise",
+    )
+    folds: Annotated[PositiveInt, Field(ge=2, le=100)] | None = Field(
+        None,
+        description="validation without data.valid: each speaker's utterances are dealt into this many parts, "
+        "each part is held out of one trial, and a last run trains on all utterances at the learning rate and "
+        "for the number of epochs that were best in the trials; null for none",
+    )
+    task_utterances: PositiveInt = Field(
+        8,
+        description="utterances of one speaker in an optimizer step; a batch combines several speakers; "
+        "no effect for adapters without per-speaker parameters",
+    )
+    temperature: PositiveFloat = Field(
+        1.0,
+        ge=0.1,
+        description="T: a speaker's share of an epoch is proportional to its size to the power 1/T; 1: every "
+        "utterance once; no effect for adapters without per-speaker parameters",
+    )
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates to choose from; one if there is no choice."""
+        return self.lr if isinstance(self.lr, tuple) else (self.lr,)
+
+    @model_validator(mode="after")
+    def _choose_epochs_once(self) -> "AdapterTraining":
+        """Refuse what would choose the number of epochs beside the folds."""
+        if self.folds is not None and (self.patience is not None or self.average > 1):
+            raise ValueError(
+                f"folds: {self.folds} chooses the number of epochs, so patience must be null and average 1, not "
+                f"{'null' if self.patience is None else self.patience} and {self.average}"
+            )
+        return self
