@@ -77,9 +77,9 @@ class AdapterTraining(Training):
     )
     select: Literal["auto", "speaker", "all"] = Field(
         "auto",
-        description="speaker: each speaker's weights, learning rate and number of epochs are chosen by its own "
-        "validation; all: by that of all speakers together; auto: speaker, but all where speakers share "
-        "trained weights",
+        description="whose validation chooses learning rate, number of epochs and best weights; speaker: for "
+        "each speaker its own; all: for all alike, that of all together; auto: speaker, but all where "
+        "speakers share trained weights",
     )
     min_gain: Share = Field(
         0.0,
@@ -89,9 +89,9 @@ class AdapterTraining(Training):
     )
     folds: Annotated[PositiveInt, Field(ge=2, le=100)] | None = Field(
         None,
-        description="validation without data.valid: each speaker's utterances are dealt into this many parts, "
-        "each part is held out of one trial, and a last run trains on all utterances at the learning rate and "
-        "for the number of epochs that were best in the trials; null for none",
+        description="in place of data.valid: each speaker's utterances are dealt into this many parts, every "
+        "part is held out of one trial, and a last run trains on all utterances at the learning rate and for "
+        "the number of epochs that were best in the trials; null for none",
     )
     task_utterances: PositiveInt = Field(
         8,
@@ -115,7 +115,7 @@ class AdapterTraining(Training):
         """Refuse what would choose the number of epochs beside the folds."""
         if self.folds is not None and (self.patience is not None or self.average > 1):
             raise ValueError(
-                f"folds: {self.folds} chooses the number of epochs, so patience must be null and average 1, not "
-                f"{'null' if self.patience is None else self.patience} and {self.average}"
+                f"folds: {self.folds} chooses the number of epochs, so patience must be null and average 1, "
+                f"not {'null' if self.patience is None else self.patience} and {self.average}"
             )
         return self

@@ -41,8 +41,8 @@ from adaptkit.training_options import AdapterTraining
 
 _LOG = logging.getLogger(__name__)
 _NUM_COMPARED = 4  # utterances of a new speaker that select the nearest known speaker
-_OF_VALIDATION = {"train.patience", "train.average", "train.valid_every", "train.valid_metric"}
-_OF_VALIDATION |= {"train.select", "train.min_gain"}
+_OF_VALIDATION = {"train.valid_every", "train.valid_metric", "train.select", "train.min_gain"}
+_OF_VALID = {"train.patience", "train.average"}  # which folds do without
 
 
 def enroll(options: EnrollOptions, *, device: str) -> Path:
@@ -167,15 +167,18 @@ def _refuse_idle(options: EnrollOptions, training: AdapterTraining) -> None:
         )
     if options.valid is not None or training.folds is not None:
         return
-    remedy = "add --valid or --set train.folds=2"
     if len(training.rates) > 1:
         raise ConfigError(
-            f"train.lr: without validation none of {listed(map(str, training.rates))} can be chosen; {remedy}, "
-            f"or choose one: --set train.lr={training.rates[0]}"
+            f"train.lr: none of {listed(map(str, training.rates))} can be chosen without validation; add "
+            f"--valid or --set train.folds=2, or set one: --set train.lr={training.rates[0]}"
         )
-    idle = [word for word in options.overrides if word.partition("=")[0] in _OF_VALIDATION]
-    if idle:
-        raise ConfigError(f"--set {idle[0]}: has no effect without validation; {remedy}, or remove this")
+    for word in options.overrides:
+        name = word.partition("=")[0]
+        if name in _OF_VALIDATION | _OF_VALID:
+            folds = "" if name in _OF_VALID else " or --set train.folds=2"
+            raise ConfigError(
+                f"--set {word}: has no effect without --valid; add --valid{folds}, or remove this"
+            )
 
 
 def _settings_words(options: EnrollOptions) -> list[str]:

@@ -27,10 +27,10 @@ class Fold:
 
 
 def deal(examples: Examples, num_folds: int, *, seed: int) -> list[Fold]:
-    """Deal each task's utterances into at most `num_folds` folds; a task's depend on its own utterances alone.
+    """Deal each task's utterances into at most `num_folds` folds, by the seed, its name and their ids alone.
 
-    A task with fewer utterances has as many folds as utterances, and one with a single utterance none: nothing
-    of it is held out. Perturbed or noisy copies go with the utterance they were made from.
+    A task with fewer utterances has as many folds as utterances, and one with a single utterance none: it is
+    never held out. Perturbed or noisy copies go with the utterance they were made from.
     """
     folds: list[tuple[set[str], set[str]]] = [(set(), set()) for _ in range(num_folds)]
     tasks: dict[str, list[str]] = {}

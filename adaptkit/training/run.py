@@ -103,8 +103,8 @@ def _refuse_ambiguous(settings: Experiment) -> None:
     valid, folds = settings.data.valid, settings.train.folds
     if valid is None and folds is None:
         raise ConfigError(
-            f"experiment '{settings.name}': data.valid is missing; name a validation set, or hold out training "
-            "utterances with train.folds"
+            f"experiment '{settings.name}': data.valid is missing; name a validation set, or hold out "
+            "training utterances with train.folds"
         )
     if valid is not None and folds is not None:
         raise ConfigError(

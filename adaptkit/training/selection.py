@@ -82,8 +82,7 @@ def summarise(choices: Mapping[str, Choice]) -> dict[str, dict[str, int]]:
     counts = {"lr": Counter(c.lr for c in own if c.epochs), "epochs": Counter(c.epochs for c in own)}
     return {
         name: {str(value): count for value, count in sorted(counted.items())}
-        for name, counted in counts.items()
-        if counted
+        for name, counted in (counts.items() if own else ())
     }
 
 

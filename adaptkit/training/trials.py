@@ -117,7 +117,7 @@ def _try_all(adapted: AdaptedModel, plan: Plan, trials: Sequence[Trial]) -> Stat
 def _with_last_weights(
     choices: Mapping[str, Choice], states: Mapping[float, Sequence[State]]
 ) -> dict[str, Choice]:
-    """Return the choices with the whole run of a trial for tasks without validation, as it keeps their last."""
+    """Return the choices with all epochs for tasks without validation, whose last weights a trial keeps."""
     return {
         task: choice
         if choice.best or not choice.epochs
@@ -192,8 +192,8 @@ def _names_rates(key: str) -> bool:
 
 def _refuse_longer(folder: Path) -> str:
     return (
-        f"{folder}: chooses its number of epochs or learning rate by trials of train.max_epochs each and cannot "
-        "go on for more; train in another folder, or remove this one to start over"
+        f"{folder}: its trials of train.max_epochs chose what it trains, so it cannot go on for more epochs; "
+        "train in another folder, or remove this one to start over"
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adaptkit.errors import CheckpointError, ConfigError
+from adaptkit.errors import ConfigError
 from adaptkit.training import trials
 from adaptkit.training.state import WHOLE
 from tests.fixtures.models import SPEAKERS
@@ -119,7 +119,6 @@ def test_a_speaker_for_whom_no_epoch_was_best_keeps_the_start(only, fit, assert_
     assert state.list_unimproved(SPEAKERS) == [task for task in SPEAKERS if not state.choices[task].epochs]
     for task in state.list_unimproved(SPEAKERS):
         assert_same(rows(run.weights, task), rows(start, task))
-    print(state.choices)
 
 
 def test_the_rates_of_the_last_run_are_those_of_the_trials(only, fit):
