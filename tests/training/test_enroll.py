@@ -330,7 +330,8 @@ def test_a_validation_set_chooses_the_weights(options, known, corpus):
 @of_one_bank
 @pytest.mark.parametrize("select", ["speaker", "all"])
 def test_folds_choose_rate_and_epochs_of_new_speakers(options, known, corpus, select):
-    settings = ("train.folds=2", "train.lr=[0.001,0.004]", "train.valid_metric=loss", f"train.select={select}")
+    grid = "train.lr=[0.001,0.004]"
+    settings = ("train.folds=2", grid, "train.valid_metric=loss", f"train.select={select}")
     out = known.parent / "out"
     chosen = replace(options, out=out, start="new", overrides=settings)
     enroll.enroll(chosen, device="cpu")
