@@ -121,20 +121,32 @@ class Variant(Config):
 
 
 def load(
-    path: Path, overrides: Sequence[str] = (), *, adapter: str | None = None, augment: str | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    adapter: str | None = None,
+    augment: str | None = None,
+    shared: bool = False,
 ) -> Experiment:
     """Read and validate an experiment; `overrides` are like `adapters.0.bottleneck=32`.
 
     `adapter` replaces the adapters, and possibly training options: it is an entry of the yaml's `compare:`, a
     yaml by its name in `conf/adapters` or by its path, or an adapter type. `augment` is another augmentation,
-    by name or path. The experiment is then named after them.
+    by name or path. The experiment is then named after them. `shared` trains one adapter for all speakers,
+    and adds `_shared` to the name.
     """
     content = config.read_yaml(path)
     variants = _read_variants(content, path)
     words = [] if adapter is None else _replacing(adapter, variants)
+    names = [] if adapter is None else [_name_of_adapter(adapter)]
     if augment is not None:
-        names = [name_of(augment)] if adapter is None else [_name_of_adapter(adapter), name_of(augment)]
-        words += setting({"name": "_".join(names), "augment": augment})
+        names.append(name_of(augment))
+        words += setting({"augment": augment})
+    if shared:
+        names = [*(names or [str(content.get("name"))]), "shared"]
+        words += setting({"train.shared": True})
+    if augment is not None or shared:
+        words += setting({"name": "_".join(names)})
     return _resolve(content, [*words, *overrides], path)
 
 

@@ -2,9 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, TypeAdapter, model_validator
 
-from adaptkit.config import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Share
+from adaptkit.config import (
+    Config,
+    FilePath,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Share,
+)
 
 _RATE = TypeAdapter(PositiveFloat)
 _MOST_RATES = 20
@@ -96,14 +105,33 @@ class AdapterTraining(Training):
     task_utterances: PositiveInt = Field(
         8,
         description="utterances of one speaker in an optimizer step; a batch combines several speakers; "
-        "no effect for adapters without per-speaker parameters",
+        "no effect for adapters that speakers share",
     )
     temperature: PositiveFloat = Field(
         1.0,
         ge=0.1,
         description="T: a speaker's share of an epoch is proportional to its size to the power 1/T; 1: every "
-        "utterance once; no effect for adapters without per-speaker parameters",
+        "utterance once; no effect for adapters that speakers share",
     )
+    shared: StrictBool = Field(
+        False, description="one adapter for all speakers of the training set, also for those not in it"
+    )
+    start: FilePath | None = Field(
+        None,
+        description="experiment whose shared adapter every speaker's weights start from: its folder or its "
+        "adapter file; if it has the same speakers and options, each goes on from their own weights",
+    )
+    freeze_shared: StrictBool = Field(
+        False,
+        description="keep the weights that speakers share as in 'start'; selection and early stopping are "
+        "then per speaker, as speakers do not affect each other; no effect if nothing is shared",
+    )
+
+    @model_validator(mode="after")
+    def _frozen_weights_have_a_start(self) -> "AdapterTraining":
+        if self.freeze_shared and self.start is None:
+            raise ValueError("'freeze_shared' needs 'start', an experiment that has trained what is shared")
+        return self
 
     @property
     def rates(self) -> tuple[float, ...]:
