@@ -202,7 +202,8 @@ def _refuse_untrained(train: Examples, valid: Examples) -> None:
         )
     unvalidated = [task for task in known if task not in valid.data.tasks]
     if unvalidated:
-        _LOG.warning("%s: no utterance of %s: their last weights are kept", path, listed(unvalidated))
+        what = "their last weights are kept, unless all speakers' are selected together (train.select)"
+        _LOG.warning("%s: no utterance of %s: %s", path, listed(unvalidated), what)
 
 
 def effort_of(state: State, seed: int) -> Effort:

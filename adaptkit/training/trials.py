@@ -8,7 +8,6 @@ trials have the run's own validation set, and each speaker's weights are those o
 
 import gc
 import logging
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -154,13 +153,13 @@ def _try(adapted: AdaptedModel, plan: Plan, trial: Trial) -> State:
 def _plan_final(plan: Plan, trials: Sequence[Trial]) -> Plan:
     """Plan the run itself, which needs no validation any more.
 
-    With K folds a step takes up to K / (K - 1) times as many utterances of a speaker, so that there are as
-    many steps in an epoch as in the trials, with their learning rates.
+    With K folds a step takes up to K / (K - 1) times as many utterances of a speaker, so that an epoch has
+    about as many steps as in the trials, with their learning rates.
     """
     num_folds = max(trial.number for trial in trials)
     changes = {"valid_metric": plan.metric}
     if num_folds:
-        changes["task_utterances"] = math.ceil(plan.options.task_utterances * num_folds / (num_folds - 1))
+        changes["task_utterances"] = round(plan.options.task_utterances * num_folds / (num_folds - 1))
     refusal = plan.refuses_longer or _refuse_longer(plan.folder)
     return replace(plan, valid=None, options=plan.options.model_copy(update=changes), refuses_longer=refusal)
 

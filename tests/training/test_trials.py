@@ -97,6 +97,20 @@ def test_speakers_without_validation_utterances_have_the_last_weights_of_the_rat
     assert_same(rows(run.weights, "spk2"), rows(alone.weights, "spk2"))
 
 
+def test_without_trials_all_speakers_can_have_the_weights_of_the_best_epoch_for_all(new_run):
+    run = new_run(select="all", lr=0.02, **OPTIONS)
+    state = run.fit()
+    best = min([event["loss"], event["step"]] for event in run.events("valid"))
+    assert state.standings == {WHOLE: state.standings[WHOLE]}
+    assert [state.standings[WHOLE].best[0][i] for i in (0, 2)] == best
+    assert run.written[-1][0] == best[1] > 0
+
+
+def test_a_smaller_gain_than_asked_for_keeps_the_start_also_without_trials(new_run):
+    states = [new_run(str(gain), lr=0.02, min_gain=gain, **OPTIONS).fit() for gain in (0.0, 0.9)]
+    assert [len(state.list_unimproved(SPEAKERS)) for state in states] == [0, 3]
+
+
 # folds
 
 
