@@ -13,7 +13,8 @@ from adaptkit.errors import CheckpointError, ConfigError, listed
 from adaptkit.folders import RunFolder
 from adaptkit.tensors import average_tensors, read_tensors, write_tensors
 from adaptkit.training.plan import Plan
-from adaptkit.training.state import WHOLE, Standing, State
+from adaptkit.training.standing import WHOLE, Standing
+from adaptkit.training.state import State
 from adaptkit.training.validation import Validation
 
 

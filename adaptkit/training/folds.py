@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from adaptkit.data.dataset import Examples
-from adaptkit.errors import listed
+from adaptkit.errors import ConfigError, listed
+from adaptkit.experiment import Experiment
 
 _LOG = logging.getLogger(__name__)
 _COPY = re.compile(r"^(?:sp[\d.]+-)?(?P<original>.+?)(?:-noisy\d+)?$")  # of `data perturb`, `augment copy`
@@ -62,3 +63,18 @@ def _gather(utt_ids: Sequence[str]) -> dict[str, Collection[str]]:
         original = _COPY.match(utt_id)["original"]
         families.setdefault(original if original in known else utt_id, set()).add(utt_id)
     return families
+
+
+def refuse_two_validations(settings: Experiment) -> None:
+    """Refuse a validation set beside folds, and neither of them."""
+    valid, folds = settings.data.valid, settings.train.folds
+    if valid is None and folds is None:
+        raise ConfigError(
+            f"experiment '{settings.name}': data.valid is missing; name a validation set, or hold out "
+            "training utterances with train.folds"
+        )
+    if valid is not None and folds is not None:
+        raise ConfigError(
+            f"experiment '{settings.name}': train.folds={folds} holds out training utterances in place of "
+            f"data.valid ({valid}): set data.valid=null to train on all of data.train, or train.folds=null"
+        )

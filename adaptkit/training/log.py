@@ -14,7 +14,8 @@ from adaptkit.errors import AdaptkitError, TrainingError, listed
 from adaptkit.files import explain_os_error, write_text
 from adaptkit.folders import RunFolder
 from adaptkit.records import read_log
-from adaptkit.training.state import WHOLE, State
+from adaptkit.training.standing import WHOLE
+from adaptkit.training.state import State
 from adaptkit.training.validation import Validation, describe_value
 
 _LOG = logging.getLogger(__name__)

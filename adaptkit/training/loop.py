@@ -25,7 +25,8 @@ from adaptkit.training.optimizer import PerTask, StepSettings
 from adaptkit.training.plan import Plan
 from adaptkit.training.precision import autocast, find_not_finite, seed_everything
 from adaptkit.training.schedule import learning_rate
-from adaptkit.training.state import WHOLE, Measured, Saved, State, refuse_another
+from adaptkit.training.standing import WHOLE, Measured
+from adaptkit.training.state import Saved, State, refuse_another
 from adaptkit.training.validation import Validation, validate
 
 

@@ -13,7 +13,8 @@ from adaptkit.data.batches import shuffle_batches
 from adaptkit.data.dataset import Examples, Group
 from adaptkit.data.sampler import Batches, StepLimits, TrainingSet, count_visits, own_batches, plan_steps
 from adaptkit.model import encoder_cache
-from adaptkit.training.state import WHOLE, State
+from adaptkit.training.standing import WHOLE
+from adaptkit.training.state import State
 from adaptkit.training.validation import Metric, choose_metric
 from adaptkit.training_options import AdapterTraining, Training
 

@@ -25,6 +25,7 @@ from adaptkit.records import Effort, RecordedModel, write_record
 from adaptkit.training import trials
 from adaptkit.training.augmentation import augmented, spec_of
 from adaptkit.training.distributed import in_processes, is_first, writing_to
+from adaptkit.training.folds import refuse_two_validations
 from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.precision import seed_everything
@@ -53,7 +54,7 @@ def train_adapters(
     with in_processes(device), writing_to(folder):
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device, prompt=settings.base.prompt)
-        _refuse_two_validations(settings)
+        refuse_two_validations(settings)
         train, valid = _read_sets_of_tasks(settings, base, allow_pipes)
         train = augmented(train, settings.augment, settings.train.seed)
         tasks = train.data.tasks
@@ -90,21 +91,6 @@ def train_adapters(
             AdaptedModel(base, adapters, spec_of(train)),
             Plan(train, valid, folder, settings.train, identity, write, finish),
             resume=resume,
-        )
-
-
-def _refuse_two_validations(settings: Experiment) -> None:
-    """Refuse a validation set beside folds, and neither of them."""
-    valid, folds = settings.data.valid, settings.train.folds
-    if valid is None and folds is None:
-        raise ConfigError(
-            f"experiment '{settings.name}': data.valid is missing; name a validation set, or hold out "
-            "training utterances with train.folds"
-        )
-    if valid is not None and folds is not None:
-        raise ConfigError(
-            f"experiment '{settings.name}': train.folds={folds} holds out training utterances in place of "
-            f"data.valid ({valid}): set data.valid=null to train on all of data.train, or train.folds=null"
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from adaptkit.files import write_text
-from adaptkit.training.state import WHOLE, Choice, Measured, rank
+from adaptkit.training.standing import WHOLE, Choice, Measured, rank
 from adaptkit.training.validation import Metric, pool
 
 Curve = dict[int, dict[str, list[float]]]  # sums of a validation, by epoch and task

@@ -26,7 +26,8 @@ from adaptkit.training.best import selects_by_task
 from adaptkit.training.distributed import is_first, writing_to
 from adaptkit.training.folds import Fold, deal
 from adaptkit.training.plan import Plan
-from adaptkit.training.state import Choice, State, refuse_another
+from adaptkit.training.standing import Choice
+from adaptkit.training.state import State, refuse_another
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,50 +85,43 @@ def _try_all(adapted: AdaptedModel, plan: Plan, trials: Sequence[Trial]) -> Stat
     """Run the trials; return the state that the run itself begins with, whose weights `adapted` then has."""
     if adapted.adapters.is_cached:
         plan = plan.cached(adapted.adapters)
-    options, folder = plan.options, RunFolder(plan.folder)
+    options = plan.options
     start = {name: tensor.clone() for name, tensor in adapted.trained.state_dict().items()}
     states: dict[float, list[State]] = {}
     for trial in trials:
         adapted.trained.load_state_dict(start)
         states.setdefault(trial.lr, []).append(_try(adapted, plan, trial))
-    curves = {lr: selection.join(state.validations for state in own) for lr, own in states.items()}
-    by_task = selects_by_task(adapted.trained, options.select)
-    choices = selection.choose(
-        curves, plan.train.data.tasks, metric=plan.metric, by_task=by_task, min_gain=options.min_gain
-    )
     adapted.trained.load_state_dict(start)
+    by_task = selects_by_task(adapted.trained, options.select)
+    choices = _choose(plan, states, by_task=by_task)
     ended = [state for own in states.values() for state in own]
-    if options.folds is None:
-        if by_task:
-            choices = _with_last_weights(choices, states)
-        _assemble(adapted, plan.folder, choices, by_task=by_task)
+    first = State(seconds=sum(state.seconds for state in ended), choices=choices)
+    if options.folds is not None:
+        return first
+    _assemble(adapted, plan.folder, choices, by_task=by_task)
+    return replace(first, step=max(s.step for s in ended), epoch=max(s.epoch for s in ended))
+
+
+def _choose(plan: Plan, states: Mapping[float, Sequence[State]], *, by_task: bool) -> dict[str, Choice]:
+    """Choose for every task and for all by the validations of the trials, and write what was chosen."""
+    curves = {lr: selection.join(state.validations for state in own) for lr, own in states.items()}
+    tasks, options = plan.train.data.tasks, plan.options
+    choices = selection.choose(curves, tasks, metric=plan.metric, by_task=by_task, min_gain=options.min_gain)
+    if by_task and options.folds is None:  # a trial keeps the last weights of tasks without validation
+        for task in (task for task in tasks if choices[task].epochs and not choices[task].best):
+            lr = choices[task].lr
+            choices[task] = replace(choices[task], epochs=states[lr][0].epoch)
     if is_first():
-        selection.write_table(folder.selection, choices, plan.metric)
+        selection.write_table(RunFolder(plan.folder).selection, choices, plan.metric)
     scope = "per speaker" if by_task else "for all speakers together"
     name = "loss" if plan.metric == "loss" else plan.metric.upper()
     _LOG.info("%s: chosen %s by %s: %s", plan.folder, scope, name, selection.describe(choices))
-    seconds = sum(state.seconds for state in ended)
-    if options.folds is not None:
-        return State(seconds=seconds, choices=choices)
-    step, epoch = (max(place) for place in zip(*((state.step, state.epoch) for state in ended), strict=True))
-    return State(step=step, epoch=epoch, seconds=seconds, choices=choices)
-
-
-def _with_last_weights(
-    choices: Mapping[str, Choice], states: Mapping[float, Sequence[State]]
-) -> dict[str, Choice]:
-    """Return the choices with all epochs for tasks without validation, whose last weights a trial keeps."""
-    return {
-        task: choice
-        if choice.best or not choice.epochs
-        else replace(choice, epochs=states[choice.lr][0].epoch)
-        for task, choice in choices.items()
-    }
+    return choices
 
 
 def _try(adapted: AdaptedModel, plan: Plan, trial: Trial) -> State:
     """Run a trial to its end, or return the state of one that has ended."""
-    folder = plan.folder.joinpath("trials", trial.name)
+    folder = RunFolder(plan.folder).trials / trial.name
     options = plan.options.model_copy(
         update={"lr": trial.lr, "folds": None, "valid_metric": plan.metric}  # the same for each fold
     )

@@ -7,7 +7,8 @@ import pytest
 
 from adaptkit.errors import CheckpointError, TrainingError
 from adaptkit.tensors import write_tensors
-from adaptkit.training.state import Standing, State
+from adaptkit.training.standing import Standing
+from adaptkit.training.state import State
 
 pytestmark = pytest.mark.slow
 

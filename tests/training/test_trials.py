@@ -8,7 +8,7 @@ import torch
 
 from adaptkit.errors import ConfigError
 from adaptkit.training import trials
-from adaptkit.training.state import WHOLE
+from adaptkit.training.standing import WHOLE
 from tests.fixtures.models import SPEAKERS
 
 OPTIONS = {"max_epochs": 3, "warmup_steps": 0, "valid_metric": "loss"}
