@@ -193,8 +193,9 @@ def _refuse_untrained(train: Examples, valid: Examples) -> None:
 
 
 def effort_of(state: State, seed: int) -> Effort:
-    """Return the training effort of a run that this process has finished."""
-    return Effort(state.seconds, state.epoch, state.step, seed)
+    """Return the training effort of a run that this process has finished, with its trials."""
+    epochs, steps = state.epoch + state.trial_epochs, state.step + state.trial_steps
+    return Effort(state.seconds, epochs, steps, seed)
 
 
 def _write_record(folder: Path, made: RecordedModel, base: BaseModel, *, effort: Effort, device: str) -> None:

@@ -90,7 +90,7 @@ def describe(choices: Mapping[str, Choice]) -> str:
     """Describe what was chosen in a line, for any number of speakers.
 
     >>> describe({"a": Choice(0.01, 4), "b": Choice(0.01, 2), "c": Choice(0.0, 0), "": Choice(0.01, 3)})
-    '3 speakers: lr 0.01 for 2, the start for 1; 2 to 4 epochs (median 2)'
+    '3 speakers: lr 0.01 for 2, the start for 1; epochs 2 to 4, median 2'
     """
     own = [choice for task, choice in choices.items() if task != WHOLE]
     epochs = [choice.epochs for choice in own if choice.epochs]
@@ -100,7 +100,7 @@ def describe(choices: Mapping[str, Choice]) -> str:
     chosen = f"{len(own)} speakers: {', '.join(parts)}"
     if not epochs:
         return chosen
-    return f"{chosen}; {min(epochs)} to {max(epochs)} epochs (median {statistics.median_low(epochs)})"
+    return f"{chosen}; epochs {min(epochs)} to {max(epochs)}, median {statistics.median_low(epochs)}"
 
 
 def write_table(path: Path, choices: Mapping[str, Choice], metric: Metric) -> None:
@@ -112,5 +112,5 @@ def write_table(path: Path, choices: Mapping[str, Choice], metric: Metric) -> No
 
 def _cells(task: str, choice: Choice, metric: Metric) -> list[str]:
     figures = list(zip(choice.at_start, choice.best, strict=True)) or [("-", "-")] * 2
-    shown = [f"{value:.4f}" if isinstance(value, float) else value for pair in figures for value in pair]
+    shown = [f"{value:.6g}" if isinstance(value, float) else value for pair in figures for value in pair]
     return [task, f"{choice.lr:g}" if choice.epochs else "-", str(choice.epochs), metric, *shown]

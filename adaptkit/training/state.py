@@ -53,6 +53,10 @@ class State:
     standings: dict[str, Standing] = field(default_factory=dict)  # by task, or of WHOLE
     is_done: bool = False
     choices: dict[str, Choice] = field(default_factory=dict)  # of trials, by task and of WHOLE
+    trial_epochs: int = (
+        0  # of those trials, all together, beside the epochs above; their time is in `seconds`
+    )
+    trial_steps: int = 0
     validations: list[Measured] = field(default_factory=list)  # of a trial, in order
 
     @property

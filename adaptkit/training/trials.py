@@ -54,9 +54,10 @@ def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
     with writing_to(plan.folder):
         refuse_another(plan.folder, resume=resume)
         final = _plan_final(plan, trials)
-        if not RunFolder(plan.folder).state.exists():
+        is_begun = RunFolder(plan.folder).state.exists()
+        if not is_begun:
             final = replace(final, first=_try_all(adapted, plan, trials))
-        state = loop.fit(adapted, final, resume=resume)
+        state = loop.fit(adapted, final, resume=is_begun)
         if is_first():
             _remove_weights(plan.folder)
     return state
@@ -95,11 +96,18 @@ def _try_all(adapted: AdaptedModel, plan: Plan, trials: Sequence[Trial]) -> Stat
     by_task = selects_by_task(adapted.trained, options.select)
     choices = _choose(plan, states, by_task=by_task)
     ended = [state for own in states.values() for state in own]
-    first = State(seconds=sum(state.seconds for state in ended), choices=choices)
-    if options.folds is not None:
-        return first
-    _assemble(adapted, plan.folder, choices, by_task=by_task)
-    return replace(first, step=max(s.step for s in ended), epoch=max(s.epoch for s in ended))
+    step = epoch = 0
+    if options.folds is None:
+        _assemble(adapted, plan.folder, choices, by_task=by_task)
+        step, epoch = max(state.step for state in ended), max(state.epoch for state in ended)
+    return State(
+        step=step,
+        epoch=epoch,
+        seconds=sum(state.seconds for state in ended),
+        choices=choices,
+        trial_epochs=sum(state.epoch for state in ended) - epoch,
+        trial_steps=sum(state.step for state in ended) - step,
+    )
 
 
 def _choose(plan: Plan, states: Mapping[float, Sequence[State]], *, by_task: bool) -> dict[str, Choice]:
