@@ -55,7 +55,7 @@ class BestWeights:
             before = standings.get(name, Standing())
             limits = {"average": options.average, "patience": options.patience}
             standings[name] = before.after(entry, **limits, min_gain=self.plan.min_gain)
-            if standings[name].waited == 0:
+            if standings[name].best[0] == entry:
                 better.append(name)
         unvalidated = [task for task in self.ids if task not in validation.by_task]
         state = replace(state, standings=standings)

@@ -73,7 +73,7 @@ class TrainingLog:
         """Describe which tasks improved on their best validation, and how many have stopped."""
         if state.step == 0:
             return " (the start)"
-        better = [name for name, s in state.standings.items() if s.waited == 0 and not s.is_stopped]
+        better = [name for name, s in state.standings.items() if s.best[0][2] == state.step]
         if WHOLE in state.standings:
             return " (best)" if better else ""
         stopped = f", {len(state.stopped)} stopped" if state.stopped else ""

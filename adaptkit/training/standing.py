@@ -20,10 +20,11 @@ class Standing:
     ) -> "Standing":
         """Return the state after a validation; it stops after `patience` validations without improvement.
 
-        The best `average` validations are kept, and the start for as long as none of them is better.
+        The best `average` validations are kept, and the start for as long as none of them is better by
+        `min_gain`; any improvement ends the waiting.
         """
-        ranked = sorted([*self.best, entry], key=lambda entry: rank(entry, min_gain))
-        waited = 0 if ranked[0] == entry else self.waited + 1
+        ranked = sorted([*self.best, entry], key=lambda each: rank(each, min_gain))
+        waited = 0 if min(ranked, key=rank) == entry else self.waited + 1
         best = [e for e in ranked if e[2] > 0][:average]
         if ranked[0][2] == 0:
             best = [ranked[0], *best]

@@ -168,6 +168,7 @@ def read_state(header: Mapping[str, Any], path: Path) -> State:
         parts = {"standings": standings, "choices": choices, "validations": measured}
         state = State(**{**content, **parts})
         is_state = isinstance(header["identity"], dict) and isinstance(header["scaler"], dict)
+        is_state = is_state and all(type(choice.epochs) is int for choice in choices.values())
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: {_NO_STATE}") from error
     if not is_state or not all(type(n) is int for n in (state.step, state.epoch, state.position)):
