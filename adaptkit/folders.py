@@ -64,6 +64,11 @@ class RunFolder:
         return self.path / "import.json"
 
     @property
+    def is_begun(self) -> bool:
+        """Whether a run has begun here, if only with its trials."""
+        return self.state.exists() or self.trials.exists()
+
+    @property
     def is_unfinished(self) -> bool:
         """Whether a training began here and has not finished; a model made elsewhere has none of these."""
         return (self.state.exists() or self.log.exists()) and not self.record.exists()

@@ -1,8 +1,11 @@
 """What validations have shown of a run, by task or of all together: its best ones, and what trials chose."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
 
 WHOLE = ""  # in place of a task's name: the whole run, if early stopping is global
 
@@ -58,6 +61,23 @@ class Measured:
 
     epoch: int
     sums: dict[str, list[float]]  # by task
+
+
+def pack(validations: Sequence[Measured]) -> tuple[Tensor, dict[str, list]]:
+    """Return the sums of validations (V, K, 4), nan for tasks without any, and their epochs and tasks."""
+    tasks = sorted({task for each in validations for task in each.sums})
+    missing = [math.nan] * 4
+    rows = [[each.sums.get(task, missing) for task in tasks] for each in validations]
+    sums = torch.tensor(rows, dtype=torch.float64).view(len(rows), len(tasks), 4)
+    return sums, {"epochs": [each.epoch for each in validations], "tasks": tasks}
+
+
+def unpack(sums: Tensor, described: Mapping[str, list]) -> list[Measured]:
+    """Return the validations that `pack` was given."""
+    return [
+        Measured(epoch, {t: row for t, row in zip(described["tasks"], rows, strict=True) if row[3] > 0})
+        for epoch, rows in zip(described["epochs"], sums.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from adaptkit.files import require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.tensors import load_strictly, read_tensors, write_tensors
 from adaptkit.training.optimizer import PerTask
-from adaptkit.training.standing import WHOLE, Choice, Measured, Standing
+from adaptkit.training.standing import WHOLE, Choice, Measured, Standing, pack, unpack
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,8 +83,7 @@ class State:
 
 def refuse_another(folder: Path, *, resume: bool) -> None:
     """Refuse to start a run in a folder that holds one, unless it is resumed."""
-    run = RunFolder(folder)
-    if (run.state.exists() or run.trials.exists()) and not resume:
+    if RunFolder(folder).is_begun and not resume:
         raise CheckpointError(
             f"{folder}: holds a run already; --resume continues it, or remove the folder to start over"
         )
@@ -109,7 +108,13 @@ class Saved:
             "optimizer": self.optimizer.tensors(),
         }
         tensors = {f"{part}.{name}": t for part, named in parts.items() for name, t in named.items()}
-        header = {"state": asdict(state), "identity": self.identity, "scaler": self.scaler.state_dict()}
+        header = {
+            "state": asdict(replace(state, validations=[])),
+            "identity": self.identity,
+            "scaler": self.scaler.state_dict(),
+        }
+        if state.validations:
+            tensors["validations.sums"], header["validations"] = pack(state.validations)
         write_tensors(RunFolder(folder).state, tensors, header)
 
     def restore(self, folder: Path) -> State | None:
@@ -134,6 +139,12 @@ class Saved:
         if set(self.best) != set(parts["best"]) or own != found:
             raise CheckpointError(f"{path}: {_NO_STATE}")
         self.best.update(parts["best"])
+        if "validations" in parts:
+            try:
+                validations = unpack(parts["validations"]["sums"], header["validations"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"{path}: {_NO_STATE}") from error
+            state = replace(state, validations=validations)
         self.optimizer.restore(parts["optimizer"])
         self.scaler.load_state_dict(header["scaler"])
         _LOG.info("%s: resumed at step %d, epoch %d", folder, state.step, state.epoch + 1)
@@ -162,11 +173,9 @@ def read_state(header: Mapping[str, Any], path: Path) -> State:
     """Return the progress in the header of a state file; the file of something else is refused."""
     try:
         standings = {name: Standing(**entry) for name, entry in header["state"]["standings"].items()}
-        content = {"choices": {}, "validations": [], **header["state"]}  # earlier states have neither
+        content = {"choices": {}, **header["state"]}  # earlier states have none
         choices = {name: Choice(**entry) for name, entry in content["choices"].items()}
-        measured = [Measured(**entry) for entry in content["validations"]]
-        parts = {"standings": standings, "choices": choices, "validations": measured}
-        state = State(**{**content, **parts})
+        state = State(**{**content, "standings": standings, "choices": choices})
         is_state = isinstance(header["identity"], dict) and isinstance(header["scaler"], dict)
         is_state = is_state and all(type(choice.epochs) is int for choice in choices.values())
     except (AttributeError, KeyError, TypeError) as error:
