@@ -120,6 +120,14 @@ def test_a_shared_adapter_is_trained_for_the_epochs_of_all(made, tmp_path):
     assert run.selection["epochs"] == {str(run.epochs - 3 * SMALL["max_epochs"]): 3}
 
 
+def test_speakers_whom_no_epoch_helps_keep_the_shared_adapter_that_they_start_from(made, tmp_path):
+    train(made(folds=2, shared=True, **SMALL), tmp_path / "shared")
+    train(made(folds=2, start=str(tmp_path / "shared"), min_gain=0.9, **SMALL), tmp_path / "exp")
+    shared, own = (checkpoint.load(tmp_path / name / "adapter.safetensors") for name in ("shared", "exp"))
+    assert (shared.unimproved, own.unimproved) == ((), own.tasks)
+    assert all((own.weights[name] == weight).all() for name, weight in shared.weights.items())
+
+
 def test_cached_encoder_outputs_are_computed_once_for_all_trials(made, tmp_path):
     train(made(adapter={"kind": "hff", "cache": True}, folds=2, **GRID), tmp_path / "exp")
     arks = [str(path.relative_to(tmp_path / "exp")) for path in (tmp_path / "exp").rglob("*.ark")]
