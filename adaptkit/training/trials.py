@@ -48,6 +48,8 @@ class Trial:
 
 def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
     """Train as `loop.fit` does, after trials if the settings ask for any."""
+    if is_first() and not RunFolder(plan.folder).is_begun:
+        plan.warn_of_warm_up(adapted.adapters)
     trials = _list_trials(plan)
     if not trials:
         return loop.fit(adapted, plan, resume=resume)
