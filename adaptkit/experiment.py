@@ -27,6 +27,16 @@ class Sets(Config):
     valid: FilePath = Field(description="data directory to select the best checkpoint on")
 
 
+class AdapterSets(Sets):
+    """The data directories for training adapters."""
+
+    valid: FilePath | None = Field(
+        None,
+        description="data directory to select the best checkpoint on; null with train.folds, which hold out "
+        "utterances of the training set instead",
+    )
+
+
 class Tokens(Config):
     """The output tokens of a new base model."""
 
@@ -89,7 +99,7 @@ class Experiment(Config):
 
     name: str = Field(max_length=100, description="name of the folder exp/<name> and of the row in a report")
     base: Base = Field(description="the base model")
-    data: Sets | None = Field(None, description="data the adapters are trained on")
+    data: AdapterSets | None = Field(None, description="data the adapters are trained on")
     adapters: tuple[AnyAdapterConfig, ...] = Field(
         (), description="adapters, each with its kind; applied in this order at each site"
     )

@@ -64,6 +64,11 @@ class RunFolder:
         return self.path / "import.json"
 
     @property
+    def is_begun(self) -> bool:
+        """Whether a run has begun here, if only with its trials."""
+        return self.state.exists() or self.trials.exists()
+
+    @property
     def is_unfinished(self) -> bool:
         """Whether a training began here and has not finished; a model made elsewhere has none of these."""
         return (self.state.exists() or self.log.exists()) and not self.record.exists()
@@ -72,6 +77,16 @@ class RunFolder:
     def enrolled(self) -> Path:
         """The folder in which new speakers are trained before they are added to the adapters."""
         return self.path / "added"
+
+    @property
+    def trials(self) -> Path:
+        """The folder of the trials that choose learning rates and numbers of epochs, a run in each."""
+        return self.path / "trials"
+
+    @property
+    def selection(self) -> Path:
+        """The learning rate and number of epochs that trials chose for each speaker, as a table."""
+        return self.path / "selection.tsv"
 
     def decoded(self, set_name: str) -> Path:
         """Return the folder with the hypotheses for a data set."""

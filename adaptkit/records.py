@@ -4,7 +4,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -52,6 +52,7 @@ class RunRecord:
     date: str = ""  # ISO 8601, with the offset from UTC
     unimproved: list[str] = field(default_factory=list)  # tasks that kept the weights of their start
     valid_metric: str = ""  # what the best weights were chosen by; earlier records, by WER, lack it
+    selection: dict[str, dict[str, Count]] = field(default_factory=dict)  # by trials: speakers by lr, epochs
 
     def write(self, path: Path) -> None:
         """Write the record as json, atomically."""
@@ -167,6 +168,7 @@ class RecordedModel:
     num_per_task: int
     unimproved: Sequence[str] = ()  # tasks whose weights stayed those of the start
     valid_metric: str = ""
+    selection: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # see `RunRecord`
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,7 @@ def write_record(
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
         unimproved=list(made.unimproved),
         valid_metric=made.valid_metric,
+        selection={name: dict(counts) for name, counts in made.selection.items()},
     ).write(RunFolder(folder).record)
 
 

@@ -1,8 +1,8 @@
 """The options of training: those of base models (`base.train`), and those of adapters (`train`)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, TypeAdapter, model_validator
 
 from adaptkit.config import (
     Config,
@@ -12,7 +12,21 @@ from adaptkit.config import (
     PositiveFloat,
     PositiveInt,
     Seed,
+    Share,
 )
+
+_RATE = TypeAdapter(PositiveFloat)
+_MOST_RATES = 20
+
+
+def _read_rates(content: Any) -> Any:
+    """Validate a learning rate, or several, which are sorted."""
+    if not isinstance(content, list | tuple):
+        return _RATE.validate_python(content)
+    rates = sorted({_RATE.validate_python(rate) for rate in content})
+    if not 0 < len(rates) == len(content) <= _MOST_RATES:
+        raise ValueError(f"expected 1 to {_MOST_RATES} different learning rates, found {len(content)}")
+    return rates[0] if len(rates) == 1 else tuple(rates)
 
 
 class Training(Config):
@@ -71,6 +85,28 @@ class Training(Config):
 class AdapterTraining(Training):
     """How adapters are trained."""
 
+    lr: Annotated[float | tuple[float, ...], BeforeValidator(_read_rates)] = Field(
+        1e-3,
+        description="peak learning rate; of several, as in [1e-4, 1e-3], validation chooses one, see select",
+    )
+    select: Literal["auto", "speaker", "all"] = Field(
+        "auto",
+        description="whose validation chooses learning rate, number of epochs and best weights; speaker: for "
+        "each speaker its own; all: for all alike, that of all together; auto: speaker, but all where "
+        "speakers share trained weights",
+    )
+    min_gain: Share = Field(
+        0.0,
+        lt=1,
+        description="fraction of the metric by which a validation must be better than that of the start, "
+        "which is kept otherwise",
+    )
+    folds: Annotated[PositiveInt, Field(ge=2, le=100)] | None = Field(
+        None,
+        description="in place of data.valid: each speaker's utterances are dealt into this many parts, every "
+        "part is held out of one trial, and a last run trains on all utterances at the learning rate and for "
+        "the number of epochs that were best in the trials; null for none",
+    )
     task_utterances: PositiveInt = Field(
         8,
         description="utterances of one speaker in an optimizer step; a batch combines several speakers; "
@@ -110,4 +146,19 @@ class AdapterTraining(Training):
     def _frozen_weights_have_a_start(self) -> "AdapterTraining":
         if self.freeze_shared and self.start is None:
             raise ValueError("'freeze_shared' needs 'start', an experiment that has trained what is shared")
+        return self
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates to choose from; one if there is no choice."""
+        return self.lr if isinstance(self.lr, tuple) else (self.lr,)
+
+    @model_validator(mode="after")
+    def _choose_epochs_once(self) -> "AdapterTraining":
+        """Refuse what would choose the number of epochs beside the folds."""
+        if self.folds is not None and (self.patience is not None or self.average > 1):
+            raise ValueError(
+                f"folds: {self.folds} chooses the number of epochs, so patience must be null and average 1, "
+                f"not {'null' if self.patience is None else self.patience} and {self.average}"
+            )
         return self

@@ -36,7 +36,8 @@ def enroll(
         Path | None,
         typer.Option(
             metavar="DATA",
-            help="A validation set to select the best weights.",
+            help="A validation set to select the best weights; '--set train.folds=2' holds out utterances of "
+            "--data in its place.",
             show_default="keep the last weights",
         ),
     ] = None,

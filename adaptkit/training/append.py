@@ -21,6 +21,7 @@ from adaptkit.model.checkpoint import AdapterFile
 from adaptkit.records import RecordedModel, RunRecord, write_record
 from adaptkit.tensors import read_tensors
 from adaptkit.training.run import effort_of
+from adaptkit.training.selection import summarise
 from adaptkit.training.state import State, read_state
 
 
@@ -173,7 +174,10 @@ def _record(
     elif options.out is not None:
         num_new = num_each * len(new.tasks)
         counts = (num_new, num_each)
-        made = RecordedModel(settings.name, stack.kind, stack.tasks, *counts, new.unimproved, metric)
+        made = RecordedModel(
+            *(settings.name, stack.kind, stack.tasks, *counts, new.unimproved, metric),
+            selection=summarise(state.choices),
+        )
         write_record(
             target.path,
             made,

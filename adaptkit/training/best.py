@@ -4,24 +4,38 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 
-from adaptkit.adapters.per_task import task_parameters
-from adaptkit.errors import CheckpointError, listed
+from adaptkit.adapters.per_task import shared_parameters, task_parameters
+from adaptkit.errors import CheckpointError, ConfigError, listed
 from adaptkit.folders import RunFolder
 from adaptkit.tensors import average_tensors, read_tensors, write_tensors
 from adaptkit.training.plan import Plan
-from adaptkit.training.state import WHOLE, Standing, State
+from adaptkit.training.standing import WHOLE, Standing
+from adaptkit.training.state import State
 from adaptkit.training.validation import Validation
+
+
+def selects_by_task(trained: nn.Module, select: Literal["auto", "speaker", "all"]) -> bool:
+    """Return whether the weights of each task are selected by its own validation."""
+    is_own = any(True for _ in task_parameters(trained))
+    is_own = is_own and not any(parameter.requires_grad for _, parameter in shared_parameters(trained))
+    if select == "speaker" and not is_own:
+        raise ConfigError(
+            "train.select: speaker: the speakers of these adapters share trained weights, so those of "
+            "different steps cannot be combined; set it to all or auto"
+        )
+    return is_own and select != "all"
 
 
 class BestWeights:
     """Selects the best weights of a run by validation and writes them to its adapter file or base model.
 
-    If tasks share no trained weights, selection and early stopping are per task, and a task without
-    validation utterances keeps its last weights. If they do, weights of different steps cannot be combined,
-    and selection and early stopping are global.
+    If tasks share no trained weights, selection and early stopping are per task (unless `select` is all), and
+    a task without validation utterances keeps its last weights. If they do, weights of different steps cannot
+    be combined, and selection and early stopping are global.
 
     The weights of the start are the first to be ranked. Where no later validation is better, they are the
     result; the start is never averaged with others, and others only if the best of them is better than it.
@@ -39,8 +53,9 @@ class BestWeights:
         standings = dict(state.standings)
         for name, entry in entries.items():
             before = standings.get(name, Standing())
-            standings[name] = before.after(entry, average=options.average, patience=options.patience)
-            if standings[name].waited == 0:
+            limits = {"average": options.average, "patience": options.patience}
+            standings[name] = before.after(entry, **limits, min_gain=self.plan.min_gain)
+            if standings[name].best[0] == entry:
                 better.append(name)
         unvalidated = [task for task in self.ids if task not in validation.by_task]
         state = replace(state, standings=standings)

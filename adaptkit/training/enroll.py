@@ -30,20 +30,22 @@ from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.load import load_experiment
+from adaptkit.training import trials
 from adaptkit.training.append import EnrollOptions, append, find_target, refuse_known
 from adaptkit.training.augmentation import augmented, spec_of
 from adaptkit.training.distributed import in_processes, is_first
-from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.run import read_set, warn_of_coupled_rows
 from adaptkit.training.start import read_shared_start, start_from_shared
 from adaptkit.training.state import State, describe_contents, identify
 from adaptkit.training.validation import Metric, describe_value
+from adaptkit.training_options import AdapterTraining
 
 _LOG = logging.getLogger(__name__)
 _NUM_COMPARED = 4  # utterances of a new speaker that select the nearest known speaker
 _OF_TRAINING = {"train.shared", "train.start", "train.freeze_shared"}
-_OF_VALIDATION = {"train.patience", "train.average", "train.valid_every", "train.valid_metric"}
+_OF_VALIDATION = {"train.valid_every", "train.valid_metric", "train.select", "train.min_gain"}
+_OF_VALID = {"train.patience", "train.average"}  # which folds do without
 
 
 def enroll(options: EnrollOptions, *, device: str) -> Path:
@@ -58,6 +60,7 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
             options.exp, base=options.base, device=device, overrides=_settings_words(options)
         )
         settings, base, known = _by_speaker(loaded.settings), loaded.base, loaded.adapters
+        _refuse_idle(options, settings.train)
         owned = {name for name, _ in task_parameters(known)}
         if not owned:
             raise ConfigError(
@@ -88,10 +91,10 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
         refusal = _refuse_longer(train.data.tasks, present.tasks)
         settled = {"finish": lambda state: None, "refuses_longer": refusal}
         plan = Plan(train, valid, folder.path, settings.train, identity, write, **settled)
-        state = fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=True)
+        state = trials.fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=True)
         if is_first():
             _log_result(train.data.tasks, state, plan.metric)
-            metric = "" if valid is None else plan.metric
+            metric = "" if valid is None and not state.choices else plan.metric
             append(options, settings, base=base, folder=folder, state=state, device=device, metric=metric)
     return target.path
 
@@ -197,9 +200,29 @@ def _refuse_misuse(options: EnrollOptions) -> None:
         )
     if options.out is not None and options.out.resolve() == options.exp.resolve():
         raise ConfigError(f"--out {options.out}: is EXP itself; omit --out to add to its adapter file")
-    idle = [word for word in options.overrides if word.partition("=")[0] in _OF_VALIDATION]
-    if idle and options.valid is None:
-        raise ConfigError(f"--set {idle[0]}: has no effect without --valid; add --valid or remove this")
+
+
+def _refuse_idle(options: EnrollOptions, training: AdapterTraining) -> None:
+    """Refuse settings of validation without any, and two ways of validating."""
+    if options.valid is not None and training.folds is not None:
+        raise ConfigError(
+            f"--valid {options.valid}: train.folds={training.folds} holds out utterances of --data in its "
+            "place; omit --valid, or add --set train.folds=null"
+        )
+    if options.valid is not None or training.folds is not None:
+        return
+    if len(training.rates) > 1:
+        raise ConfigError(
+            f"train.lr: none of {listed(map(str, training.rates))} can be chosen without validation; add "
+            f"--valid or --set train.folds=2, or set one: --set train.lr={training.rates[0]}"
+        )
+    for word in options.overrides:
+        name = word.partition("=")[0]
+        if name in _OF_VALIDATION | _OF_VALID:
+            folds = "" if name in _OF_VALID else " or --set train.folds=2"
+            raise ConfigError(
+                f"--set {word}: has no effect without --valid; add --valid{folds}, or remove this"
+            )
 
 
 def _settings_words(options: EnrollOptions) -> list[str]:

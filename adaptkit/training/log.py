@@ -15,7 +15,8 @@ from adaptkit.errors import AdaptkitError, TrainingError, listed
 from adaptkit.files import explain_os_error, write_text
 from adaptkit.folders import RunFolder
 from adaptkit.records import read_log
-from adaptkit.training.state import WHOLE, State
+from adaptkit.training.standing import WHOLE
+from adaptkit.training.state import State
 from adaptkit.training.validation import Validation, describe_value
 
 _LOG = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class TrainingLog:
         """Describe which tasks improved on their best validation, and how many have stopped."""
         if state.step == 0:
             return " (the start)"
-        better = [name for name, s in state.standings.items() if s.waited == 0 and not s.is_stopped]
+        better = [name for name, s in state.standings.items() if s.best[0][2] == state.step]
         if state.standings.keys() <= {WHOLE, SHARED}:
             return " (best)" if better else ""
         stopped = f", {len(state.stopped)} stopped" if state.stopped else ""

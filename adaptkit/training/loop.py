@@ -18,14 +18,15 @@ from adaptkit.files import remove
 from adaptkit.folders import RunFolder
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
-from adaptkit.training.best import BestWeights
+from adaptkit.training.best import BestWeights, selects_by_task
 from adaptkit.training.distributed import writing_to
 from adaptkit.training.log import TrainingLog
 from adaptkit.training.optimizer import PerTask, StepSettings
 from adaptkit.training.plan import Plan
 from adaptkit.training.precision import autocast, find_not_finite, seed_everything
 from adaptkit.training.schedule import learning_rate
-from adaptkit.training.state import WHOLE, Saved, State, refuse_another
+from adaptkit.training.standing import WHOLE, Measured
+from adaptkit.training.state import Saved, State, refuse_another
 from adaptkit.training.validation import Validation, validate
 
 
@@ -36,19 +37,20 @@ def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
 
 
 def _fit(adapted: AdaptedModel, plan: Plan, resume: bool) -> State:
-    refuse_another(plan.folder, resume=resume)
+    if not plan.first.choices:  # else the trials were its beginning
+        refuse_another(plan.folder, resume=resume)
     loop = _Loop(adapted, plan)
     if resume:
-        loop.state = loop.saved.restore(plan.folder)
+        loop.state = loop.saved.restore(plan.folder) or plan.first
         loop.lengthen()
     if loop.state.is_done:
         return loop.state
-    if adapted.adapters is not None and adapted.adapters.is_cached:
+    if adapted.adapters is not None and adapted.adapters.is_cached and plan.train.taps is None:
         loop.plan = plan.cached(adapted.adapters)
     loop.log.rewind(loop.state.step)
     counted = counting(str(plan.folder), loop.num_steps[WHOLE], loop.state.step)
     with adapted.hooked(), loop.log, counted as advance:
-        loop.validate_start()
+        loop.start()
         while not loop.state.is_done:
             loop.run_epoch(advance)
     return loop.state
@@ -82,8 +84,9 @@ class _Loop:
             self.step_module = DistributedDataParallel(
                 adapted, broadcast_buffers=adapted.adapters is None, find_unused_parameters=False
             )
-        self.state = State()
-        self.best = BestWeights(plan, adapted.trained, tasks if self.optimizer.is_by_task else ())
+        self.state = plan.first
+        by_task = adapted.adapters is not None and selects_by_task(adapted.trained, self.options.select)
+        self.best = BestWeights(plan, adapted.trained, tasks if by_task else ())
         self.saved = Saved(
             adapted.trained,
             self.optimizer,
@@ -98,7 +101,7 @@ class _Loop:
     def lengthen(self) -> None:
         """Go on with a finished run if more epochs are asked for, unless early stopping has ended it."""
         state = self.state
-        if not state.is_done or state.epoch >= self.options.max_epochs:
+        if not state.is_done or state.epoch >= self._num_epochs:
             return
         if self.best.is_over(state):
             what = "so more epochs change nothing; train in another folder with a larger patience"
@@ -111,7 +114,11 @@ class _Loop:
             self.save()
             remove(RunFolder(self.plan.folder).record)  # until the run is finished again
 
-    def validate_start(self) -> None:
+    @property
+    def _num_epochs(self) -> int:
+        return self.state.num_epochs(self.options.max_epochs)
+
+    def start(self) -> None:
         """Validate what a new run starts from, which is kept unless training improves on it.
 
         The random weights that a base model starts from are only logged: they may have fewer errors than a
@@ -122,6 +129,9 @@ class _Loop:
             _LOG.info("%s: validated by %s%s", self.plan.folder, self.plan.metric.upper(), chosen)
         if self.state.step == 0 and self.plan.valid is not None:
             self._validate(is_ranked=self.plan.ranks_start)
+        if self.state.epoch >= self._num_epochs:  # trials have chosen no further step
+            self._finish()
+            self.save()
 
     def run_epoch(self, advance: Callable[[int, str], None]) -> None:
         """Train for the rest of the epoch, then validate if due."""
@@ -137,7 +147,7 @@ class _Loop:
             loss, norm, rate = self._step([next(batches).to(self.device) for _ in step], step)
             self._advance(time.monotonic() - started)
             self.log.step(self.state, loss=loss, grad_norm=norm, lr=rate)
-            advance(1, f"epoch {epoch + 1}/{options.max_epochs}, loss {loss:.3f}")
+            advance(1, f"epoch {epoch + 1}/{self._num_epochs}, loss {loss:.3f}")
             if self.state.step % options.save_every_steps == 0 and self.state.position < len(steps):
                 self.save()
         self._end_epoch()
@@ -192,11 +202,11 @@ class _Loop:
 
     def _rate(self, step: int, task: str) -> float:
         """Return the learning rate of a task's step, or of the run's step if `task` is WHOLE."""
-        options = self.options
+        options, choices = self.options, self.state.choices
         return learning_rate(
             step,
             self.num_steps[task],
-            peak=options.lr,
+            peak=choices[task].lr if choices else options.lr,
             warmup_steps=options.warmup_steps,
             schedule=options.schedule,
         )
@@ -230,20 +240,30 @@ class _Loop:
         """Finish an epoch: validate if due, keep the best weights, stop if due, and save."""
         options = self.options
         epoch = self.state.epoch + 1
-        is_last = epoch >= options.max_epochs
+        is_last = epoch >= self._num_epochs
         self.state = replace(self.state, epoch=epoch, position=0, is_done=is_last)
         if self.plan.valid is not None and (epoch % options.valid_every == 0 or is_last):
             self._validate()
-        if self.state.is_done and self.rank == 0:
-            self.log.warn_of_unimproved(self.state)
+        if self.state.is_done:
+            self._finish()
+        self.save()
+
+    def _finish(self) -> None:
+        """End the run: write its weights and its record."""
+        self.state = replace(self.state, is_done=True)
+        if self.rank == 0:
+            if not self.plan.is_trial:
+                self.log.warn_of_unimproved(self.state)
             self.best.finish(self.state)
             self.plan.finish(self.state)
-        self.save()
 
     def _validate(self, *, is_ranked: bool = True) -> None:
         """Validate, keep the weights that improved, and stop if due."""
         started = time.monotonic()
         validation = self._measure()
+        if self.plan.is_trial:
+            measured = [*self.state.validations, Measured(self.state.epoch, validation.sums)]
+            self.state = replace(self.state, validations=measured)
         if is_ranked:
             self.state = self.best.update(self.state, validation, writes=self.rank == 0)
         self.log.valid(self.state, validation, time.monotonic() - started)

@@ -63,11 +63,6 @@ class PerTask:
         self.rates = self.gradients = torch.empty(0)  # their learning rates (n, 1), and gradients (n, P)
 
     @property
-    def is_by_task(self) -> bool:
-        """Whether all trained weights are per-task."""
-        return bool(self.owned) and not self.shared
-
-    @property
     def param_groups(self) -> list[dict[str, list[nn.Parameter]]]:
         """The parameters, in the form in which GradScaler looks for gradients."""
         return [{"params": [*self.shared, *self.owned]}]

@@ -1,5 +1,6 @@
 """The plan of a training run: its data, its steps and its output."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +13,14 @@ from adaptkit.adapters.api import AdapterStack
 from adaptkit.data.batches import shuffle_batches
 from adaptkit.data.dataset import Examples, Group
 from adaptkit.data.sampler import Batches, StepLimits, TrainingSet, count_visits, own_batches, plan_steps
+from adaptkit.errors import listed
 from adaptkit.model import encoder_cache
-from adaptkit.training.state import WHOLE, State
+from adaptkit.training.standing import WHOLE
+from adaptkit.training.state import State
 from adaptkit.training.validation import Metric, choose_metric
 from adaptkit.training_options import AdapterTraining, Training
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,24 @@ class Plan:
     finish: Callable[[State], None]  # writes the record of a finished run
     ranks_start: bool = True  # whether the start is an alternative to what training makes of it
     refuses_longer: str = ""  # why the run cannot be resumed with more epochs, and the remedy
+    first: State = State()  # of a new run; with what trials chose, if there were any
+    is_trial: bool = False  # whether it is run to be compared with others
 
     @property
     def metric(self) -> Metric:
         """What the best weights are chosen by."""
-        return choose_metric(self.options.valid_metric, self.valid)
+        held_out = self.train if self.has_folds else None
+        return choose_metric(self.options.valid_metric, self.valid or held_out)
+
+    @property
+    def min_gain(self) -> float:
+        """The gain over the start that is asked for; of a base model, whose start is not ranked, none."""
+        return self.options.min_gain if isinstance(self.options, AdapterTraining) else 0.0
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether parts of the training set are held out in turn."""
+        return isinstance(self.options, AdapterTraining) and self.options.folds is not None
 
     def steps(
         self, epoch: int, adapters: AdapterStack | None = None, stopped: Collection[str] = ()
@@ -68,6 +86,16 @@ class Plan:
     def _is_by_task(self, adapters: AdapterStack | None) -> bool:
         """Return whether each task has batches of its own, rather than all utterances as of one task."""
         return adapters is not None and adapters.num_per_task > 0 and not self.options.shared
+
+    def warn_of_warm_up(self, adapters: AdapterStack) -> None:
+        """Warn if warm-up is not over when training is, as with few utterances and a step per epoch."""
+        counts, limit = self.count_steps(adapters), self.options.warmup_steps
+        short = [task for task, count in counts.items() if task != WHOLE and count <= limit]
+        if short:
+            most = max(counts[task] for task in short)
+            how = f"take {most} steps or fewer, all of them in the warm-up of train.warmup_steps={limit}"
+            remedy = f"so their learning rate stays below train.lr; lower it, for example to {most // 10}"
+            _LOG.warning("%s: %s: %s, %s", self.folder, listed(short, 5), how, remedy)
 
     def _own(self, epoch: int, groups: Sequence[Group]) -> dict[str, Batches]:
         """Plan each task's own batches of an epoch."""

@@ -137,7 +137,7 @@ def _without_others(entry: AdapterConfig, blocks: Sequence[int], num_blocks: int
 
 
 def _find_data(folder: RunFolder, settings: Experiment) -> Path:
-    if settings.data is None:
+    if settings.data is None or settings.data.valid is None:
         raise ConfigError(f"{folder.config}: names no data to measure on; name a set with --data")
     return settings.data.valid
 

@@ -20,10 +20,12 @@ from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import Effort, RecordedModel, write_record
+from adaptkit.training import trials
 from adaptkit.training.augmentation import augmented, spec_of
 from adaptkit.training.distributed import in_processes, writing_to
-from adaptkit.training.loop import fit
+from adaptkit.training.folds import refuse_two_validations
 from adaptkit.training.plan import Plan
+from adaptkit.training.selection import summarise
 from adaptkit.training.start import pooled, refuse_ambiguous, take_start
 from adaptkit.training.state import State, describe_contents, identify, refuse_another
 from adaptkit.training.validation import choose_metric
@@ -48,6 +50,7 @@ def train_adapters(
     with in_processes(device), writing_to(folder):
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device, prompt=settings.base.prompt)
+        refuse_two_validations(settings)
         train, valid = _read_sets_of_tasks(settings, base, allow_pipes)
         train = augmented(train, settings.augment, settings.train.seed)
         tasks = train.data.tasks
@@ -66,8 +69,11 @@ def train_adapters(
             num_each = 0 if settings.train.shared else adapters.num_per_task  # what one more speaker adds
             counts = (adapters.num_parameters, num_each)
             kept = state.list_unimproved(tasks)
-            metric = choose_metric(settings.train.valid_metric, valid)
-            made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts, kept, metric)
+            metric = choose_metric(settings.train.valid_metric, valid or train)
+            made = RecordedModel(
+                *(settings.name, adapters.kind, adapters.tasks, *counts, kept, metric),
+                selection=summarise(state.choices),
+            )
             experiment.save(settings, RunFolder(folder).config)  # more epochs may have improved nothing
             record_run(folder, made, base, effort=effort_of(state, settings.train.seed), device=device)
 
@@ -78,7 +84,7 @@ def train_adapters(
             **(_describe_spec(train) if settings.augment == "own" else {}),
             **started_from,
         }
-        fit(
+        trials.fit(
             AdaptedModel(base, adapters, spec_of(train)),
             Plan(train, valid, folder, settings.train, identity, write, finish),
             resume=resume,
@@ -113,13 +119,18 @@ def read_set(
     return kept
 
 
-def _numbered(train: Examples, valid: Examples, adapters: AdapterStack) -> list[Examples]:
+def _numbered(
+    train: Examples, valid: Examples | None, adapters: AdapterStack
+) -> tuple[Examples, Examples | None]:
     """Assign task ids to both sets; if no task owns weights, the adapters fit every validation utterance."""
     known = number_tasks(train.data, adapters.tasks)
+    train = replace(train, task_ids=known)
+    if valid is None:
+        return train, None
     if adapters.num_per_task:
         _refuse_untrained(train, valid)
     of_valid = {task: known.get(task, 0) for task in valid.data.tasks}
-    return [replace(train, task_ids=known), replace(valid, task_ids=of_valid)]
+    return train, replace(valid, task_ids=of_valid)
 
 
 def _refuse_untrained(train: Examples, valid: Examples) -> None:
@@ -136,12 +147,14 @@ def _refuse_untrained(train: Examples, valid: Examples) -> None:
         )
     unvalidated = [task for task in known if task not in valid.data.tasks]
     if unvalidated:
-        _LOG.warning("%s: no utterance of %s: their last weights are kept", path, listed(unvalidated))
+        what = "their last weights are kept, unless all speakers' are selected together (train.select)"
+        _LOG.warning("%s: no utterance of %s: %s", path, listed(unvalidated), what)
 
 
 def effort_of(state: State, seed: int) -> Effort:
-    """Return the training effort of a run that this process has finished."""
-    return Effort(state.seconds, state.epoch, state.step, seed)
+    """Return the training effort of a run that this process has finished, with its trials."""
+    epochs, steps = state.epoch + state.trial_epochs, state.step + state.trial_steps
+    return Effort(state.seconds, epochs, steps, seed)
 
 
 def record_run(folder: Path, made: RecordedModel, base: BaseModel, *, effort: Effort, device: str) -> None:
@@ -164,19 +177,25 @@ def warn_of_coupled_rows(base: BaseModel, tasks: Sequence[str]) -> None:
         _LOG.warning("%s: its length_normalized_loss %s", base.path, what)
 
 
-def read_sets(sets: Sets, base: BaseModel, allow_pipes: bool, *, keeps_tasks: bool = False) -> list[Examples]:
+def read_sets(
+    sets: Sets, base: BaseModel, allow_pipes: bool, *, keeps_tasks: bool = False
+) -> tuple[Examples, Examples | None]:
     """Read the sets to train and to validate on, as `read_set` does."""
     train = read_set(sets.train, base, allow_pipes=allow_pipes, keeps_tasks=keeps_tasks)
-    return [train, read_set(sets.valid, base, allow_pipes=allow_pipes)]
+    if sets.valid is None:
+        return train, None
+    return train, read_set(sets.valid, base, allow_pipes=allow_pipes)
 
 
-def _read_sets_of_tasks(settings: Experiment, base: BaseModel, allow_pipes: bool) -> list[Examples]:
+def _read_sets_of_tasks(
+    settings: Experiment, base: BaseModel, allow_pipes: bool
+) -> tuple[Examples, Examples | None]:
     """Read the sets that adapters are trained on; with `train.shared`, as one task."""
-    sets = read_sets(settings.data, base, allow_pipes, keeps_tasks=not settings.train.shared)
+    train, valid = read_sets(settings.data, base, allow_pipes, keeps_tasks=not settings.train.shared)
     if settings.train.shared:
-        return list(map(pooled, sets))
-    refuse_ambiguous(sets[0])
-    return sets
+        return pooled(train), valid and pooled(valid)
+    refuse_ambiguous(train)
+    return train, valid
 
 
 def _describe_spec(train: Examples) -> dict[str, Any]:

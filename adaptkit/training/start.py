@@ -60,7 +60,7 @@ def take_start(
     if options.start is None:
         return {}
     copy, original = RunFolder(folder).start, find_file(options.start)
-    is_resumed = RunFolder(folder).state.exists() and copy.exists()
+    is_resumed = RunFolder(folder).is_begun and copy.exists()
     path = copy if is_resumed and not original.exists() else original
     chosen = _choose(_read(path), adapters, base, path)
     stack = checkpoint.restore(chosen, base, path)

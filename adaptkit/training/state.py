@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from adaptkit.files import require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.tensors import load_strictly, read_tensors, write_tensors
 from adaptkit.training.optimizer import PerTask
+from adaptkit.training.standing import WHOLE, Choice, Measured, Standing, pack, unpack
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,40 +36,10 @@ _UNSAID = {
     "base.train.temperature": 1.0,
     "train.shared": False,
     "train.freeze_shared": False,
+    "train.select": "auto",
+    "train.min_gain": 0.0,
     "train.decay_towards": "auto",
 }
-WHOLE = ""  # in place of a task's name: the whole run, if early stopping is global
-
-
-@dataclass(frozen=True)
-class Standing:
-    """The early-stopping state of a task, or of the whole run if tasks share trained weights."""
-
-    best: list[list[float]] = field(default_factory=list)  # [metric, loss, step], best first; 0: the start
-    waited: int = 0  # validations since the best one
-    is_stopped: bool = False
-
-    def after(self, entry: list[float], *, average: int, patience: int | None) -> "Standing":
-        """Return the state after a validation; it stops after `patience` validations without improvement.
-
-        The best `average` validations are kept, and the start for as long as none of them is better.
-        """
-        ranked = sorted([*self.best, entry])
-        waited = 0 if ranked[0] == entry else self.waited + 1
-        best = [e for e in ranked if e[2] > 0][:average]
-        if ranked[0][2] == 0:
-            best = [ranked[0], *best]
-        return Standing(best, waited, patience is not None and waited >= patience)
-
-    @property
-    def is_start(self) -> bool:
-        """Whether no validation was better than that of the start."""
-        return bool(self.best) and self.best[0][2] == 0
-
-    @property
-    def averaged(self) -> list[int]:
-        """The steps whose weights are averaged at the end, best first; the start never is."""
-        return [] if self.is_start else [int(step) for _, _, step in self.best]
 
 
 @dataclass(frozen=True)
@@ -81,11 +52,22 @@ class State:
     seconds: float = 0.0
     standings: dict[str, Standing] = field(default_factory=dict)  # by task, or of WHOLE
     is_done: bool = False
+    choices: dict[str, Choice] = field(default_factory=dict)  # of trials, by task and of WHOLE
+    trial_epochs: int = (
+        0  # of those trials, all together, beside the epochs above; their time is in `seconds`
+    )
+    trial_steps: int = 0
+    validations: list[Measured] = field(default_factory=list)  # of a trial, in order
 
     @property
     def stopped(self) -> frozenset[str]:
         """The tasks whose training has stopped."""
-        return frozenset(name for name, standing in self.standings.items() if standing.is_stopped)
+        over = {task for task, choice in self.choices.items() if task and choice.epochs <= self.epoch}
+        return frozenset(over | {name for name, standing in self.standings.items() if standing.is_stopped})
+
+    def num_epochs(self, most: int) -> int:
+        """Return the number of epochs of the run: `most`, unless trials chose fewer for all tasks."""
+        return max((choice.epochs for task, choice in self.choices.items() if task), default=most)
 
     @property
     def kept_steps(self) -> set[int]:
@@ -95,12 +77,13 @@ class State:
     def list_unimproved(self, tasks: Sequence[str]) -> list[str]:
         """List the tasks whose best weights are those of the start: all or none if they share weights."""
         starts = {name for name, standing in self.standings.items() if standing.is_start}
+        starts |= {task for task, choice in self.choices.items() if task and not choice.epochs}
         return [task for task in tasks if task in starts or WHOLE in starts]
 
 
 def refuse_another(folder: Path, *, resume: bool) -> None:
     """Refuse to start a run in a folder that holds one, unless it is resumed."""
-    if RunFolder(folder).state.exists() and not resume:
+    if RunFolder(folder).is_begun and not resume:
         raise CheckpointError(
             f"{folder}: holds a run already; --resume continues it, or remove the folder to start over"
         )
@@ -125,15 +108,21 @@ class Saved:
             "optimizer": self.optimizer.tensors(),
         }
         tensors = {f"{part}.{name}": t for part, named in parts.items() for name, t in named.items()}
-        header = {"state": asdict(state), "identity": self.identity, "scaler": self.scaler.state_dict()}
+        header = {
+            "state": asdict(replace(state, validations=[])),
+            "identity": self.identity,
+            "scaler": self.scaler.state_dict(),
+        }
+        if state.validations:
+            tensors["validations.sums"], header["validations"] = pack(state.validations)
         write_tensors(RunFolder(folder).state, tensors, header)
 
-    def restore(self, folder: Path) -> State:
-        """Restore the last saved state, or start anew if there is none; refuse changed settings."""
+    def restore(self, folder: Path) -> State | None:
+        """Restore the last saved state, if there is one; refuse changed settings."""
         path = RunFolder(folder).state
         if not path.exists():
             _LOG.info("%s: nothing to resume, starting from scratch", folder)
-            return State()
+            return None
         require_regular(path)
         tensors, header = read_tensors(path, remedy=f"remove {folder} to start over")
         state = read_state(header, path)
@@ -150,6 +139,12 @@ class Saved:
         if set(self.best) != set(parts["best"]) or own != found:
             raise CheckpointError(f"{path}: {_NO_STATE}")
         self.best.update(parts["best"])
+        if "validations" in parts:
+            try:
+                validations = unpack(parts["validations"]["sums"], header["validations"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"{path}: {_NO_STATE}") from error
+            state = replace(state, validations=validations)
         self.optimizer.restore(parts["optimizer"])
         self.scaler.load_state_dict(header["scaler"])
         _LOG.info("%s: resumed at step %d, epoch %d", folder, state.step, state.epoch + 1)
@@ -178,8 +173,11 @@ def read_state(header: Mapping[str, Any], path: Path) -> State:
     """Return the progress in the header of a state file; the file of something else is refused."""
     try:
         standings = {name: Standing(**entry) for name, entry in header["state"]["standings"].items()}
-        state = State(**{**header["state"], "standings": standings})
+        content = {"choices": {}, **header["state"]}  # earlier states have none
+        choices = {name: Choice(**entry) for name, entry in content["choices"].items()}
+        state = State(**{**content, "standings": standings, "choices": choices})
         is_state = isinstance(header["identity"], dict) and isinstance(header["scaler"], dict)
+        is_state = is_state and all(type(choice.epochs) is int for choice in choices.values())
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: {_NO_STATE}") from error
     if not is_state or not all(type(n) is int for n in (state.step, state.epoch, state.position)):

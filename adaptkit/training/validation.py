@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from adaptkit.data.dataset import Examples
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.recognise import plan_decoding, search
 from adaptkit.progress import counting
-from adaptkit.scoring.counts import ErrorCounts, count_chars, count_words
+from adaptkit.scoring.counts import ErrorCounts, add_up, count_chars, count_words
 
 Metric = Literal["wer", "cer", "loss"]
 
@@ -32,6 +32,7 @@ class Validation:
     cer: float | None
     by_task: dict[str, float]  # the metric
     loss_by_task: dict[str, float]  # empty for a base model
+    sums: dict[str, list[float]]  # by task: errors, words or characters, loss, utterances; empty likewise
 
     @property
     def value(self) -> float:
@@ -66,18 +67,31 @@ def validate(
     utterances = examples.data.utterances
     num_of = Counter(utterance.task for utterance in utterances)
     loss = sum(losses.values()) / len(utterances)
-    loss_by_task = {
-        task: losses[examples.task_ids[task]] / num_of[task] for task in examples.data.tasks if by_tasks
-    }
+    loss_of = {task: losses[examples.task_ids[task]] for task in examples.data.tasks if by_tasks}
+    loss_by_task = {task: loss / num_of[task] for task, loss in loss_of.items()}
     if metric == "loss":
-        return Validation(metric, loss, None, None, loss_by_task, loss_by_task)
+        sums = {task: [0, 0, loss, num_of[task]] for task, loss in loss_of.items()}
+        return Validation(metric, loss, None, None, loss_by_task, loss_by_task, sums)
     refs, hyps = [u.text for u in utterances], [texts[u.utt_id] for u in utterances]
     counts = {"wer": count_words(refs, hyps), "cer": count_chars(refs, hyps)}
-    by_task = {
-        task: _rate([c for c, u in zip(counts[metric], utterances, strict=True) if u.task == task])
-        for task in examples.data.tasks
-    }
-    return Validation(metric, loss, _rate(counts["wer"]), _rate(counts["cer"]), by_task, loss_by_task)
+    of_task: dict[str, ErrorCounts] = dict.fromkeys(examples.data.tasks, ErrorCounts())
+    for count, utterance in zip(counts[metric], utterances, strict=True):
+        of_task[utterance.task] += count
+    by_task = {task: _rate(count.errors, count.words) for task, count in of_task.items()}
+    wer, cer = (_rate(total.errors, total.words) for total in map(add_up, counts.values()))
+    sums = {t: [of_task[t].errors, of_task[t].words, loss, num_of[t]] for t, loss in loss_of.items()}
+    return Validation(metric, loss, wer, cer, by_task, loss_by_task, sums)
+
+
+def pool(metric: Metric, sums: Iterable[Sequence[float]]) -> list[float]:
+    """Return metric and loss over several validations or tasks, each given by its sums.
+
+    >>> pool("wer", [[1, 4, 2.0, 1], [1, 6, 4.0, 1]]), pool("loss", [[0, 0, 2.0, 1], [0, 0, 4.0, 1]])
+    ([20.0, 3.0], [3.0, 3.0])
+    """
+    errors, units, loss, num = (sum(column) for column in zip(*sums, strict=True))
+    mean = loss / num
+    return [mean if metric == "loss" else _rate(errors, units), mean]
 
 
 def describe_value(metric: Metric, value: float) -> str:
@@ -91,8 +105,8 @@ def describe_value(metric: Metric, value: float) -> str:
     return f"{metric.upper()} " + (f"{value:.2f}" if math.isfinite(value) else "undefined (no words)")
 
 
-def _rate(counts: Sequence[ErrorCounts]) -> float:
-    total = sum(counts, ErrorCounts())
-    if not total.words:
-        return math.inf if total.errors else 0.0
-    return round(total.rate, 2)
+def _rate(errors: float, units: float) -> float:
+    """Return the rate in percent, of words or characters."""
+    if not units:
+        return math.inf if errors else 0.0
+    return round(100 * errors / units, 2)

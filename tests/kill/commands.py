@@ -21,7 +21,7 @@ from adaptkit.training_options import Training
 from tests.fuzz.world import World, settings
 
 RATE = ("--rate", 8000)
-YAMLS = ("train", "cached", "base", "noise")
+YAMLS = ("train", "cached", "folds", "base", "noise")
 VOLATILE = (
     "seconds",
     "_mb",
@@ -50,7 +50,7 @@ def commands(world: World) -> list[Command]:
     work = world.folder / "work"
     out, data, dump = work / "out", world.data, world.dump
     cpu = ("--device", "cpu")
-    training, cached, base, noise = (world.folder / f"{name}.yaml" for name in YAMLS)
+    training, cached, folds, base, noise = (world.folder / f"{name}.yaml" for name in YAMLS)
 
     def copy(what: Path, name: str) -> Callable[[], None]:
         return lambda: _replace(what, work / name)
@@ -69,6 +69,7 @@ def commands(world: World) -> list[Command]:
         Command("base import", ("base", "import", world.base, "--out", out), out),
         Command("train", ("train", training, "--exp", out, *cpu), out, ("--resume",)),
         Command("train, cached", ("train", cached, "--exp", out, *cpu), out, ("--resume",)),
+        Command("train, folds", ("train", folds, "--exp", out, *cpu), out, ("--resume",)),
         Command("decode", ("decode", world.exp, dump, "--out", out, *cpu), out),
         Command(
             "score", ("score", data, work / "hyp"), work / "hyp", (), copy(world.exp / "decode_valid", "hyp")
@@ -158,6 +159,7 @@ def complete(world: World) -> None:
         "normalize": "global_mvn",
     }
     sets = content["data"]
+    folds = {**train, "average": 1, "max_epochs": 2, "folds": 2, "lr": [1e-3, 1e-2]}
     base = {
         "dir": str(folder / "work/base"),
         "model": str(folder / "model.yaml"),
@@ -167,6 +169,7 @@ def complete(world: World) -> None:
     files = {
         "train.yaml": {**content, "train": train},
         "cached.yaml": hff,
+        "folds.yaml": {**content, "train": folds, "data": {**sets, "valid": None}},
         "base.yaml": {**content, "base": base},
         "noise.yaml": {"noise": {"noises": [str(folder / "noises")], "snr_db": [10, 10]}},
         "model.yaml": model,

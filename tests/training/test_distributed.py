@@ -29,6 +29,7 @@ OPTIONS = {"max_epochs": 5, "lr": 0.02, "warmup_steps": 2, "patience": 1, "avera
 SPARSE = {"batch_frames": 180, "task_utterances": 3, "max_epochs": 2, "valid_every": 2, "weight_decay": 0.1}
 SPARSE |= {"decay_towards": "start"}
 STEADY = {"lr": 0.01, "warmup_steps": 0, "schedule": "constant", "clip_norm": None}
+TRIALS = {"max_epochs": 2, "valid_metric": "loss", **BATCHES, **STEADY, "lr": [0.002, 0.01]}
 OPTIMIZERS = ("adamw", "sgd")
 SCRIPT = """
 import runpy
@@ -39,7 +40,7 @@ from adaptkit.errors import AdaptkitError
 
 recording = runpy.run_path(sys.argv[1])["recording"]
 distributed.init_process_group("gloo")
-for name in ("good", "adamw", "sgd", "broken"):
+for name in ("good", "adamw", "sgd", "folds", "grid", "broken"):
     words = ["train", f"{name}.yaml", "--exp", f"two/{name}", "--device", "cpu"]
     try:
         with recording(f"two/{name}.{distributed.get_rank()}"):
@@ -75,7 +76,7 @@ def recording(path):
 
 
 def experiment_of(base_dir, data, valid, options=OPTIONS, augment=None):
-    sets = {"train": str(data), "valid": str(valid)}
+    sets = {"train": str(data), "valid": valid and str(valid)}
     section = {"name": "tiny", "base": {"dir": str(base_dir)}, "data": sets, "train": options}
     return experiment.Experiment.model_validate(
         {**section, "adapters": [{"kind": "residual", "bottleneck": 4}], "augment": augment}
@@ -103,7 +104,10 @@ def runs(base_dir, corpus, tmp_path_factory):
         options = {**SPARSE, **STEADY, "optimizer": name}
         made = experiment_of(base_dir, corpus / "dump/train", corpus / "dump/valid", options)
         experiment.save(made, folder / f"{name}.yaml")
-    for name in ("good", *OPTIMIZERS):
+    for name, valid, folds in (("folds", None, 2), ("grid", corpus / "dump/valid", None)):
+        made = experiment_of(base_dir, corpus / "dump/train", valid, {**TRIALS, "folds": folds})
+        experiment.save(made, folder / f"{name}.yaml")
+    for name in ("good", "folds", "grid", *OPTIMIZERS):
         made = experiment.load(folder / f"{name}.yaml")
         with recording(folder / f"{name}.one"):
             train.train_adapters(made, folder / "one" / name, device="cpu")
@@ -165,6 +169,19 @@ def test_two_processes_note_the_losses_and_gradients_of_one(runs):
     one, two = steps(runs / "one/good"), steps(runs / "two/good")
     for figure in ("step", "loss", "grad_norm", "lr"):
         assert [s[figure] for s in two] == pytest.approx([s[figure] for s in one], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["folds", "grid"])
+def test_two_processes_choose_and_train_after_trials_as_one_does(runs, name):
+    one, two = (runs / number / name for number in ("one", "two"))
+    chosen = [
+        [line.split("\t")[:3] for line in (folder / "selection.tsv").read_text().splitlines()]
+        for folder in (one, two)
+    ]
+    assert chosen[0] == chosen[1]
+    weights = [checkpoint.load(folder / "adapter.safetensors").weights for folder in (one, two)]
+    for key, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][key], tensor, atol=4e-4, rtol=0)
 
 
 def test_both_processes_name_the_utterance_that_one_of_them_had(runs):

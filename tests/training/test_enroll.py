@@ -331,6 +331,36 @@ def test_a_validation_set_chooses_the_weights(options, known, corpus):
     assert '"by_task": {"spk2":' in events
 
 
+@of_one_bank
+@pytest.mark.parametrize("select", ["speaker", "all"])
+def test_folds_choose_rate_and_epochs_of_new_speakers(options, known, corpus, select):
+    grid = "train.lr=[0.001,0.004]"
+    settings = ("train.folds=2", grid, "train.valid_metric=loss", f"train.select={select}")
+    out = known.parent / "out"
+    chosen = replace(options, out=out, start="new", overrides=settings)
+    enroll.enroll(chosen, device="cpu")
+    run = RunRecord.read(out / "run.json")
+    name, rate, epochs, *_ = (out / f"added/{NEW}/selection.tsv").read_text().splitlines()[1].split("\t")
+    assert run.selection == {"lr": {} if epochs == "0" else {rate: 1}, "epochs": {epochs: 1}}
+    assert (name, run.valid_metric) == (NEW, "loss")
+    before = content(out)
+    enroll.enroll(chosen, device="cpu")
+    assert content(out) == before
+
+
+@of_one_bank
+def test_a_new_speaker_of_a_single_utterance_is_trained_as_without_folds(options, known, corpus, tmp_path):
+    data = datadir.read(corpus / "dump/train")
+    first = next(u.utt_id for u in data.utterances if u.speaker == NEW)
+    subset.save(subset.subset(data, [first], path=tmp_path / "one"), [data])
+    for name, overrides in (("with", ("train.folds=2",)), ("without", ())):
+        own = replace(options, data=tmp_path / "one", out=known.parent / name, overrides=overrides)
+        enroll.enroll(own, device="cpu")
+    one, other = (read(known.parent / name) for name in ("with", "without"))
+    assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
+    assert RunRecord.read(known.parent / "with/run.json").valid_metric == ""
+
+
 @pytest.mark.parametrize("entry", ["table", "space"], indirect=True)
 def test_a_new_speaker_that_no_step_improves_keeps_the_mean_it_starts_from(options, known, corpus):
     RUN.write(known / "run.json")
@@ -349,7 +379,18 @@ def test_a_new_speaker_that_no_step_improves_keeps_the_mean_it_starts_from(optio
         ({"speakers": ("spk1",)}, CheckpointError, "has spk1 already"),
         ({"overrides": ("adapters.0.bottleneck=9",)}, ConfigError, "remove this option"),
         ({"overrides": ("train.start=exp/shared",)}, ConfigError, "has no effect on enrolment"),
-        ({"overrides": ("train.patience=2",)}, ConfigError, "has no effect without --valid"),
+        ({"overrides": ("train.patience=2",)}, ConfigError, "without --valid; add --valid, or remove"),
+        ({"overrides": ("train.select=all",)}, ConfigError, "add --valid or --set train.folds=2, or remove"),
+        (
+            {"overrides": ("train.lr=[1e-3,1e-2]",)},
+            ConfigError,
+            "none of 0.001, 0.01 can be .*lr=0.001",
+        ),
+        (
+            {"overrides": ("train.folds=2",), "valid": Path("x")},
+            ConfigError,
+            "omit --valid, or add --set",
+        ),
     ],
 )
 def test_what_cannot_be_enrolled_is_refused(options, known, changes, error, match):

@@ -12,7 +12,7 @@ import torch
 from adaptkit.errors import DataError, TrainingError
 from adaptkit.features.archive import load_feats
 from adaptkit.tensors import read_tensors
-from adaptkit.training.state import WHOLE
+from adaptkit.training.standing import WHOLE
 from tests.fixtures.models import SPEAKERS
 
 

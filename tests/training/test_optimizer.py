@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from adaptkit.adapters.per_task import TaskLinear, shared_parameters, task_parameters
+from adaptkit.errors import ConfigError
+from adaptkit.training.best import selects_by_task
 from adaptkit.training.optimizer import PerTask, StepSettings
 
 NUM_TASKS = 4
@@ -238,11 +240,14 @@ def test_weights_without_gradients_stay_as_they_are(net, gradients, algorithm):
 @pytest.mark.parametrize(("shared", "is_by_task"), [(True, False), (False, True)])
 def test_training_is_by_task_where_nothing_trained_is_shared(net, shared, is_by_task):
     net.both.requires_grad_(shared)
-    assert per_task(net, "adamw").is_by_task == is_by_task
+    assert selects_by_task(net, "auto") == is_by_task
+    assert not selects_by_task(net, "all")
 
 
 def test_training_is_not_by_task_where_tasks_own_nothing(net):
-    assert not PerTask(net.both, 0, algorithm="adamw", weight_decay=0.0).is_by_task
+    assert not selects_by_task(net.both, "auto")
+    with pytest.raises(ConfigError, match=r"train\.select: speaker: .*share trained weights"):
+        selects_by_task(net.both, "speaker")
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

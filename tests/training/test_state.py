@@ -7,7 +7,8 @@ import pytest
 
 from adaptkit.errors import CheckpointError, TrainingError
 from adaptkit.tensors import write_tensors
-from adaptkit.training.state import Standing, State
+from adaptkit.training.standing import Standing
+from adaptkit.training.state import State
 
 pytestmark = pytest.mark.slow
 
@@ -247,6 +248,14 @@ def test_a_tie_is_no_better_and_patience_counts_validations_since_the_best():
         seen.append((standing.waited, standing.is_stopped))
     assert seen == [(0, False), (1, False), (0, False), (1, False), (2, True)]
     assert standing.best == [[40.0, 2.0, 9], [40.0, 2.5, 12]]
+
+
+def test_the_start_is_left_for_a_gain_that_is_large_enough_and_any_gain_ends_the_waiting():
+    standing, seen = Standing(), []
+    for entry in ([50.0, 1.0, 0], [48.0, 1.0, 3], [49.0, 1.0, 6], [44.0, 1.0, 9], [43.0, 1.0, 12]):
+        standing = standing.after(entry, average=1, patience=2, min_gain=0.1)
+        seen.append((standing.best[0][2], standing.waited))
+    assert seen == [(0, 0), (0, 0), (0, 1), (9, 0), (12, 0)]
 
 
 def test_without_patience_nothing_stops():
