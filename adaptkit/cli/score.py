@@ -7,6 +7,8 @@ import typer
 
 from adaptkit.cli.options import Command, NormalForm, ScoreFormat
 
+_MOST_SPEAKERS = 100  # that are listed on the screen; RESULT lists all
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -27,12 +29,23 @@ def score(
             metavar="FILE", help="The speaker of each utterance.", show_default="REF/utt2spk, or one"
         ),
     ] = None,
+    utt2group: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The group of each utterance.", show_default="REF/utt2group or spk2group"
+        ),
+    ] = None,
     normalize: Annotated[
         list[NormalForm] | None,
         typer.Option(help="Ignore case or Unicode form on both sides; repeatable.", show_default="none"),
     ] = None,
     compare: Annotated[
-        Path | None, typer.Option(metavar="HYP", help="Test the difference to these hypotheses.")
+        Path | None,
+        typer.Option(
+            metavar="HYP",
+            help="Test the difference to these hypotheses, and count speakers whose WER is lower (improved), "
+            "equal or higher (harmed), beside what chance alone would bring.",
+        ),
     ] = None,
     allow_unlike: Annotated[
         bool, typer.Option("--allow-unlike", help="Allow --compare across base models or data sets.")
@@ -46,7 +59,7 @@ def score(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the bootstrap.")] = 0,
 ) -> None:
-    """Compute word and character error rates, overall and per speaker, with confidence intervals.
+    """Compute word and character error rates, overall, by speaker and by group, with confidence intervals.
 
     Example: adaptkit score data/test exp/residual/decode_test
     """
@@ -56,11 +69,21 @@ def score(
         raise typer.BadParameter("needs --compare", param_hint="--allow-unlike")
     forms = tuple(sorted({form.value for form in normalize or ()}))
     report = library.score_files(
-        ref, hyp, utt2spk=utt2spk, normalize=forms, other=compare, allow_unlike=allow_unlike, seed=seed
+        ref,
+        hyp,
+        utt2spk=utt2spk,
+        utt2group=utt2group,
+        normalize=forms,
+        other=compare,
+        allow_unlike=allow_unlike,
+        seed=seed,
     )
     if hyp.is_dir():
         library.write(report, hyp, with_alignments=alignments)
     if json_file:
         library.write_json(report, json_file, with_alignments=alignments)
-    show = library.dump_json if form is ScoreFormat.json else library.format_report
-    typer.echo(show(report, with_alignments=alignments).rstrip())
+    if form is ScoreFormat.json:
+        typer.echo(library.dump_json(report, with_alignments=alignments))
+    else:
+        shown = library.format_report(report, with_alignments=alignments, most_speakers=_MOST_SPEAKERS)
+        typer.echo(shown.rstrip())

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from adaptkit.errors import listed
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.scoring.bootstrap import LEVEL
-from adaptkit.scoring.wer import Difference, compare
+from adaptkit.scoring.comparison import compare
+from adaptkit.scoring.wer import Difference
 from adaptkit.tables import aligned, escape_markdown, markdown, quote_code
 
 Cell = tuple[str, str]  # a figure, and its small print
