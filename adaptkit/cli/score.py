@@ -10,6 +10,32 @@ from adaptkit.cli.options import Command, NormalForm, ScoreFormat
 _MOST_SPEAKERS = 100  # that are listed on the screen; RESULT lists all
 
 
+Hypotheses = Annotated[
+    Path,
+    typer.Argument(
+        metavar="HYP", help="A decode folder, to which score.json and RESULT are written, or a text file."
+    ),
+]
+Speakers = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The speaker of each utterance.", show_default="REF/utt2spk, or one"),
+]
+Groups = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The group of each utterance.", show_default="REF/utt2group or spk2group"
+    ),
+]
+Compared = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="HYP",
+        help="Test the difference to these hypotheses, and count speakers whose WER is lower (improved), "
+        "equal or higher (harmed), beside what chance alone would bring.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
     app.command(cls=Command)(score)
@@ -17,36 +43,14 @@ def register(app: typer.Typer) -> None:
 
 def score(
     ref: Annotated[Path, typer.Argument(metavar="REF", help="A data directory, or a Kaldi text file.")],
-    hyp: Annotated[
-        Path,
-        typer.Argument(
-            metavar="HYP", help="A decode folder, to which score.json and RESULT are written, or a text file."
-        ),
-    ],
-    utt2spk: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="The speaker of each utterance.", show_default="REF/utt2spk, or one"
-        ),
-    ] = None,
-    utt2group: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="The group of each utterance.", show_default="REF/utt2group or spk2group"
-        ),
-    ] = None,
+    hyp: Hypotheses,
+    utt2spk: Speakers = None,
+    utt2group: Groups = None,
     normalize: Annotated[
         list[NormalForm] | None,
         typer.Option(help="Ignore case or Unicode form on both sides; repeatable.", show_default="none"),
     ] = None,
-    compare: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="HYP",
-            help="Test the difference to these hypotheses, and count speakers whose WER is lower (improved), "
-            "equal or higher (harmed), beside what chance alone would bring.",
-        ),
-    ] = None,
+    compare: Compared = None,
     allow_unlike: Annotated[
         bool, typer.Option("--allow-unlike", help="Allow --compare across base models or data sets.")
     ] = False,
