@@ -4,9 +4,12 @@ import gc
 import os
 from importlib import metadata
 
+import pytest
+
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # read by typer when it is imported: no colours in boxes
 os.environ.pop("TERMINAL_WIDTH", None)  # likewise
 
+IMPORTING_ESPNET = ("tests/base/search/test_against_espnet.py", "tests/bench/test_decoding.py")
 FIXTURES = tuple(
     f"tests.fixtures.{name}" for name in ("models", "archives", "corpora", "noises", "runs", "servers")
 )
@@ -17,6 +20,22 @@ def pytest_configure(config):
     is_handing_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     for name in () if is_handing_out else FIXTURES:
         config.pluginmanager.import_plugin(name)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Hand out whole files, and those that import ESPnet's recogniser (19 s) to the same worker."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    if config.getoption("dist") != "loadscope":
+        return None
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "espnet" if file in IMPORTING_ESPNET else file
+
+    return ByFile(config, log)
 
 
 def pytest_report_header():

@@ -3,11 +3,14 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adaptkit.cli.options import Command, ReportFormat
+
+if TYPE_CHECKING:
+    from adaptkit.report.runs import Comparison
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +54,7 @@ def report(
     else:
         compared = runs.load(experiments, test_sets[0] if test_sets else None, minus=minus or ())
         if form is ReportFormat.table and out is None and sys.stdout.isatty():
-            _print_table(reporting.as_cells(compared))
+            _print_report(compared)
             return
     if form is ReportFormat.html:
         from adaptkit.report.html import render_page as render
@@ -61,6 +64,19 @@ def report(
         write_text(out, render(compared) + "\n")
     else:
         typer.echo(render(compared))
+
+
+def _print_report(compared: "Comparison") -> None:
+    """Print the table of experiments, their notes, and the tables of groups on a terminal."""
+    from adaptkit.report import summary
+    from adaptkit.report.sections import list_group_sections
+
+    _print_table(summary.as_cells(compared))
+    for note in summary.list_unimproved(compared.results):
+        typer.echo(note)
+    for section in list_group_sections(compared):
+        typer.echo(section.title)
+        _print_table(section.rows)
 
 
 def _print_table(rows: Sequence[Sequence[tuple[str, str]]]) -> None:

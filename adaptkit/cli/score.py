@@ -7,6 +7,34 @@ import typer
 
 from adaptkit.cli.options import Command, NormalForm, ScoreFormat
 
+_MOST_SPEAKERS = 100  # that are listed on the screen; RESULT lists all
+
+
+Hypotheses = Annotated[
+    Path,
+    typer.Argument(
+        metavar="HYP", help="A decode folder, to which score.json and RESULT are written, or a text file."
+    ),
+]
+Speakers = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The speaker of each utterance.", show_default="REF/utt2spk, or one"),
+]
+Groups = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The group of each utterance.", show_default="REF/utt2group or spk2group"
+    ),
+]
+Compared = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="HYP",
+        help="Test the difference to these hypotheses, and count speakers whose WER is lower (improved), "
+        "equal or higher (harmed), beside what chance alone would bring.",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -15,25 +43,14 @@ def register(app: typer.Typer) -> None:
 
 def score(
     ref: Annotated[Path, typer.Argument(metavar="REF", help="A data directory, or a Kaldi text file.")],
-    hyp: Annotated[
-        Path,
-        typer.Argument(
-            metavar="HYP", help="A decode folder, to which score.json and RESULT are written, or a text file."
-        ),
-    ],
-    utt2spk: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="The speaker of each utterance.", show_default="REF/utt2spk, or one"
-        ),
-    ] = None,
+    hyp: Hypotheses,
+    utt2spk: Speakers = None,
+    utt2group: Groups = None,
     normalize: Annotated[
         list[NormalForm] | None,
         typer.Option(help="Ignore case or Unicode form on both sides; repeatable.", show_default="none"),
     ] = None,
-    compare: Annotated[
-        Path | None, typer.Option(metavar="HYP", help="Test the difference to these hypotheses.")
-    ] = None,
+    compare: Compared = None,
     allow_unlike: Annotated[
         bool, typer.Option("--allow-unlike", help="Allow --compare across base models or data sets.")
     ] = False,
@@ -46,7 +63,7 @@ def score(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the bootstrap.")] = 0,
 ) -> None:
-    """Compute word and character error rates, overall and per speaker, with confidence intervals.
+    """Compute word and character error rates, overall, by speaker and by group, with confidence intervals.
 
     Example: adaptkit score data/test exp/residual/decode_test
     """
@@ -56,11 +73,21 @@ def score(
         raise typer.BadParameter("needs --compare", param_hint="--allow-unlike")
     forms = tuple(sorted({form.value for form in normalize or ()}))
     report = library.score_files(
-        ref, hyp, utt2spk=utt2spk, normalize=forms, other=compare, allow_unlike=allow_unlike, seed=seed
+        ref,
+        hyp,
+        utt2spk=utt2spk,
+        utt2group=utt2group,
+        normalize=forms,
+        other=compare,
+        allow_unlike=allow_unlike,
+        seed=seed,
     )
     if hyp.is_dir():
         library.write(report, hyp, with_alignments=alignments)
     if json_file:
         library.write_json(report, json_file, with_alignments=alignments)
-    show = library.dump_json if form is ScoreFormat.json else library.format_report
-    typer.echo(show(report, with_alignments=alignments).rstrip())
+    if form is ScoreFormat.json:
+        typer.echo(library.dump_json(report, with_alignments=alignments))
+    else:
+        shown = library.format_report(report, with_alignments=alignments, most_speakers=_MOST_SPEAKERS)
+        typer.echo(shown.rstrip())

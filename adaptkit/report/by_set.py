@@ -2,12 +2,19 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adaptkit.report import runs, summary
-from adaptkit.report.runs import Comparison, ExperimentResult
-from adaptkit.report.summary import Cell
+from adaptkit.report.runs import Comparison, ExperimentResult, Run
+from adaptkit.report.sections import (
+    Cell,
+    Section,
+    describe_group,
+    list_speaker_sections,
+    rate_cells,
+    rate_head,
+)
 from adaptkit.scoring.wer import pool
 from adaptkit.tables import aligned, markdown
 
@@ -20,6 +27,12 @@ class SetComparison:
 
     by_set: tuple[Comparison, ...]
     together: Comparison
+
+    def of_group(self, group: str) -> "SetComparison":
+        """Return the same experiments and sets on the utterances of a group."""
+        return SetComparison(
+            tuple(comparison.of_group(group) for comparison in self.by_set), self.together.of_group(group)
+        )
 
 
 def load(
@@ -36,15 +49,21 @@ def load(
 
 
 def as_table(conditions: Sequence[SetComparison]) -> str:
-    """Format a table for each group of sets as aligned text."""
-    return "\n\n".join(aligned(summary.join(as_cells(group))) for group in conditions)
+    """Format a table for each group of sets as aligned text, and one for each group of utterances."""
+    parts = []
+    for group in conditions:
+        parts.append(aligned(summary.join(as_cells(group))))
+        parts += [f"{one.title}\n{aligned(summary.join(one.rows))}" for one in _group_sections(group)]
+    return "\n\n".join(parts)
 
 
 def as_markdown(conditions: Sequence[SetComparison]) -> str:
-    """Format a table for each group of sets in Markdown, with an explanation."""
-    parts = [
-        part for group in conditions for part in (_explain(group), markdown(summary.join(as_cells(group))))
-    ]
+    """Format a table for each group of sets in Markdown, with an explanation, speakers and groups."""
+    parts = []
+    for group in conditions:
+        parts += [_explain(group), markdown(summary.join(as_cells(group)))]
+        sections = [*list_speaker_sections(group.together), *_group_sections(group)]
+        parts += summary.markdown_sections(sections)
     return "\n\n".join([*parts, *summary.list_provenance(conditions[0].together.results)])
 
 
@@ -53,11 +72,11 @@ def as_json(conditions: Sequence[SetComparison]) -> str:
     rows = []
     for group in conditions:
         for comparison in (*group.by_set, group.together):
-            for one in comparison.results:
-                row = summary.summarise(one)
-                minus = [asdict(d) for d in summary.subtract(one, comparison.baselines) if d]
-                rates = {"wer": row.wer, "wer_low": row.wer_low, "wer_high": row.wer_high}
-                rows.append({"name": row.name, "set": _name(comparison, group), **rates, "minus": minus})
+            pairs = zip(comparison.results, summary.list_by_group(comparison), strict=True)
+            for one, by_group in pairs:
+                row = {"name": one.name, "set": _name(comparison, group), **summary.rates(one)}
+                row["minus"] = summary.list_differences(comparison, one)
+                rows.append(row | {"by_group": by_group})
     return json.dumps(rows, indent=1, ensure_ascii=False)
 
 
@@ -65,17 +84,22 @@ def as_cells(conditions: SetComparison) -> list[list[Cell]]:
     """Return the table, head first: WER by experiment and set, pooled WER, and its paired differences."""
     names = [comparison.set_name for comparison in conditions.by_set]
     several = [_ALL] if len(names) > 1 else []
-    baselines = conditions.together.baselines
     head = [("experiment", ""), *((name, "") for name in [*names, *several])]
-    head += [(f"minus {base.name}", "") for base in baselines]
+    head += [(title, "") for title, _ in rate_head(conditions.together)]
     rows = []
     for index, one in enumerate(conditions.together.results):
         scores = [comparison.results[index].score for comparison in conditions.by_set]
         scores += [one.score] if several else []
         rates = [(f"{score.total.rate:.2f}", str(score.interval)) for score in scores]
-        differences = map(summary.difference_cell, summary.subtract(one, baselines))
-        rows.append([(one.name, ""), *rates, *differences])
+        rows.append([(one.name, ""), *rates, *rate_cells(conditions.together, one)])
     return [head, *rows]
+
+
+def _group_sections(conditions: SetComparison) -> list[Section]:
+    parts = {group: conditions.of_group(group) for group in conditions.together.groups}
+    return [
+        Section(describe_group(group, part.by_set[0]), as_cells(part), []) for group, part in parts.items()
+    ]
 
 
 def _explain(group: SetComparison) -> str:
@@ -90,8 +114,16 @@ def _name(comparison: Comparison, group: SetComparison) -> str:
 def _join(comparisons: Sequence[Comparison]) -> Comparison:
     """Pool the errors of all sets."""
     results = tuple(
-        ExperimentResult(same[0].runs, pool([one.score for one in same]))
+        ExperimentResult(_join_runs(same), pool([one.score for one in same]))
         for same in zip(*(comparison.results for comparison in comparisons), strict=True)
     )
     named = {one.name: one for one in results}
     return Comparison(results, tuple(named[base.name] for base in comparisons[0].baselines))
+
+
+def _join_runs(results: Sequence[ExperimentResult]) -> tuple[Run, ...]:
+    """Pool the errors of all sets in each run."""
+    return tuple(
+        replace(same[0], score=pool([run.score for run in same]))
+        for same in zip(*(result.runs for result in results), strict=True)
+    )

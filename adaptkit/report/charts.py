@@ -27,7 +27,8 @@ from adaptkit.scoring.wer import ONE_SPEAKER, Interval
 NUM_COLOURS = 8  # the page defines --series-0 (the baseline) to --series-8
 INK, MUTED, LINE = "#010101", "#020202", "#030303"  # placeholders, see `_to_svg`
 WIDTH = 10.0  # inches
-_POINTS = 150  # per loss curve; each is the mean over a range of steps
+MOST_SPEAKERS = 200  # with a bar each
+_POINTS = 150  # per curve; of losses, each is the mean over a range of steps
 _STYLE = {
     "text.parse_math": False,  # names may contain a dollar sign
     "svg.fonttype": "none",  # keep text as text: selectable, and in the page's font
@@ -73,8 +74,13 @@ def choose_looks(results: Sequence[ExperimentResult]) -> list[Look]:
 
 
 def draw_speakers(results: Sequence[ExperimentResult]) -> str:
-    """Draw the overall and per-speaker WER as grouped bars, with whiskers for the intervals."""
+    """Draw the overall and per-speaker WER as grouped bars, with whiskers for the intervals.
+
+    More than MOST_SPEAKERS are drawn as curves instead, from the lowest WER to the highest.
+    """
     speakers = list(results[0].score.by_speaker)
+    if len(speakers) > MOST_SPEAKERS:
+        return _draw_sorted(results)
     names = [None, *speakers] if len(speakers) > 1 else speakers
     most = max(4, 120 // (len(results) + 1))  # groups beside each other
     num_rows = math.ceil(len(names) / most)
@@ -86,6 +92,20 @@ def draw_speakers(results: Sequence[ExperimentResult]) -> str:
             _draw_groups(ax, results, names[row * size : (row + 1) * size], width=size)
         axes[0].set_ylim(0, None)  # shared by all rows, so set after the last one
         return _to_svg(figure, "Word error rate by speaker")
+
+
+def _draw_sorted(results: Sequence[ExperimentResult]) -> str:
+    with _drawing():
+        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+        ax = figure.subplots()
+        for look, result in zip(choose_looks(results), results, strict=True):
+            rates = sorted(counts.rate for counts in result.score.by_speaker.values())
+            shares = np.linspace(0, 100, _POINTS)
+            style = "--" if look.fill == "hollow" else "-"
+            ax.plot(shares, np.percentile(rates, shares), style, color=_series(look.colour), linewidth=1.4)
+        ax.set(xlabel="speakers, from the lowest WER to the highest (%)", ylabel="WER (%)", xlim=(0, 100))
+        ax.set_ylim(0, None)
+        return _to_svg(figure, "Word error rate by speaker, sorted")
 
 
 def draw_training(results: Sequence[ExperimentResult]) -> str:

@@ -9,6 +9,7 @@ from string import Template
 from adaptkit.characters import visible
 from adaptkit.report import charts
 from adaptkit.report.runs import Comparison, ExperimentResult
+from adaptkit.report.sections import Cell, list_group_sections, list_speaker_sections
 from adaptkit.report.summary import (
     as_cells,
     as_speaker_rows,
@@ -27,6 +28,10 @@ def render_page(comparison: Comparison) -> str:
     title, results = f"Word error rates on {comparison.set_name}", comparison.results
     sections = [
         _section("Experiments", _experiments(comparison)),
+        *(
+            _section(one.title, _cells_table(one.rows) + "".join(map(_note, one.notes)))
+            for one in (*list_speaker_sections(comparison), *list_group_sections(comparison))
+        ),
         _section("WER against parameters per speaker", _sizes(results)),
         _section("WER by speaker", _bars(results)),
         _section("Training", _curves(results)),
@@ -104,6 +109,12 @@ def _experiments(comparison: Comparison) -> str:
     return _table(titles, body, best={(rates.index(min(rates)), 1)}) + notes
 
 
+def _cells_table(rows: Sequence[Sequence[Cell]]) -> str:
+    """Return a table of figures with their small print below them, head first."""
+    head, *body = [[_signed(escape(figure)) + _small(below) for figure, below in row] for row in rows]
+    return _table(head, body, best=set())
+
+
 def _small(text: str) -> str:
     return f"<small>{_signed(escape(text))}</small>" if text else ""
 
@@ -145,6 +156,8 @@ def _note(text: str) -> str:
 
 def _bars(results: Sequence[ExperimentResult]) -> str:
     bars = _legend(_swatched(results)) + _scroll(charts.draw_speakers(results))
+    if len(results[0].score.by_speaker) > charts.MOST_SPEAKERS:
+        return bars + _note("The speakers of each experiment are sorted by their WER.")
     return bars + _note(f"Whiskers: {LEVEL} % bootstrap intervals; 'all' pools the speakers.")
 
 

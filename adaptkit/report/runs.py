@@ -1,7 +1,8 @@
 """Collect experiments for a report: the runs of each over its seeds, and their scores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from adaptkit.files import checksum
 from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.records import DecodeRecord, LearningCurves, RunRecord, read_curves
 from adaptkit.scoring import files as score_files
+from adaptkit.scoring.comparison import compare
 from adaptkit.scoring.origin import find_changed
-from adaptkit.scoring.wer import ScoreReport, pool
+from adaptkit.scoring.wer import Difference, ScoreReport, pool
 
 _SHARED = ("kind", "tasks", "base_fingerprint", "params_base", "params_trainable", "params_per_task")
 _NOT_SHARED = ("seed", "num_workers", "save_every_steps")  # of `train:`
@@ -60,6 +62,16 @@ class ExperimentResult:
         """The seeds of the runs, in order."""
         return [run.record.seed for run in self.runs]
 
+    def of_group(self, group: str) -> "ExperimentResult":
+        """Return the runs with their scores on the utterances of a group."""
+        runs = tuple(replace(run, score=run.score.of_group(group)) for run in self.runs)
+        return ExperimentResult(runs, self.score.of_group(group))
+
+    def minus(self, base: "ExperimentResult") -> Difference:
+        """Estimate the paired difference to another experiment, speakers counted in each pair of runs."""
+        pairs = [(run.score, other.score) for run in self.runs for other in base.runs]
+        return compare(self.score, base.score, name=base.name, runs=pairs)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -72,6 +84,25 @@ class Comparison:
     def set_name(self) -> str:
         """The name by which the set was asked for, that of its decode folders, on one line."""
         return visible(DecodeFolder(self.results[0].runs[0].decoded).name)
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups of utterances, sorted by name; none if the data has none."""
+        return self.results[0].score.groups
+
+    @cached_property
+    def differences(self) -> list[list[Difference | None]]:
+        """The paired differences of each experiment to each baseline; None for the baseline itself."""
+        return [[None if base is one else one.minus(base) for base in self.baselines] for one in self.results]
+
+    def differences_of(self, result: ExperimentResult) -> list[Difference | None]:
+        """Return the paired differences of one of the experiments to each baseline."""
+        return next(own for one, own in zip(self.results, self.differences, strict=True) if one is result)
+
+    def of_group(self, group: str) -> "Comparison":
+        """Return the same experiments on the utterances of a group."""
+        results = {id(one): one.of_group(group) for one in self.results}
+        return Comparison(tuple(results.values()), tuple(results[id(base)] for base in self.baselines))
 
 
 def load(folders: Sequence[Path], set_name: str | None = None, *, minus: Sequence[str] = ()) -> Comparison:
@@ -184,8 +215,8 @@ def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_unlike(runs: Sequence[Run]) -> None:
-    """Refuse runs that were not scored on the same references and speakers."""
-    refs = [{u.utt_id: (u.speaker, u.words.words) for u in run.score.utterances} for run in runs]
+    """Refuse runs that were not scored on the same references, speakers and groups."""
+    refs = [{u.utt_id: (u.speaker, u.group, u.words.words) for u in run.score.utterances} for run in runs]
     unlike = [str(run.decoded) for run, own in zip(runs, refs, strict=True) if own != refs[0]]
     if len({run.decode.set_name for run in runs}) > 1:
         described = listed(f"{run.decoded} ({visible(run.decode.set_name)})" for run in runs)
@@ -196,7 +227,7 @@ def _refuse_unlike(runs: Sequence[Run]) -> None:
         folders = listed(str(run.decoded) for run in runs)
         raise ScoringError(f"{folders}: scored with --normalize {described}; score all of them alike")
     if unlike:
-        what = f"{listed(unlike)}: references or speakers differ from those of {runs[0].decoded}"
+        what = f"{listed(unlike)}: references, speakers or groups differ from those of {runs[0].decoded}"
         raise ScoringError(f"{what}; run 'adaptkit score' on all of them with the same data directory")
 
 

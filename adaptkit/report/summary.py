@@ -5,14 +5,26 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from adaptkit.adapters.per_task import SHARED
 from adaptkit.errors import listed
 from adaptkit.report.runs import Comparison, ExperimentResult
+from adaptkit.report.sections import (
+    Cell,
+    Section,
+    explain_harmed,
+    list_group_sections,
+    list_speaker_sections,
+    rate_cells,
+    rate_head,
+)
 from adaptkit.scoring.bootstrap import LEVEL
-from adaptkit.scoring.wer import Difference, compare
+from adaptkit.scoring.wer import Difference
 from adaptkit.tables import aligned, escape_markdown, markdown, quote_code
 
-Cell = tuple[str, str]  # a figure, and its small print
+_MOST_SPEAKERS = 200  # with a row each
+_QUANTILES = {"lowest": 0, "5 %": 5, "25 %": 25, "median": 50, "75 %": 75, "95 %": 95, "highest": 100}
 
 
 @dataclass(frozen=True)
@@ -72,39 +84,88 @@ def summarise(result: ExperimentResult) -> Row:
     )
 
 
-def subtract(result: ExperimentResult, baselines: Sequence[ExperimentResult]) -> list[Difference | None]:
-    """Compute paired differences between an experiment and baselines; None for the experiment itself."""
-    return [
-        None if base is result else compare(result.score, base.score, name=base.name) for base in baselines
-    ]
-
-
 def as_json(comparison: Comparison) -> str:
     """Format a json list of one object per experiment."""
     rows = []
     for result in comparison.results:
-        differences = [asdict(one) for one in subtract(result, comparison.baselines) if one]
-        rows.append({**asdict(summarise(result)), "minus": differences})
+        row = asdict(summarise(result)) | {"minus": list_differences(comparison, result)}
+        rows.append(row)
+    for row, by_group in zip(rows, list_by_group(comparison), strict=True):
+        row["by_group"] = by_group
     return json.dumps(rows, indent=1, ensure_ascii=False)
 
 
+def rates(result: ExperimentResult) -> dict[str, float]:
+    """Return the error rates of an experiment with their intervals, in percent."""
+    score = result.score
+    found = {
+        "wer": round(score.total.rate, 2),
+        "wer_low": score.interval.low,
+        "wer_high": score.interval.high,
+    }
+    found["cer"] = round(score.chars.rate, 2)
+    if score.chars_interval:
+        found |= {"cer_low": score.chars_interval.low, "cer_high": score.chars_interval.high}
+    return found
+
+
+def list_by_group(comparison: Comparison) -> list[dict[str, dict[str, object]]]:
+    """List for each experiment its rates and differences in each group, as json data."""
+    parts = {group: comparison.of_group(group) for group in comparison.groups}
+    return [
+        {
+            group: {**rates(part.results[index]), "minus": list_differences(part, part.results[index])}
+            for group, part in parts.items()
+        }
+        for index in range(len(comparison.results))
+    ]
+
+
+def list_differences(comparison: Comparison, result: ExperimentResult) -> list[dict[str, object]]:
+    """List the paired differences of an experiment as json data, with the share of speakers harmed."""
+    return [
+        asdict(one) | {"share_harmed": _share_harmed(one)} for one in comparison.differences_of(result) if one
+    ]
+
+
+def _share_harmed(difference: Difference) -> float | None:
+    speakers = difference.speakers
+    return speakers and round(100 * speakers.harmed / speakers.num_speakers, 2)
+
+
 def as_table(comparison: Comparison) -> str:
-    """Format the experiments as aligned text."""
-    return "\n".join([aligned(join(as_cells(comparison))), *list_unimproved(comparison.results)])
+    """Format the experiments as aligned text, overall and by group."""
+    parts = ["\n".join([aligned(join(as_cells(comparison))), *list_unimproved(comparison.results)])]
+    parts += [f"{one.title}\n{aligned(join(one.rows))}" for one in list_group_sections(comparison)]
+    return "\n\n".join(parts)
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """Format the report as Markdown: the experiments, their speakers, and their provenance."""
+    """Format the report as Markdown: the experiments, their speakers and groups, and their provenance."""
     parts = [
         f"## Results on {quote_code(comparison.set_name)}",
         explain(comparison),
         markdown(join(as_cells(comparison))),
         *list_unimproved(comparison.results),
+        *markdown_sections([*list_speaker_sections(comparison), *list_group_sections(comparison)]),
         "### WER by speaker",
         markdown(as_speaker_rows(comparison.results)),
         *list_provenance(comparison.results),
     ]
     return "\n\n".join(parts)
+
+
+def markdown_sections(sections: Sequence[Section]) -> list[str]:
+    """Format the titles, tables and notes of sections in Markdown."""
+    return [
+        part
+        for one in sections
+        for part in (
+            f"### {escape_markdown(one.title)}",
+            markdown(join(one.rows)),
+            *map(escape_markdown, one.notes),
+        )
+    ]
 
 
 def as_cells(comparison: Comparison) -> list[list[Cell]]:
@@ -114,7 +175,7 @@ def as_cells(comparison: Comparison) -> list[list[Cell]]:
         ("experiment", "adapter"),
         ("WER", interval),
         ("seeds", "sd of WER" if _has_seeds(comparison.results) else ""),
-        *((f"minus {base.name}", interval) for base in comparison.baselines),
+        *rate_head(comparison),
         ("CER", ""),
         ("parameters", "of base"),
         ("per speaker", ""),
@@ -122,20 +183,21 @@ def as_cells(comparison: Comparison) -> list[list[Cell]]:
         ("memory", ""),
     ]
     rows = [
-        _experiment_cells(summarise(result), subtract(result, comparison.baselines))
-        for result in comparison.results
+        _experiment_cells(summarise(result), rate_cells(comparison, result)) for result in comparison.results
     ]
     return [head, *rows]
 
 
 def as_speaker_rows(results: Sequence[ExperimentResult]) -> list[list[str]]:
-    """Return the WER table by speaker: a row per speaker, a column per experiment."""
+    """Return the WER table by speaker, a column per experiment; of many speakers, only quantiles."""
     rows = [summarise(result) for result in results]
-    head = ["speaker", *(row.name for row in rows)]
-    return [
-        head,
-        *([speaker, *(f"{row.by_task[speaker]:.2f}" for row in rows)] for speaker in rows[0].by_task),
-    ]
+    names = [row.name for row in rows]
+    if len(rows[0].by_task) > _MOST_SPEAKERS:
+        rates = [np.percentile(list(row.by_task.values()), list(_QUANTILES.values())) for row in rows]
+        columns = ([f"{rate:.2f}" for rate in own] for own in rates)
+        return [["of all speakers", *names], *map(list, zip(_QUANTILES, *columns, strict=True))]
+    speakers = ([s, *(f"{row.by_task[s]:.2f}" for row in rows)] for s in rows[0].by_task)
+    return [["speaker", *names], *speakers]
 
 
 def explain(comparison: Comparison) -> str:
@@ -155,9 +217,9 @@ def explain_rates(comparison: Comparison) -> str:
     pooled = seeds if _has_seeds(comparison.results) else ""
     return (
         f"{len(score.utterances)} utterances, {num_speakers} speaker{'s' if num_speakers > 1 else ''}, "
-        f"{score.total.words} words. WER and CER in percent; {pooled}{LEVEL} % intervals by bootstrap over "
-        f"{resampled}. 'minus' is the paired difference in WER to that experiment, * if p < 0.05 (not "
-        f"corrected for multiple comparisons)."
+        f"{score.total.words // score.num_runs} words. WER and CER in percent; {pooled}{LEVEL} % intervals "
+        f"by bootstrap over {resampled}. 'minus' is the paired difference in WER to that experiment, * if "
+        f"p < 0.05 (not corrected for multiple comparisons).{explain_harmed(comparison)}"
     )
 
 
@@ -205,7 +267,7 @@ def _has_seeds(results: Sequence[ExperimentResult]) -> bool:
     return any(len(result.runs) > 1 for result in results)
 
 
-def _experiment_cells(row: Row, differences: Sequence[Difference | None]) -> list[Cell]:
+def _experiment_cells(row: Row, differences: Sequence[Cell]) -> list[Cell]:
     return [
         (row.name, row.kind if row.kind != row.name else ""),
         (f"{row.wer:.2f}", f"{row.wer_low:.2f} to {row.wer_high:.2f}"),
@@ -213,21 +275,13 @@ def _experiment_cells(row: Row, differences: Sequence[Difference | None]) -> lis
             str(len(row.seeds)) if row.params_trainable else "–",
             "" if row.wer_sd is None else f"{row.wer_sd:.2f}",
         ),
-        *map(difference_cell, differences),
+        *differences,
         (f"{row.cer:.2f}", ""),
         (f"{row.params_trainable:,}", f"{100 * row.params_trainable / row.params_base:.2f} %"),
         (f"{row.params_per_task:,}", ""),
         (f"{row.epoch_seconds:,.1f}" if row.epoch_seconds else "–", ""),
         (f"{row.peak_mb:,.0f} MB" if row.peak_mb else "–", ""),
     ]
-
-
-def difference_cell(difference: Difference | None) -> Cell:
-    """Format a paired difference, with * if p < 0.05."""
-    if difference is None:
-        return "–", ""
-    star = "*" if difference.p_value < 0.05 else ""
-    return f"{difference.points:+.2f}{star}", str(difference.interval)
 
 
 def join(rows: Sequence[Sequence[Cell]]) -> list[list[str]]:

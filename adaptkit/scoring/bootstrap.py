@@ -10,27 +10,41 @@ an interval from fewer than about ten speakers says little about other speakers.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 NUM_RESAMPLES = 1000
 LEVEL = 95  # percent of resamples inside an interval
+_MOST_KEPT = 200  # utterances of one speaker whose draws are kept for others with as many: 1.6 MB
 _DRAWS_AT_ONCE = 2_000_000  # utterances per block: limits memory to some tens of MB
 
 
 def resample(values: np.ndarray, speakers: Sequence[str], seed: int) -> np.ndarray:
     """Return the sums of `values` (utterances, columns) over each resample: (NUM_RESAMPLES, columns)."""
-    generator = np.random.default_rng(seed)
     names, owners = np.unique(np.asarray(speakers), return_inverse=True)
+    if len(names) == 1 and len(values) <= _MOST_KEPT:
+        return _count_draws(len(values), seed) @ values
+    generator = np.random.default_rng(seed)
     drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=NUM_RESAMPLES)
     sums = np.zeros((NUM_RESAMPLES, values.shape[1]))
-    for speaker in range(len(names)):
-        own = values[owners == speaker]
+    of_speaker = np.split(values[np.argsort(owners, kind="stable")], np.cumsum(np.bincount(owners))[:-1])
+    for speaker, own in enumerate(of_speaker):
         times = np.repeat(np.arange(NUM_RESAMPLES), drawn[:, speaker])  # a resample is repeated once per draw
         for block in np.array_split(times, 1 + times.size * len(own) // _DRAWS_AT_ONCE):
             picks = generator.integers(len(own), size=(block.size, len(own)))
             np.add.at(sums, block, own[picks].sum(axis=1))
     return sums
+
+
+@lru_cache(maxsize=64)
+def _count_draws(num_utterances: int, seed: int) -> np.ndarray:
+    """Count how often each resample draws each utterance of one speaker: (NUM_RESAMPLES, utterances)."""
+    generator = np.random.default_rng(seed)
+    picks = generator.integers(num_utterances, size=(NUM_RESAMPLES, num_utterances))
+    counts = np.zeros(picks.shape)
+    np.add.at(counts, (np.arange(NUM_RESAMPLES)[:, None], picks), 1)
+    return counts
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:

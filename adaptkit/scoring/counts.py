@@ -8,6 +8,7 @@ import jiwer
 from pydantic import Field
 
 Count = Annotated[int, Field(ge=0, le=10**12)]
+Percent = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Word and character error rates per speaker, with confidence intervals and significance of differences."""
+"""Word and character error rates, overall, by speaker and by group, with confidence intervals."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +12,10 @@ from pydantic import Field
 from adaptkit.characters import normalise, split_words
 from adaptkit.errors import ScoringError, listed
 from adaptkit.scoring import bootstrap
-from adaptkit.scoring.counts import ErrorCounts, add_up, count_chars, count_chunks
+from adaptkit.scoring.counts import ErrorCounts, Percent, add_up, count_chars, count_chunks
 from adaptkit.scoring.origin import Source
+from adaptkit.scoring.speakers import SpeakerChanges
 
-Percent = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 ONE_SPEAKER = "all"  # the speaker of every utterance if speakers are not given
 
 
@@ -32,6 +32,14 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.low:.2f} to {self.high:.2f}"
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """The confidence intervals of a word and a character error rate."""
+
+    words: Interval
+    chars: Interval
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class UtteranceScore:
     words: ErrorCounts
     chars: ErrorCounts
     alignment: tuple[tuple[str | None, str | None], ...] = ()  # (ref, hyp)
+    group: str = ""  # empty without groups
 
 
 @dataclass(frozen=True)
@@ -62,19 +71,23 @@ class Difference:
     points: Percent
     interval: Interval
     p_value: Percent  # two-sided, for no difference
+    speakers: SpeakerChanges | None = None  # None if there is only one
 
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """Error counts of every utterance and confidence intervals of the word error rate."""
+    """Error counts of every utterance and confidence intervals of the error rates."""
 
     utterances: tuple[UtteranceScore, ...]
     interval: Interval  # from resampling speakers, and utterances of each
     speaker_intervals: Mapping[str, Interval]  # from resampling the utterances of that speaker
     difference: Difference | None = None  # from another system, if one was given
+    chars_interval: Interval | None = None  # of the character error rate; None in scores of earlier versions
+    group_intervals: Mapping[str, Intervals] = field(default_factory=dict)  # from resampling within the group
+    group_differences: Mapping[str, Difference] = field(default_factory=dict)  # as `difference`
     num_runs: Annotated[int, Field(ge=1, le=10**6)] = 1  # that recognised each utterance; counts are summed
     normalize: tuple[str, ...] = ()  # normal forms that were applied to both sides
-    sources: Mapping[str, Source] = field(default_factory=dict)  # `ref`, `hyp` and `utt2spk`
+    sources: Mapping[str, Source] = field(default_factory=dict)  # `ref`, `hyp`, `utt2spk`, `utt2group`
 
     @property
     def total(self) -> ErrorCounts:
@@ -97,12 +110,31 @@ class ScoreReport:
         groups = group_by_speaker(self.utterances)
         return {speaker: add_up(u.words for u in own) for speaker, own in groups.items()}
 
+    @property
+    def groups(self) -> list[str]:
+        """The groups of utterances, sorted by name; none if the data has none."""
+        return sorted(self.group_intervals, key=str.encode)
+
+    def of_group(self, group: str) -> "ScoreReport":
+        """Return the score of the utterances of a group, without intervals by speaker."""
+        utterances = tuple(u for u in self.utterances if u.group == group)
+        own = self.group_intervals[group]
+        return ScoreReport(
+            utterances,
+            own.words,
+            {},
+            chars_interval=own.chars,
+            num_runs=self.num_runs,
+            normalize=self.normalize,
+        )
+
 
 def score(
     refs: Mapping[str, str],
     hyps: Mapping[str, str],
     *,
     speakers: Mapping[str, str] | None = None,
+    groups: Mapping[str, str] | None = None,
     normalize: Sequence[str] = (),
     seed: int = 0,
     where: str = "the hypotheses",
@@ -110,20 +142,24 @@ def score(
     """Score hypotheses against references, all keyed by utterance id; `where` names them in messages.
 
     A missing or extra utterance is a ScoringError, as is a reference without words; an empty hypothesis
-    counts as deletions. Words are separated by white space; `normalize` names normal forms of `characters`,
-    which are applied to both sides.
+    counts as deletions. `speakers` and `groups` are by utterance too. Words are separated by white space;
+    `normalize` names normal forms of `characters`, which are applied to both sides.
     """
     refs, hyps = (
         {utt_id: normalise(text, normalize) for utt_id, text in side.items()} for side in (refs, hyps)
     )
     _refuse_unpaired(refs, hyps, where)
     utt_ids = sorted(refs, key=str.encode)
-    owners = _find_speakers(utt_ids, speakers)
+    owners = _find("utt2spk", utt_ids, speakers) or dict.fromkeys(utt_ids, ONE_SPEAKER)
+    group_of = _find("utt2group", utt_ids, groups or None)
     ref_texts, hyp_texts = ([" ".join(split_words(side[u])) for u in utt_ids] for side in (refs, hyps))
     words = jiwer.process_words(ref_texts, hyp_texts)
     pairs = map(_pair_words, words.references, words.hypotheses, words.alignments)
     counts = zip(map(count_chunks, words.alignments), count_chars(ref_texts, hyp_texts), pairs, strict=True)
-    utterances = tuple(UtteranceScore(u, owners[u], *one) for u, one in zip(utt_ids, counts, strict=True))
+    utterances = tuple(
+        UtteranceScore(u, owners[u], *one, group_of.get(u, ""))
+        for u, one in zip(utt_ids, counts, strict=True)
+    )
     return replace(_report(utterances, seed), normalize=tuple(normalize))
 
 
@@ -135,12 +171,12 @@ def pool(reports: Sequence[ScoreReport], *, seed: int = 0) -> ScoreReport:
     if len(reports) == 1:
         return reports[0]
     for other in reports[1:]:
-        _refuse_other_references(reports[0], other, "a run")
+        refuse_other_references(reports[0], other, "a run")
     utterances = tuple(
         replace(
             same[0], words=add_up(u.words for u in same), chars=add_up(u.chars for u in same), alignment=()
         )
-        for same in _matched(*reports)
+        for same in pair_up(*reports)
     )
     pooled = _report(utterances, seed, num_runs=sum(report.num_runs for report in reports))
     return replace(pooled, normalize=reports[0].normalize)
@@ -148,26 +184,14 @@ def pool(reports: Sequence[ScoreReport], *, seed: int = 0) -> ScoreReport:
 
 def group_by_speaker(utterances: Iterable[UtteranceScore]) -> dict[str, list[UtteranceScore]]:
     """Group the utterances by speaker, sorted by name."""
-    groups = defaultdict(list)
+    return _group_by(utterances, "speaker")
+
+
+def _group_by(utterances: Iterable[UtteranceScore], name: str) -> dict[str, list[UtteranceScore]]:
+    parts = defaultdict(list)
     for utterance in utterances:
-        groups[utterance.speaker].append(utterance)
-    return {speaker: groups[speaker] for speaker in sorted(groups, key=str.encode)}
-
-
-def compare(report: ScoreReport, other: ScoreReport, *, name: str, seed: int = 0) -> Difference:
-    """Estimate the WER of `report` minus that of `other`, called `name`: negative where `report` is better.
-
-    This is the paired bootstrap of Bisani and Ney, 2004: each resample draws the same utterances for both.
-    The numbers of runs may differ, since the errors of each side are divided by its own words.
-    """
-    _refuse_other_references(report, other, name)
-    table = [
-        (a.words.errors, a.words.words, b.words.errors, b.words.words) for a, b in _matched(report, other)
-    ]
-    sums = bootstrap.resample(np.array(table), [u.speaker for u in report.utterances], seed)
-    samples = 100 * (sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3])
-    points = report.total.rate - other.total.rate
-    return Difference(name, round(points, 2), _bounds(samples), bootstrap.p_value(samples))
+        parts[getattr(utterance, name)].append(utterance)
+    return {key: parts[key] for key in sorted(parts, key=str.encode)}
 
 
 def _refuse_unpaired(refs: Mapping[str, str], hyps: Mapping[str, str], where: str) -> None:
@@ -189,13 +213,15 @@ def _refuse_unpaired(refs: Mapping[str, str], hyps: Mapping[str, str], where: st
         raise ScoringError("\n".join(f"{where}: {problem}" for problem in problems))
 
 
-def _find_speakers(utt_ids: Sequence[str], speakers: Mapping[str, str] | None) -> dict[str, str]:
-    if speakers is None:
-        return dict.fromkeys(utt_ids, ONE_SPEAKER)
-    unknown = [utt_id for utt_id in utt_ids if utt_id not in speakers]
+def _find(name: str, utt_ids: Sequence[str], table: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the entries of a table, `name`, for some utterances; empty without a table."""
+    if table is None:
+        return {}
+    unknown = [utt_id for utt_id in utt_ids if not table.get(utt_id)]
     if unknown:
-        raise ScoringError(f"utt2spk: missing {listed(unknown)}; add a line 'utterance speaker' for each")
-    return {utt_id: speakers[utt_id] for utt_id in utt_ids}
+        line = f"'utterance {'speaker' if name == 'utt2spk' else 'group'}'"
+        raise ScoringError(f"{name}: missing {listed(unknown)}; add a line {line} for each")
+    return {utt_id: table[utt_id] for utt_id in utt_ids}
 
 
 def _pair_words(
@@ -213,11 +239,20 @@ def _pair_words(
 
 
 def _report(utterances: tuple[UtteranceScore, ...], seed: int, num_runs: int = 1) -> ScoreReport:
-    intervals = {name: _estimate_interval(own, seed) for name, own in group_by_speaker(utterances).items()}
-    return ScoreReport(utterances, _estimate_interval(utterances, seed), intervals, num_runs=num_runs)
+    whole = _estimate_intervals(utterances, seed)
+    by_speaker = {s: _estimate_intervals(own, seed) for s, own in group_by_speaker(utterances).items()}
+    groups = _group_by(utterances, "group") if utterances[0].group else {}
+    return ScoreReport(
+        utterances,
+        whole.words,
+        {speaker: intervals.words for speaker, intervals in by_speaker.items()},
+        chars_interval=whole.chars,
+        group_intervals={group: _estimate_intervals(own, seed) for group, own in groups.items()},
+        num_runs=num_runs,
+    )
 
 
-def _refuse_other_references(report: ScoreReport, other: ScoreReport, name: str) -> None:
+def refuse_other_references(report: ScoreReport, other: ScoreReport, name: str) -> None:
     """Refuse another report, called `name`, unless it has the same utterances with as many words."""
     refs, others = (
         {u.utt_id: u.words.words // side.num_runs for u in side.utterances} for side in (report, other)
@@ -230,19 +265,20 @@ def _refuse_other_references(report: ScoreReport, other: ScoreReport, name: str)
         raise ScoringError(f"{name}: not normalised alike; score both with the same --normalize")
 
 
-def _matched(first: ScoreReport, *others: ScoreReport) -> list[tuple[UtteranceScore, ...]]:
+def pair_up(first: ScoreReport, *others: ScoreReport) -> list[tuple[UtteranceScore, ...]]:
     """Return the scores of each utterance in all reports, side by side."""
     known = [{u.utt_id: u for u in report.utterances} for report in others]
     return [(u, *(side[u.utt_id] for side in known)) for u in first.utterances]
 
 
-def _estimate_interval(utterances: Sequence[UtteranceScore], seed: int) -> Interval:
-    table = np.array([(u.words.errors, u.words.words) for u in utterances])
-    sums = bootstrap.resample(table, [u.speaker for u in utterances], seed)
-    return _bounds(100 * sums[:, 0] / sums[:, 1])
+def _estimate_intervals(utterances: Sequence[UtteranceScore], seed: int) -> Intervals:
+    counts = [(u.words.errors, u.words.words, u.chars.errors, u.chars.words) for u in utterances]
+    sums = bootstrap.resample(np.array(counts), [u.speaker for u in utterances], seed)
+    words, chars = (bounds(100 * sums[:, column] / sums[:, column + 1]) for column in (0, 2))
+    return Intervals(words, chars)
 
 
-def _bounds(samples: np.ndarray) -> Interval:
+def bounds(samples: np.ndarray) -> Interval:
     """Return the interval of samples in percent; more decimals would be resampling noise."""
     low, high = bootstrap.interval(samples)
     return Interval(round(low, 2), round(high, 2))

@@ -52,11 +52,13 @@ def test_all_is_the_errors_of_all_sets_over_their_words(folders):
     (group,) = by_set.load(folders, ["test", "noisy"])
     head, none, residual = by_set.as_cells(group)
 
-    assert [figure for figure, _ in head] == ["experiment", "test", "noisy", "all", "minus none"]
-    assert [figure for figure, _ in none] == ["none", "50.00", "50.00", "50.00", "–"]
+    titles = ["experiment", "test", "noisy", "all", "minus none", "harmed vs none"]
+    assert [figure for figure, _ in head] == titles
+    assert [figure for figure, _ in none] == ["none", "50.00", "50.00", "50.00", "–", "–"]
     # 5 errors and 20 of 40 words each: 25 of 80
     assert [figure for figure, _ in residual][:4] == ["residual64", "12.50", "50.00", "31.25"]
     assert residual[4][0].rstrip("*") == "-18.75"
+    assert residual[5] == ("0.0 %", "50.0 %")  # both speakers improved in each of their utterances
 
 
 def test_sets_stand_in_the_order_given_and_once(folders):
@@ -86,9 +88,10 @@ def test_differences_are_those_of_all_sets_from_each_baseline(folders):
     (group,) = by_set.load(folders, ["test", "noisy"], minus=["residual64", "none"])
     head, none, residual = by_set.as_cells(group)
 
-    assert [figure for figure, _ in head[4:]] == ["minus residual64", "minus none"]
-    assert [none[4][0].rstrip("*"), none[5][0]] == ["+18.75", "–"]
-    assert [residual[4][0], residual[5][0].rstrip("*")] == ["–", "-18.75"]
+    columns = [figure for figure, _ in head[4:]]
+    assert columns == ["minus residual64", "harmed vs residual64", "minus none", "harmed vs none"]
+    assert [figure.rstrip("*") for figure, _ in none[4:]] == ["+18.75", "100.0 %", "–", "–"]
+    assert [figure.rstrip("*") for figure, _ in residual[4:]] == ["–", "–", "-18.75", "0.0 %"]
 
 
 def test_json_has_an_object_for_each_experiment_and_set_and_all(folders):
@@ -115,7 +118,7 @@ def test_seeds_are_pooled_before_sets_are(seeded, tmp_path):
 def test_markdown_has_a_table_for_each_group_and_says_how_they_were_made(with_long):
     written = by_set.as_markdown(by_set.load(with_long, ["test", "noisy", "long"]))
 
-    assert written.count("| experiment") == 2
+    assert written.count("| experiment") == 3  # of two groups of sets, and of the speakers of one
     assert written.count("`adaptkit train conf/residual64.yaml") == 1
     assert "10 utterances, 2 speakers, 40 words" in written
     assert "1 speaker, 8 words" in written

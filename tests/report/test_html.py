@@ -54,9 +54,9 @@ def test_names_in_any_script_draw_without_a_warning(write_run, tmp_path):
     assert "<i>|" not in html
 
 
-def test_page_shows_three_figures_and_two_tables(comparison):
+def test_page_shows_three_figures_and_three_tables(comparison):
     html = page.render_page(comparison)
-    assert (html.count("<svg "), html.count("<table>")) == (3, 2)
+    assert (html.count("<svg "), html.count("<table>")) == (3, 3)
 
 
 def test_base_alone_has_a_page_without_curves(results):

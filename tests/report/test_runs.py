@@ -85,7 +85,7 @@ def test_experiments_scored_on_other_references_are_refused(experiments, tmp_pat
     decoded = experiments[1] / "decode_test"
     score_files.write(score_files.score_files(tmp_path / "data/text", decoded), decoded)  # without speakers
     with pytest.raises(
-        ScoringError, match=r"residual64/decode_test: references or speakers differ from those"
+        ScoringError, match=r"residual64/decode_test: references, speakers or groups differ from those"
     ):
         runs.load(experiments)
 

@@ -70,3 +70,10 @@ def test_p_value_of_no_difference_is_one():
 
 def test_p_value_is_never_zero():
     assert bootstrap.p_value(np.ones(999)) == pytest.approx(2 / 1000)
+
+
+def test_draws_that_are_kept_are_those_made_anew(monkeypatch):
+    values = np.random.default_rng(1).integers(0, 10, size=(30, 2))
+    kept = bootstrap.resample(values, ["ann"] * 30, seed=2)
+    monkeypatch.setattr(bootstrap, "_MOST_KEPT", 0)
+    assert np.array_equal(kept, bootstrap.resample(values, ["ann"] * 30, seed=2))

@@ -41,6 +41,63 @@ def test_other_hypotheses_give_the_difference(folders, tmp_path):
     assert difference.other == str(tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [("utt2group", {"ann-1": "adult", "bob-1": "child"}), ("spk2group", {"ann": "adult", "bob": "child"})],
+)
+def test_groups_come_from_the_data_directory(folders, name, table):
+    write_table(folders[0] / name, table)
+    report = score_files.score_files(*folders)
+    assert [u.group for u in report.utterances] == ["adult", "child"]
+    assert {group: report.of_group(group).total.rate for group in report.groups} == pytest.approx(
+        {"adult": 200 / 3, "child": 100 / 3}
+    )
+    assert score_files.from_json(score_files.to_json(report, with_alignments=True)) == report
+    data = score_files.to_json(report)
+    assert (data["by_group"]["child"]["wer"], data["sources"][name]["path"]) == (33.33, f"../data/{name}")
+
+
+def test_utt2group_option_goes_before_those_of_the_directory(folders, tmp_path):
+    write_table(folders[0] / "utt2group", {"ann-1": "adult", "bob-1": "child"})
+    write_table(tmp_path / "own", dict.fromkeys(REFS, "loud"))
+    assert score_files.score_files(*folders, utt2group=tmp_path / "own").groups == ["loud"]
+
+
+def test_utterance_without_a_group_is_refused(folders):
+    write_table(folders[0] / "utt2group", {"ann-1": "adult"})
+    with pytest.raises(ScoringError, match="utt2group: missing bob-1; add a line 'utterance group'"):
+        score_files.score_files(*folders)
+
+
+def test_groups_are_compared_each_by_itself(folders, tmp_path):
+    write_table(folders[0] / "utt2group", {"ann-1": "adult", "bob-1": "child"})
+    write_table(tmp_path / "other", {"ann-1": REFS["ann-1"], "bob-1": "on"})
+    report = score_files.score_files(*folders, other=tmp_path / "other")
+    points = {group: difference.points for group, difference in report.group_differences.items()}
+    assert points == {"adult": 66.67, "child": -33.33}
+    assert score_files.from_json(json.loads(score_files.dump_json(report, with_alignments=True))) == report
+    text = score_files.format_report(report)
+    assert (
+        "Speakers by WER: 1 improved (50.0 %), 0 equal (0.0 %), 1 harmed (50.0 %); chance alone would "
+        in text
+    )
+    assert "Most harmed: ann +66.67 (3 words, p = 0.500)\n" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert [row[:2] for row in rows if row and row[0] in ("adult", "child")] == [
+        ["adult", "1"],
+        ["child", "1"],
+        ["adult", "+66.67"],
+        ["child", "-33.33"],
+    ]
+
+
+def test_of_many_speakers_the_worst_are_listed_on_request(folders):
+    report = score_files.score_files(*folders)
+    assert "and 1 speakers" not in score_files.format_report(report)
+    text = score_files.format_report(report, most_speakers=1)
+    assert text.endswith("speakers with lower word error rates; --json FILE lists all\n")
+
+
 def test_decode_folder_without_text_says_what_makes_it(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScoringError, match="'adaptkit decode' writes them"):
@@ -126,6 +183,12 @@ def set_value(*place, to):
         (set_value("utterances", 0, "utt_id", to="bob-1"), "some of them twice"),
         (set_value("speaker_intervals", to={}), "not those of the utterances' speakers"),
         (set_value("interval", "low", to=float("nan")), "finite number"),
+        (
+            set_value(
+                "group_intervals", to={"x": {"words": {"low": 1, "high": 2}, "chars": {"low": 1, "high": 2}}}
+            ),
+            "not those of the utterances' groups",
+        ),
         (set_value("num_runs", to=0), "greater than or equal to 1"),
         (set_value("wer", to=12.0), "not the figures of its utterances: wer"),
     ],

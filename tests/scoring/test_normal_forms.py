@@ -3,8 +3,9 @@
 import pytest
 
 from adaptkit.errors import ScoringError
+from adaptkit.scoring.comparison import compare
 from adaptkit.scoring.normal_forms import count_vanishing
-from adaptkit.scoring.wer import compare, pool, score
+from adaptkit.scoring.wer import pool, score
 
 REFS = {"a": "Mètres 2½ ﬁn", "b": "ｶﾞ DEF", "c": "un deux"}
 HYPS = {"a": "me\u0300tres 2½ fin", "b": "ガ def", "c": "un trois"}

@@ -3,8 +3,9 @@
 import pytest
 
 from adaptkit.errors import ScoringError
+from adaptkit.scoring.comparison import compare
 from adaptkit.scoring.counts import ErrorCounts, count_chars, count_words
-from adaptkit.scoring.wer import compare, pool, score
+from adaptkit.scoring.wer import pool, score
 
 REFS = {"ann-1": "the cat sat", "ann-2": "on the mat", "bob-1": "all day long today"}
 HYPS = {"bob-1": "all long today", "ann-1": "the bat sat down", "ann-2": "on the mat"}

@@ -1,0 +1,136 @@
+"""How many speakers fare better, the same and worse with one system than with another.
+
+A speaker is harmed if its word error rate is higher. With few utterances, noise alone harms almost half of
+all speakers, so two figures stand beside that share. Both are those of a randomisation test over the
+utterances of a speaker: without a difference between the systems, the change of each utterance is as likely
+to be its opposite (Noreen, Computer-intensive methods for testing hypotheses, 1989; the matched pairs of
+Gillick and Cox, Some statistical issues in the comparison of speech recognition algorithms, 1989). One is the
+share of speakers that this chance alone would harm; the other counts those harmed significantly: for whom
+chance would bring as large a change in fewer than one case of 20 (one-sided, p < 0.05, not corrected for the
+number of speakers).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from adaptkit.scoring.counts import Count, Percent
+
+SIGNIFICANT = 0.05  # p-values below are called significant
+NUM_WORST = 5
+_MOST_EXACT = (
+    4000  # sums of changes up to which their distribution is computed; beyond, it is taken as normal
+)
+
+Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class SpeakerChange:
+    """The change in a speaker's WER, in percentage points, its one-sided p-value, and the words behind it."""
+
+    speaker: str
+    points: Percent
+    p_value: Percent
+    words: Count
+
+
+@dataclass(frozen=True)
+class SpeakerChanges:
+    """Numbers of speakers whose WER fell, stayed and rose; means of them over several pairs of runs."""
+
+    num_speakers: Annotated[int, Field(ge=1, le=10**9)]
+    improved: Amount
+    equal: Amount
+    harmed: Amount
+    harmed_by_chance: Amount  # expected, if each utterance's change were as likely to be its opposite
+    improved_significantly: Amount
+    harmed_significantly: Amount
+    significantly_by_chance: Amount  # expected of either, likewise
+    worst: tuple[SpeakerChange, ...]  # the most harmed ones, over all runs together
+
+    def share(self, number: float) -> str:
+        """Format a number of speakers as their share in percent.
+
+        >>> SpeakerChanges(8, 3, 3, 2, 3.5, 1, 0, 0.2, ()).share(2)
+        '25.0 %'
+        """
+        return f"{100 * number / self.num_speakers:.1f} %"
+
+
+@dataclass(frozen=True)
+class _Chance:
+    """What a speaker's changes amount to by chance: with random signs, of which each is as likely."""
+
+    positive: float  # probability of a sum above 0
+    significant: float  # probability of a sum whose p-value is significant
+    sums: np.ndarray | None  # probability of each sum from -(num - 1) / 2 to (num - 1) / 2; None if normal
+    deviation: float  # standard deviation of the sum
+
+    def p_value(self, total: int) -> float:
+        """Return the probability of a sum of `total` or more."""
+        if self.sums is None:
+            return 0.5 * math.erfc((total - 1) / self.deviation / math.sqrt(2))  # sums are 2 apart
+        return float(min(1.0, self.sums[len(self.sums) // 2 + total :].sum()))
+
+
+def count_speakers(pairs: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, float]:
+    """Count the speakers by the changes in errors of their utterances, as means over pairs of runs.
+
+    Each pair maps a speaker to the errors of one run minus those of the other, utterance by utterance.
+    """
+    counts = dict.fromkeys(
+        (
+            *("improved", "equal", "harmed", "harmed_by_chance"),
+            *("improved_significantly", "harmed_significantly", "significantly_by_chance"),
+        ),
+        0.0,
+    )
+    for changes in pairs:
+        for own in changes.values():
+            total, chance = _add_up(own)
+            counts["harmed" if total > 0 else "improved" if total < 0 else "equal"] += 1
+            counts["harmed_by_chance"] += chance.positive
+            counts["harmed_significantly"] += chance.p_value(total) < SIGNIFICANT
+            counts["improved_significantly"] += chance.p_value(-total) < SIGNIFICANT
+            counts["significantly_by_chance"] += chance.significant
+    return {name: round(number / len(pairs), 4) for name, number in counts.items()}
+
+
+def p_value(changes: Sequence[int]) -> float:
+    """Return the probability that changes with random signs harm a speaker at least as much.
+
+    >>> p_value([1, 1, 1, 1, 0]), p_value([1, -1])
+    (0.0625, 0.75)
+    """
+    total, chance = _add_up(changes)
+    return chance.p_value(total)
+
+
+def _add_up(changes: Sequence[int]) -> tuple[int, _Chance]:
+    """Return the sum of changes, in units of their greatest common divisor, and that of chance."""
+    unit = math.gcd(*changes) or 1
+    sizes = tuple(sorted(abs(change) // unit for change in changes if change))
+    return sum(changes) // unit, _distribution(sizes)
+
+
+@lru_cache(maxsize=1 << 14)
+def _distribution(sizes: tuple[int, ...]) -> _Chance:
+    """Return the distribution of the sum of numbers of these sizes with random signs."""
+    deviation = math.sqrt(sum(size * size for size in sizes))
+    if sum(sizes) > _MOST_EXACT:
+        zero = 0.0 if sum(sizes) % 2 else math.erf(1 / deviation / math.sqrt(2))
+        return _Chance((1 - zero) / 2, SIGNIFICANT, None, deviation)
+    sums = np.ones(1)
+    for size in sizes:
+        padding = np.zeros(2 * size)
+        sums = (np.concatenate([sums, padding]) + np.concatenate([padding, sums])) / 2
+    tails = np.cumsum(sums[::-1])  # from the largest sum down
+    significant = tails[tails < SIGNIFICANT]
+    positive = float(sums[len(sums) // 2 + 1 :].sum())
+    return _Chance(positive, float(significant[-1]) if len(significant) else 0.0, sums, deviation)
