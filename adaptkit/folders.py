@@ -34,6 +34,11 @@ class RunFolder:
         return self.path / "adapter.safetensors"
 
     @property
+    def speakers(self) -> Path:
+        """The embeddings of the speakers whose adapters are used for decoding."""
+        return self.path / "speakers.safetensors"
+
+    @property
     def state(self) -> Path:
         """Everything needed to resume an interrupted training run."""
         return self.path / "state.safetensors"
@@ -101,6 +106,11 @@ class DecodeFolder:
         return self.path / "utt2score"
 
     @property
+    def routes(self) -> Path:
+        """What was chosen for each utterance, if the weights were not those of its speaker's name."""
+        return self.path / "routes.tsv"
+
+    @property
     def nbest(self) -> Path:
         """The folder of n-best lists, if there are any."""
         return self.path / "nbest"
@@ -126,7 +136,7 @@ class DecodeFolder:
 
     def clear(self) -> None:
         """Remove what was made of earlier hypotheses, before others are written."""
-        for path in (self.record, self.score, self.result):
+        for path in (self.record, self.score, self.result, self.routes):
             try:
                 remove(path)
             except OSError as error:

@@ -13,11 +13,17 @@ from adaptkit.cli.options import (
     Device,
     Lm,
     Nbest,
+    Route,
+    RouteBy,
+    RouteByOption,
+    RouteMethod,
+    RouteNearest,
     Search,
     SearchSet,
     SubmodelMb,
     UnknownSpeaker,
     choose_device,
+    request_route,
     request_search,
 )
 
@@ -61,6 +67,15 @@ def decode(
     unknown_speaker: Annotated[
         UnknownSpeaker, typer.Option(help="Refuse speakers without an adapter, or use the base model.")
     ] = UnknownSpeaker.error,
+    route: Route = RouteMethod.own,
+    route_by: RouteByOption = RouteBy.utterance,
+    route_nearest: RouteNearest = None,
+    route_without_own: Annotated[
+        bool,
+        typer.Option(
+            "--route-without-own", help="Never choose the speaker's own weights, as if they were unknown."
+        ),
+    ] = False,
     search: Search = None,
     search_set: SearchSet = None,
     lm: Lm = None,
@@ -88,5 +103,6 @@ def decode(
         submodels=submodels,
         submodel_mb=submodel_mb,
         search=request_search(search, search_set, lm, nbest),
+        route=request_route(route, route_by, route_nearest, without_own=route_without_own),
     )
     typer.echo(decode_folder(options, device=choose_device(device)))
