@@ -21,6 +21,7 @@ from adaptkit.cli.options import (
     SearchSet,
     SubmodelMb,
     UnknownSpeaker,
+    UnknownSpeakers,
     choose_device,
     request_route,
     request_search,
@@ -50,9 +51,7 @@ def transcribe(
     speaker: Annotated[
         str | None, typer.Option(metavar="NAME", help="The speaker whose adapters to use.")
     ] = None,
-    unknown_speaker: Annotated[
-        UnknownSpeaker, typer.Option(help="Refuse a speaker without an adapter, or use the base model.")
-    ] = UnknownSpeaker.error,
+    unknown_speaker: UnknownSpeakers = UnknownSpeaker.error,
     route: Route = RouteMethod.own,
     route_by: RouteByOption = RouteBy.utterance,
     route_nearest: RouteNearest = None,

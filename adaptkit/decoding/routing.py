@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from adaptkit.adapters.per_task import SHARED
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import BASE_NAME, BASE_TASK, Examples
 from adaptkit.errors import ConfigError
@@ -16,7 +17,7 @@ from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.embeddings import read_embeddings, refuse_missing
-from adaptkit.submodels.router import SHARED, Choice, RouteOptions, Router
+from adaptkit.submodels.router import Choice, RouteOptions, Router
 
 _LOG = logging.getLogger(__name__)
 

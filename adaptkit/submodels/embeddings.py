@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptkit import locks
+from adaptkit.adapters.per_task import SHARED
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.batches import load_batches
@@ -37,7 +38,6 @@ from adaptkit.tensors import read_tensors, write_tensors
 
 _FORMAT = 1
 _SHRINKAGE = 0.05  # of the covariance towards a multiple of the identity, as there are few utterances
-SHARED = "shared"  # the task of the adapter that speakers share
 _NEVER = -1.0  # a cosine that none is below
 _LOG = logging.getLogger(__name__)
 

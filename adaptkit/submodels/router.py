@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from adaptkit.adapters.per_task import SHARED
 from adaptkit.data.batches import Batch
 from adaptkit.data.dataset import BASE_NAME, BASE_TASK
 from adaptkit.errors import ConfigError, DataError
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.embedding import embed
 from adaptkit.submodels.cache import SubmodelCache
-from adaptkit.submodels.embeddings import SHARED, SpeakerEmbeddings
+from adaptkit.submodels.embeddings import SpeakerEmbeddings
 
 Method = Literal["own", "shared", "likelihood", "embedding"]
 
