@@ -31,6 +31,7 @@ from adaptkit.search_options import SearchRequest
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.compatibility import find_files
 from adaptkit.submodels.router import Choice, RouteOptions
+from adaptkit.submodels.shared import with_shared
 
 _SUBMODEL_MB = 1024
 _LOG = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ def opened(
     searcher = new_searcher(base, _find_search(options))
     if options.is_routed:
         _refuse_unroutable(options, adapters)
+        adapters = None if adapters is None else with_shared(adapters, options.exp, base)
     if options.submodels is None:
         yield Decoder(options, searcher, base, adapters, adapter_checksum=adapter_checksum), examples
         return

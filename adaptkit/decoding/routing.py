@@ -58,7 +58,8 @@ def assign(examples: Examples, chosen: Mapping[str, Choice], tasks: Sequence[str
 
 def measure_accuracy(examples: Examples, chosen: Mapping[str, Choice], known: Sequence[str]) -> float | None:
     """Return the percentage of known speakers' utterances that got their own weights; None without any."""
-    own = [u for u in examples.data.utterances if u.task in known and u.utt_id in chosen]
+    names = frozenset(known)
+    own = [u for u in examples.data.utterances if u.task in names and u.utt_id in chosen]
     right = sum(chosen[u.utt_id].name == u.task for u in own)
     return 100 * right / len(own) if own else None
 
@@ -97,8 +98,9 @@ def _refuse_impossible(
     """Refuse a shared adapter that is missing, and more candidates than are in memory at once."""
     if options.method == "shared" and SHARED not in known:
         raise ConfigError(
-            f"--route shared: {folder} has no adapter that speakers share, only those of "
-            f"{len(known)} speakers; use --route likelihood, or decode with an experiment that has one"
+            f"--route shared: {folder} has no speaker '{SHARED}', as adapters for all are called, and "
+            "its training did not start from one (train.start); decode with the experiment that 'adaptkit "
+            "train --shared' makes, or use --route likelihood"
         )
     if BASE_NAME in known:
         raise ConfigError(f"{folder}: a speaker is called {BASE_NAME}, which stands for the base model")

@@ -2,7 +2,11 @@
 
 `likelihood` takes the weights under which the model gives its own best text the highest likelihood
 (`base.search.likelihood`); `embedding` the known speaker whose voice is nearest (`embeddings`), or the shared
-adapter, else the base model, if none is near. The methods use no text, and no other utterance.
+adapter if none is near. The methods use no text, and no other utterance.
+
+On egs/voices, 32 voices with residual adapters, a voice without weights has 71.6 % WER with the base model,
+61.5 % with those of the nearest voice, 51.8 % with the likeliest of the five nearest and the base, 42.6 %
+with a shared adapter. A known voice has 49.8, 19.6, 19.4 and 21.4 %, with its own weights 18.4 % [ours].
 """
 
 import math
@@ -94,7 +98,7 @@ class Router:
         fallback = [SHARED] if SHARED in known else []
         near = self._compare(row, speakers) if self._options.uses_embeddings else {}
         if self._options.method == "embedding":
-            return _best({**near, (*fallback, BASE_NAME)[0]: self._embeddings.threshold}, row)
+            return _best(self._with_fallback(near, has_shared=SHARED in known), row)
         if self._options.nearest is not None:
             speakers = sorted(near, key=lambda task: -near[task])[: self._options.nearest]
         return _best(self._measure(row, num_frames, [*speakers, *fallback, BASE_NAME]), row)
@@ -103,6 +107,15 @@ class Router:
         """Return the cosine of an utterance with each speaker that has an embedding."""
         cosines = self._embeddings.compare(embed(self._adapted, row, self._embeddings.block)).tolist()
         return {task: cosines[self._places[task]] for task in speakers if task in self._places}
+
+    def _with_fallback(self, near: Mapping[str, float], *, has_shared: bool) -> dict[str, float]:
+        """Return the cosines and, for the shared adapter, the one below which a voice is not known.
+
+        The base model is no such fallback: it was worse than the nearest voice, also for unknown ones.
+        """
+        if has_shared:
+            return {**near, SHARED: self._embeddings.threshold}
+        return dict(near) or {BASE_NAME: self._embeddings.threshold}
 
     def _measure(self, row: Batch, num_frames: int, names: Sequence[str]) -> dict[str, float]:
         """Return the likelihood of an utterance with the weights of each name.
