@@ -130,7 +130,8 @@ def pack(
     log = logging.getLogger(__name__)
     for entry in packed.left_out:
         log.warning("%s: left out: %s", entry.path, entry.problem)
-    log.info("%s: %d Submodels packed, %d left out", out, len(packed.tasks), len(packed.left_out))
+    others = library.describe_fallback(packed.tasks)
+    log.info("%s: %d Submodels packed, %d left out%s", out, len(packed.tasks), len(packed.left_out), others)
     typer.echo(out)
 
 
