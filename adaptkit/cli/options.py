@@ -28,6 +28,16 @@ class UnknownSpeaker(str, Enum):
     base = "base"
 
 
+class UnknownRequest(str, Enum):
+    """How a server treats requests of a speaker without a Submodel, or without a speaker."""
+
+    error = "error"
+    base = "base"
+    shared = "shared"
+    likelihood = "likelihood"
+    embedding = "embedding"
+
+
 class RouteMethod(str, Enum):
     """How the weights for an utterance are chosen."""
 

@@ -15,8 +15,7 @@ from adaptkit.cli.options import (
     Nbest,
     SearchSet,
     SubmodelMb,
-    UnknownSpeaker,
-    UnknownSpeakers,
+    UnknownRequest,
     choose_device,
     request_search,
 )
@@ -67,7 +66,23 @@ def serve(
     port: Port = 8000,
     workers: Workers = 1,
     submodel_mb: SubmodelMb = None,
-    unknown_speaker: UnknownSpeakers = UnknownSpeaker.error,
+    unknown_speaker: Annotated[
+        UnknownRequest,
+        typer.Option(
+            help="For speakers without a Submodel, error uses the one named 'shared', else answers 404; base "
+            "uses the base model; shared, likelihood and embedding also serve requests without a speaker: by "
+            "'shared', or by the Submodel that the audio fits best, or of the nearest voice."
+        ),
+    ] = UnknownRequest.error,
+    route_nearest: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="With likelihood: compare the Submodels of the N nearest voices.",
+            show_default="8",
+        ),
+    ] = None,
     search: BaseSearch = None,
     search_set: SearchSet = None,
     lm: Lm = None,
@@ -110,6 +125,7 @@ def serve(
         port=port,
         submodel_mb=1024 if submodel_mb is None else submodel_mb,
         unknown_speaker=unknown_speaker.value,
+        route_nearest=route_nearest,
         limits=limits,
         refresh_sec=refresh_sec,
         num_workers=workers,
