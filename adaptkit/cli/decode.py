@@ -33,6 +33,21 @@ Submodels = Annotated[
     typer.Option(metavar="DIR", help="A folder of Submodels to use in place of EXP's adapters."),
 ]
 
+BaseOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the base model, as in base.dir=exp/base or base.prompt.language=deu.",
+    ),
+]
+WithoutOwn = Annotated[
+    bool,
+    typer.Option(
+        "--route-without-own", help="Never choose the speaker's own weights, as if they were unknown."
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -54,14 +69,7 @@ def decode(
         typer.Option(metavar="DIR", help="The folder to write to.", show_default="EXP/decode_<set>"),
     ] = None,
     base: Base = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a setting of the base model, as in base.dir=exp/base or base.prompt.language=deu.",
-        ),
-    ] = None,
+    overrides: BaseOverrides = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Decode without adapters.")] = False,
     submodels: Submodels = None,
     submodel_mb: SubmodelMb = None,
@@ -69,12 +77,7 @@ def decode(
     route: Route = RouteMethod.own,
     route_by: RouteByOption = RouteBy.utterance,
     route_nearest: RouteNearest = None,
-    route_without_own: Annotated[
-        bool,
-        typer.Option(
-            "--route-without-own", help="Never choose the speaker's own weights, as if they were unknown."
-        ),
-    ] = False,
+    route_without_own: WithoutOwn = False,
     search: Search = None,
     search_set: SearchSet = None,
     lm: Lm = None,

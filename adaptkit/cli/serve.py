@@ -53,6 +53,27 @@ Preload = Annotated[
     typer.Option(metavar="NAME", help="Load this speaker's Submodel at startup and keep it; repeatable."),
 ]
 
+RefreshSec = Annotated[
+    float, typer.Option(metavar="SEC", min=0.01, help="Interval between scans of the folder.")
+]
+Unknown = Annotated[
+    UnknownRequest,
+    typer.Option(
+        help="For speakers without a Submodel, error uses the one named 'shared', else answers 404; base "
+        "uses the base model; shared, likelihood and embedding also serve requests without a speaker: by "
+        "'shared', or by the Submodel that the audio fits best, or of the nearest voice."
+    ),
+]
+Nearest = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="With likelihood: compare the Submodels of the N nearest voices.",
+        show_default="8",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -66,23 +87,8 @@ def serve(
     port: Port = 8000,
     workers: Workers = 1,
     submodel_mb: SubmodelMb = None,
-    unknown_speaker: Annotated[
-        UnknownRequest,
-        typer.Option(
-            help="For speakers without a Submodel, error uses the one named 'shared', else answers 404; base "
-            "uses the base model; shared, likelihood and embedding also serve requests without a speaker: by "
-            "'shared', or by the Submodel that the audio fits best, or of the nearest voice."
-        ),
-    ] = UnknownRequest.error,
-    route_nearest: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="With likelihood: compare the Submodels of the N nearest voices.",
-            show_default="8",
-        ),
-    ] = None,
+    unknown_speaker: Unknown = UnknownRequest.error,
+    route_nearest: Nearest = None,
     search: BaseSearch = None,
     search_set: SearchSet = None,
     lm: Lm = None,
@@ -93,9 +99,7 @@ def serve(
     max_sec: Annotated[float, typer.Option(metavar="SEC", min=0.1, help="Longest recording.")] = 60,
     max_queue: MaxQueue = 256,
     timeout_sec: TimeoutSec = 30,
-    refresh_sec: Annotated[
-        float, typer.Option(metavar="SEC", min=0.01, help="Interval between scans of the folder.")
-    ] = 2,
+    refresh_sec: RefreshSec = 2,
     preload: Preload = None,
     allowed_host: AllowedHost = None,
     device: Device = "auto",
