@@ -234,7 +234,7 @@ def embed(
 ) -> None:
     """Describe the voice of every speaker, so that utterances without a name can find the nearest.
 
-    Example: adaptkit submodels embed exp/residual dump/train
+    Example: adaptkit submodels embed exp/residual dump/train dump/anna
     """
     from adaptkit.submodels import embeddings as library
 

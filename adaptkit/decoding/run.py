@@ -119,7 +119,7 @@ def _log_accuracy(out: Path, accuracy: float | None) -> None:
 
 
 def _write_record(out: Path, options: DecodeOptions, model: Decoder, device: str) -> None:
-    """Write the record of a model that no training left one for: the base model alone, or Submodels."""
+    """Write the record of a model that no training left one for: the base, Submodels, or a routed choice."""
     made = _recorded_model(out, options, model)
     if made is not None:
         write_record(
@@ -139,6 +139,11 @@ def _recorded_model(out: Path, options: DecodeOptions, model: Decoder) -> Record
         num_shared = sum(parameter.numel() for _, parameter in shared_parameters(submodels.stack))
         kind, num_all = submodels.stack.kind, num_shared + len(tasks) * num_each
         return RecordedModel(folder.path.resolve().name, kind, tasks, num_all, num_each)
+    is_elsewhere = out.name.startswith("decode_") and not folder.record.exists()
+    if options.is_routed and is_elsewhere and folder.path.resolve() != options.exp.resolve():
+        stack = model.adapters
+        counts = stack.num_parameters, stack.num_per_task
+        return RecordedModel(folder.path.resolve().name, stack.kind, stack.tasks, *counts)
     if model.adapters is None and folder.path.name == BASE_ALONE:
         return RecordedModel(BASE_ALONE, "none", (), 0, 0)
     return None

@@ -4,8 +4,8 @@ A speaker's embedding is the mean of those of training utterances (`model.embedd
 their cosine after within-class covariance normalisation (Hatch et al., Within-class covariance normalization
 for SVM-based speaker recognition, Interspeech 2006): less the mean over speakers, times the inverse square
 root of the covariance within speakers. One utterance finds its speaker among 32 voices of egs/voices in 95 %
-of cases, without that normalisation in 58 %; from block 6 of 12 instead of the first, in 78 %. Among 80 real
-speakers with 10 utterances each, in 94 % [ours].
+of cases, without that normalisation in 58 %; from block 6 of 12 instead of the first, in about 80 %. Among 80
+real speakers with 10 utterances each, in 94 % [ours].
 """
 
 import logging

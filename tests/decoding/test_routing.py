@@ -10,7 +10,7 @@ from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.files import write_text
 from adaptkit.kaldi.tables import read_table, write_table
-from adaptkit.records import DecodeRecord
+from adaptkit.records import DecodeRecord, RunRecord
 from adaptkit.submodels import export as folders
 from adaptkit.submodels.router import RouteOptions
 
@@ -209,3 +209,11 @@ def test_more_submodels_than_fit_in_memory_are_not_compared(run, base, base_dir,
     with pytest.raises(ConfigError, match=rf"compares 30 Submodels .* only 17 fit in memory; {remedies}"):
         run("likelihood", exp=base_dir, submodels=folder, submodel_mb=0.02)
     assert len(read_routes(run("likelihood", exp=base_dir, submodels=folder, submodel_mb=1))) == 6
+
+
+def test_hypotheses_elsewhere_have_a_record_for_reports(run, exp, tmp_path):
+    run("likelihood", out=tmp_path / "routed/decode_valid")
+    record = RunRecord.read(tmp_path / "routed/run.json")
+    assert (record.name, record.kind, record.tasks) == ("routed", "residual", ["spk1", "spk10", "spk2"])
+    run("likelihood")
+    assert not (exp / "run.json").exists()
