@@ -62,6 +62,11 @@ class Training(Config):
     )
     seed: Seed = Field(0, description="random seed of initialisation, batch order and dropout")
 
+    @property
+    def decays_to_start(self) -> bool:
+        """Whether weights decay towards those of the start rather than towards zero."""
+        return False
+
 
 class AdapterTraining(Training):
     """How adapters are trained."""
@@ -90,6 +95,16 @@ class AdapterTraining(Training):
         description="keep the weights that speakers share as in 'start'; selection and early stopping are "
         "then per speaker, as speakers do not affect each other; no effect if nothing is shared",
     )
+    decay_towards: Literal["auto", "zero", "start"] = Field(
+        "auto",
+        description="what weight_decay pulls weights towards: zero, or their values at the start; auto: the "
+        "start if 'start' is set, else zero",
+    )
+
+    @property
+    def decays_to_start(self) -> bool:
+        """Whether weights decay towards those of the start rather than towards zero."""
+        return self.decay_towards == "start" or (self.decay_towards == "auto" and self.start is not None)
 
     @model_validator(mode="after")
     def _frozen_weights_have_a_start(self) -> "AdapterTraining":

@@ -65,6 +65,11 @@ def save(
 def load(path: Path) -> AdapterFile:
     """Read an adapter file; a truncated or unrelated file raises CheckpointError with the reason."""
     weights, header = read_tensors(path)
+    if "holds" in header:
+        raise CheckpointError(
+            f"{path}: of a Submodel, not of an experiment; 'adaptkit submodels pack {path.parent} EXP --base "
+            "DIR' packs the Submodels of a folder into one"
+        )
     if header.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: an adapter file of format {header.get('format')}, not {_FORMAT}")
     try:

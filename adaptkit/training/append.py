@@ -167,6 +167,7 @@ def _record(
                 run,
                 tasks=list(stack.tasks),
                 params_trainable=run.params_trainable + more,
+                params_per_task=num_each,
                 unimproved=[*run.unimproved, *new.unimproved],
             ).write(target.record)
     elif options.out is not None:

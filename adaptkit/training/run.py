@@ -66,7 +66,8 @@ def train_adapters(
             checkpoint.save(place, adapters, base.fingerprint, state.step, weights, unimproved=kept)
 
         def finish(state: State) -> None:
-            counts = (adapters.num_parameters, adapters.num_per_task)
+            num_each = 0 if settings.train.shared else adapters.num_per_task  # what one more speaker adds
+            counts = (adapters.num_parameters, num_each)
             kept = state.list_unimproved(tasks)
             metric = choose_metric(settings.train.valid_metric, valid)
             made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts, kept, metric)

@@ -35,6 +35,7 @@ _UNSAID = {
     "base.train.temperature": 1.0,
     "train.shared": False,
     "train.freeze_shared": False,
+    "train.decay_towards": "auto",
 }
 WHOLE = ""  # in place of a task's name: the whole run, if early stopping is global
 
@@ -142,8 +143,10 @@ class Saved:
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = tensor
         load_strictly(self.module, parts["weights"], path)
-        own = {name: self.optimizer.tensors()[name].shape for name in ("steps", "moments")}
-        found = {name: t.shape for name, t in parts["optimizer"].items() if name in own}
+        own, found = (
+            {name: t.shape for name, t in tensors.items() if not name.startswith("shared.")}
+            for tensors in (self.optimizer.tensors(), parts["optimizer"])
+        )
         if set(self.best) != set(parts["best"]) or own != found:
             raise CheckpointError(f"{path}: {_NO_STATE}")
         self.best.update(parts["best"])

@@ -138,7 +138,7 @@ def test_retraining_has_the_options_of_the_experiment_but_for_its_epochs_and_sta
     run(retrain_epochs=1)
     folder = exp / "pruned_from_bottom/keep_1-1"
     own, changed = (experiment.load(path / "config.yaml") for path in (exp, folder / "retrained"))
-    expected = {"max_epochs": 1, "start": folder / "adapter.safetensors"}
+    expected = {"max_epochs": 1, "start": folder / "adapter.safetensors", "decay_towards": "zero"}
     assert changed.train == own.train.model_copy(update=expected)
     assert (changed.base, changed.data, changed.name) == (own.base, own.data, "tiny_keep_1-1_retrained")
 

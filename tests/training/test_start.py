@@ -13,8 +13,12 @@ from adaptkit.adapters.per_task import SHARED, shared_parameters
 from adaptkit.errors import CheckpointError, ConfigError, DataError
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
+from adaptkit.records import RunRecord
+from adaptkit.submodels import export
+from adaptkit.tensors import read_tensors
 from adaptkit.training import start
 from adaptkit.training.run import train_adapters
+from adaptkit.training.state import WHOLE
 from adaptkit.training_options import AdapterTraining
 from tests.fixtures.models import SPEAKERS
 
@@ -111,6 +115,24 @@ def test_a_folder_without_adapters_is_no_start(base, tmp_path):
         take(tmp_path, tmp_path / "run", build(base, {"kind": "residual"}), base)
 
 
+def test_a_submodel_is_a_start_once_it_is_packed(base, base_dir, new_exp, assert_same, tmp_path):
+    exp, stack = new_exp("shared", tasks=[SHARED]), build(base, {"kind": "residual"})
+    export.export(exp / "adapter.safetensors", base, tmp_path / "submodels")
+    for path in (tmp_path / "submodels", tmp_path / "submodels/shared.safetensors"):
+        with pytest.raises(CheckpointError, match="adaptkit submodels pack"):
+            take(path, tmp_path / "run", stack, base)
+    export.pack(tmp_path / "submodels", base, tmp_path / "packed")
+    take(tmp_path / "packed", tmp_path / "run", stack, base)
+    assert_same(dict(checkpoint.load(tmp_path / "run/start.safetensors").weights), dict(read(exp).weights))
+
+
+def test_a_space_that_has_learned_can_be_frozen(base, new_exp, tmp_path):
+    exp, stack = new_exp("before", **SPACE), build(base, {"kind": "residual", **SPACE})
+    take(exp, tmp_path / "run", stack, base, freeze_shared=True)
+    trained = [name for name, parameter in stack.named_parameters() if parameter.requires_grad]
+    assert trained == ["0.space.codes.table"]
+
+
 def test_what_is_shared_can_be_frozen(base, new_exp, tmp_path):
     exp, stack = new_exp("shared", kind="hra", tasks=[SHARED]), build(base, {"kind": "hra"})
     take(exp, tmp_path / "run", stack, base, freeze_shared=True)
@@ -150,6 +172,8 @@ def shared(settings, tmp_path):
 @pytest.mark.slow
 def test_one_adapter_is_trained_for_all_and_decodes_anyone(shared, adaptkit, corpus, tmp_path):
     assert read(shared).tasks == (SHARED,)
+    record = RunRecord.read(shared / "run.json")
+    assert (record.tasks, record.params_per_task, record.params_trainable) == ([SHARED], 0, 2 * (32 * 4 + 20))
     data = shutil.copytree(corpus / "dump/valid", tmp_path / "strangers")
     write_table(data / "utt2task", dict.fromkeys(read_table(data / "utt2spk"), "stranger"))
     done = adaptkit("decode", shared, data, "--device", "cpu")
@@ -204,6 +228,20 @@ def test_a_run_resumes_to_the_same_bytes_without_its_start(
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     moved = with_training(made, start=tmp_path / "elsewhere")
     train_adapters(moved, killed, device="cpu", resume=True)  # the same under another name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", [True, False])
+def test_selection_is_per_speaker_where_what_is_shared_is_frozen(settings, tmp_path, freeze):
+    hra = api.read_config({"kind": "hra", "controller_width": 4})
+    made = settings(max_epochs=1).model_copy(update={"adapters": (hra,)})
+    train_adapters(with_training(made, shared=True), tmp_path / "shared", device="cpu")
+    second = with_training(made, start=tmp_path / "shared", freeze_shared=freeze)
+    train_adapters(second, tmp_path / "run", device="cpu")
+    standings = read_tensors(tmp_path / "run/state.safetensors")[1]["state"]["standings"]
+    assert set(standings) == (set(SPEAKERS) if freeze else {WHOLE})
+    controllers = [read(tmp_path / name).weights["0.controllers.all.weight"] for name in ("shared", "run")]
+    assert controllers[0].equal(controllers[1]) == freeze
 
 
 @pytest.mark.slow
