@@ -50,6 +50,7 @@ class Room:
     resident: frozenset[str] = frozenset()  # speakers whose Submodels stay in memory
     mixes_lengths: bool = True  # false if the rows of a batch must be equally long
     mixes_speakers: bool = True  # false if each speaker changes weights of the base model
+    num_routed: int = 4  # requests whose Submodels are chosen first, one after the other, while all wait
 
     def admits(self, batch: list[Waiting], item: Waiting) -> bool:
         """Return whether a request may join a batch; any may join an empty one."""
@@ -62,6 +63,7 @@ class Room:
         fits = len(together) <= self.num_rows and longest * len(together) <= self.num_frames
         return (
             fits
+            and num_routed <= self.num_routed
             and len(speakers - self.resident) + num_routed <= self.num_speakers
             and (self.mixes_lengths or len(item.inputs) == len(batch[0].inputs))
             and (self.mixes_speakers or (item.speaker == batch[0].speaker and not num_routed))
