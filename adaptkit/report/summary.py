@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from adaptkit.adapters.per_task import SHARED
 from adaptkit.errors import listed
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.scoring.bootstrap import LEVEL
@@ -165,6 +166,8 @@ def list_unimproved(results: Sequence[ExperimentResult]) -> list[str]:
     return [
         f"{row.name}: {len(row.unimproved)} of {len(row.tasks)} speakers kept the weights of their start, as "
         f"no validation was better: {listed(row.unimproved)}."
+        if row.tasks != [SHARED]
+        else f"{row.name}: kept the weights of its start, as no validation was better."
         for row in map(summarise, results)
         if row.unimproved
     ]

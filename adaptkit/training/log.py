@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from adaptkit.adapters.per_task import SHARED
 from adaptkit.errors import AdaptkitError, TrainingError, listed
 from adaptkit.files import explain_os_error, write_text
 from adaptkit.folders import RunFolder
@@ -73,7 +74,7 @@ class TrainingLog:
         if state.step == 0:
             return " (the start)"
         better = [name for name, s in state.standings.items() if s.waited == 0 and not s.is_stopped]
-        if WHOLE in state.standings:
+        if state.standings.keys() <= {WHOLE, SHARED}:
             return " (best)" if better else ""
         stopped = f", {len(state.stopped)} stopped" if state.stopped else ""
         return f" (best for {len(better)} of {len(state.standings)} speakers{stopped})"
@@ -83,8 +84,8 @@ class TrainingLog:
         kept = state.list_unimproved(self.tasks)
         if kept:
             what = "no validation was better than that of the start, whose weights are kept"
-            counts = f"{len(kept)} of {len(self.tasks)} speakers"
-            _LOG.warning("%s: %s: %s: %s", self.path.parent, counts, what, listed(kept))
+            whose = f"{len(kept)} of {len(self.tasks)} speakers: {what}: {listed(kept)}"
+            _LOG.warning("%s: %s", self.path.parent, what if kept == [SHARED] else whose)
 
     def rewind(self, step: int) -> None:
         """Remove the lines after the last save, since those steps are repeated; all of them at step 0."""

@@ -31,6 +31,13 @@ def test_speakers_that_kept_their_start_are_named(experiments):
         assert f"{expected}, as no validation was better: ann." in render(comparison)
 
 
+def test_a_shared_adapter_that_kept_its_start_is_named_as_one(experiments):
+    path = experiments[1] / "run.json"
+    dataclasses.replace(RunRecord.read(path), tasks=["shared"], unimproved=["shared"]).write(path)
+    expected = "residual64: kept the weights of its start, as no validation was better."
+    assert summary.list_unimproved(load(experiments).results) == [expected]
+
+
 def test_figures_are_those_worked_by_hand(experiments):
     row = rows_of(experiments)["residual64"]
     assert (row["wer"], row["by_task"]) == (12.5, {"ann": 25.0, "bob & <co>": 0.0})

@@ -12,6 +12,7 @@ from adaptkit.kaldi import datadir, subset
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.records import RunRecord
+from adaptkit.tensors import read_tensors, write_tensors
 from adaptkit.training import run as training_run
 
 pytestmark = pytest.mark.slow
@@ -75,6 +76,17 @@ def test_a_refused_second_run_changes_no_file(trained, content):
 
 def test_resuming_a_finished_training_changes_no_file(trained, content):
     folder, settings = trained
+    before = content(folder)
+    training_run.train_adapters(settings, folder, device="cpu", resume=True)
+    assert content(folder) == before
+
+
+def test_a_state_of_an_earlier_version_without_later_options_is_resumed(trained, content, tmp_path):
+    folder, settings = shutil.copytree(trained[0], tmp_path / "earlier"), trained[1]
+    tensors, header = read_tensors(folder / "state.safetensors")
+    for name in ("shared", "freeze_shared", "decay_towards"):
+        del header["identity"][f"train.{name}"]
+    write_tensors(folder / "state.safetensors", tensors, header)
     before = content(folder)
     training_run.train_adapters(settings, folder, device="cpu", resume=True)
     assert content(folder) == before

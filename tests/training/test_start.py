@@ -162,6 +162,13 @@ def test_frozen_weights_need_a_start():
 # whole trainings
 
 
+@pytest.mark.slow
+def test_a_shared_adapter_that_nothing_improved_is_told_of_as_one(settings, caplog, tmp_path):
+    train_adapters(settings(shared=True, max_epochs=1, lr=1e-30), tmp_path / "idle", device="cpu")
+    assert "idle: no validation was better than that of the start, whose weights are kept\n" in caplog.text
+    assert read(tmp_path / "idle").unimproved == (SHARED,)
+
+
 @pytest.fixture
 def shared(settings, tmp_path):
     """A folder with one adapter, trained for all speakers."""
