@@ -42,6 +42,7 @@ from adaptkit.training.validation import Metric, describe_value
 
 _LOG = logging.getLogger(__name__)
 _NUM_COMPARED = 4  # utterances of a new speaker that select the nearest known speaker
+_OF_TRAINING = {"train.shared", "train.start", "train.freeze_shared"}
 _OF_VALIDATION = {"train.patience", "train.average", "train.valid_every", "train.valid_metric"}
 
 
@@ -132,7 +133,8 @@ def start(
                 chosen = [known.tasks.index(SHARED)]
             if where == "nearest":
                 chosen = [find_nearest(known, train, task)]
-                _LOG.info("%s starts from %s, the nearest known speaker", task, known.tasks[chosen[0]])
+                what = "%s starts from '%s', whose weights give the lowest loss"
+                _LOG.info(what, task, known.tasks[chosen[0]])
             for name, parameter in task_parameters(stack):
                 parameter[index] = owned[name][chosen].mean(dim=0)
     return stack
@@ -143,7 +145,8 @@ def _choose_start(
 ) -> tuple[str, AdapterStack | None]:
     """Return where new speakers start, and the shared adapter that the experiment itself started from."""
     path = RunFolder(options.exp).start
-    shared = read_shared_start(path, base) if path.exists() else None
+    is_wanted = options.start in (None, "shared")
+    shared = read_shared_start(path, base) if is_wanted and path.exists() else None
     has_shared = shared is not None or SHARED in known.tasks
     if options.start == "shared" and not has_shared:
         raise ConfigError(
@@ -185,6 +188,12 @@ def _refuse_misuse(options: EnrollOptions) -> None:
     other = [word for word in options.overrides if not word.startswith("train.")]
     if other:
         raise ConfigError(f"--set {other[0]}: enrolment can change train.* only; remove this option")
+    foreign = [word for word in options.overrides if word.partition("=")[0] in _OF_TRAINING]
+    if foreign:
+        raise ConfigError(
+            f"--set {foreign[0]}: has no effect on enrolment, in which shared weights are frozen and --start "
+            "says where new speakers start; remove this option"
+        )
     if options.out is not None and options.out.resolve() == options.exp.resolve():
         raise ConfigError(f"--out {options.out}: is EXP itself; omit --out to add to its adapter file")
     idle = [word for word in options.overrides if word.partition("=")[0] in _OF_VALIDATION]

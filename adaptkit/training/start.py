@@ -71,8 +71,9 @@ def take_start(
     _copy(stack, adapters, path)
     if options.freeze_shared:
         _freeze(adapters)
-    whose = "the shared adapter" if chosen.tasks == (SHARED,) else "the weights of the same speakers"
-    _LOG.info("%s: starts from %s of %s", folder, whose, path)
+    if is_first():
+        whose = "the shared adapter" if chosen.tasks == (SHARED,) else "the weights of the same speakers"
+        _LOG.info("%s: starts from %s of %s", folder, whose, path)
     return {"start": digest([hash_tensors(chosen.weights), *map(config.dump, chosen.adapters)])}
 
 

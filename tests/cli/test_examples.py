@@ -10,6 +10,7 @@ import pytest
 
 from adaptkit import config, experiment
 from adaptkit.kaldi import datadir, subset
+from adaptkit.training_options import Training
 from tests.fixtures.models import CONFORMER
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,8 @@ def folder(adaptkit, corpus, settings, tmp_path, monkeypatch):
     config.write_yaml("conf/tiny.yaml", {**MODEL, "model_conf": {"ctc_weight": 1.0}})
     sets = {"train": "dump/train", "valid": "dump/test"}
     made = settings(max_epochs=1).model_dump()
-    base = {"dir": "exp/base", "model": "conf/tiny.yaml", "data": sets, "train": made["train"]}
+    common = {name: made["train"][name] for name in Training.model_fields}
+    base = {"dir": "exp/base", "model": "conf/tiny.yaml", "data": sets, "train": common}
     made = experiment.Experiment.model_validate({**made, "base": base, "data": sets})
     experiment.save(made, Path("conf/mini.yaml"))
 

@@ -17,6 +17,7 @@ from adaptkit.features.fbank import cmvn_stats, write_cmvn
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.tensors import read_tensors
 from adaptkit.training.run import train_adapters
+from adaptkit.training_options import Training
 from tests.fuzz.world import World, settings
 
 RATE = ("--rate", 8000)
@@ -161,7 +162,7 @@ def complete(world: World) -> None:
         "dir": str(folder / "work/base"),
         "model": str(folder / "model.yaml"),
         "data": sets,
-        "train": train,
+        "train": {name: train[name] for name in Training.model_fields},
     }
     files = {
         "train.yaml": {**content, "train": train},

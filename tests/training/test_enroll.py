@@ -348,6 +348,7 @@ def test_a_new_speaker_that_no_step_improves_keeps_the_mean_it_starts_from(optio
         ({"speakers": ("spk3",)}, DataError, "'spk3'"),
         ({"speakers": ("spk1",)}, CheckpointError, "has spk1 already"),
         ({"overrides": ("adapters.0.bottleneck=9",)}, ConfigError, "remove this option"),
+        ({"overrides": ("train.start=exp/shared",)}, ConfigError, "has no effect on enrolment"),
         ({"overrides": ("train.patience=2",)}, ConfigError, "has no effect without --valid"),
     ],
 )
@@ -446,8 +447,10 @@ def test_speakers_are_enrolled_beside_a_shared_adapter_as_speakers(options, know
     assert read(known.parent / "all").tasks == (SHARED, NEW)
 
 
-@pytest.mark.parametrize("where", ["mean", "new", "nearest"])
-@pytest.mark.parametrize("towards", ["zero", "start"])
+@pytest.mark.parametrize("entry", ["table", "space"], indirect=True)
+@pytest.mark.parametrize(
+    ("where", "towards"), [("mean", "zero"), ("mean", "start"), ("new", "start"), ("nearest", "start")]
+)
 def test_weights_decay_towards_zero_or_where_each_speaker_started(
     options, known, base, corpus, where, towards
 ):
