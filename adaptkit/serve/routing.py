@@ -22,8 +22,8 @@ _LOG = logging.getLogger(__name__)
 class Routing:
     """Chooses Submodels with the embeddings in their folder, which are read again when the file changes.
 
-    Speakers without an embedding are never chosen. Likelihoods are compared for the nearest voices, the
-    shared adapter and the base model only, so that no request evicts all Submodels from memory.
+    Speakers without an embedding are never chosen. Likelihoods are compared for the nearest voices and the
+    shared adapter or the base model only, so that no request evicts all Submodels from memory.
     """
 
     def __init__(

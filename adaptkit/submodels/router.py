@@ -2,11 +2,8 @@
 
 `likelihood` takes the weights under which the model gives its own best text the highest likelihood
 (`base.search.likelihood`); `embedding` the known speaker whose voice is nearest (`embeddings`), or the shared
-adapter if none is near. The methods use no text, and no other utterance.
-
-On egs/voices, 32 voices with residual adapters, a voice without weights has 71.6 % WER with the base model,
-61.5 % with those of the nearest voice, 51.8 % with the likeliest of the five nearest and the base, 42.6 %
-with a shared adapter. A known voice has 49.8, 19.6, 19.4 and 21.4 %, with its own weights 18.4 % [ours].
+adapter if none is near. Likelihoods may be compared of the nearest voices only; with a shared adapter, of
+those that are near at all. The methods use no text, and no other utterance. docs/routing.md has figures.
 """
 
 import math
@@ -87,7 +84,7 @@ class Router:
     def choose(
         self, row: Batch, num_frames: int, known: Sequence[str], *, without: str | None = None
     ) -> Choice:
-        """Choose among the tasks `known`, the shared adapter if it is one of them, and the base model.
+        """Choose among the tasks `known`, or the base model if they have no shared adapter.
 
         `row` is a batch of one utterance of `num_frames` feature frames. The weights of `without` are left
         out.
@@ -95,13 +92,15 @@ class Router:
         if self._options.method == "shared":
             return Choice(SHARED)
         speakers = [task for task in known if task not in (SHARED, without)]
-        fallback = [SHARED] if SHARED in known else []
         near = self._compare(row, speakers) if self._options.uses_embeddings else {}
         if self._options.method == "embedding":
             return _best(self._with_fallback(near, has_shared=SHARED in known), row)
         if self._options.nearest is not None:
-            speakers = sorted(near, key=lambda task: -near[task])[: self._options.nearest]
-        return _best(self._measure(row, num_frames, [*speakers, *fallback, BASE_NAME]), row)
+            lowest = self._embeddings.threshold if SHARED in known else -math.inf
+            speakers = sorted((t for t in near if near[t] >= lowest), key=lambda task: -near[task])
+        fallback = SHARED if SHARED in known else BASE_NAME
+        names = [*speakers[: self._options.nearest], fallback]
+        return _best(self._measure(row, num_frames, names), row)
 
     def _compare(self, row: Batch, speakers: Sequence[str]) -> dict[str, float]:
         """Return the cosine of an utterance with each speaker that has an embedding."""
@@ -109,7 +108,7 @@ class Router:
         return {task: cosines[self._places[task]] for task in speakers if task in self._places}
 
     def _with_fallback(self, near: Mapping[str, float], *, has_shared: bool) -> dict[str, float]:
-        """Return the cosines and, for the shared adapter, the one below which a voice is not known.
+        """Return the cosines and, for the shared adapter, the one below which a voice is not near.
 
         The base model is no such fallback: it was worse than the nearest voice, also for unknown ones.
         """

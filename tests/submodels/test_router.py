@@ -116,6 +116,24 @@ def test_likelihoods_are_compared_of_the_nearest_voices_only(choose, voices):
     assert {found.name, found.runner_up} == {"spk10", BASE}
 
 
+def test_with_a_shared_adapter_only_voices_that_are_near_at_all_are_compared(choose, voices):
+    tasks, cosines = (*TASKS, SHARED), {"spk1": 0.2, "spk10": 0.6, "spk2": 0.5}
+    some = choose(tasks=tasks, made=voices(0.55, **cosines), nearest=3)
+    assert {some.name, some.runner_up} == {"spk10", SHARED}
+    none = choose(tasks=tasks, made=voices(0.7, **cosines), nearest=3)
+    assert (none.name, none.runner_up) == (SHARED, None)
+
+
+def test_the_base_is_compared_where_there_is_no_shared_adapter(choose):
+    def names(tasks):
+        first = choose(tasks=tasks)
+        second = choose(tasks=tasks, without=first.name)
+        return {first.name, first.runner_up, second.runner_up}
+
+    assert names(("spk1",)) == {"spk1", BASE, None}
+    assert BASE not in names(("spk1", SHARED))
+
+
 def test_speakers_without_an_embedding_are_not_chosen_and_without_any_the_base_is(choose, voices):
     assert choose("embedding", made=voices(0.9, spk1=0.2)).name == "spk1"
     assert choose("embedding", made=voices(0.9, spk1=0.2), without="spk1").name == BASE
