@@ -34,6 +34,11 @@ class RunFolder:
         return self.path / "adapter.safetensors"
 
     @property
+    def speakers(self) -> Path:
+        """The embeddings of the speakers whose adapters are used for decoding."""
+        return self.path / "speakers.safetensors"
+
+    @property
     def start(self) -> Path:
         """The adapters that training started from, if it was given any (`train.start`)."""
         return self.path / "start.safetensors"
@@ -121,6 +126,11 @@ class DecodeFolder:
         return self.path / "utt2score"
 
     @property
+    def routes(self) -> Path:
+        """What was chosen for each utterance, if the weights were not those of its speaker's name."""
+        return self.path / "routes.tsv"
+
+    @property
     def nbest(self) -> Path:
         """The folder of n-best lists, if there are any."""
         return self.path / "nbest"
@@ -146,7 +156,7 @@ class DecodeFolder:
 
     def clear(self) -> None:
         """Remove what was made of earlier hypotheses, before others are written."""
-        for path in (self.record, self.score, self.result):
+        for path in (self.record, self.score, self.result, self.routes):
             try:
                 remove(path)
             except OSError as error:

@@ -84,6 +84,8 @@ class DecodeRecord:
     search_reason: str = ""  # why it was chosen
     lm: str | None = None  # the file of the language model
     lm_sha256: str | None = None
+    route: dict[str, Any] | None = None  # how weights were chosen; None: by the name of the speaker
+    route_accuracy: Annotated[float, Field(ge=0, le=100)] | None = None  # percent with their own weights
 
     @property
     def rtf(self) -> float:

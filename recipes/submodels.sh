@@ -30,6 +30,8 @@ embeddings="4 16 64"             # dimensions of the speaker embeddings, a train
 two_stage_embeddings="16"        # dimensions of those that start from the adapter for all speakers
 counts="1 5 20 100"              # utterances to enroll a new speaker with
 starts="mean nearest"            # where enrollment starts, but for two-stage training: mean, nearest or new
+routes="embedding likelihood"    # ways to choose among the two-stage weights where nobody says who speaks
+nearest=5                        # voices among which likelihood chooses
 expdir=exp/submodels             # folder of the experiments and of reports
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
 embedding_set=                   # further changes for speaker embeddings
@@ -75,6 +77,10 @@ done
 known_decoded=("$expdir/none" "$expdir/shared" "${trained[@]}" "${second[@]}")
 few_decoded=("$expdir/none" "$expdir/shared" "$expdir/one_job" "$expdir/each_job" "$expdir/two_stage")
 new_decoded=("$expdir/none" "$expdir/shared" "${enrolled[@]}")
+for method in $routes; do
+  known_decoded+=("$expdir/routed_$method" "$expdir/routed_${method}_without_own")
+  new_decoded+=("$expdir/routed_$method")
+done
 decoded=("${known_decoded[@]/%//decode_$test}" "${few_decoded[@]/%//decode_few_$test}" "${new_decoded[@]/%//decode_$new_test}")
 
 prepare() {  # first and last stage of the recipe that makes data and the base model
@@ -120,12 +126,20 @@ enroll() {  # folder of an enrollment
     --data "dump/enroll_$count" --start "${rest##*_}" --out "$1" "${enroll_overrides[@]}"
 }
 
+route() {  # folder of a way to choose weights; sets the words for adaptkit decode
+  local name=${1##*/routed_}
+  how=("$expdir/two_stage" --route "${name%_without_own}")
+  [[ $name != likelihood* ]] || how+=(--route-nearest "$nearest")
+  [[ $name != *_without_own ]] || how+=(--route-without-own)
+}
+
 decode() {  # folder of hypotheses
   local folder set how
   folder=$(dirname "$1") set=${1##*/decode_}
   case $(basename "$folder") in
     none) how=("$config" --base-only "${base_overrides[@]}") ;;
     each_job) how=("$config" --submodels "$folder/submodels" "${base_overrides[@]}") ;;
+    routed_*) route "$folder" ;;
     *) how=("$folder") ;;
   esac
   "${run[@]}" "$folder/log/$set.log" adaptkit decode "${how[@]}" "dump/$set" --out "$1"
@@ -176,6 +190,8 @@ fi
 
 if is_stage 7 "decoding and scoring"; then
   adaptkit data subset "dump/$test" "dump/few_$test" --spk-list "$few"
+  [ -z "$routes" ] || "${run[@]}" "$expdir/two_stage/log/embed.log" \
+    adaptkit submodels embed "$expdir/two_stage" "dump/$train"
   for_each decode "${decoded[@]}"
   for folder in "${decoded[@]}"; do adaptkit score "dump/${folder##*/decode_}" "$folder"; done
 fi

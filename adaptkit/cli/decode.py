@@ -13,18 +13,39 @@ from adaptkit.cli.options import (
     Device,
     Lm,
     Nbest,
+    Route,
+    RouteBy,
+    RouteByOption,
+    RouteMethod,
+    RouteNearest,
     Search,
     SearchSet,
     SubmodelMb,
     UnknownSpeaker,
     UnknownSpeakers,
     choose_device,
+    request_route,
     request_search,
 )
 
 Submodels = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="A folder of Submodels to use in place of EXP's adapters."),
+]
+
+BaseOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the base model, as in base.dir=exp/base or base.prompt.language=deu.",
+    ),
+]
+WithoutOwn = Annotated[
+    bool,
+    typer.Option(
+        "--route-without-own", help="Never choose the speaker's own weights, as if they were unknown."
+    ),
 ]
 
 
@@ -48,18 +69,15 @@ def decode(
         typer.Option(metavar="DIR", help="The folder to write to.", show_default="EXP/decode_<set>"),
     ] = None,
     base: Base = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a setting of the base model, as in base.dir=exp/base or base.prompt.language=deu.",
-        ),
-    ] = None,
+    overrides: BaseOverrides = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Decode without adapters.")] = False,
     submodels: Submodels = None,
     submodel_mb: SubmodelMb = None,
     unknown_speaker: UnknownSpeakers = UnknownSpeaker.error,
+    route: Route = RouteMethod.own,
+    route_by: RouteByOption = RouteBy.utterance,
+    route_nearest: RouteNearest = None,
+    route_without_own: WithoutOwn = False,
     search: Search = None,
     search_set: SearchSet = None,
     lm: Lm = None,
@@ -87,5 +105,6 @@ def decode(
         submodels=submodels,
         submodel_mb=submodel_mb,
         search=request_search(search, search_set, lm, nbest),
+        route=request_route(route, route_by, route_nearest, without_own=route_without_own),
     )
     typer.echo(decode_folder(options, device=choose_device(device)))

@@ -28,6 +28,32 @@ class UnknownSpeaker(str, Enum):
     base = "base"
 
 
+class UnknownRequest(str, Enum):
+    """How a server treats requests of a speaker without a Submodel, or without a speaker."""
+
+    error = "error"
+    base = "base"
+    shared = "shared"
+    likelihood = "likelihood"
+    embedding = "embedding"
+
+
+class RouteMethod(str, Enum):
+    """How the weights for an utterance are chosen."""
+
+    own = "own"
+    shared = "shared"
+    likelihood = "likelihood"
+    embedding = "embedding"
+
+
+class RouteBy(str, Enum):
+    """What weights are chosen for at a time."""
+
+    utterance = "utterance"
+    speaker = "speaker"
+
+
 class Start(str, Enum):
     """How to initialise the weights of a new speaker."""
 
@@ -110,6 +136,25 @@ AllowPipes = Annotated[
 BatchFrames = Annotated[
     int, typer.Option(metavar="N", min=1, help="Feature frames per batch, padding included.")
 ]
+Route = Annotated[
+    RouteMethod,
+    typer.Option(
+        help="Weights of the speaker that is named, of the shared adapter, or chosen from the utterance: "
+        "those the model is surest with, or of the nearest voice."
+    ),
+]
+RouteByOption = Annotated[
+    RouteBy, typer.Option("--route-by", help="Choose per utterance, or by each speaker's first utterance.")
+]
+RouteNearest = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Compare likelihoods of the N nearest voices only.",
+        show_default="all",
+    ),
+]
 SubmodelMb = Annotated[
     float | None,
     typer.Option(metavar="MB", min=0, help="Memory for Submodels in MiB, per process.", show_default="1024"),
@@ -167,6 +212,13 @@ def request_search(search: str | None, changes: list[str] | None, lm: Path | Non
 
     chosen = None if search is None else read_search(search)
     return SearchRequest(chosen, tuple(changes or ()), lm, nbest)
+
+
+def request_route(route: RouteMethod, by: RouteBy, nearest: int | None, *, without_own: bool = False) -> Any:
+    """Return the `RouteOptions` of --route and the options that change it."""
+    from adaptkit.submodels.router import RouteOptions
+
+    return RouteOptions(route.value, by.value, nearest, without_own)
 
 
 def choose_device(device: str) -> str:

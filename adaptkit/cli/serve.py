@@ -15,8 +15,7 @@ from adaptkit.cli.options import (
     Nbest,
     SearchSet,
     SubmodelMb,
-    UnknownSpeaker,
-    UnknownSpeakers,
+    UnknownRequest,
     choose_device,
     request_search,
 )
@@ -54,6 +53,27 @@ Preload = Annotated[
     typer.Option(metavar="NAME", help="Load this speaker's Submodel at startup and keep it; repeatable."),
 ]
 
+RefreshSec = Annotated[
+    float, typer.Option(metavar="SEC", min=0.01, help="Interval between scans of the folder.")
+]
+Unknown = Annotated[
+    UnknownRequest,
+    typer.Option(
+        help="For speakers without a Submodel, error uses the one named 'shared', else answers 404; base "
+        "uses the base model; shared, likelihood and embedding also serve requests without a speaker: by "
+        "'shared', or by the Submodel that the audio fits best, or of the nearest voice."
+    ),
+]
+Nearest = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="With likelihood: compare the Submodels of the N nearest voices.",
+        show_default="8",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -67,7 +87,8 @@ def serve(
     port: Port = 8000,
     workers: Workers = 1,
     submodel_mb: SubmodelMb = None,
-    unknown_speaker: UnknownSpeakers = UnknownSpeaker.error,
+    unknown_speaker: Unknown = UnknownRequest.error,
+    route_nearest: Nearest = None,
     search: BaseSearch = None,
     search_set: SearchSet = None,
     lm: Lm = None,
@@ -78,9 +99,7 @@ def serve(
     max_sec: Annotated[float, typer.Option(metavar="SEC", min=0.1, help="Longest recording.")] = 60,
     max_queue: MaxQueue = 256,
     timeout_sec: TimeoutSec = 30,
-    refresh_sec: Annotated[
-        float, typer.Option(metavar="SEC", min=0.01, help="Interval between scans of the folder.")
-    ] = 2,
+    refresh_sec: RefreshSec = 2,
     preload: Preload = None,
     allowed_host: AllowedHost = None,
     device: Device = "auto",
@@ -110,6 +129,7 @@ def serve(
         port=port,
         submodel_mb=1024 if submodel_mb is None else submodel_mb,
         unknown_speaker=unknown_speaker.value,
+        route_nearest=route_nearest,
         limits=limits,
         refresh_sec=refresh_sec,
         num_workers=workers,

@@ -205,6 +205,52 @@ def cross(
 
 
 @app.command(cls=Command)
+def embed(
+    folder: Annotated[
+        Path, typer.Argument(metavar="EXP|DIR", help="A folder of trained adapters, or of Submodels.")
+    ],
+    data: Annotated[
+        list[Path],
+        typer.Argument(metavar="DATA...", help="Data directories that its speakers were trained on."),
+    ],
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder of the base model; needed for Submodels.",
+            show_default="EXP's",
+        ),
+    ] = None,
+    block: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="The block of the encoder to read; later ones tell words, not voices."
+        ),
+    ] = 0,
+    per_speaker: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="At most N utterances per speaker.")
+    ] = None,
+    allow_pipes: AllowPipes = False,
+    device: Device = "auto",
+) -> None:
+    """Describe the voice of every speaker, so that utterances without a name can find the nearest.
+
+    Example: adaptkit submodels embed exp/residual dump/train dump/anna
+    """
+    from adaptkit.submodels import embeddings as library
+
+    options = library.EmbedOptions(
+        folder=folder,
+        sets=tuple(data),
+        base=base,
+        block=block,
+        per_speaker=per_speaker,
+        allow_pipes=allow_pipes,
+    )
+    typer.echo(library.write_embeddings(options, device=choose_device(device)))
+
+
+@app.command(cls=Command)
 def cost(
     one: Annotated[Path, typer.Argument(metavar="EXP", help="The folder of the job for all speakers.")],
     jobs: Annotated[

@@ -12,12 +12,18 @@ from adaptkit.cli.options import (
     Device,
     Lm,
     Nbest,
+    Route,
+    RouteBy,
+    RouteByOption,
+    RouteMethod,
+    RouteNearest,
     Search,
     SearchSet,
     SubmodelMb,
     UnknownSpeaker,
     UnknownSpeakers,
     choose_device,
+    request_route,
     request_search,
 )
 
@@ -46,6 +52,9 @@ def transcribe(
         str | None, typer.Option(metavar="NAME", help="The speaker whose adapters to use.")
     ] = None,
     unknown_speaker: UnknownSpeakers = UnknownSpeaker.error,
+    route: Route = RouteMethod.own,
+    route_by: RouteByOption = RouteBy.utterance,
+    route_nearest: RouteNearest = None,
     search: Search = None,
     search_set: SearchSet = None,
     lm: Lm = None,
@@ -56,7 +65,7 @@ def transcribe(
     batch_frames: BatchFrames = 12000,
     device: Device = "auto",
 ) -> None:
-    """Transcribe audio files of one speaker, and print one line of text per file.
+    """Transcribe audio files of one speaker, or of unknown ones, and print one line of text per file.
 
     Example: adaptkit transcribe hello.wav --base exp/base
     """
@@ -70,6 +79,8 @@ def transcribe(
         raise typer.BadParameter("--exp and --submodels both name adapters; use one of the two")
     if speaker is not None and exp is None and submodels is None:
         raise typer.BadParameter("--speaker needs adapters: --exp or --submodels")
+    if speaker is not None and route is not RouteMethod.own:
+        raise typer.BadParameter("--speaker and --route both say whose adapters to use; use one of the two")
     if nbest is not None and not as_json:
         raise typer.BadParameter("--nbest needs --json, since a line of text holds the best hypothesis alone")
     options = ModelOptions(
@@ -80,6 +91,7 @@ def transcribe(
         submodels=submodels,
         submodel_mb=submodel_mb,
         search=request_search(search, search_set, lm, nbest),
+        route=request_route(route, route_by, route_nearest),
     )
     for one in run(options, files, speaker=speaker, device=choose_device(device)):
         typer.echo(_describe(one) if as_json else f"{one.file} {one.text}" if len(files) > 1 else one.text)
@@ -88,4 +100,5 @@ def transcribe(
 def _describe(one: "Transcript") -> str:
     """Return a line of json."""
     nbest = [{"text": text, "score": round(score, 4)} for text, score in one.nbest]
-    return json.dumps({"file": str(one.file), **nbest[0], "nbest": nbest}, ensure_ascii=False)
+    chosen = {} if one.chosen is None else {"chosen": one.chosen}
+    return json.dumps({"file": str(one.file), **nbest[0], "nbest": nbest, **chosen}, ensure_ascii=False)

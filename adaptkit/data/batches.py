@@ -48,6 +48,12 @@ class Batch:
         """Return the batch with all rows assigned to one task."""
         return replace(self, task_ids=(task_id,) * len(self.utt_ids))
 
+    def repeated(self, task_ids: Sequence[int]) -> "Batch":
+        """Return the one utterance of the batch as a row for each task, without copies of its tensors."""
+        num_rows = len(task_ids)
+        rows = {name: t.expand(num_rows, *t.shape[1:]) for name, t in self._tensors().items()}
+        return replace(self, utt_ids=self.utt_ids * num_rows, task_ids=tuple(task_ids), **rows)
+
     def _tensors(self) -> dict[str, Tensor]:
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in named.items() if isinstance(value, Tensor)}

@@ -26,6 +26,7 @@ from adaptkit.kaldi.durations import is_stated
 
 _LOG = logging.getLogger(__name__)
 BASE_TASK = -1  # the task id of a row for the base model alone
+BASE_NAME = "(base)"  # what stands for the base model where the name of a task would
 CACHE_REMEDY = "run the training again, which writes the cache of encoder outputs anew"
 Group = tuple[int, ...]
 _SAME_FEATURES = 0.05  # of log-mel values; archives may be compressed

@@ -1,9 +1,9 @@
 """Open what decodes: a base model, alone or with adapters or Submodels, together with a search."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from adaptkit.base.search.choose import new_searcher
 from adaptkit.base.search.paths import BestPath
 from adaptkit.base.search.searcher import Searcher
 from adaptkit.data.dataset import Examples, find_frameless, number_tasks
+from adaptkit.decoding import routing
 from adaptkit.decoding.batches import recognise_with_submodels
 from adaptkit.errors import ConfigError, listed
 from adaptkit.experiment import Base
@@ -28,6 +29,9 @@ from adaptkit.model.load import find_base, warn_of_unfinished
 from adaptkit.model.recognise import Hypothesis, recognise
 from adaptkit.search_options import SearchRequest
 from adaptkit.submodels.cache import SubmodelCache
+from adaptkit.submodels.compatibility import find_files
+from adaptkit.submodels.router import Choice, RouteOptions
+from adaptkit.submodels.shared import with_shared
 
 _SUBMODEL_MB = 1024
 _LOG = logging.getLogger(__name__)
@@ -48,6 +52,20 @@ class ModelOptions:
     submodels: Path | None = None  # folder of Submodels, in place of the adapters of `exp`
     submodel_mb: float | None = None  # memory for Submodels in MiB; None for the default
     search: SearchRequest = SearchRequest()
+    route: RouteOptions = RouteOptions()
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether the weights are chosen by the utterance, not by the name of its speaker."""
+        return self.route.method != "own"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The hypotheses of a data set, in no particular order, and what was chosen if they were routed."""
+
+    hypotheses: list[Hypothesis]
+    chosen: Mapping[str, Choice] = field(default_factory=dict)  # by utterance
 
 
 @dataclass(frozen=True)
@@ -61,14 +79,37 @@ class Decoder:
     submodels: SubmodelCache | None = None
     adapter_checksum: int | None = None
 
-    def recognise(self, examples: Examples) -> list[Hypothesis]:
-        """Recognise every utterance, in no particular order; one without encoder frames is silence."""
-        examples = _number_tasks(examples, self)
+    @property
+    def known(self) -> list[str]:
+        """The tasks that have weights of their own here."""
+        if self.submodels is not None:
+            return self.submodels.known()
+        return [] if self.adapters is None else list(self.adapters.tasks)
+
+    def recognise(self, examples: Examples) -> Decoded:
+        """Recognise every utterance; one without encoder frames is silence."""
+        is_routed, chosen = self.options.is_routed, {}
+        examples = examples if is_routed else _number_tasks(examples, self)
         short = find_frameless(examples)
         adapted = AdaptedModel(self.base, self.adapters, is_frozen=True).eval()
+        examples = examples.without(short)
         with adapted.hooked():
-            found = self._recognise(adapted, examples.without(short))
-        return found + [Hypothesis(utt_id, "", 0.0, (BestPath([], 0.0),)) for utt_id in short]
+            if is_routed:
+                chosen = self._route(adapted, examples)
+                examples = routing.assign(examples, chosen, self.known)
+            found = self._recognise(adapted, examples)
+        return Decoded(found + [Hypothesis(name, "", 0.0, (BestPath([], 0.0),)) for name in short], chosen)
+
+    def _route(self, adapted: AdaptedModel, examples: Examples) -> dict[str, Choice]:
+        options = self.options
+        return routing.route(
+            adapted,
+            examples,
+            options.route,
+            folder=options.submodels or options.exp,
+            batch_frames=options.batch_frames,
+            submodels=self.submodels,
+        )
 
     def _recognise(self, adapted: AdaptedModel, examples: Examples) -> list[Hypothesis]:
         size, searcher = self.options.batch_frames, self.searcher
@@ -93,17 +134,39 @@ def opened(
     adapters = None if file is None else checkpoint.restore(file, base, adapter_path)
     examples = read(base)
     searcher = new_searcher(base, _find_search(options))
+    if options.is_routed:
+        _refuse_unroutable(options, adapters)
+        adapters = None if adapters is None else with_shared(adapters, options.exp, base)
     if options.submodels is None:
         yield Decoder(options, searcher, base, adapters, adapter_checksum=adapter_checksum), examples
         return
     budget_bytes = round((options.submodel_mb or _SUBMODEL_MB) * 2**20)
-    most_slots = len(examples.data.tasks)
+    most_slots = len(find_files(options.submodels) if options.is_routed else examples.data.tasks)
     cache = SubmodelCache(options.submodels, base, budget_bytes=budget_bytes, most_slots=most_slots)
     with closing(cache) as submodels:
         yield Decoder(options, searcher, base, submodels.stack, submodels), examples
         stats = submodels.stats()
         message = "%s: %d Submodels fit in memory; %d hits, %d misses, %d evictions"
         _LOG.info(message, options.submodels, stats.num_slots, stats.hits, stats.misses, stats.evictions)
+
+
+def _refuse_unroutable(options: ModelOptions, adapters: AdapterStack | None) -> None:
+    """Refuse to choose where there is nothing to choose from."""
+    if adapters is None and options.submodels is None:
+        raise ConfigError(
+            f"--route {options.route.method}: {options.exp} is decoded without adapters, of which to choose; "
+            "name an experiment with adapters, or --submodels, or omit --route"
+        )
+    if adapters is not None and not adapters.num_per_task:
+        raise ConfigError(
+            f"--route {options.route.method}: the adapters of {options.exp} are the same for all speakers; "
+            "omit --route"
+        )
+    if options.unknown_speaker != "error":
+        raise ConfigError(
+            f"--unknown-speaker {options.unknown_speaker}: no effect with --route {options.route.method}, "
+            "which does not ask who speaks; omit it"
+        )
 
 
 def _number_tasks(examples: Examples, model: Decoder) -> Examples:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from adaptkit import config, locks
@@ -11,12 +11,14 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, read_examples
 from adaptkit.decoding.models import Decoder, ModelOptions, find_model, opened
 from adaptkit.decoding.nbest import write_nbest
+from adaptkit.decoding.routing import measure_accuracy, write_routes
 from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.kaldi.tables import write_table
 from adaptkit.provenance import peak_memory_mb
 from adaptkit.records import DecodeRecord, RecordedModel, write_record
 from adaptkit.scoring import files as scoring
 from adaptkit.scoring.wer import ScoreReport
+from adaptkit.submodels.router import RouteOptions
 
 BASE_ALONE = "none"  # the experiment without adapters, the baseline of a report
 _SUBMODEL_MB = 1024
@@ -37,7 +39,8 @@ def decode_folder(options: DecodeOptions, *, device: str) -> Path:
     The data directory needs no `text`. Scores of earlier hypotheses in the folder are removed.
 
     Unless `out` is given, results of the base model alone go to an experiment `none` beside EXP, and results
-    with Submodels go to the folder of Submodels.
+    with Submodels go to the folder of Submodels. Where utterances are routed, `routes.tsv` says what was
+    chosen for each, and the folder is named after how.
     """
     _, base_only = find_model(options)
     out = DecodeFolder(options.out or _default_folder(options, base_only))
@@ -52,10 +55,15 @@ def _decode(options: DecodeOptions, out: DecodeFolder, base_only: bool, *, devic
 
     with opened(options, read, device=device) as (model, examples):
         started = time.monotonic()
-        found = model.recognise(examples)
-        seconds = time.monotonic() - started
-    searcher = model.searcher
+        decoded = model.recognise(examples)
+        seconds, known = time.monotonic() - started, model.known
+    found, chosen, searcher = decoded.hypotheses, decoded.chosen, model.searcher
+    accuracy = None
     out.clear()
+    if options.is_routed:
+        write_routes(out.routes, examples, chosen)
+        accuracy = None if options.route.without_own else measure_accuracy(examples, chosen, known)
+        _log_accuracy(out.path, accuracy)
     if searcher.nbest > 1:
         write_nbest(out, found, model.base.tokens)
     write_table(out.scores, {h.utt_id: f"{h.score:.4f}" for h in found})
@@ -76,6 +84,8 @@ def _decode(options: DecodeOptions, out: DecodeFolder, base_only: bool, *, devic
         search_reason=searcher.reason,
         lm=None if searcher.lm is None else str(searcher.lm.path),
         lm_sha256=None if searcher.lm is None else searcher.lm.digest,
+        route=asdict(options.route) if options.is_routed else None,
+        route_accuracy=accuracy,
     ).write(out.record)
 
 
@@ -91,11 +101,25 @@ def decode_and_score(exp: Path, data: Path, *, batch_frames: int, device: str) -
 def _default_folder(options: DecodeOptions, base_only: bool) -> Path:
     own = options.submodels or options.exp
     parent = options.exp.parent / BASE_ALONE if base_only else own
-    return RunFolder(parent).decoded(options.data.name)
+    return RunFolder(parent).decoded("_".join([options.data.name, *_describe_route(options.route)]))
+
+
+def _describe_route(route: RouteOptions) -> list[str]:
+    """Return what distinguishes the folder of hypotheses of a way to choose weights; nothing by default."""
+    if route.method == "own":
+        return []
+    nearest = [] if route.nearest is None else [f"nearest{route.nearest}"]
+    others = {"by_speaker": route.by == "speaker", "without_own": route.without_own}
+    return [route.method, *nearest, *(name for name, is_so in others.items() if is_so)]
+
+
+def _log_accuracy(out: Path, accuracy: float | None) -> None:
+    if accuracy is not None:
+        _LOG.info("%s: %.1f %% of known speakers' utterances got their own weights", out, accuracy)
 
 
 def _write_record(out: Path, options: DecodeOptions, model: Decoder, device: str) -> None:
-    """Write the record of a model that no training left one for: the base model alone, or Submodels."""
+    """Write the record of a model that no training left one for: the base, Submodels, or a routed choice."""
     made = _recorded_model(out, options, model)
     if made is not None:
         write_record(
@@ -115,6 +139,11 @@ def _recorded_model(out: Path, options: DecodeOptions, model: Decoder) -> Record
         num_shared = sum(parameter.numel() for _, parameter in shared_parameters(submodels.stack))
         kind, num_all = submodels.stack.kind, num_shared + len(tasks) * num_each
         return RecordedModel(folder.path.resolve().name, kind, tasks, num_all, num_each)
+    is_elsewhere = out.name.startswith("decode_") and not folder.record.exists()
+    if options.is_routed and is_elsewhere and folder.path.resolve() != options.exp.resolve():
+        stack = model.adapters
+        counts = stack.num_parameters, stack.num_per_task
+        return RecordedModel(folder.path.resolve().name, stack.kind, stack.tasks, *counts)
     if model.adapters is None and folder.path.name == BASE_ALONE:
         return RecordedModel(BASE_ALONE, "none", (), 0, 0)
     return None

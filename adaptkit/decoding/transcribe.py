@@ -21,6 +21,7 @@ class Transcript:
 
     file: Path
     nbest: tuple[tuple[str, float], ...]
+    chosen: str | None = None  # whose weights were chosen; None where a name or the base model was given
 
     @property
     def text(self) -> str:
@@ -34,7 +35,7 @@ def transcribe(
     """Transcribe audio files, all of one speaker, in batches; the order of the files is kept.
 
     Without a speaker, the base model transcribes alone, or with adapters that all speakers share; so it does
-    for a speaker without adapters. A file that is not audio raises DataError.
+    for a speaker without adapters, unless the files are routed. A file that is not audio raises DataError.
     """
     data = _describe(files, speaker)
 
@@ -43,12 +44,14 @@ def transcribe(
 
     with opened(options, read, device=device) as (model, examples):
         _refuse_unknown(model, speaker)
-        found = {hypothesis.utt_id: hypothesis.nbest for hypothesis in model.recognise(examples)}
+        decoded = model.recognise(examples)
+    found = {hypothesis.utt_id: hypothesis.nbest for hypothesis in decoded.hypotheses}
     tokens = model.base.tokens
     texts = {
         name: tuple((tokens.decode(one.tokens), one.score) for one in own) for name, own in found.items()
     }
-    return [Transcript(file, texts[str(file)]) for file in files]
+    chosen = {name: choice.name for name, choice in decoded.chosen.items()}
+    return [Transcript(file, texts[str(file)], chosen.get(str(file))) for file in files]
 
 
 def _describe(files: Sequence[Path], speaker: str | None) -> DataDir:
@@ -66,7 +69,7 @@ def _refuse_unknown(model: Decoder, speaker: str | None) -> None:
     With adapters for all speakers beside them, any speaker has some.
     """
     stack = model.adapters
-    if stack is None or (model.submodels is None and not stack.num_per_task):
+    if stack is None or model.options.is_routed or (model.submodels is None and not stack.num_per_task):
         return
     known = stack.tasks if model.submodels is None else model.submodels.known()
     if SHARED in known and model.options.unknown_speaker == "error":
@@ -74,7 +77,7 @@ def _refuse_unknown(model: Decoder, speaker: str | None) -> None:
     if speaker is None:
         raise ConfigError(
             f"the adapters belong to {len(known)} speakers ({listed(known, 8)}); name one with --speaker, "
-            "or use --base alone, without --exp and --submodels"
+            "have one chosen with --route likelihood, or use --base alone, without --exp and --submodels"
         )
     if speaker not in known and model.options.unknown_speaker == "error":
         near = nearest(speaker, known) or f"; known: {listed(known, 8)}"

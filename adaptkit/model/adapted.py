@@ -14,6 +14,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.loss import loss_from_encoded
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.search.choose import quick_searcher
+from adaptkit.base.search.likelihood import own_likelihoods
 from adaptkit.base.search.paths import BestPath
 from adaptkit.base.search.searcher import Searcher
 from adaptkit.base.sites import attached, refuse_taps, stop_recomputing
@@ -104,6 +105,13 @@ class AdaptedModel(nn.Module):
         """
         for rows, encoded, frames in self._passes(batch):
             yield from searcher.find(self.espnet, encoded, frames, rows, is_wanted)
+
+    def own_likelihoods(self, batch: Batch) -> list[float]:
+        """Return the log-likelihood per frame of each row's best text with the weights of its task."""
+        found: dict[int, float] = {}
+        for rows, encoded, frames in self._passes(batch):
+            found |= zip(rows, own_likelihoods(self.espnet, encoded, frames, rows), strict=True)
+        return [found[row] for row in range(len(found))]
 
     def read_taps(self, batch: Batch, *, for_loss: bool = True) -> Batch:
         """Replace the inputs of a batch by encoder outputs if no adapter acts inside the encoder."""

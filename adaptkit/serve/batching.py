@@ -8,7 +8,7 @@ from time import perf_counter
 
 from torch import Tensor
 
-from adaptkit.serve.schemas import Alternative, SubmodelUsed
+from adaptkit.serve.schemas import Alternative, Routed, SubmodelUsed
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,12 @@ class Found:
     nbest: tuple[Alternative, ...]  # the best first
     submodel: SubmodelUsed | None
     queue_sec: float
+    route_sec: float
     load_sec: float
     model_sec: float
     batch_size: int
     batch_speakers: int
+    route: Routed | None = None  # how the Submodel was chosen, if not by name
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,8 @@ class Waiting:
     found: "Future[Found]" = field(default_factory=Future)
     since_sec: float = field(default_factory=perf_counter)
     is_dropped: threading.Event = field(default_factory=threading.Event)
+    is_routed: bool = False  # the model thread chooses the Submodel, since nobody has named the speaker
+    num_tries: int = 1  # Submodels may be removed after they were chosen
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Room:
     resident: frozenset[str] = frozenset()  # speakers whose Submodels stay in memory
     mixes_lengths: bool = True  # false if the rows of a batch must be equally long
     mixes_speakers: bool = True  # false if each speaker changes weights of the base model
+    num_routed: int = 4  # requests whose Submodels are chosen first, one after the other, while all wait
 
     def admits(self, batch: list[Waiting], item: Waiting) -> bool:
         """Return whether a request may join a batch; any may join an empty one."""
@@ -54,12 +59,14 @@ class Room:
         together = [*batch, item]
         longest = max(row.num_frames for row in together)
         speakers = {row.speaker for row in together if row.speaker is not None}
+        num_routed = sum(row.is_routed for row in together)  # to anybody
         fits = len(together) <= self.num_rows and longest * len(together) <= self.num_frames
         return (
             fits
-            and len(speakers - self.resident) <= self.num_speakers
+            and num_routed <= self.num_routed
+            and len(speakers - self.resident) + num_routed <= self.num_speakers
             and (self.mixes_lengths or len(item.inputs) == len(batch[0].inputs))
-            and (self.mixes_speakers or item.speaker == batch[0].speaker)
+            and (self.mixes_speakers or (item.speaker == batch[0].speaker and not num_routed))
         )
 
 

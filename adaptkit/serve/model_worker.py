@@ -18,9 +18,11 @@ from adaptkit.errors import AdaptkitError
 from adaptkit.kaldi.datadir import Utterance
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.serve.batching import Found, Queue, Waiting
-from adaptkit.serve.schemas import Alternative, Refusal, SubmodelUsed
+from adaptkit.serve.routing import Routing
+from adaptkit.serve.schemas import Alternative, Refusal, Routed, SubmodelUsed
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import Submodel
+from adaptkit.submodels.router import Choice
 
 _DIGITS = 12  # of a fingerprint, enough to distinguish base models
 _LOG = logging.getLogger(__name__)
@@ -37,11 +39,14 @@ class ModelThread:
         *,
         searcher: Searcher,
         on_batch: Callable[[int], None],
+        routing: Routing | None = None,
     ):
-        self._cache, self._queue, self._tokens = cache, queue, base.tokens
+        self._cache, self._queue, self._tokens, self._routing = cache, queue, base.tokens, routing
         self._searcher, self._on_batch = searcher, on_batch
         self._device = next(base.model.parameters()).device
         self._adapted = AdaptedModel(base, cache.stack).eval()
+        if routing is not None:
+            routing.attach(self._adapted)
         self._num_cores = torch.get_num_threads()  # each audio thread uses one more, briefly
         self._thread = Thread(target=self._run, name="model", daemon=True)
 
@@ -89,8 +94,13 @@ class ModelThread:
     def _find(self, batch: Sequence[Waiting]) -> Iterator[tuple[Waiting, Found]]:
         """Recognise each row of a batch with its own Submodel, unless it has been dropped meanwhile."""
         taken = perf_counter()
+        choices = [self._choose(item) for item in batch]
+        routed = perf_counter()
         collated = _collate(batch)
-        speakers = [item.speaker for item in batch]
+        speakers = [
+            item.speaker if choice is None else choice.task
+            for item, choice in zip(batch, choices, strict=True)
+        ]
         num_speakers = len({speaker for speaker in speakers if speaker is not None})
         with self._cache.using(speakers) as slots:
             loaded = perf_counter()
@@ -106,12 +116,20 @@ class ModelThread:
                         nbest=tuple(Alternative(text=self._text(path), score=path.score) for path in paths),
                         submodel=used[row],
                         queue_sec=taken - batch[row].since_sec,
-                        load_sec=loaded - taken,
+                        route_sec=routed - taken,
+                        load_sec=loaded - routed,
                         model_sec=perf_counter() - loaded,
                         batch_size=len(batch),
                         batch_speakers=num_speakers,
+                        route=self._routing and _describe(self._routing.method, choices[row]),
                     ),
                 )
+
+    def _choose(self, item: Waiting) -> Choice | None:
+        """Choose the Submodel of a request that names no known speaker; None if the request names one."""
+        if not item.is_routed or item.is_dropped.is_set():
+            return None
+        return self._routing.choose(_collate([item]).to(self._device), item.num_frames)
 
     def _text(self, path: BestPath) -> str:
         return self._tokens.decode(path.tokens)
@@ -131,6 +149,19 @@ def _used(submodel: Submodel) -> SubmodelUsed:
     fingerprint = submodel.base_fingerprint[:_DIGITS]
     return SubmodelUsed(
         task=submodel.task, step=submodel.step, kind=submodel.kind, base_fingerprint=fingerprint
+    )
+
+
+def _describe(method: str, choice: Choice | None) -> Routed | None:
+    """Describe a choice for a response."""
+    if choice is None:
+        return None
+    return Routed(
+        method=method,
+        chosen=choice.name,
+        score=choice.score,
+        runner_up=choice.runner_up,
+        runner_up_score=choice.runner_up_score,
     )
 
 

@@ -15,7 +15,8 @@ ABOUT = (
 )
 SPEAKER = (
     "The speaker whose Submodel to use, as listed by `GET /v1/submodels`; the base model if omitted. One "
-    "without a Submodel has that of `shared`, if it is listed. It is never used as a path."
+    "without a Submodel has that of `shared`, if it is listed. Servers started with `--unknown-speaker "
+    "shared`, `likelihood` or `embedding` choose a Submodel for both. It is never used as a path."
 )
 NBEST = "Return so many hypotheses with their scores; at most as many as the server's `--nbest`."
 AUDIO = {
@@ -37,15 +38,23 @@ RECOGNISED = {
         {"text": "turn the lights on", "score": -3.7214},
         {"text": "turn the light on", "score": -5.0138},
     ],
-    "speaker": "bob",
+    "speaker": "eve",  # unknown, and served with --unknown-speaker embedding
     "submodel": {"task": "bob", "step": 400, "kind": "hra", "base_fingerprint": "0f6c2b9be41d"},
+    "route": {
+        "method": "embedding",
+        "chosen": "bob",
+        "score": 0.7312,
+        "runner_up": "ann",
+        "runner_up_score": 0.6847,
+    },
     "audio_sec": 2.31,
     "timings": {
         "features_ms": 2.9,
         "queue_ms": 4.1,
+        "route_ms": 9.7,
         "load_ms": 0.1,
         "model_ms": 21.8,
-        "total_ms": 30.2,
+        "total_ms": 39.9,
         "batch_size": 7,
         "batch_speakers": 5,
     },

@@ -38,6 +38,7 @@ class Timings(Answer):
 
     features_ms: float = Field(description="reading the audio and computing features")
     queue_ms: float = Field(description="waiting for the model")
+    route_ms: float = Field(description="choosing Submodels for the requests of the batch that name none")
     load_ms: float = Field(description="loading the Submodels of the batch")
     model_ms: float = Field(description="encoder and search, for the whole batch")
     total_ms: float = Field(
@@ -63,6 +64,16 @@ class Alternative(Answer):
     score: float = Field(description="its log probability")
 
 
+class Routed(Answer):
+    """How a Submodel was chosen for a request whose speaker is unknown."""
+
+    method: str = Field(description="likelihood of the model's own text per frame, or cosine of embeddings")
+    chosen: Text = Field(description="whose Submodel, or (base) for the base model")
+    score: float = Field(description="log-likelihood per frame, or cosine")
+    runner_up: Text | None = Field(description="the next best; null if there was no other")
+    runner_up_score: float | None = Field(description="the score of the next best")
+
+
 class Recognised(Answer):
     """The transcript, and how it was obtained."""
 
@@ -73,6 +84,7 @@ class Recognised(Answer):
     )
     speaker: str | None = Field(description="the requested speaker; null if none")
     submodel: SubmodelUsed | None = Field(description="the Submodel used; null for the base model")
+    route: Routed | None = Field(description="how it was chosen, if not by the speaker's name; else null")
     audio_sec: float = Field(description="duration of the audio")
     timings: Timings
 

@@ -20,6 +20,7 @@ from adaptkit.serve.audio import Speech, read_speech
 from adaptkit.serve.batching import Found, Queue, Room, Waiting
 from adaptkit.serve.metrics import Metrics
 from adaptkit.serve.model_worker import ModelThread
+from adaptkit.serve.routing import new_routing
 from adaptkit.serve.schemas import (
     Alternative,
     Health,
@@ -34,7 +35,8 @@ from adaptkit.serve.speakers import Speakers, Watch
 from adaptkit.submodels.cache import SubmodelCache
 
 _NUM_READERS = 2  # threads that read audio and compute features: 3 ms for 3 s of speech
-_NOTHING = Found((Alternative(text="", score=0.0),), None, 0.0, 0.0, 0.0, batch_size=0, batch_speakers=0)
+_MOST_TRIES = 4  # of a request whose Submodel turns out to be gone
+_NOTHING = Found((Alternative(text="", score=0.0),), None, 0.0, 0.0, 0.0, 0.0, batch_size=0, batch_speakers=0)
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,14 @@ class ServerSettings:
     host: str
     port: int  # 0: any free port
     submodel_mb: float  # memory for resident Submodels in MiB
-    unknown_speaker: str  # error, or base
+    unknown_speaker: str  # error, base, shared, or a way to choose: likelihood, embedding
     limits: ServerLimits
     refresh_sec: float  # between scans of the folder of Submodels
     num_workers: int = 1  # processes, each with its own models and limits
     preload: tuple[str, ...] = ()  # speakers whose Submodels are loaded at startup and kept
     allowed_hosts: tuple[str, ...] = ()  # further names that Host headers may have
     search: SearchRequest = SearchRequest()
+    route_nearest: int | None = None  # voices whose likelihoods are compared; None for the default
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,18 @@ class Service:
             _NUM_READERS, "audio", initializer=torch.set_num_threads, initargs=(1,)
         )
         self._watch = Watch(self._look, settings.refresh_sec)
-        self._worker = ModelThread(base, self.cache, self.queue, searcher=searcher, on_batch=self._note)
+        self._routing = new_routing(
+            settings.unknown_speaker,
+            self.cache,
+            base,
+            folder=settings.submodels,
+            nearest=settings.route_nearest,
+            batch_frames=settings.limits.batch_frames,
+            num_preloaded=len(settings.preload),
+        )
+        self._worker = ModelThread(
+            base, self.cache, self.queue, searcher=searcher, on_batch=self._note, routing=self._routing
+        )
 
     def __enter__(self) -> "Service":
         with self.cache.using(self._preload):
@@ -164,7 +178,9 @@ class Service:
                 f"beam search and --nbest {nbest}",
             )
         task = self.speakers.choose(speaker)
-        prepared = await asyncio.get_running_loop().run_in_executor(self._readers, self._prepare, body, task)
+        prepared = await asyncio.get_running_loop().run_in_executor(
+            self._readers, self._prepare, body, task, self.speakers.is_routed(speaker)
+        )
         found = _NOTHING if prepared.row is None else await self._find(prepared.row)
         self.metrics.audio_seconds.inc(prepared.audio_sec)
         return Recognised(
@@ -173,6 +189,7 @@ class Service:
             nbest=None if nbest is None else list(found.nbest[:nbest]),
             speaker=speaker,
             submodel=found.submodel,
+            route=found.route,
             audio_sec=prepared.audio_sec,
             timings=_timings(prepared, found, perf_counter() - started_sec),
         )
@@ -184,8 +201,11 @@ class Service:
         except CheckpointError as error:  # removed or found damaged since the request arrived
             self.speakers.update()
             instead = self.speakers.choose(waiting.speaker)
-            if instead != waiting.speaker:  # the base model, or the Submodel of all speakers
-                return await self._find(replace(waiting, speaker=instead, found=Future()))
+            is_routed = waiting.is_routed or self.speakers.is_routed(waiting.speaker)
+            is_other = instead != waiting.speaker or is_routed  # the base model, or another's Submodel
+            if is_other and waiting.num_tries < _MOST_TRIES:
+                again = {"found": Future(), "num_tries": waiting.num_tries + 1}
+                return await self._find(replace(waiting, speaker=instead, is_routed=is_routed, **again))
             raise Refusal(409, self.speakers.without_folder(str(error))) from error
         finally:
             self.queue.drop(waiting)
@@ -198,13 +218,15 @@ class Service:
     def _look(self) -> None:
         """Scan the folder, and record the state for the metrics."""
         self.speakers.refresh()
+        if self._routing is not None:
+            self._routing.refresh()
         self._note_state()
 
     def _note_state(self) -> None:
         """Record the state of the queue and the cache, so that any process can export it."""
         self.metrics.note(len(self.queue), self.cache.stats())
 
-    def _prepare(self, body: bytes, task: str | None) -> Prepared:
+    def _prepare(self, body: bytes, task: str | None, is_routed: bool) -> Prepared:
         """Read a body into the form the model reads, while its Submodel is being loaded."""
         started = perf_counter()
         if task is not None and self.num_open <= self.cache.num_slots:  # else requests evict each other's
@@ -212,10 +234,10 @@ class Service:
         most_sec = self.base.prompting.most_sec if self.base.prompting else self.limits.max_sec
         most_sec = min(most_sec, self.limits.max_sec)
         speech = read_speech(body, rate_hz=self.base.rate_hz, most_sec=most_sec)
-        row = self._read(speech, task)
+        row = self._read(speech, task, is_routed=is_routed)
         return Prepared(row, speech.duration_sec, perf_counter() - started)
 
-    def _read(self, speech: Speech, task: str | None = None) -> Waiting | None:
+    def _read(self, speech: Speech, task: str | None = None, *, is_routed: bool = False) -> Waiting | None:
         """Convert speech to a row for the model; None if it is too short for the encoder."""
         options = self._options
         if options is None:
@@ -227,7 +249,7 @@ class Service:
             return None
         scaled = self.base.preprocessor.scale(speech.samples)
         inputs = scaled if options is None else log_mel(scaled, options)
-        return Waiting(inputs, num_frames, task)
+        return Waiting(inputs, num_frames, task, is_routed=is_routed)
 
 
 def _room(base: BaseModel, cache: SubmodelCache, settings: ServerSettings) -> Room:
@@ -252,6 +274,7 @@ def _timings(prepared: Prepared, found: Found, total_sec: float) -> Timings:
     seconds = {
         "features_ms": prepared.features_sec,
         "queue_ms": found.queue_sec,
+        "route_ms": found.route_sec,
         "load_ms": found.load_sec,
         "model_ms": found.model_sec,
         "total_ms": total_sec,

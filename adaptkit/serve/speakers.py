@@ -8,6 +8,7 @@ from threading import Event, Thread
 
 from adaptkit.adapters.per_task import SHARED
 from adaptkit.errors import AdaptkitError, listed, nearest
+from adaptkit.serve.routing import ROUTED
 from adaptkit.serve.schemas import Refusal
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import file_name
@@ -35,18 +36,25 @@ class Speakers:
     def choose(self, speaker: str | None) -> str | None:
         """Return the speaker whose Submodel to use for a request, None for the base model; or refuse.
 
-        A speaker without one has that of SHARED, if the folder has it and the base model is not asked for.
+        Whom `is_routed` names has None. Another speaker without a Submodel has that of SHARED, if the folder
+        has it and the base model is not asked for.
         """
-        if speaker is None or speaker in self._known:
+        if speaker in self._known:
             return speaker
-        problem = self._problems.get(speaker) or self._problems.get(file_name(speaker))
+        problem = speaker and (self._problems.get(speaker) or self._problems.get(file_name(speaker)))
         if problem:
             raise Refusal(409, f"the Submodel of '{speaker}' cannot be used: {self.without_folder(problem)}")
-        if self._unknown == "base":
+        if self._unknown in ("base", *ROUTED) or (speaker is None and self._unknown == "error"):
             return None
         if SHARED in self._known:
             return SHARED
+        if self._unknown == "shared":
+            raise Refusal(409, f"the Submodel of '{SHARED}', for speakers without one, is not in the folder")
         raise Refusal(404, f"speaker: there is no Submodel of '{speaker}'{self._hint(speaker)}")
+
+    def is_routed(self, speaker: str | None) -> bool:
+        """Return whether the Submodel for a request is chosen by its audio, as nobody is named or known."""
+        return self._unknown in ROUTED and speaker not in self._known
 
     def refresh(self) -> None:
         """Scan the folder again."""
@@ -60,7 +68,7 @@ class Speakers:
         had_shared = SHARED in self._known
         self.names, self._problems = self._cache.known(), self._cache.problems()
         self._known = frozenset(self.names)
-        if SHARED in self._known and not had_shared and self._unknown != "base":
+        if SHARED in self._known and not had_shared and self._unknown in ("error", "shared"):
             what = f"Submodels; '{SHARED}' serves every speaker without one"
             _LOG.info("%s: %d %s", self._folder, len(self.names), what)
 

@@ -13,6 +13,7 @@ from adaptkit.errors import CheckpointError, listed
 from adaptkit.files import explain_os_error, stamp
 from adaptkit.submodels.files import (
     SHARED_FILE,
+    SPEAKERS_FILE,
     SUFFIX,
     Shared,
     Submodel,
@@ -95,13 +96,14 @@ class Compatibility:
 
 
 def find_files(folder: Path) -> list[Path]:
-    """Find Submodel files by name, without the shared weights and the partial files of killed runs."""
+    """Find Submodel files by name, without what they share and the partial files of killed runs."""
     try:
         with os.scandir(folder) as found:
             names = [entry.name for entry in found if entry.name.endswith(SUFFIX)]
     except OSError as error:
         raise CheckpointError(explain_os_error(error, folder)) from error
-    return [folder / name for name in names if name != SHARED_FILE and not name.startswith(".")]
+    others = (SHARED_FILE, SPEAKERS_FILE)
+    return [folder / name for name in names if name not in others and not name.startswith(".")]
 
 
 def reason(path: Path, error: CheckpointError) -> str:

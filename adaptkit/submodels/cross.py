@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from adaptkit import locks
 from adaptkit.characters import split_words
 from adaptkit.data.batches import load_batches
-from adaptkit.data.dataset import BASE_TASK, Examples, find_frameless, read_examples
+from adaptkit.data.dataset import BASE_NAME, BASE_TASK, Examples, find_frameless, read_examples
 from adaptkit.errors import ConfigError
 from adaptkit.files import replacing, write_text
 from adaptkit.kaldi import subset
@@ -28,7 +28,6 @@ from adaptkit.model.recognise import plan_decoding, search
 from adaptkit.progress import counting
 from adaptkit.scoring.counts import count_words
 
-BASE = "(base)"  # the column of the base model alone
 _MOST_NAMES = 48  # more would not be legible in the plot
 _MOST_WER = 100.0  # upper end of the colour scale
 DPI = 120
@@ -142,7 +141,7 @@ def draw(matrix: CrossMatrix, path: Path, *, title: str) -> None:
         ax.set_title(title, loc="left")
         ax.set_xlabel("Submodel (column of matrix.tsv, from 0); right of the line: base model alone")
         ax.set_ylabel("speaker (row of matrix.tsv, from 0)")
-        _name(ax, "x", [*matrix.submodels, BASE])
+        _name(ax, "x", [*matrix.submodels, BASE_NAME])
         _name(ax, "y", matrix.speakers)
         figure.colorbar(image, label="WER in percent", extend="max")
         with replacing(path) as temporary:
@@ -164,7 +163,7 @@ def _recognise(
 
 def _write_tsv(matrix: CrossMatrix, path: Path) -> None:
     """Write the word errors and, in the last column, the number of reference words of each speaker."""
-    lines = ["\t".join(["speaker", *matrix.submodels, BASE, "words"])]
+    lines = ["\t".join(["speaker", *matrix.submodels, BASE_NAME, "words"])]
     for speaker, errors, words in zip(matrix.speakers, matrix.errors, matrix.words, strict=True):
         lines.append("\t".join([speaker, *map(str, errors), str(words)]))
     write_text(path, "\n".join(lines) + "\n")

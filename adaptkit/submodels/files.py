@@ -32,6 +32,7 @@ from adaptkit.files import require_regular
 from adaptkit.tensors import hash_tensors, read_tensors, write_tensors
 
 SHARED_FILE = "+shared.safetensors"  # not a task's file: in those, + occurs only before a digest
+SPEAKERS_FILE = "+speakers.safetensors"  # embeddings of the speakers; see `embeddings`
 SUFFIX = ".safetensors"
 _FORMAT = 1
 _LONGEST = 180  # bytes of a task in a file name; file systems allow 255, and partial files add a suffix

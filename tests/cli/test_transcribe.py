@@ -115,6 +115,36 @@ def test_a_shared_adapter_transcribes_anyone(adaptkit, new_exp, of_spk10, tasks,
     assert (done.exit_code, done.stdout) == (0, expected.stdout), done.stderr
 
 
+@pytest.fixture
+def voices(adaptkit, exp, corpus):
+    """The embeddings of the experiment's speakers."""
+    return adaptkit("submodels", "embed", exp, corpus / "dump/train", "--device", "cpu")
+
+
+@pytest.mark.parametrize("words", [["likelihood"], ["embedding"], ["likelihood", "--route-nearest", 2]])
+def test_unknown_speakers_are_routed_as_decoding_does(
+    adaptkit, exp, voices, base_dir, corpus, of_spk10, tmp_path, words
+):
+    adaptkit("decode", exp, corpus / "dump/valid", "--out", tmp_path / "out", "--route", *words)
+    routes = (tmp_path / "out/routes.tsv").read_text().splitlines()
+    expected = {line.split()[0]: line.split()[2] for line in routes}
+
+    done = adaptkit("transcribe", *of_spk10.values(), "--exp", exp, "--json", "--route", *words)
+
+    assert done.exit_code == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["chosen"] for line in lines] == [expected[utt_id] for utt_id in of_spk10]
+
+
+def test_a_name_and_a_route_exclude_each_other(adaptkit, exp, of_spk10):
+    own, *_ = of_spk10.values()
+
+    done = adaptkit("transcribe", own, "--exp", exp, "--speaker", "spk1", "--route", "likelihood")
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "use one of the two" in done.stderr
+
+
 def test_a_file_that_is_not_audio_is_named(adaptkit, base_dir, tmp_path):
     (tmp_path / "notes.txt").write_text("no audio")
 

@@ -55,6 +55,30 @@ def test_speakers_have_to_find_slots_and_those_that_stay_in_memory_do_not_count(
     assert speakers == [["a", "b", "stays", None, "a"], ["c"]]
 
 
+def put_routed(queue, number):
+    """Put requests whose Submodels are still to be chosen."""
+    for _ in range(number):
+        queue.put(Waiting(torch.zeros(10, 1), 10, None, is_routed=True))
+
+
+def test_a_request_of_an_unknown_speaker_needs_a_slot_of_its_own(new_queue):
+    queue = new_queue([(10, "a"), (10, None)], num_speakers=2)
+    put_routed(queue, 3)
+    assert [len(batch) for batch in batches_of(queue)] == [3, 2]
+
+
+def test_few_requests_of_unknown_speakers_share_a_batch_since_all_others_wait_for_them(new_queue):
+    queue = new_queue([(10, "a")] * 3)
+    put_routed(queue, 6)
+    assert [len(batch) for batch in batches_of(queue)] == [3 + 4, 2]
+
+
+def test_an_unknown_speaker_goes_alone_where_speakers_do_not_mix(new_queue):
+    queue = new_queue([(10, None), (10, None)], mixes_speakers=False)
+    put_routed(queue, 2)
+    assert [len(batch) for batch in batches_of(queue)] == [2, 1, 1]
+
+
 def test_only_one_length_shares_a_batch_where_lengths_do_not_mix(new_queue):
     requests = [(10, None), (20, None), (10, None)]
     assert batches_of(new_queue(requests, mixes_lengths=False)) == [[(10, None)] * 2, [(20, None)]]
