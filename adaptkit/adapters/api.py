@@ -61,6 +61,7 @@ class Adapter(nn.Module):
 
     wants: frozenset[str] = frozenset()
     task_ids: Tensor | None = None
+    frames: Tensor | None = None  # (B,) length of each row, while it adapts the encoder's output
     spares_encoder: bool = False  # true if nothing before the encoder's output changes
     taps: tuple[Site, ...] = ()  # blocks whose outputs it reads, if it spares the encoder
     is_cached: bool = False  # true if training reads these and the encoder's output from disk
@@ -180,8 +181,11 @@ class AdapterStack(nn.ModuleList):
             for member in self:
                 member.choose_tasks(None)
 
-    def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
-        """Apply each adapter that wants this kind of site in turn; rows of the base are left unchanged."""
+    def adapt(self, site: Site, x_in: Tensor, x_out: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Apply each adapter that wants this kind of site in turn; rows of the base are left unchanged.
+
+        `frames` (B,) holds the lengths of the rows at the encoder's output; without them no row is padded.
+        """
         if any(member.task_ids is None for member in self):
             raise ConfigError(
                 f"{site.name} was run outside a forward pass with tasks; activation checkpointing does so in "
@@ -191,7 +195,9 @@ class AdapterStack(nn.ModuleList):
         adapted = x_out
         for member in self:
             if site.kind in member.wants:
+                member.frames = frames
                 adapted = member.adapt(site, x_in, adapted).to(x_out.dtype)
+                member.frames = None
         if kept is None or adapted is x_out and torch.is_grad_enabled():
             return adapted
         return adapted.index_put((self.base_rows,), kept)

@@ -78,6 +78,35 @@ class TaskLinear(TaskOwned):
         return weight, self.of_row_tasks("bias", task_ids)[:, None].to(dtype)
 
 
+class TaskScale(TaskOwned):
+    """y_b = (1 + s[k_b]) * x_b + t[k_b]: every row b of a batch has the scale and shift of its task k_b.
+
+    `scale` and `shift` are (K, D), initialised to zero. Parameters: K 2 D.
+    """
+
+    def __init__(self, num_tasks: int, dim: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(num_tasks, dim))
+        self.shift = nn.Parameter(torch.zeros(num_tasks, dim))
+
+    def forward(self, x: Tensor, task_ids: Tensor) -> Tensor:
+        """Scale and shift x (B, U, D) with task_ids (B,), in the dtype of x."""
+        scale, shift = (self.of_row_tasks(name, task_ids)[:, None].to(x.dtype) for name in ("scale", "shift"))
+        return torch.addcmul(shift, x, 1 + scale)
+
+
+class TaskBias(TaskOwned):
+    """y_b = x_b + c[k_b]: every row b of a batch has the bias (K, D) of its task k_b. Parameters: K D."""
+
+    def __init__(self, num_tasks: int, dim: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_tasks, dim))
+
+    def forward(self, x: Tensor, task_ids: Tensor) -> Tensor:
+        """Add the bias of each row's task to x (B, U, D) with task_ids (B,), in the dtype of x."""
+        return x + self.of_row_tasks("bias", task_ids)[:, None].to(x.dtype)
+
+
 class TaskDifferences(TaskOwned):
     """What each task adds to parameters of the base: one table (K, *shape) per name, initialised to zero.
 

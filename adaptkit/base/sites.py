@@ -171,9 +171,10 @@ class _Adapt:
         x_in = x_out if self.site.kind == "encoder_out" else _features(args)
         if self.site.input_of:
             x_in, self.raw = self.raw, None
+        frames = output[1] if self.site.kind == "encoder_out" else None
         rows = self.adapters.num_rows
         if x_out.dim() == 3 and rows in (None, len(x_out)):
-            return _with_features(output, self.adapters.adapt(self.site, x_in, x_out))
+            return _with_features(output, self.adapters.adapt(self.site, x_in, x_out, frames))
         unfolded = (x.reshape(rows, -1, x.shape[-1]) for x in (x_in, x_out))
         adapted = self.adapters.adapt(self.site, *unfolded).view(x_out.shape)
         return _with_contexts(module, _with_features(output, adapted))

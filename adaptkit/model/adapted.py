@@ -190,7 +190,7 @@ class AdaptedModel(nn.Module):
 
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if batch.has_taps:
-            return encoder_cache.replay(self.adapters, self.taps, batch.inputs), batch.lengths
+            return encoder_cache.replay(self.adapters, self.taps, batch.inputs, batch.lengths), batch.lengths
         encoded, frames = self.espnet.encode(batch.inputs.clone(), batch.lengths)
         if isinstance(encoded, tuple):  # with intermediate CTC
             encoded = encoded[0]

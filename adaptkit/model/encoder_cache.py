@@ -57,13 +57,16 @@ def read(model: nn.Module, sites: Sequence[Site], batch: Batch, *, for_loss: boo
     return read if inner is None else replace(read, inner_ctc=inner.clone())
 
 
-def replay(adapters: AdapterStack, sites: Sequence[Site], inputs: Tensor) -> Tensor:
-    """Apply adapters to the site outputs of `read` (B, U, sum of D); return the encoder output (B, U, D)."""
+def replay(adapters: AdapterStack, sites: Sequence[Site], inputs: Tensor, frames: Tensor) -> Tensor:
+    """Apply adapters to the site outputs of `read` (B, U, sum of D), frames (B,) of each row.
+
+    Returns the encoder output (B, U, D).
+    """
     for member in adapters:
         member.begin()
     try:
         for site, x in zip(sites, inputs.split([site.dim_out for site in sites], -1), strict=True):
-            encoded = adapters.adapt(site, x, x)
+            encoded = adapters.adapt(site, x, x, frames if site.kind == "encoder_out" else None)
     finally:
         for member in adapters:
             member.end()
