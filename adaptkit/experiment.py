@@ -12,17 +12,12 @@ from adaptkit import config
 from adaptkit.adapters.api import AnyAdapterConfig
 from adaptkit.adapters.catalog import available
 from adaptkit.augment.policy import AnyPolicy, name_of, read_policy
-from adaptkit.config import (
-    Config,
-    FilePath,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Seed,
-)
+from adaptkit.config import Config, FilePath, PositiveInt
 from adaptkit.errors import ConfigError, listed, nearest
 from adaptkit.search_options import AUTO, AnySearch, read_search
+from adaptkit.training_options import AdapterTraining, Training
+
+_ONCE_SAVED = {"task_utterances": 8, "temperature": 1.0}  # in base.train, where they never had an effect
 
 
 class Sets(Config):
@@ -30,65 +25,6 @@ class Sets(Config):
 
     train: FilePath = Field(description="data directory to train on, for example dump/train")
     valid: FilePath = Field(description="data directory to select the best checkpoint on")
-
-
-class Training(Config):
-    """How a model or its adapters are trained."""
-
-    max_epochs: PositiveInt = Field(
-        20, description="passes over the training set; --resume may ask for more than the run had"
-    )
-    batch_frames: PositiveInt = Field(12000, description="feature frames of a batch, padding included")
-    task_utterances: PositiveInt = Field(
-        8,
-        description="utterances of one speaker in an optimizer step; a batch combines several speakers; "
-        "no effect for a base model or for adapters without per-speaker parameters",
-    )
-    temperature: PositiveFloat = Field(
-        1.0,
-        ge=0.1,
-        description="T: a speaker's share of an epoch is proportional to its size to the power 1/T; 1: every "
-        "utterance once; no effect for a base model or for adapters without per-speaker parameters",
-    )
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd is plain, without momentum")
-    lr: PositiveFloat = Field(1e-3, description="peak learning rate")
-    weight_decay: NonNegativeFloat = Field(0.0, description="decoupled weight decay")
-    warmup_steps: NonNegativeInt = Field(
-        50, description="steps over which the learning rate rises from 0, counted per speaker"
-    )
-    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = Field(
-        "linear", description="decay after warm-up; linear and cosine reach 0 after the last step"
-    )
-    clip_norm: PositiveFloat | None = Field(
-        5.0, description="largest gradient norm, of each speaker's and of shared parameters; null for none"
-    )
-    accumulate: PositiveInt = Field(1, description="batches per optimizer step")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32",
-        description="precision of the forward pass (autocast); weights stay float32; float16 scales the loss "
-        "and skips the step of all speakers if any gradient overflows",
-    )
-    patience: PositiveInt | None = Field(
-        None,
-        description="early stopping per speaker, after this many validations without improvement in "
-        "valid_metric or, at equal values, loss; the first validation is that of the start; null for none",
-    )
-    valid_metric: Literal["auto", "wer", "cer", "loss"] = Field(
-        "auto",
-        description="what early stopping and the best weights are chosen by; auto: CER where the validation "
-        "texts are of a language written without spaces, else WER; loss: without decoding",
-    )
-    valid_every: PositiveInt = Field(1, description="epochs between validations")
-    average: PositiveInt = Field(
-        1,
-        description="number of best checkpoints averaged at the end, never with the start; where none is "
-        "better than the start of the adapters, its weights are kept",
-    )
-    save_every_steps: PositiveInt = Field(500, description="optimizer steps between saves within an epoch")
-    num_workers: Annotated[NonNegativeInt, Field(le=256)] = Field(
-        0, description="processes that load batches; 0: the main process"
-    )
-    seed: Seed = Field(0, description="random seed of initialisation, batch order and dropout")
 
 
 class Tokens(Config):
@@ -139,6 +75,14 @@ class Base(Config):
     )
     train: Training = Field(Training(), description="how it is trained")
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _drop_once_saved(cls, train: Any) -> Any:
+        """Drop the defaults of adapters' options that earlier versions wrote out here."""
+        if not isinstance(train, dict):
+            return train
+        return {key: value for key, value in train.items() if (key, value) not in _ONCE_SAVED.items()}
+
 
 class Experiment(Config):
     """An experiment; `adaptkit base train` uses only `base`, `adaptkit train` all of it."""
@@ -152,7 +96,7 @@ class Experiment(Config):
     augment: AnyPolicy = Field(
         None, description="augmentation, by name or written out; own: the base's SpecAugment; null for none"
     )
-    train: Training = Field(Training(), description="how the adapters are trained")
+    train: AdapterTraining = Field(AdapterTraining(), description="how the adapters are trained")
     search: AnySearch = Field(
         AUTO, description="search for decoding, by name or written out; auto: what suits the model"
     )
@@ -173,20 +117,32 @@ class Variant(Config):
 
 
 def load(
-    path: Path, overrides: Sequence[str] = (), *, adapter: str | None = None, augment: str | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    adapter: str | None = None,
+    augment: str | None = None,
+    shared: bool = False,
 ) -> Experiment:
     """Read and validate an experiment; `overrides` are like `adapters.0.bottleneck=32`.
 
     `adapter` replaces the adapters, and possibly training options: it is an entry of the yaml's `compare:`, a
     yaml by its name in `conf/adapters` or by its path, or an adapter type. `augment` is another augmentation,
-    by name or path. The experiment is then named after them.
+    by name or path. The experiment is then named after them. `shared` trains one adapter for all speakers,
+    and adds `_shared` to the name.
     """
     content = config.read_yaml(path)
     variants = _read_variants(content, path)
     words = [] if adapter is None else _replacing(adapter, variants)
+    names = [] if adapter is None else [_name_of_adapter(adapter)]
     if augment is not None:
-        names = [name_of(augment)] if adapter is None else [_name_of_adapter(adapter), name_of(augment)]
-        words += setting({"name": "_".join(names), "augment": augment})
+        names.append(name_of(augment))
+        words += setting({"augment": augment})
+    if shared:
+        names = [*(names or [str(content.get("name"))]), "shared"]
+        words += setting({"train.shared": True})
+    if augment is not None or shared:
+        words += setting({"name": "_".join(names)})
     return _resolve(content, [*words, *overrides], path)
 
 

@@ -34,6 +34,11 @@ class RunFolder:
         return self.path / "adapter.safetensors"
 
     @property
+    def start(self) -> Path:
+        """The adapters that training started from, if it was given any (`train.start`)."""
+        return self.path / "start.safetensors"
+
+    @property
     def state(self) -> Path:
         """Everything needed to resume an interrupted training run."""
         return self.path / "state.safetensors"

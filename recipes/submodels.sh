@@ -2,7 +2,8 @@
 # Train Submodels of many speakers and enroll new ones, from recordings to reports. Run it from egs/<corpus>.
 #
 #   1 data, features and base model   2 one job for all speakers   3 one job per speaker, for a few   4 speaker embeddings
-#   5 enrollment of new speakers      6 decoding and scoring       7 every Submodel on every speaker  8 reports
+#   5 one adapter for all, and per-speaker weights and speaker embeddings that start from it
+#   6 enrollment of new speakers      7 decoding and scoring       8 every Submodel on every speaker  9 reports
 #
 # A finished stage can run again and changes nothing; a stopped one goes on where it was.
 
@@ -26,14 +27,17 @@ new_test=new_test                # set of new speakers, to decode and score
 base_test=                       # data directory of the base model's own speakers, with features
 cross=2                          # utterances of each speaker that every Submodel transcribes
 embeddings="4 16 64"             # dimensions of the speaker embeddings, a training for each
+two_stage_embeddings="16"        # dimensions of those that start from the adapter for all speakers
 counts="1 5 20 100"              # utterances to enroll a new speaker with
-starts="mean nearest"            # where enrollment starts: mean, nearest or new
+starts="mean nearest"            # where enrollment starts, but for two-stage training: mean, nearest or new
 expdir=exp/submodels             # folder of the experiments and of reports
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
 embedding_set=                   # further changes for speaker embeddings
+shared_set=                      # further changes for the adapter for all speakers
+two_stage_set=                   # further changes for what starts from it; speaker embeddings have embedding_set too
 enroll_set=                      # further changes for enrollment, of train.* alone
 stage=1                          # first stage to run
-stop_stage=8                     # last stage to run
+stop_stage=9                     # last stage to run
 nj=2                             # jobs for features
 jobs=1                           # trainings and decodings at a time, which share the cores
 cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
@@ -48,23 +52,29 @@ need_adaptkit
 [ -z "$new" ] || [ -n "$known" ] || die 2 "--new needs --known too, for the speakers to train"
 run=("$recipes/run_local.sh")
 [ -z "$cmd" ] || read -r -a run <<<"$cmd"
-overrides=() base_overrides=() embedding_overrides=() enroll_overrides=() base_set=""
+overrides=() base_overrides=() embedding_overrides=() shared_overrides=() two_stage_overrides=() enroll_overrides=()
+base_set=""
 for word in $set; do
   overrides+=(--set "$word")
   [[ $word != base[.=]* ]] || base_overrides+=(--set "$word") base_set+=" $word"
 done
 for word in $embedding_set; do embedding_overrides+=(--set "$word"); done
+for word in $shared_set; do shared_overrides+=(--set "$word"); done
+for word in $two_stage_set; do two_stage_overrides+=(--set "$word"); done
 for word in $enroll_set; do enroll_overrides+=(--set "$word"); done
 mapfile -t speakers < <(cut -d' ' -f1 "$few")
 trained=("$expdir/one_job")
 for size in $embeddings; do trained+=("$expdir/space_$size"); done
-enrolled=()  # as in exp/submodels/space_16_nearest_5
+second=("$expdir/two_stage")  # what starts from the adapter for all speakers
+for size in $two_stage_embeddings; do second+=("$expdir/two_stage_space_$size"); done
+enrolled=()  # as in exp/submodels/space_16_nearest_5 and exp/submodels/two_stage_shared_5
 for count in $counts; do
   for start in $starts; do enrolled+=("${trained[@]/%/_${start}_$count}"); done
+  enrolled+=("${second[@]/%/_shared_$count}")
 done
-known_decoded=("$expdir/none" "${trained[@]}")
-few_decoded=("$expdir/none" "$expdir/one_job" "$expdir/each_job")
-new_decoded=("$expdir/none" "${enrolled[@]}")
+known_decoded=("$expdir/none" "$expdir/shared" "${trained[@]}" "${second[@]}")
+few_decoded=("$expdir/none" "$expdir/shared" "$expdir/one_job" "$expdir/each_job" "$expdir/two_stage")
+new_decoded=("$expdir/none" "$expdir/shared" "${enrolled[@]}")
 decoded=("${known_decoded[@]/%//decode_$test}" "${few_decoded[@]/%//decode_few_$test}" "${new_decoded[@]/%//decode_$new_test}")
 
 prepare() {  # first and last stage of the recipe that makes data and the base model
@@ -83,10 +93,25 @@ train_alone() {  # a speaker
     --set "name=$1" --set "data.train=$data/train" --set "data.valid=$data/valid"
 }
 
-train_embedding() {  # dimensions
-  local name=space_$1
+train_embedding() {  # dimensions; optionally, prefix of the name and words for adaptkit train
+  local name=${2-}space_$1
   "${run[@]}" "$expdir/$name/log/train.log" adaptkit train "$config" --exp "$expdir/$name" --resume "${overrides[@]}" \
-    --set "name=$name" --set adapters.0.bank=space --set "adapters.0.space_dim=$1" "${embedding_overrides[@]}"
+    --set "name=$name" --set adapters.0.bank=space --set "adapters.0.space_dim=$1" "${embedding_overrides[@]}" "${@:3}"
+}
+
+train_first() {  # the adapter for all speakers
+  "${run[@]}" "$expdir/shared/log/train.log" adaptkit train "$config" --shared --exp "$expdir/shared" --resume \
+    "${overrides[@]}" --set name=shared "${shared_overrides[@]}"
+}
+
+train_second() {  # folder of what starts from it
+  local name words=(--set "train.start=$expdir/shared" "${two_stage_overrides[@]}")
+  name=$(basename "$1")
+  case $name in
+    *_space_*) train_embedding "${name##*_}" two_stage_ "${words[@]}" ;;
+    *) "${run[@]}" "$1/log/train.log" adaptkit train "$config" --exp "$1" --resume "${overrides[@]}" \
+      --set "name=$name" "${words[@]}" ;;
+  esac
 }
 
 enroll() {  # folder of an enrollment
@@ -139,25 +164,30 @@ if is_stage 4 "speaker embeddings"; then
   for_each train_embedding "${sizes[@]}"
 fi
 
-if is_stage 5 "enrollment of new speakers"; then
+if is_stage 5 "one adapter for all speakers, and what starts from it"; then
+  train_first
+  for_each train_second "${second[@]}"
+fi
+
+if is_stage 6 "enrollment of new speakers"; then
   for count in $counts; do adaptkit data subset "dump/$enroll" "dump/enroll_$count" --per-spk "$count"; done
   for_each enroll "${enrolled[@]}"
 fi
 
-if is_stage 6 "decoding and scoring"; then
+if is_stage 7 "decoding and scoring"; then
   adaptkit data subset "dump/$test" "dump/few_$test" --spk-list "$few"
   for_each decode "${decoded[@]}"
   for folder in "${decoded[@]}"; do adaptkit score "dump/${folder##*/decode_}" "$folder"; done
 fi
 
-if is_stage 7 "every Submodel on every speaker"; then
+if is_stage 8 "every Submodel on every speaker"; then
   "${run[@]}" "$expdir/one_job/log/cross.log" \
     adaptkit submodels cross "$expdir/one_job" "dump/$test" --per-speaker "$cross"
   [ -z "$base_test" ] || "${run[@]}" "$expdir/one_job/log/cross_base.log" \
     adaptkit submodels cross "$expdir/one_job" "$base_test" --out "$expdir/one_job/cross_base"
 fi
 
-if is_stage 8 "reports"; then
+if is_stage 9 "reports"; then
   report "$test" one_job "${known_decoded[@]}"
   report "few_$test" one_job "${few_decoded[@]}"
   report "$new_test" none "${new_decoded[@]}"

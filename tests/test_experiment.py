@@ -5,6 +5,7 @@ import pytest
 from adaptkit import config, experiment
 from adaptkit.adapters.kinds import residual
 from adaptkit.errors import ConfigError
+from adaptkit.training_options import Training
 
 CONTENT = {
     "name": "tiny",
@@ -151,3 +152,13 @@ def test_a_yaml_of_adapters_may_be_named_in_any_script(path, tmp_path):
 
 def test_a_whole_number_may_have_an_exponent(path):
     assert experiment.load(path, ["train.batch_frames=12e3"]).train.batch_frames == 12000
+
+
+@pytest.mark.parametrize("word", ["task_utterances=4", "temperature=5", "shared=true", "start=exp/shared"])
+def test_options_of_adapters_are_refused_for_a_base_model(path, word):
+    assert f"base.train.{word.partition('=')[0]}: unknown key" in refused(path, f"base.train.{word}")
+
+
+def test_defaults_that_earlier_versions_saved_for_a_base_model_are_dropped(path):
+    saved = ["base.train.task_utterances=8", "base.train.temperature=1.0", "base.train.lr=0.5"]
+    assert experiment.load(path, saved).base.train == Training(lr=0.5)

@@ -14,7 +14,7 @@ Every option of its Config has a description. `python -m adaptkit.adapters.descr
 import inspect
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,7 @@ from adaptkit.adapters import api
 from adaptkit.adapters.api import Adapter, AdapterConfig, AdapterStack
 from adaptkit.adapters.catalog import CATALOG, AdapterInfo, Option, available, digest_source
 from adaptkit.adapters.site import Site
-from adaptkit.errors import ConfigError
+from adaptkit.errors import ConfigError, listed
 from adaptkit.files import write_text
 
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}  # JSON schema
@@ -68,11 +68,31 @@ def measure(entry: AdapterConfig, sites: Sequence[Site]) -> AdapterSize:
     return AdapterSize(_count_sites(entry, one, sites), per_task, one.num_parameters - per_task)
 
 
+def describe_difference(
+    theirs: Sequence[AdapterConfig], ours: Sequence[AdapterConfig], *, but_for: Collection[str] = ()
+) -> str:
+    """Describe the options, or the adapter types, that differ, but for some options; empty if none do."""
+    kinds, own_kinds = ("+".join(entry.kind for entry in side) for side in (theirs, ours))
+    if kinds != own_kinds:
+        return f"of adapter type {kinds}, not {own_kinds}"
+    changed = [
+        f"adapters.{index}.{name} {value!r}, not {own[name]!r}"
+        for index, (other, own) in enumerate(zip(_dump(theirs), _dump(ours), strict=True))
+        for name, value in other.items()
+        if value != own[name] and name not in but_for
+    ]
+    return f"with {listed(changed)}" if changed else ""
+
+
 def write_catalog() -> None:
     """Write `catalog.json`, for commands that do not need torch."""
     infos = {kind: asdict(describe_adapter(kind)) for kind in available()}
     entries = {kind: {"source": digest_source(kind), "info": info} for kind, info in infos.items()}
     write_text(CATALOG, json.dumps(entries, indent=1) + "\n")
+
+
+def _dump(adapters: Sequence[AdapterConfig]) -> list[dict[str, Any]]:
+    return [config.dump(entry) for entry in adapters]
 
 
 def _only_adapter(path: Any, content: Mapping[str, Any]) -> dict[str, Any]:

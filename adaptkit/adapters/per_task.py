@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+SHARED = "shared"  # the task of an adapter for all speakers; it also serves those without one of their own
+
 
 class TaskOwned(nn.Module):
     """A module with per-task parameters: index k of their first axis belongs to task k alone."""
@@ -128,6 +130,11 @@ class Hypernetwork(nn.Module):
         for part, _, _ in self.places:
             part.made = None
 
+    def names(self, module: nn.Module) -> list[str]:
+        """Return the names in `module` of the tables it replaces, in the order of their slices in theta."""
+        prefixes = {part: prefix for prefix, part in module.named_modules()}
+        return [f"{prefixes[part]}.{name}" for part, name, _ in self.places]
+
     @contextmanager
     def alone(self, task: int) -> Iterator[None]:
         """Generate the weights of one task, for `TaskOwned.of` inside the block."""
@@ -173,6 +180,25 @@ def shared_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield the parameters that all tasks share with their names."""
     owned = {name for name, _ in task_parameters(module)}
     yield from ((name, parameter) for name, parameter in module.named_parameters() if name not in owned)
+
+
+def weights_of(module: nn.Module, space: Hypernetwork | None, task: int) -> dict[str, Tensor]:
+    """Return a task's slice of each table by name, also where a hypernetwork `space` replaces the tables."""
+    if space is None:
+        return {name: table.detach()[task].clone() for name, table in task_parameters(module)}
+    with torch.no_grad(), space.alone(task):
+        made = [part.made[name][0] for part, name, _ in space.places]
+    return dict(zip(space.names(module), made, strict=True))
+
+
+def start_from(module: nn.Module, space: Hypernetwork | None, weights: Mapping[str, Tensor]) -> None:
+    """Set the slices of all tasks to `weights`, as `weights_of` returns them; with a hypernetwork, g0."""
+    with torch.no_grad():
+        if space is not None:
+            space.origin.copy_(torch.cat([weights[name].flatten() for name in space.names(module)]))
+            return
+        for name, table in task_parameters(module):
+            table.copy_(weights[name].expand_as(table))
 
 
 def _tables(module: nn.Module) -> list[tuple[TaskOwned, str, nn.Parameter]]:

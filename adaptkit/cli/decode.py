@@ -17,6 +17,7 @@ from adaptkit.cli.options import (
     SearchSet,
     SubmodelMb,
     UnknownSpeaker,
+    UnknownSpeakers,
     choose_device,
     request_search,
 )
@@ -58,9 +59,7 @@ def decode(
     base_only: Annotated[bool, typer.Option("--base-only", help="Decode without adapters.")] = False,
     submodels: Submodels = None,
     submodel_mb: SubmodelMb = None,
-    unknown_speaker: Annotated[
-        UnknownSpeaker, typer.Option(help="Refuse speakers without an adapter, or use the base model.")
-    ] = UnknownSpeaker.error,
+    unknown_speaker: UnknownSpeakers = UnknownSpeaker.error,
     search: Search = None,
     search_set: SearchSet = None,
     lm: Lm = None,

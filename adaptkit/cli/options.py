@@ -34,6 +34,7 @@ class Start(str, Enum):
     mean = "mean"
     nearest = "nearest"
     new = "new"
+    shared = "shared"
 
 
 class TableFormat(str, Enum):
@@ -144,6 +145,13 @@ Nbest = Annotated[
     int | None,
     typer.Option(
         "--nbest", metavar="N", min=1, max=1000, help="Number of hypotheses per utterance, with scores."
+    ),
+]
+UnknownSpeakers = Annotated[
+    UnknownSpeaker,
+    typer.Option(
+        help="For speakers without an adapter, error uses the one named 'shared', and refuses them if there "
+        "is none; base uses the base model."
     ),
 ]
 Nj = Annotated[int, typer.Option(metavar="N", min=1, help="Parallel jobs.")]

@@ -16,6 +16,7 @@ from adaptkit.cli.options import (
     SearchSet,
     SubmodelMb,
     UnknownSpeaker,
+    UnknownSpeakers,
     choose_device,
     request_search,
 )
@@ -66,9 +67,7 @@ def serve(
     port: Port = 8000,
     workers: Workers = 1,
     submodel_mb: SubmodelMb = None,
-    unknown_speaker: Annotated[
-        UnknownSpeaker, typer.Option(help="Answer 404 for unknown speakers, or use the base model.")
-    ] = UnknownSpeaker.error,
+    unknown_speaker: UnknownSpeakers = UnknownSpeaker.error,
     search: BaseSearch = None,
     search_set: SearchSet = None,
     lm: Lm = None,

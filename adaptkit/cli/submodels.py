@@ -41,8 +41,13 @@ def enroll(
         ),
     ] = None,
     start: Annotated[
-        Start, typer.Option(help="Start from the mean or the nearest of the known speakers, or from scratch.")
-    ] = Start.mean,
+        Start | None,
+        typer.Option(
+            help="Start from the shared adapter, from the mean or the nearest of the known speakers, or from "
+            "scratch.",
+            show_default="shared if EXP has or started from a shared adapter, else mean",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The folder for the extended adapter file.", show_default="EXP"),
@@ -63,7 +68,7 @@ def enroll(
         data=data,
         valid=valid,
         speakers=tuple(speaker or ()),
-        start=start.value,
+        start=start and start.value,
         out=out,
         base=base,
         overrides=tuple(overrides or ()),
@@ -125,7 +130,8 @@ def pack(
     log = logging.getLogger(__name__)
     for entry in packed.left_out:
         log.warning("%s: left out: %s", entry.path, entry.problem)
-    log.info("%s: %d Submodels packed, %d left out", out, len(packed.tasks), len(packed.left_out))
+    others = library.describe_fallback(packed.tasks)
+    log.info("%s: %d Submodels packed, %d left out%s", out, len(packed.tasks), len(packed.left_out), others)
     typer.echo(out)
 
 

@@ -35,6 +35,14 @@ def train(
         ),
     ] = None,
     augment: Augment = None,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="Train one adapter for all speakers, from which --set train.start=EXP starts per-speaker "
+            "weights; '_shared' is added to the experiment's name.",
+        ),
+    ] = False,
     exp: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The folder to write to.", show_default="exp/<name>")
     ] = None,
@@ -51,7 +59,7 @@ def train(
     from adaptkit.training.run import train_adapters
 
     words = [*(overrides or []), *([f"train.seed={seed}"] if seed is not None else [])]
-    settings = experiment.load(config, words, adapter=adapter, augment=augment)
+    settings = experiment.load(config, words, adapter=adapter, augment=augment, shared=shared)
     folder = exp or Path("exp") / settings.name
     chosen = choose_device(device)
     train_adapters(settings, folder, device=chosen, resume=resume, allow_pipes=allow_pipes)

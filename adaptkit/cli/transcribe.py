@@ -16,6 +16,7 @@ from adaptkit.cli.options import (
     SearchSet,
     SubmodelMb,
     UnknownSpeaker,
+    UnknownSpeakers,
     choose_device,
     request_search,
 )
@@ -44,9 +45,7 @@ def transcribe(
     speaker: Annotated[
         str | None, typer.Option(metavar="NAME", help="The speaker whose adapters to use.")
     ] = None,
-    unknown_speaker: Annotated[
-        UnknownSpeaker, typer.Option(help="Refuse a speaker without an adapter, or use the base model.")
-    ] = UnknownSpeaker.error,
+    unknown_speaker: UnknownSpeakers = UnknownSpeaker.error,
     search: Search = None,
     search_set: SearchSet = None,
     lm: Lm = None,

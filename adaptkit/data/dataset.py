@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from adaptkit.adapters.api import AdapterStack
+from adaptkit.adapters.per_task import SHARED
 from adaptkit.augment import corpus
 from adaptkit.augment.schedule import Augmentation, UtteranceAugmentation
 from adaptkit.base import padding
@@ -200,19 +201,23 @@ def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -
 
 
 def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error") -> dict[str, int]:
-    """Return the id of every task of a data directory; a task without adapters is refused.
+    """Return the id of every task of a data directory; a task without adapters has those of SHARED.
 
-    With unknown="base" such a task is assigned to the base model instead.
+    If there are none, it is refused. With unknown="base" such a task is assigned to the base model instead.
     """
     known = {task: index for index, task in enumerate(tasks)}
     strange = [task for task in data.tasks if task not in known]
-    if strange and unknown != "base":
+    fallback = BASE_TASK if unknown == "base" else known.get(SHARED, BASE_TASK)
+    if strange and unknown != "base" and SHARED not in known:
         described = "; ".join(f"'{task}'{nearest(task, tasks)}" for task in strange[:10])
         raise CheckpointError(
             f"{data.path}: the adapters have {len(tasks)} speakers ({listed(tasks, 8)}), not {described}; "
             "'adaptkit decode --unknown-speaker base' decodes them with the base model"
         )
-    return {task: known.get(task, BASE_TASK) for task in data.tasks}
+    if strange and fallback != BASE_TASK and len(known) > 1:
+        what = f"of {len(data.tasks)} speakers have no adapters of their own and use those of '{SHARED}'"
+        _LOG.info("%s: %d %s: %s", data.path, len(strange), what, listed(strange))
+    return {task: known.get(task, fallback) for task in data.tasks}
 
 
 def refuse_misfit(data: DataDir, base: BaseModel) -> None:

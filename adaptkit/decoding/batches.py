@@ -1,8 +1,9 @@
 """Decode in batches, loading the speakers' Submodels on demand."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
+from adaptkit.adapters.per_task import SHARED
 from adaptkit.base.search.searcher import Searcher
 from adaptkit.data.batches import Batch, load_batches
 from adaptkit.data.dataset import BASE_TASK, Examples
@@ -27,16 +28,19 @@ def recognise_with_submodels(
     results are the same as with an adapter file of all tasks.
     """
     plan = plan_decoding(adapted, examples, batch_frames)
-    tasks = [[_find_task(examples, row) for row in rows] for rows in plan]
+    known = frozenset(submodels.known())
+    tasks = [[_find_task(examples, row, known) for row in rows] for rows in plan]
     _refuse_crowded(tasks, submodels)
     batches = _in_slots(load_batches(examples, plan, num_workers), tasks, submodels)
     return recognise_batches(adapted, examples, batches, searcher)
 
 
-def _find_task(examples: Examples, index: int) -> str | None:
-    """Return the task of an utterance; None if the base model recognises it without adapters."""
+def _find_task(examples: Examples, index: int, known: Collection[str]) -> str | None:
+    """Return the task whose Submodel recognises an utterance; None for the base model alone."""
     task = examples.data.utterances[index].task
-    return task if examples.task_ids[task] != BASE_TASK else None
+    if examples.task_ids[task] == BASE_TASK:
+        return None
+    return task if task in known else SHARED
 
 
 def _refuse_crowded(tasks: Sequence[Sequence[str | None]], submodels: SubmodelCache) -> None:

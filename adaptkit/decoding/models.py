@@ -9,6 +9,7 @@ from typing import Literal
 
 from adaptkit import experiment
 from adaptkit.adapters.api import AdapterStack
+from adaptkit.adapters.per_task import SHARED
 from adaptkit.base import archive
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
@@ -111,7 +112,8 @@ def _number_tasks(examples: Examples, model: Decoder) -> Examples:
     if model.adapters is None:
         return examples
     if model.submodels is not None:
-        model.submodels.check(examples.data.tasks)
+        has_all = set(examples.data.tasks) <= set(model.submodels.known())
+        model.submodels.check([*examples.data.tasks, *([] if has_all or unknown == "base" else [SHARED])])
     tasks = model.adapters.tasks if model.submodels is None else model.submodels.known()
     is_everyones = model.submodels is None and not model.adapters.num_per_task
     if is_everyones and unknown == "error":

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaptkit.adapters.per_task import SHARED
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, make_examples
 from adaptkit.decoding.models import Decoder, ModelOptions, opened
@@ -32,8 +33,8 @@ def transcribe(
 ) -> list[Transcript]:
     """Transcribe audio files, all of one speaker, in batches; the order of the files is kept.
 
-    Without a speaker, the base model transcribes alone, or with adapters that all speakers share. A file that
-    is not audio raises DataError.
+    Without a speaker, the base model transcribes alone, or with adapters that all speakers share; so it does
+    for a speaker without adapters. A file that is not audio raises DataError.
     """
     data = _describe(files, speaker)
 
@@ -60,11 +61,16 @@ def _describe(files: Sequence[Path], speaker: str | None) -> DataDir:
 
 
 def _refuse_unknown(model: Decoder, speaker: str | None) -> None:
-    """Refuse adapters of which each speaker has its own, unless the speaker is named and has some."""
+    """Refuse adapters of which each speaker has its own, unless the speaker is named and has some.
+
+    With adapters for all speakers beside them, any speaker has some.
+    """
     stack = model.adapters
     if stack is None or (model.submodels is None and not stack.num_per_task):
         return
     known = stack.tasks if model.submodels is None else model.submodels.known()
+    if SHARED in known and model.options.unknown_speaker == "error":
+        return
     if speaker is None:
         raise ConfigError(
             f"the adapters belong to {len(known)} speakers ({listed(known, 8)}); name one with --speaker, "

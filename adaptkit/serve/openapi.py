@@ -14,8 +14,8 @@ ABOUT = (
     "`curl --data-binary @speech.wav 'http://127.0.0.1:8000/v1/recognize?speaker=bob'`"
 )
 SPEAKER = (
-    "The speaker whose Submodel to use, as listed by `GET /v1/submodels`; the base model if omitted. "
-    "It is never used as a path."
+    "The speaker whose Submodel to use, as listed by `GET /v1/submodels`; the base model if omitted. One "
+    "without a Submodel has that of `shared`, if it is listed. It is never used as a path."
 )
 NBEST = "Return so many hypotheses with their scores; at most as many as the server's `--nbest`."
 AUDIO = {

@@ -183,8 +183,9 @@ class Service:
             return await asyncio.wrap_future(waiting.found)
         except CheckpointError as error:  # removed or found damaged since the request arrived
             self.speakers.update()
-            if self.speakers.choose(waiting.speaker) != waiting.speaker:  # but the base model
-                return await self._find(replace(waiting, speaker=None, found=Future()))
+            instead = self.speakers.choose(waiting.speaker)
+            if instead != waiting.speaker:  # the base model, or the Submodel of all speakers
+                return await self._find(replace(waiting, speaker=instead, found=Future()))
             raise Refusal(409, self.speakers.without_folder(str(error))) from error
         finally:
             self.queue.drop(waiting)

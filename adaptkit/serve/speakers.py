@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Event, Thread
 
+from adaptkit.adapters.per_task import SHARED
 from adaptkit.errors import AdaptkitError, listed, nearest
 from adaptkit.serve.schemas import Refusal
 from adaptkit.submodels.cache import SubmodelCache
@@ -32,7 +33,10 @@ class Speakers:
         return {name: self.without_folder(problem) for name, problem in self._problems.items()}
 
     def choose(self, speaker: str | None) -> str | None:
-        """Return the speaker whose Submodel to use for a request, None for the base model; or refuse."""
+        """Return the speaker whose Submodel to use for a request, None for the base model; or refuse.
+
+        A speaker without one has that of SHARED, if the folder has it and the base model is not asked for.
+        """
         if speaker is None or speaker in self._known:
             return speaker
         problem = self._problems.get(speaker) or self._problems.get(file_name(speaker))
@@ -40,6 +44,8 @@ class Speakers:
             raise Refusal(409, f"the Submodel of '{speaker}' cannot be used: {self.without_folder(problem)}")
         if self._unknown == "base":
             return None
+        if SHARED in self._known:
+            return SHARED
         raise Refusal(404, f"speaker: there is no Submodel of '{speaker}'{self._hint(speaker)}")
 
     def refresh(self) -> None:
@@ -51,8 +57,12 @@ class Speakers:
 
     def update(self) -> None:
         """Take over names and problems from the cache, which may have found a file damaged."""
+        had_shared = SHARED in self._known
         self.names, self._problems = self._cache.known(), self._cache.problems()
         self._known = frozenset(self.names)
+        if SHARED in self._known and not had_shared and self._unknown != "base":
+            what = f"Submodels; '{SHARED}' serves every speaker without one"
+            _LOG.info("%s: %d %s", self._folder, len(self.names), what)
 
     def without_folder(self, message: str) -> str:
         """Remove the server's paths from a message to a client."""

@@ -16,7 +16,7 @@ import torch
 
 from adaptkit import config, experiment, locks
 from adaptkit.adapters import api
-from adaptkit.adapters.per_task import task_parameters
+from adaptkit.adapters.per_task import SHARED, task_parameters
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
 from adaptkit.experiment import Experiment
@@ -128,16 +128,26 @@ def format_entries(entries: Sequence[Entry]) -> str:
 
 def summarise(entries: Sequence[Entry]) -> str:
     """Summarise the files of a folder in one line."""
+    others = describe_fallback([entry.task for entry in entries if not entry.problem])
     num_bytes = sum(entry.num_bytes for entry in entries)
     num_problems = sum(bool(entry.problem) for entry in entries)
-    return f"{len(entries):,} Submodels of {num_bytes:,} bytes, {num_problems:,} with a problem"
+    return f"{len(entries):,} Submodels of {num_bytes:,} bytes, {num_problems:,} with a problem{others}"
+
+
+def describe_fallback(tasks: Collection[str]) -> str:
+    """Describe whom the Submodel of all speakers serves, if it is among some, to end a message with.
+
+    >>> describe_fallback(["ann", "shared"])
+    "; 'shared' serves speakers without one"
+    """
+    return f"; '{SHARED}' serves speakers without one" if SHARED in tasks else ""
 
 
 def _refuse_unknown(tasks: Sequence[str], known: Collection[str], path: Path) -> Sequence[str]:
     """Return the tasks without duplicates; refuse those that the experiment does not have."""
     unknown = [f"{task!r}{nearest(task, known)}" for task in tasks if task not in known]
     if unknown:
-        raise ConfigError(f"{path}: has no speaker {listed(unknown)}")
+        raise ConfigError(f"{path}: has no speaker {listed(unknown)}{describe_fallback(known)}")
     return list(dict.fromkeys(tasks))
 
 

@@ -26,7 +26,8 @@ from torch import Tensor
 from adaptkit import config
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig
-from adaptkit.errors import AdaptkitError, CheckpointError, listed
+from adaptkit.adapters.describe import describe_difference
+from adaptkit.errors import AdaptkitError, CheckpointError
 from adaptkit.files import require_regular
 from adaptkit.tensors import hash_tensors, read_tensors, write_tensors
 
@@ -79,7 +80,7 @@ class Shared:
         if other.base_fingerprint != self.base_fingerprint:
             return f"for base model {other.base_fingerprint}, not {self.base_fingerprint}"
         if other.adapters != self.adapters:
-            return _config_difference(other.adapters, self.adapters)
+            return describe_difference(other.adapters, self.adapters)
         theirs = other.shared if isinstance(other, Submodel) else other.fingerprint
         return "" if theirs == self.fingerprint else f"with shared weights {theirs}, not {self.fingerprint}"
 
@@ -216,17 +217,3 @@ def _read_configs(text: str) -> tuple[AdapterConfig, ...]:
 
 def _dump(adapters: Sequence[AdapterConfig]) -> list[dict[str, Any]]:
     return [config.dump(entry) for entry in adapters]
-
-
-def _config_difference(theirs: Sequence[AdapterConfig], ours: Sequence[AdapterConfig]) -> str:
-    """Describe the options, or the adapter types, that differ."""
-    kinds, own_kinds = ("+".join(entry.kind for entry in side) for side in (theirs, ours))
-    if kinds != own_kinds:
-        return f"of adapter type {kinds}, not {own_kinds}"
-    changed = [
-        f"adapters.{index}.{name} {value!r}, not {own[name]!r}"
-        for index, (other, own) in enumerate(zip(_dump(theirs), _dump(ours), strict=True))
-        for name, value in other.items()
-        if value != own[name]
-    ]
-    return f"with {listed(changed)}"

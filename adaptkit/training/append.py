@@ -14,6 +14,7 @@ from adaptkit.adapters.per_task import task_parameters
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import CheckpointError, listed
 from adaptkit.experiment import Experiment
+from adaptkit.files import read_regular, replacing
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
@@ -31,7 +32,8 @@ class EnrollOptions:
     data: Path  # data directory of the new speakers
     valid: Path | None = None  # validation set that selects the best weights; None keeps the last weights
     speakers: tuple[str, ...] = ()  # of the data directory; empty for all
-    start: Literal["mean", "nearest", "new"] = "mean"  # initial weights: see `enroll.start`
+    # initial weights, see `enroll.start`; None: shared if there is a shared adapter, else mean
+    start: Literal["mean", "nearest", "new", "shared"] | None = None
     out: Path | None = None  # None adds the speakers to the adapter file of `exp` itself
     base: Path | None = None  # folder of the base model, if it has moved
     overrides: tuple[str, ...] = ()  # of the experiment's yaml, such as train.lr=0.01
@@ -128,12 +130,20 @@ def append(
         stack = api.build(joined.adapters, base.sites, joined.tasks, seed=None)
         if options.out is not None and not target.config.exists():
             experiment.save(settings, target.config)
+        _copy_start(RunFolder(options.exp), target)
         if joined is not old:
             kept = joined.unimproved
             checkpoint.save(
                 target.adapter, stack, base.fingerprint, old.step, joined.weights, unimproved=kept
             )
         _record(options, settings, stack, base=base, state=state, new=new, device=device, metric=metric)
+
+
+def _copy_start(exp: RunFolder, out: RunFolder) -> None:
+    """Copy what the experiment started from, so that more speakers can be enrolled in OUT from there."""
+    if exp.start.exists() and not out.start.exists():
+        with replacing(out.start) as temporary:
+            Path(temporary).write_bytes(read_regular(exp.start))
 
 
 def _record(
@@ -157,6 +167,7 @@ def _record(
                 run,
                 tasks=list(stack.tasks),
                 params_trainable=run.params_trainable + more,
+                params_per_task=num_each,
                 unimproved=[*run.unimproved, *new.unimproved],
             ).write(target.record)
     elif options.out is not None:

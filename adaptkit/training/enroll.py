@@ -20,11 +20,12 @@ from torch import Tensor
 from adaptkit import experiment
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterStack
-from adaptkit.adapters.per_task import shared_parameters, task_parameters
+from adaptkit.adapters.per_task import SHARED, shared_parameters, task_parameters
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.batches import load_batches, plan_batches
 from adaptkit.data.dataset import Examples, number_tasks
 from adaptkit.errors import ConfigError, DataError, listed, nearest
+from adaptkit.experiment import Experiment
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
@@ -35,6 +36,7 @@ from adaptkit.training.distributed import in_processes, is_first
 from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.run import read_set, warn_of_coupled_rows
+from adaptkit.training.start import read_shared_start, start_from_shared
 from adaptkit.training.state import State, describe_contents, identify
 from adaptkit.training.validation import Metric, describe_value
 
@@ -54,7 +56,7 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
         loaded = load_experiment(
             options.exp, base=options.base, device=device, overrides=_settings_words(options)
         )
-        settings, base, known = loaded.settings, loaded.base, loaded.adapters
+        settings, base, known = _by_speaker(loaded.settings), loaded.base, loaded.adapters
         owned = {name for name, _ in task_parameters(known)}
         if not owned:
             raise ConfigError(
@@ -67,7 +69,8 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
         present = find_target(options, owned)
         if not folder.state.exists():
             refuse_known(train.data.tasks, present.tasks, target.path)
-        stack = start(known, train, options.start, seed=settings.train.seed)
+        where, shared = _choose_start(options, known, base)
+        stack = start(known, train, where, seed=settings.train.seed, shared=shared)
 
         def write(weights: Mapping[str, Tensor], state: State) -> None:
             experiment.save(settings, folder.config)
@@ -79,7 +82,7 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
             **identify(settings, "adapters", "augment", "train"),
             **describe_contents(train, valid),
             "base model": base.fingerprint,
-            "start": options.start,
+            "start": where,
         }
         refusal = _refuse_longer(train.data.tasks, present.tasks)
         settled = {"finish": lambda state: None, "refuses_longer": refusal}
@@ -103,26 +106,57 @@ def _refuse_longer(tasks: Sequence[str], present: Sequence[str]) -> str:
     )
 
 
-def start(known: AdapterStack, train: Examples, where: str, *, seed: int) -> AdapterStack:
+def start(
+    known: AdapterStack, train: Examples, where: str, *, seed: int, shared: AdapterStack | None = None
+) -> AdapterStack:
     """Build adapters for the new speakers only, with the frozen shared weights of the known ones.
 
     Per-speaker weights start from `where`: `mean` (of the known speakers), `nearest` (the known speaker whose
-    weights give the new speaker's first utterances the lowest loss) or `new` (the adapter's initialisation).
+    weights give the new speaker's first utterances the lowest loss), `shared` (the adapter for all speakers:
+    the only task of `shared` if given, else the one among the known tasks) or `new` (the adapter's
+    initialisation).
     """
     tasks = train.data.tasks
     stack = api.build(known.configs, train.base.sites, tasks, seed).to(next(known.parameters()).device)
-    shared, owned = dict(shared_parameters(known)), dict(task_parameters(known))
+    ours, owned = dict(shared_parameters(known)), dict(task_parameters(known))
+    speakers = [index for index, task in enumerate(known.tasks) if task != SHARED]
     with torch.no_grad():
         for name, parameter in shared_parameters(stack):
-            parameter.copy_(shared[name])
+            parameter.copy_(ours[name])
             parameter.requires_grad_(False)
+        if where == "shared" and shared is not None:
+            start_from_shared(stack, shared)
+            return stack
         for index, task in enumerate(tasks if where != "new" else ()):
-            chosen = slice(None) if where == "mean" else [find_nearest(known, train, task)]
+            chosen = speakers or [0]
+            if where == "shared":
+                chosen = [known.tasks.index(SHARED)]
             if where == "nearest":
+                chosen = [find_nearest(known, train, task)]
                 _LOG.info("%s starts from %s, the nearest known speaker", task, known.tasks[chosen[0]])
             for name, parameter in task_parameters(stack):
                 parameter[index] = owned[name][chosen].mean(dim=0)
     return stack
+
+
+def _choose_start(
+    options: EnrollOptions, known: AdapterStack, base: BaseModel
+) -> tuple[str, AdapterStack | None]:
+    """Return where new speakers start, and the shared adapter that the experiment itself started from."""
+    path = RunFolder(options.exp).start
+    shared = read_shared_start(path, base) if path.exists() else None
+    has_shared = shared is not None or SHARED in known.tasks
+    if options.start == "shared" and not has_shared:
+        raise ConfigError(
+            f"--start shared: {options.exp} has no shared adapter: it has no speaker '{SHARED}', and its "
+            "training did not start from one (train.start); use --start mean"
+        )
+    return options.start or ("shared" if has_shared else "mean"), shared
+
+
+def _by_speaker(settings: Experiment) -> Experiment:
+    """Return the settings with batches by speaker, also where the experiment trained one adapter for all."""
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"shared": False})})
 
 
 def find_nearest(known: AdapterStack, train: Examples, task: str) -> int:
@@ -186,6 +220,11 @@ def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples |
         described = "; ".join(f"'{name}'{nearest(name, train.data.tasks)}" for name in unknown)
         raise DataError(f"{options.data}: has no speaker {described}")
     chosen = options.speakers or train.data.tasks
+    if SHARED in chosen:
+        raise DataError(
+            f"{options.data}: has a speaker '{SHARED}', as adapters for all speakers are called; give them "
+            "another name in utt2spk, or select the others with --speaker"
+        )
     train = _only(train, chosen)
     if options.valid is None:
         return train, None

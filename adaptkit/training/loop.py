@@ -73,6 +73,7 @@ class _Loop:
             len(tasks),
             algorithm=self.options.optimizer,
             weight_decay=self.options.weight_decay,
+            decays_to_start=self.options.decays_to_start,
         )
         is_scaled = self.options.precision == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=_FIRST_SCALE, enabled=is_scaled)

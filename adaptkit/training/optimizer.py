@@ -4,6 +4,11 @@ Per-task weights have their own learning rate, step count, moments, gradient cli
 task is absent from a step, its weights and optimizer state stay bit-identical. AdamW over a stacked parameter
 would not do: its momentum moves the rows of absent tasks, and its step count is that of the whole job. Shared
 weights use torch's own optimizer.
+
+Weight decay is decoupled: before a step of learning rate l, w becomes w - l d (w - a). The anchor a is zero
+(Loshchilov and Hutter, Decoupled weight decay regularization, 2017, arXiv:1711.05101), or the value of w at
+the start (Li et al., Explicit inductive bias for transfer learning with convolutional networks, 2018,
+arXiv:1802.01483, there as a part of the loss).
 """
 
 import math
@@ -30,19 +35,30 @@ class PerTask:
     """AdamW or plain SGD over per-task and shared weights, with decoupled weight decay in both.
 
     Gradients come from the sum of the utterances' losses; `normalise` turns them into gradients of means.
+    With `decays_to_start` weights decay towards their values now, else towards zero.
     """
 
-    def __init__(self, module: nn.Module, num_tasks: int, *, algorithm: str, weight_decay: float):
+    def __init__(
+        self,
+        module: nn.Module,
+        num_tasks: int,
+        *,
+        algorithm: str,
+        weight_decay: float,
+        decays_to_start: bool = False,
+    ):
         owned = dict(task_parameters(module))
         wanted = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.owned = [wanted[name] for name in owned if name in wanted]
         self.shared = [p for name, p in wanted.items() if name not in owned]
         self.algorithm, self.weight_decay = algorithm, weight_decay
-        self.inner = _of_torch(self.shared, algorithm, weight_decay) if self.shared else None
+        self.inner = _of_torch(self.shared, algorithm) if self.shared else None
         device = next(iter(wanted.values())).device
         self.steps = torch.zeros(num_tasks, dtype=torch.long)  # taken so far by each task
         size = (num_tasks if self.owned and algorithm == "adamw" else 0, self._num_per_task())
         self.moments = torch.zeros(2, *size, device=device)  # of the gradient and of its square (2, K, P)
+        anchored = (self.owned, self.shared) if decays_to_start and weight_decay else ((), ())
+        self.own_anchors, self.shared_anchors = ([p.detach().clone() for p in part] for part in anchored)
         self.present: list[int] = []  # tasks of the next step
         self.rates = self.gradients = torch.empty(0)  # their learning rates (n, 1), and gradients (n, P)
 
@@ -88,6 +104,7 @@ class PerTask:
     def step(self) -> None:
         """Take an optimizer step; rows of absent tasks do not change."""
         if self.inner is not None:
+            self._decay_shared()
             self.inner.step()
         if self.present:
             self.steps[self.present] += 1
@@ -103,12 +120,17 @@ class PerTask:
         """Return the optimizer state needed to resume."""
         slots = self.inner.state_dict()["state"] if self.inner is not None else {}
         inner = {f"shared.{i}.{name}": torch.as_tensor(t) for i, s in slots.items() for name, t in s.items()}
-        return {"steps": self.steps, "moments": self.moments, **inner}
+        anchors = {"own": self.own_anchors, "shared": self.shared_anchors}
+        starts = {f"start.{part}.{i}": t for part, own in anchors.items() for i, t in enumerate(own)}
+        return {"steps": self.steps, "moments": self.moments, **starts, **inner}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Load a state returned by `tensors`."""
         self.steps.copy_(tensors["steps"])
         self.moments.copy_(tensors["moments"])
+        for part, anchors in (("own", self.own_anchors), ("shared", self.shared_anchors)):
+            for index, anchor in enumerate(anchors):
+                anchor.copy_(tensors[f"start.{part}.{index}"])
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("shared."):
@@ -117,9 +139,20 @@ class PerTask:
         if self.inner is not None:
             self.inner.load_state_dict({**self.inner.state_dict(), "state": slots})
 
+    def _decay_shared(self) -> None:
+        """Decay the shared weights that take part in this step."""
+        decay = self.inner.param_groups[0]["lr"] * self.weight_decay
+        with torch.no_grad():
+            for index, parameter in enumerate(self.shared if decay else ()):
+                if parameter.grad is not None:  # None for a layer that stochastic depth skipped
+                    anchor = self.shared_anchors[index] if self.shared_anchors else None
+                    _decay(parameter, anchor, decay)
+
     def _step_tasks(self) -> None:
         with torch.no_grad():
-            weights = self._rows(self.owned) * (1 - self.rates * self.weight_decay)
+            anchors = self._rows(self.own_anchors) if self.own_anchors else None
+            weights = self._rows(self.owned)
+            _decay(weights, anchors, self.rates * self.weight_decay)
             weights -= self.rates * (self.gradients if self.algorithm == "sgd" else self._directions())
             ids = self._ids()
             parts = weights.split([parameter[0].numel() for parameter in self.owned], dim=1)
@@ -149,22 +182,15 @@ class PerTask:
         return sum(parameter[0].numel() for parameter in self.owned)
 
 
-def _of_torch(parameters: list[nn.Parameter], algorithm: str, weight_decay: float) -> torch.optim.Optimizer:
+def _decay(weights: Tensor, anchors: Tensor | None, decay: Tensor | float) -> None:
+    """Pull weights towards their anchors in place, or towards zero without any."""
+    if anchors is None:
+        weights *= 1 - decay
+    else:
+        weights -= decay * (weights - anchors)
+
+
+def _of_torch(parameters: list[nn.Parameter], algorithm: str) -> torch.optim.Optimizer:
     if algorithm == "adamw":
-        return torch.optim.AdamW(parameters, weight_decay=weight_decay, betas=(_BETA1, _BETA2), eps=_EPSILON)
-    return _DecoupledSGD(parameters, weight_decay=weight_decay)
-
-
-class _DecoupledSGD(torch.optim.SGD):
-    """Plain SGD with decoupled weight decay, as in AdamW."""
-
-    def __init__(self, parameters: list[nn.Parameter], *, weight_decay: float):
-        super().__init__(parameters, lr=0.0)
-        self.decay = weight_decay
-
-    def step(self, closure: None = None) -> None:
-        with torch.no_grad():
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    parameter *= 1 - group["lr"] * self.decay
-        super().step()
+        return torch.optim.AdamW(parameters, weight_decay=0.0, betas=(_BETA1, _BETA2), eps=_EPSILON)
+    return torch.optim.SGD(parameters, lr=0.0)

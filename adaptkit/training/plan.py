@@ -12,10 +12,10 @@ from adaptkit.adapters.api import AdapterStack
 from adaptkit.data.batches import shuffle_batches
 from adaptkit.data.dataset import Examples, Group
 from adaptkit.data.sampler import Batches, StepLimits, TrainingSet, count_visits, own_batches, plan_steps
-from adaptkit.experiment import Training
 from adaptkit.model import encoder_cache
 from adaptkit.training.state import WHOLE, State
 from adaptkit.training.validation import Metric, choose_metric
+from adaptkit.training_options import AdapterTraining, Training
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Plan:
     train: Examples
     valid: Examples | None  # None: the last weights are kept instead of the best
     folder: Path
-    options: Training
+    options: Training | AdapterTraining  # of a base model, or of adapters
     identity: Mapping[str, Any]  # what a resumed run must share with the interrupted one
     write: Callable[
         [Mapping[str, Tensor], State], None
@@ -44,7 +44,7 @@ class Plan:
     ) -> list[Batches]:
         """Plan the steps of an epoch of training `adapters`, without the tasks that have stopped."""
         options, groups = self.options, self.train.groups(adapters)
-        if adapters is not None and adapters.num_per_task:
+        if self._is_by_task(adapters):
             own = {task: batches for task, batches in self._own(epoch, groups).items() if task not in stopped}
             return plan_steps(own, self._set(groups), self._limits)
         seed = options.seed
@@ -57,10 +57,17 @@ class Plan:
         """Count the steps of the whole run, and those of each task."""
         counts: Counter[str] = Counter()
         for epoch in range(self.options.max_epochs):
-            counts[WHOLE] += len(self.steps(epoch, adapters))
-            if adapters is not None and adapters.num_per_task:
+            num_steps = len(self.steps(epoch, adapters))
+            counts[WHOLE] += num_steps
+            if self._is_by_task(adapters):
                 counts.update({t: len(b) for t, b in self._own(epoch, self.train.groups(adapters)).items()})
+            elif adapters is not None:
+                counts.update(dict.fromkeys(adapters.tasks, num_steps))
         return counts
+
+    def _is_by_task(self, adapters: AdapterStack | None) -> bool:
+        """Return whether each task has batches of its own, rather than all utterances as of one task."""
+        return adapters is not None and adapters.num_per_task > 0 and not self.options.shared
 
     def _own(self, epoch: int, groups: Sequence[Group]) -> dict[str, Batches]:
         """Plan each task's own batches of an epoch."""

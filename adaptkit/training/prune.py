@@ -153,10 +153,12 @@ def _save(folder: RunFolder, settings: Experiment, *, stack: AdapterStack, file:
 
 def _retrain(folder: RunFolder, settings: Experiment, *, epochs: int, device: str) -> Path:
     """Train the remaining adapters further, and return the folder of the result."""
-    options = settings.train.model_copy(update={"max_epochs": epochs})
+    towards = "start" if settings.train.decays_to_start else "zero"  # as in the experiment
+    changes = {"max_epochs": epochs, "start": folder.adapter, "decay_towards": towards}
+    options = settings.train.model_copy(update=changes)
     changed = settings.model_copy(update={"name": f"{settings.name}_retrained", "train": options})
     out = folder.path / "retrained"
-    train_adapters(changed, out, device=device, resume=True, start=folder.adapter)
+    train_adapters(changed, out, device=device, resume=True)
     return out
 
 

@@ -1,6 +1,5 @@
 """Train adapters: read their data, build them, run the loop, write the record."""
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,17 +14,17 @@ from adaptkit.adapters.api import AdapterStack
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, number_tasks, read_examples, too_short
-from adaptkit.errors import CheckpointError, ConfigError, DataError, listed, nearest
+from adaptkit.errors import ConfigError, DataError, listed, nearest
 from adaptkit.experiment import Experiment, Sets
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import Effort, RecordedModel, write_record
-from adaptkit.tensors import load_strictly
 from adaptkit.training.augmentation import augmented, spec_of
 from adaptkit.training.distributed import in_processes, writing_to
 from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
+from adaptkit.training.start import pooled, refuse_ambiguous, take_start
 from adaptkit.training.state import State, describe_contents, identify, refuse_another
 from adaptkit.training.validation import choose_metric
 
@@ -39,13 +38,9 @@ def train_adapters(
     *,
     device: str,
     resume: bool = False,
-    start: Path | None = None,
     allow_pipes: bool = False,
 ) -> None:
-    """Train the adapters of an experiment on its base model, which stays bit-identical.
-
-    If `start` is given, the weights are initialised from that adapter file.
-    """
+    """Train the adapters of an experiment on its base model, which stays bit-identical."""
     if settings.data is None or not settings.adapters:
         raise ConfigError(
             f"experiment '{settings.name}': needs 'data' (train, valid) and 'adapters' to train"
@@ -53,12 +48,12 @@ def train_adapters(
     with in_processes(device), writing_to(folder):
         refuse_another(folder, resume=resume)
         base = base_checkpoint.load(settings.base.dir, device, prompt=settings.base.prompt)
-        train, valid = read_sets(settings.data, base, allow_pipes, keeps_tasks=True)
+        train, valid = _read_sets_of_tasks(settings, base, allow_pipes)
         train = augmented(train, settings.augment, settings.train.seed)
         tasks = train.data.tasks
         adapters = api.build(settings.adapters, base.sites, tasks, settings.train.seed).to(device)
         train, valid = _numbered(train, valid, adapters)
-        started_from = {} if start is None else _take_over(start, adapters, base)
+        started_from = take_start(settings.train, folder, adapters, base)
         warn_of_coupled_rows(base, tasks)
 
         def write(weights: Mapping[str, Tensor], state: State) -> None:
@@ -68,7 +63,8 @@ def train_adapters(
             checkpoint.save(place, adapters, base.fingerprint, state.step, weights, unimproved=kept)
 
         def finish(state: State) -> None:
-            counts = (adapters.num_parameters, adapters.num_per_task)
+            num_each = 0 if settings.train.shared else adapters.num_per_task  # what one more speaker adds
+            counts = (adapters.num_parameters, num_each)
             kept = state.list_unimproved(tasks)
             metric = choose_metric(settings.train.valid_metric, valid)
             made = RecordedModel(settings.name, adapters.kind, adapters.tasks, *counts, kept, metric)
@@ -168,23 +164,19 @@ def warn_of_coupled_rows(base: BaseModel, tasks: Sequence[str]) -> None:
         _LOG.warning("%s: its length_normalized_loss %s", base.path, what)
 
 
-def _take_over(path: Path, adapters: AdapterStack, base: BaseModel) -> dict[str, str]:
-    """Copy the weights of an adapter file of the same base model and tasks; return its digest."""
-    file = checkpoint.load(path)
-    if file.tasks != adapters.tasks:
-        raise CheckpointError(
-            f"{path}: its speakers are {listed(file.tasks)}, but those of the training set are "
-            f"{listed(adapters.tasks)}; start from adapters of the same speakers"
-        )
-    weights = checkpoint.restore(file, base, path).state_dict()
-    load_strictly(adapters, weights, path)
-    return {"start": hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()}
-
-
 def read_sets(sets: Sets, base: BaseModel, allow_pipes: bool, *, keeps_tasks: bool = False) -> list[Examples]:
     """Read the sets to train and to validate on, as `read_set` does."""
     train = read_set(sets.train, base, allow_pipes=allow_pipes, keeps_tasks=keeps_tasks)
     return [train, read_set(sets.valid, base, allow_pipes=allow_pipes)]
+
+
+def _read_sets_of_tasks(settings: Experiment, base: BaseModel, allow_pipes: bool) -> list[Examples]:
+    """Read the sets that adapters are trained on; with `train.shared`, as one task."""
+    sets = read_sets(settings.data, base, allow_pipes, keeps_tasks=not settings.train.shared)
+    if settings.train.shared:
+        return list(map(pooled, sets))
+    refuse_ambiguous(sets[0])
+    return sets
 
 
 def _describe_spec(train: Examples) -> dict[str, Any]:

@@ -27,7 +27,16 @@ _LENGTHS = ("train.max_epochs", "base.train.max_epochs")  # a resumed run may be
 _NO_STATE = "not the state of this training; put its own file back, or remove the folder to start over"
 # do not affect results, so may differ on resuming; the metric that is chosen is compared instead
 _CHANGES_NOTHING = ("num_workers", "save_every_steps", "valid_metric")
-_UNSAID = {"validation metric": "wer"}  # of states that earlier versions wrote
+_BY_CONTENT = ("train.start",)  # a path, in whose place a digest of what it names is compared
+# of states that earlier versions wrote; adapters' options were part of a base model's training too
+_UNSAID = {
+    "validation metric": "wer",
+    "base.train.task_utterances": 8,
+    "base.train.temperature": 1.0,
+    "train.shared": False,
+    "train.freeze_shared": False,
+    "train.decay_towards": "auto",
+}
 WHOLE = ""  # in place of a task's name: the whole run, if early stopping is global
 
 
@@ -134,8 +143,10 @@ class Saved:
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = tensor
         load_strictly(self.module, parts["weights"], path)
-        own = {name: self.optimizer.tensors()[name].shape for name in ("steps", "moments")}
-        found = {name: t.shape for name, t in parts["optimizer"].items() if name in own}
+        own, found = (
+            {name: t.shape for name, t in tensors.items() if not name.startswith("shared.")}
+            for tensors in (self.optimizer.tensors(), parts["optimizer"])
+        )
         if set(self.best) != set(parts["best"]) or own != found:
             raise CheckpointError(f"{path}: {_NO_STATE}")
         self.best.update(parts["best"])
@@ -194,7 +205,11 @@ def identify(settings: Experiment, *sections: str) -> dict[str, Any]:
     """Return the full keys and values of the settings that a resumed run must share."""
     resolved = config.dump(settings)
     leaves = dict(_leaves({section: resolved[section] for section in sections}))
-    return {key: value for key, value in leaves.items() if key.rpartition(".")[2] not in _CHANGES_NOTHING}
+    return {
+        key: value
+        for key, value in leaves.items()
+        if key.rpartition(".")[2] not in _CHANGES_NOTHING and key not in _BY_CONTENT
+    }
 
 
 def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -168,3 +168,15 @@ def test_list_as_json_says_all_there_is(adaptkit, damaged, base):
     }
     assert (broken["task"], broken["num_bytes"]) == ("spk10", 8)
     assert broken["problem"].startswith("damaged or truncated")
+
+
+def test_a_shared_submodel_is_told_of(adaptkit, new_exp, base_dir, tmp_path, caplog):
+    caplog.set_level("INFO")
+    exp = new_exp(bottleneck=4, tasks=("spk1", "shared"))
+    done = adaptkit("submodels", "export", exp, tmp_path / "out", "--speaker", "ann")
+    assert done.stderr.endswith("has no speaker 'ann'; 'shared' serves speakers without one\n")
+    adaptkit("submodels", "export", exp, tmp_path / "out")
+    adaptkit("submodels", "list", tmp_path / "out")
+    adaptkit("submodels", "pack", tmp_path / "out", tmp_path / "packed", "--base", base_dir)
+    assert "0 with a problem; 'shared' serves speakers without one" in caplog.text
+    assert "2 Submodels packed, 0 left out; 'shared' serves speakers without one" in caplog.text

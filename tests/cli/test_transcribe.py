@@ -104,6 +104,17 @@ def test_who_speaks_must_be_clear(adaptkit, exp, base_dir, of_spk10, words, code
     assert message in done.stderr
 
 
+@pytest.mark.parametrize("tasks", [("shared",), ("spk1", "shared")])
+@pytest.mark.parametrize("words", [[], ["--speaker", "nobody"], ["--speaker", "shared"]])
+def test_a_shared_adapter_transcribes_anyone(adaptkit, new_exp, of_spk10, tasks, words):
+    exp, own = new_exp(tasks=tasks), next(iter(of_spk10.values()))
+
+    done = adaptkit("transcribe", own, "--exp", exp, *words)
+
+    expected = adaptkit("transcribe", own, "--exp", exp, "--speaker", "shared")
+    assert (done.exit_code, done.stdout) == (0, expected.stdout), done.stderr
+
+
 def test_a_file_that_is_not_audio_is_named(adaptkit, base_dir, tmp_path):
     (tmp_path / "notes.txt").write_text("no audio")
 

@@ -50,6 +50,12 @@ def test_an_unknown_task_can_be_left_to_the_base(examples):
     assert number_tasks(examples.data, ("spk2",), unknown="base") == {"spk1": -1, "spk10": -1, "spk2": 0}
 
 
+def test_a_task_without_adapters_has_those_that_are_shared(examples):
+    tasks = ("spk2", "shared")
+    assert number_tasks(examples.data, tasks) == {"spk1": 1, "spk10": 1, "spk2": 0}
+    assert number_tasks(examples.data, tasks, unknown="base") == {"spk1": -1, "spk10": -1, "spk2": 0}
+
+
 def test_examples_without_some_keep_lengths_with_their_utterances(examples):
     fewer = examples.without({"spk1-00", "spk2-03"})
     kept = dict(zip((u.utt_id for u in examples.data.utterances), examples.lengths, strict=True))

@@ -16,6 +16,7 @@ from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.records import DecodeRecord, RunRecord
 from adaptkit.report import runs
 from adaptkit.scoring import files as score_files
+from adaptkit.submodels import files
 from adaptkit.submodels.files import file_name
 
 
@@ -144,3 +145,25 @@ def test_the_command_decodes_with_submodels(base_dir, folder, data):
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.strip().endswith(str(folder / "decode_valid"))
     assert json.loads((folder / "decode_valid/run.json").read_text())["num_utterances"] == 6
+
+
+def test_a_speaker_without_a_submodel_has_the_shared_one(run, folder, data, tmp_path, caplog):
+    shared = replace(files.read(folder / file_name("spk2")), task="shared")
+    files.write(folder, shared)
+    for name in ("spk2", "spk10"):
+        (folder / file_name(name)).unlink()
+    caplog.set_level("INFO")
+    found, named = read_table(run() / "utt2score"), "valid: 2 of 3 speakers have no adapters of their own"
+    assert caplog.text.count(f"{named} and use those of 'shared': spk10, spk2") == 1
+    exp = tmp_path / "exp/tiny"
+    owned = read_table(run(exp=exp, submodels=None) / "utt2score")
+    assert {utt_id for utt_id in found if found[utt_id] != owned[utt_id]} == {"spk10-00", "spk10-01"}
+    alone = read_table(run(unknown_speaker="base") / "utt2score")
+    assert found["spk2-00"] != alone["spk2-00"]
+
+
+def test_a_damaged_shared_submodel_is_named_where_it_is_needed(run, folder):
+    (folder / file_name("spk10")).rename(folder / file_name("shared"))
+    with pytest.raises(CheckpointError, match="shared.safetensors: holds the Submodel of 'spk10'"):
+        run()
+    run(unknown_speaker="base")

@@ -55,7 +55,7 @@ def test_help_lists_every_option_with_its_default():
     [
         ("adapt", ["adapter", "augment", "seed", "adapt", "exp", "base", "features", "search"]),
         ("compare", ["adapter", "augment", "seeds", "adapt", "minus", "jobs", "base", "features"]),
-        ("submodels", ["few", "known", "new", "embeddings", "counts", "starts"]),
+        ("submodels", ["few", "known", "new", "embeddings", "two-stage-embeddings", "counts", "starts"]),
     ],
 )
 def test_help_names_the_options_of_a_recipe(name, options):
@@ -79,7 +79,7 @@ def test_scripts_of_every_corpus_take_options_that_their_recipe_has():
     ],
 )
 def test_submodels_without_what_they_need_are_misuse(words, message):
-    done = recipe(ROOT / "egs/fsdd/submodels.sh", *words, "--stage", 9)
+    done = recipe(ROOT / "egs/fsdd/submodels.sh", *words, "--stage", 10)
     assert done.returncode == 2
     assert message in done.stderr
 

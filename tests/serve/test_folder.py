@@ -264,3 +264,26 @@ def test_a_file_that_is_never_read_ends_its_own_requests_alone(serve, audio, mon
         assert server.post(audio(), "spk2").status_code == 200
     finally:
         going_on.set()
+
+
+def test_a_speaker_without_a_submodel_has_the_shared_one_if_there_is_one(serve, add, audio, caplog):
+    add("shared")
+    caplog.set_level("INFO")
+    server = serve()
+    assert caplog.text.count("4 Submodels; 'shared' serves every speaker without one") == 1
+    unknown, own = (server.post(audio(), name).json() for name in ("nobody", "spk1"))
+    assert (unknown["speaker"], unknown["submodel"]["task"]) == ("nobody", "shared")
+    assert unknown["score"] == server.post(audio(), "shared").json()["score"] != own["score"]
+
+
+def test_a_speaker_whose_submodel_is_gone_has_the_shared_one(serve, add, folder, audio):
+    add("shared")
+    server = serve(refresh_sec=1000)
+    (folder / files.file_name("spk1")).unlink()
+    found = [server.post(audio(), "spk1").json()["submodel"]["task"] for _ in range(2)]
+    assert found == ["shared", "shared"]
+
+
+def test_the_base_is_preferred_to_a_shared_submodel_where_it_is_asked_for(serve, add, audio):
+    add("shared")
+    assert serve(unknown_speaker="base").post(audio(), "nobody").json()["submodel"] is None

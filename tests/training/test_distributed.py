@@ -27,6 +27,7 @@ SPEC = {"time_warp": 5, "freq_masks": 1, "freq_width": 8, "time_masks": 2, "time
 OPTIONS = {"max_epochs": 5, "lr": 0.02, "warmup_steps": 2, "patience": 1, "average": 2, **BATCHES}
 # most batches are of one speaker alone, some of one utterance each of several
 SPARSE = {"batch_frames": 180, "task_utterances": 3, "max_epochs": 2, "valid_every": 2, "weight_decay": 0.1}
+SPARSE |= {"decay_towards": "start"}
 STEADY = {"lr": 0.01, "warmup_steps": 0, "schedule": "constant", "clip_norm": None}
 OPTIMIZERS = ("adamw", "sgd")
 SCRIPT = """

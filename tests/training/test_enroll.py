@@ -1,6 +1,7 @@
 """Enrolling new speakers: only what is theirs is trained, in a bank that otherwise stays bit for bit."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,16 +9,18 @@ import pytest
 import torch
 
 from adaptkit import experiment
-from adaptkit.adapters.per_task import shared_parameters, task_parameters
+from adaptkit.adapters.per_task import SHARED, shared_parameters, task_parameters
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.data.dataset import number_tasks, read_examples
 from adaptkit.errors import CheckpointError, ConfigError, DataError
 from adaptkit.kaldi import datadir, subset
+from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import RunRecord
 from adaptkit.tensors import write_tensors
 from adaptkit.training import enroll
+from adaptkit.training.run import train_adapters
 
 pytestmark = pytest.mark.slow
 
@@ -255,7 +258,8 @@ def test_in_place_the_record_counts_the_new_speaker(options, known):
     enroll.enroll(options, device="cpu")
     stack = {name: weight[0] for name, weight in read(known).weights.items()}
     num_each = sum(weight.numel() for weight in stack.values())
-    changed = {"tasks": [*KNOWN, NEW], "params_trainable": 200 + num_each}
+    counts = {"params_trainable": 200 + num_each, "params_per_task": num_each}
+    changed = {"tasks": [*KNOWN, NEW], **counts}
     assert RunRecord.read(known / "run.json") == replace(RUN, **changed)
 
 
@@ -373,3 +377,86 @@ def test_an_enrolled_speaker_is_not_trained_for_more_epochs(options, known):
     ):
         enroll.enroll(replace(options, overrides=("train.max_epochs=4",)), device="cpu")
     assert content(known) == before
+
+
+# from a shared adapter
+
+IDLE = ("train.lr=1e-60", "train.max_epochs=1")  # moves no weight, not even one of zero
+
+
+@pytest.fixture
+def shared_start(known, entry, base, new_stack):
+    """Adapters for all speakers, which the known experiment has started from."""
+    table = {name: value for name, value in entry.items() if name not in ("bank", "space_dim")}
+    stack = new_stack(base, **table, tasks=(SHARED,), is_trained=True)
+    checkpoint.save(known / "start.safetensors", stack, base.fingerprint, 3, stack.state_dict())
+    return stack
+
+
+@pytest.mark.parametrize("where", [None, "shared"])
+def test_a_new_speaker_starts_from_what_the_known_did(options, known, shared_start, where):
+    more = replace(options, start=where, overrides=IDLE, out=known.parent / "more")
+    enroll.enroll(more, device="cpu")
+    expected = dict(task_parameters(shared_start))
+    for name in owned(known):
+        own = read(more.out).weights[name][2]
+        embedding = torch.zeros_like(own)  # theirs is zero
+        torch.testing.assert_close(own, expected[name][0] if name in expected else embedding, atol=0, rtol=0)
+    assert (more.out / "start.safetensors").read_bytes() == (known / "start.safetensors").read_bytes()
+
+
+def test_a_new_speaker_starts_from_the_one_called_shared(options, known, base, entry, new_stack):
+    stack = new_stack(base, **entry, tasks=(KNOWN[0], SHARED), is_trained=True)
+    checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
+    enroll.enroll(replace(options, start=None, overrides=IDLE), device="cpu")
+    assert all(read(known).weights[name][2].equal(read(known).weights[name][1]) for name in owned(known))
+
+
+@of_one_bank
+def test_the_mean_of_speakers_is_without_the_one_for_all(known, base, entry, new_stack, corpus):
+    stack = new_stack(base, **entry, tasks=(*KNOWN, SHARED), is_trained=True)
+    examples = only(read_examples(corpus / "dump/train", base), NEW)
+    started = enroll.start(stack, examples, "mean", seed=0)
+    for name, table in task_parameters(stack):
+        assert dict(task_parameters(started))[name][0].equal(table[:2].mean(dim=0))
+
+
+@of_one_bank
+def test_a_shared_start_that_is_nowhere_is_refused_with_what_works(options, known):
+    with pytest.raises(ConfigError, match="has no shared adapter: .* use --start mean"):
+        enroll.enroll(replace(options, start="shared"), device="cpu")
+    enroll.enroll(replace(options, start=None, overrides=IDLE), device="cpu")
+    for name in owned(known):
+        torch.testing.assert_close(read(known).weights[name][2], read(known).weights[name][:2].mean(dim=0))
+
+
+@of_one_bank
+def test_a_new_speaker_called_shared_is_refused(options, corpus, tmp_path):
+    data = shutil.copytree(corpus / "dump/train", tmp_path / "data")
+    write_table(data / "utt2task", dict.fromkeys(read_table(data / "utt2spk"), SHARED))
+    with pytest.raises(DataError, match="has a speaker 'shared', as adapters for all speakers are called"):
+        enroll.enroll(replace(options, data=data, speakers=()), device="cpu")
+
+
+@of_one_bank
+def test_speakers_are_enrolled_beside_a_shared_adapter_as_speakers(options, known, settings):
+    made = settings(shared=True, max_epochs=1)
+    train_adapters(made, known.parent / "all", device="cpu")
+    enroll.enroll(replace(options, exp=known.parent / "all", start=None), device="cpu")
+    assert read(known.parent / "all").tasks == (SHARED, NEW)
+
+
+@pytest.mark.parametrize("where", ["mean", "new", "nearest"])
+@pytest.mark.parametrize("towards", ["zero", "start"])
+def test_weights_decay_towards_zero_or_where_each_speaker_started(
+    options, known, base, corpus, where, towards
+):
+    # a step leaves 1 - lr weight_decay = 0.01 of the distance, and moves weights by 1e-4 at most
+    strong = ("lr=0.1", "weight_decay=9.9", "clip_norm=1e-3", "optimizer=sgd", "schedule=constant")
+    words = (*(f"train.{word}" for word in strong), f"train.decay_towards={towards}")
+    examples = only(read_examples(corpus / "dump/train", base), NEW)
+    started = enroll.start(checkpoint.restore(read(known), base, known), examples, where, seed=0)
+    enroll.enroll(replace(options, start=where, overrides=words), device="cpu")
+    for name, table in task_parameters(started):
+        expected = table[0] if towards == "start" else torch.zeros_like(table[0])
+        torch.testing.assert_close(read(known).weights[name][2], expected, atol=2e-4, rtol=0)

@@ -256,3 +256,45 @@ def test_an_optimiser_with_restored_state_goes_on_as_the_other(net, gradients, a
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
     assert optimizer.tensors().keys() == restored.tensors().keys()
     assert all(torch.equal(t, restored.tensors()[name]) for name, t in optimizer.tensors().items())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("to_start", [True, False])
+def test_weights_under_a_constant_gradient_decay_as_the_closed_form_says(net, algorithm, to_start):
+    # w <- w - l d (w - a) - l g: after n steps w - a = (1 - l d)^n (w_0 - a) - g / d (1 - (1 - l d)^n), where
+    # AdamW's g is the sign of the gradient
+    rate, decay, num_steps = 0.1, 0.5, 7
+    start, gradient = copy.deepcopy(net.state_dict()), {n: p.sign() / 4 for n, p in net.named_parameters()}
+    optimizer = PerTask(net, NUM_TASKS, algorithm=algorithm, weight_decay=decay, decays_to_start=to_start)
+    for _ in range(num_steps):
+        give(net, gradient)
+        optimizer.normalise(StepSettings(1, rate), {task: StepSettings(1, rate) for task in (0, 2)})
+        optimizer.step()
+    left = (1 - rate * decay) ** num_steps
+    for name, parameter in net.named_parameters():
+        anchor = start[name] if to_start else torch.zeros_like(start[name])
+        moved = gradient[name] if algorithm == "sgd" else gradient[name].sign()
+        expected = anchor + left * (start[name] - anchor) - moved / decay * (1 - left)
+        if name != "both.weight" and name != "both.bias":
+            expected[[1, 3]] = start[name][[1, 3]]  # absent
+        torch.testing.assert_close(parameter.detach(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_start_is_part_of_the_state(net, gradients, algorithm):
+    def make(module):
+        return PerTask(module, NUM_TASKS, algorithm=algorithm, weight_decay=0.1, decays_to_start=True)
+
+    optimizer = make(net)
+    take(net, optimizer, gradients[0], PRESENT[0])
+    twin = copy.deepcopy(net)
+    restored = make(twin)  # whose start is another
+    restored.restore(copy.deepcopy(optimizer.tensors()))
+    for one, own in ((net, optimizer), (twin, restored)):
+        take(one, own, gradients[2], PRESENT[2])
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+def test_no_start_is_kept_without_weight_decay(net):
+    optimizer = PerTask(net, NUM_TASKS, algorithm="sgd", weight_decay=0.0, decays_to_start=True)
+    assert set(optimizer.tensors()) == {"steps", "moments"}

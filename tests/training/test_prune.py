@@ -134,13 +134,12 @@ def test_retraining_starts_from_what_is_left(run, exp):
     assert [row.retrained.wer for row in rows] == [row.pruned.wer for row in rows]
 
 
-def test_retraining_has_the_options_of_the_experiment_but_for_its_epochs(run, exp):
+def test_retraining_has_the_options_of_the_experiment_but_for_its_epochs_and_start(run, exp):
     run(retrain_epochs=1)
-    own, changed = (
-        experiment.load(folder / "config.yaml")
-        for folder in (exp, exp / "pruned_from_bottom/keep_1-1/retrained")
-    )
-    assert changed.train == own.train.model_copy(update={"max_epochs": 1})
+    folder = exp / "pruned_from_bottom/keep_1-1"
+    own, changed = (experiment.load(path / "config.yaml") for path in (exp, folder / "retrained"))
+    expected = {"max_epochs": 1, "start": folder / "adapter.safetensors", "decay_towards": "zero"}
+    assert changed.train == own.train.model_copy(update=expected)
     assert (changed.base, changed.data, changed.name) == (own.base, own.data, "tiny_keep_1-1_retrained")
 
 
@@ -164,11 +163,11 @@ def test_adapters_of_other_tasks_are_no_start(exp, tmp_path):
     path = exp / "adapter.safetensors"
     tensors, header = read_tensors(path)
     write_tensors(path, tensors, {**header, "tasks": ["a", "b", "c"]})
-    made = experiment.load(exp / "config.yaml")
+    made = experiment.load(exp / "config.yaml", [f"train.start={path}"])
     with pytest.raises(
         CheckpointError, match="its speakers are a, b, c, but those of the training set are spk1"
     ):
-        train_adapters(made, tmp_path / "again", device="cpu", start=path)
+        train_adapters(made, tmp_path / "again", device="cpu")
 
 
 def test_an_experiment_without_data_needs_a_set(run, exp):
