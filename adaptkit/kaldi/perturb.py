@@ -33,6 +33,18 @@ def at_speed(speech: Tensor, speed: float) -> Tensor:
     return speech if percent == 100 else resample(speech, percent, 100)
 
 
+def check_speeds(speeds: Sequence[float]) -> tuple[float, ...]:
+    """Return speeds; those that are out of range or repeated are a ValueError."""
+    wrong = [s for s in speeds if not SLOWEST <= s <= FASTEST or abs(100 * s - round(100 * s)) > 1e-6]
+    if wrong or not speeds or len(set(speeds)) != len(speeds):
+        given = ", ".join(f"{speed:g}" for speed in speeds) or "none"
+        raise ValueError(
+            f"speeds {given}: expected different numbers from {SLOWEST:g} to {FASTEST:g} with at most two "
+            "decimals, such as 0.9, 1.0 and 1.1"
+        )
+    return tuple(speeds)
+
+
 def perturb(
     data_dir: Path,
     out_dir: Path,
@@ -48,7 +60,10 @@ def perturb(
     A copy has the id `sp0.9-<id>`, and so have its recording and, unless `same_speaker`, its speaker; its
     group is that of the original. Audio files that an earlier run made from the same recordings are kept.
     """
-    speeds = _checked(speeds)
+    try:
+        check_speeds(speeds)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     data, out_dir = datadir.read(data_dir, needs_text=False), Path(out_dir)
     folder = audio_folder(out_dir, data)
     parts = [data if speed == 1 else _at(data, speed, folder, same_speaker) for speed in speeds]
@@ -86,17 +101,6 @@ class _Copy:
         """The audio file, and a digest of everything that it depends on."""
         made_of = [self.location, self.speed, self.rate_hz, *stamp(self.location)]
         return Wanted(self.file, copied.digest(made_of))
-
-
-def _checked(speeds: Sequence[float]) -> list[float]:
-    wrong = [s for s in speeds if not SLOWEST <= s <= FASTEST or abs(100 * s - round(100 * s)) > 1e-6]
-    if wrong or not speeds or len(set(speeds)) != len(speeds):
-        given = ", ".join(f"{speed:g}" for speed in speeds) or "none"
-        raise ConfigError(
-            f"speeds {given}: expected different numbers from {SLOWEST:g} to {FASTEST:g} with at most two "
-            "decimals, such as 0.9, 1.0 and 1.1"
-        )
-    return list(speeds)
 
 
 def _prefix(speed: float) -> str:
