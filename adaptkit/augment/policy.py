@@ -13,8 +13,10 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from adaptkit import config
 from adaptkit.augment.noise import Noise
 from adaptkit.augment.specaugment import SpecAugment
-from adaptkit.config import Config, PositiveFloat, Share
-from adaptkit.kaldi.perturb import check_speeds
+from adaptkit.config import Config, Share
+from adaptkit.kaldi.perturb import FASTEST, SLOWEST, check_speeds
+
+Speed = Annotated[float, Field(strict=True, ge=SLOWEST, le=FASTEST)]
 
 
 class Mix(Config):
@@ -31,7 +33,7 @@ class Policy(Config):
 
     spec: SpecAugment | None = Field(None, description="SpecAugment; null for none")
     noise: Noise | None = Field(None, description="noise and reverberation; null for none")
-    speed: Annotated[tuple[PositiveFloat, ...], AfterValidator(check_speeds)] | None = Field(
+    speed: Annotated[tuple[Speed, ...], AfterValidator(check_speeds)] | None = Field(
         None,
         description="speeds of which each utterance gets one, before noise and masks, as [0.9, 1.0, 1.1] in "
         "Ko et al., 2015; null for none",
