@@ -5,13 +5,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptkit import config, locks
+from adaptkit import config, experiment, locks
 from adaptkit.adapters.per_task import shared_parameters
+from adaptkit.base import archive
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, read_examples
 from adaptkit.decoding.models import Decoder, ModelOptions, find_model, opened
 from adaptkit.decoding.nbest import write_nbest
 from adaptkit.folders import DecodeFolder, RunFolder
+from adaptkit.kaldi.overlap import read_texts, warn_of_sentences
 from adaptkit.kaldi.tables import write_table
 from adaptkit.provenance import peak_memory_mb
 from adaptkit.records import DecodeRecord, RecordedModel, write_record
@@ -51,6 +53,7 @@ def _decode(options: DecodeOptions, out: DecodeFolder, base_only: bool, *, devic
         return read_examples(options.data, base, allow_pipes=options.allow_pipes, needs_text=False)
 
     with opened(options, read, device=device) as (model, examples):
+        _warn_of_training(options, base_only, examples)
         started = time.monotonic()
         found = model.recognise(examples)
         seconds = time.monotonic() - started
@@ -77,6 +80,17 @@ def _decode(options: DecodeOptions, out: DecodeFolder, base_only: bool, *, devic
         lm=None if searcher.lm is None else str(searcher.lm.path),
         lm_sha256=None if searcher.lm is None else searcher.lm.digest,
     ).write(out.record)
+
+
+def _warn_of_training(options: DecodeOptions, base_only: bool, examples: Examples) -> None:
+    """Warn of sentences that the model was trained on, if an experiment names its sets and they are there."""
+    path = options.exp if options.exp.is_file() else RunFolder(options.exp).config
+    if archive.is_base(options.exp) or not path.is_file():
+        return
+    settings = experiment.load(path, options.overrides)
+    sets = [settings.base.data, None if base_only else settings.data]
+    for train in dict.fromkeys(own.train for own in sets if own is not None):
+        warn_of_sentences(train, read_texts(train), examples.data)
 
 
 def decode_and_score(exp: Path, data: Path, *, batch_frames: int, device: str) -> ScoreReport:

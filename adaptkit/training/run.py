@@ -17,11 +17,12 @@ from adaptkit.data.dataset import Examples, number_tasks, read_examples, too_sho
 from adaptkit.errors import ConfigError, DataError, listed, nearest
 from adaptkit.experiment import Experiment, Sets
 from adaptkit.folders import RunFolder
+from adaptkit.kaldi.overlap import warn_of_common, warn_of_tests
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import Effort, RecordedModel, write_record
 from adaptkit.training.augmentation import augmented, spec_of
-from adaptkit.training.distributed import in_processes, writing_to
+from adaptkit.training.distributed import in_processes, is_first, writing_to
 from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.start import pooled, refuse_ambiguous, take_start
@@ -165,9 +166,16 @@ def warn_of_coupled_rows(base: BaseModel, tasks: Sequence[str]) -> None:
 
 
 def read_sets(sets: Sets, base: BaseModel, allow_pipes: bool, *, keeps_tasks: bool = False) -> list[Examples]:
-    """Read the sets to train and to validate on, as `read_set` does."""
+    """Read the sets to train and to validate on, as `read_set` does.
+
+    Utterances and sentences of the training set in validation and test sets are warned of.
+    """
     train = read_set(sets.train, base, allow_pipes=allow_pipes, keeps_tasks=keeps_tasks)
-    return [train, read_set(sets.valid, base, allow_pipes=allow_pipes)]
+    valid = read_set(sets.valid, base, allow_pipes=allow_pipes)
+    if is_first():
+        warn_of_common(train.data, valid.data)
+        warn_of_tests(train.data, sets.test)
+    return [train, valid]
 
 
 def _read_sets_of_tasks(settings: Experiment, base: BaseModel, allow_pipes: bool) -> list[Examples]:
