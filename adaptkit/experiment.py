@@ -25,6 +25,10 @@ class Sets(Config):
 
     train: FilePath = Field(description="data directory to train on, for example dump/train")
     valid: FilePath = Field(description="data directory to select the best checkpoint on")
+    test: tuple[FilePath, ...] = Field(
+        (),
+        description="test sets, of which training warns where they have utterances or sentences of 'train'",
+    )
 
 
 class AdapterSets(Sets):

@@ -108,7 +108,7 @@ class Transducer(Config):
 
 
 SearchOptions = Greedy | Beam | Transducer
-_KINDS: dict[str, type[Config]] = {"greedy": Greedy, "beam": Beam, "transducer": Transducer}
+KINDS: dict[str, type[Config]] = {"greedy": Greedy, "beam": Beam, "transducer": Transducer}
 
 
 def _read_any(content: object) -> object:
@@ -123,11 +123,11 @@ def _read_any(content: object) -> object:
 def _find_kind(content: Mapping[str, Any]) -> type[Config]:
     kind = content.get("kind")
     if kind is None:
-        raise ValueError(f"kind: missing; one of {', '.join(_KINDS)}")
-    if not isinstance(kind, str) or kind not in _KINDS:
-        known = nearest(str(kind), _KINDS) or f"; known: {', '.join(_KINDS)}"
+        raise ValueError(f"kind: missing; one of {', '.join(KINDS)}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        known = nearest(str(kind), KINDS) or f"; known: {', '.join(KINDS)}"
         raise ValueError(f"kind: no search is called {kind!r}{known}")
-    return _KINDS[kind]
+    return KINDS[kind]
 
 
 AnySearch = Annotated[SearchOptions | Literal["auto"], BeforeValidator(_read_any)]

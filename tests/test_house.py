@@ -8,7 +8,7 @@ import adaptkit
 ROOT = Path(adaptkit.__file__).parent
 GROUND = {"characters", "errors", "files", "config", "progress", "experiment", "folders"}
 GROUND |= {"locks", "provenance", "records", "search_options", "tables", "tensors", "tokens"}
-GROUND |= {"training_options"}
+GROUND |= {"training_options", "keys", "experiment_keys"}
 ROOMS = {
     *("adapters", "augment", "base", "bench", "cli", "corpora", "data", "decoding", "features", "kaldi"),
     *("model", "report", "scoring", "serve", "submodels", "training"),

@@ -26,8 +26,7 @@ from adaptkit.adapters.catalog import CATALOG, AdapterInfo, Option, available, d
 from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError, listed
 from adaptkit.files import write_text
-
-_BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}  # JSON schema
+from adaptkit.keys import type_in_words
 
 
 @dataclass(frozen=True)
@@ -121,26 +120,9 @@ def _options(kind_config: type[AdapterConfig]) -> tuple[Option, ...]:
     properties = kind_config.model_json_schema()["properties"]
     defaults = config.dump(kind_config())
     return tuple(
-        Option(name, _type_in_words(schema), schema.get("description", ""), defaults[name])
+        Option(name, type_in_words(schema), schema.get("description", ""), defaults[name])
         for name, schema in properties.items()
         if name != "kind"
-    )
-
-
-def _type_in_words(schema: Mapping[str, Any]) -> str:
-    """Describe the type in a JSON schema in words.
-
-    >>> _type_in_words({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "null"}]})
-    'integer > 0 | null'
-    """
-    if "anyOf" in schema:
-        return " | ".join(_type_in_words(choice) for choice in schema["anyOf"])
-    if "enum" in schema:
-        return " | ".join(map(str, schema["enum"]))
-    if schema["type"] == "array":
-        return f"[{_type_in_words(schema['items'])}]"
-    return " ".join(
-        [schema["type"], *(f"{word} {schema[k]:g}" for k, word in _BOUNDS.items() if k in schema)]
     )
 
 

@@ -5,26 +5,22 @@ recording, room or `-` for none; `inf - -` is digital silence) and `copies.jsonl
 audio file is made from: a second run makes only files that are missing or out of date.
 """
 
-import hashlib
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adaptkit import locks
 from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.noise import Noise, NoiseBank
 from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed
-from adaptkit.files import read_text, remove, split_lines, stamp, write_text
-from adaptkit.kaldi import datadir, subset
+from adaptkit.files import read_text, stamp
+from adaptkit.kaldi import copied, datadir, subset
 from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
+from adaptkit.kaldi.copied import Copied, Wanted
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.tables import format_table, write_table
-from adaptkit.progress import counting
-
-RECORD = "copies.jsonl"
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +74,7 @@ def copy(
     noisy = DataDir(out_dir, tuple(one.utterance for one in plan), recordings)
     made = subset.combine([data, noisy] if which.with_clean else [noisy], path=out_dir)
     with locks.hold(out_dir, parts=(folder.name,)):
-        _save(made, data, _make(plan, bank, out_dir / RECORD, allow_pipes))
+        _save(made, data, _make(plan, bank, out_dir, allow_pipes))
     return made
 
 
@@ -102,58 +98,45 @@ class _Copy:
         """The audio file of the copy."""
         return self.folder / f"{self.utt_id}.wav"
 
-    def digest(self, noises: str) -> str:
-        """Hash everything that the audio depends on."""
+    def wanted(self, noises: str) -> Wanted:
+        """The audio file, and a digest of everything that it depends on."""
         span = [self.source.start_sec, self.source.end_sec]
-        made_of = [noises, self.key, self.location, *span, *stamp(self.location)]
-        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+        return Wanted(
+            self.file, copied.digest([noises, self.key, self.location, *span, *stamp(self.location)])
+        )
 
 
 @dataclass(frozen=True)
-class _Made:
-    """A line of the record: a copy that was made, from what, and how."""
+class _Made(Copied):
+    """A copy that was made, and how."""
 
-    utt_id: str
-    made_of: str
-    num_bytes: int
     snr_db: float
     noise: str
     room: str
     is_lowered: bool
 
-    @property
-    def line(self) -> str:
-        """The line of the record."""
-        return json.dumps(asdict(self)) + "\n"
 
-
-def _make(plan: Sequence[_Copy], bank: NoiseBank, record: Path, allow_pipes: bool) -> dict[str, _Made]:
+def _make(plan: Sequence[_Copy], bank: NoiseBank, folder: Path, allow_pipes: bool) -> dict[str, _Made]:
     """Make the copies that are missing or out of date; a killed run continues where it stopped."""
-    found, noises = _read_record(record), bank.list_contents()
-    digests = {one.utt_id: one.digest(noises) for one in plan}
-    made = {
-        one.utt_id: found[one.utt_id]
-        for one in plan
-        if one.utt_id in found and _is_there(one.file, found[one.utt_id], digests[one.utt_id])
-    }
-    todo = [one for one in plan if one.utt_id not in made]
-    if not todo:
+    by_id, noises = {one.utt_id: one for one in plan}, bank.list_contents()
+    wanted = {utt_id: one.wanted(noises) for utt_id, one in by_id.items()}
+    num_new = 0
+
+    def make(utt_ids: Sequence[str]) -> Iterator[_Made]:
+        nonlocal num_new
+        num_new = len(utt_ids)
+        for utt_id in utt_ids:
+            yield _make_one(by_id[utt_id], bank, wanted[utt_id].made_of, allow_pipes)
+
+    made = copied.make_missing(wanted, folder, _Made, make, what="noisy copies")
+    if not num_new:
         return made
-    num_kept = len(made)
-    remove(record.parent / "wav.scp")  # not a data directory until it is complete
-    write_text(record, "".join(one.line for one in made.values()))
-    with counting("noisy copies", len(todo)) as advance, open(record, "a", encoding="utf-8") as file:
-        for one in todo:
-            made[one.utt_id] = _make_one(one, bank, digests[one.utt_id], allow_pipes)
-            file.write(made[one.utt_id].line)
-            file.flush()
-            advance(1, "")
-    figures = (record.parent, len(todo), num_kept, sum(one.is_lowered for one in made.values()))
+    figures = (folder, num_new, len(plan) - num_new, sum(one.is_lowered for one in made.values()))
     log.info("%s: made %d noisy copies, kept %d; %d of all scaled down to full scale", *figures)
     silent = [utt_id for utt_id, one in made.items() if not one.noise]
     if silent:
         what = "are digital silence, which has no SNR, and were copied without noise"
-        log.warning("%s: %d %s: %s", record.parent, len(silent), what, listed(silent, 3))
+        log.warning("%s: %d %s: %s", folder, len(silent), what, listed(silent, 3))
     return made
 
 
@@ -174,21 +157,6 @@ def _make_one(one: _Copy, bank: NoiseBank, made_of: str, allow_pipes: bool) -> _
     is_lowered = fitting is not noisy.speech
     size = one.file.stat().st_size
     return _Made(one.utt_id, made_of, size, noisy.snr_db, noisy.noise, noisy.room, is_lowered)
-
-
-def _read_record(record: Path) -> dict[str, _Made]:
-    """Read what an earlier run made, by utterance id; the last line of a killed run may be incomplete."""
-    lines = split_lines(read_text(record)) if record.exists() else []
-    made = {}
-    for line in lines:
-        with suppress(ValueError, TypeError, RecursionError):
-            one = _Made(**json.loads(line))
-            made[one.utt_id] = one
-    return made
-
-
-def _is_there(file: Path, made: _Made, made_of: str) -> bool:
-    return made.made_of == made_of and file.is_file() and file.stat().st_size == made.num_bytes
 
 
 def _save(made: DataDir, source: DataDir, copies: dict[str, _Made]) -> None:

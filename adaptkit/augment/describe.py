@@ -18,10 +18,16 @@ _REACHED = 0.05  # share of the utterances that a proposed W may leave unwarped
 
 def describe_policy(policy: Policy) -> list[str]:
     """Describe what a policy does, one line for each part of it."""
-    lines = [*_describe_spec(policy.spec)] if policy.spec else []
+    lines = [_describe_speeds(policy.speeds)] if policy.speeds != (1.0,) else []
+    lines += _describe_spec(policy.spec) if policy.spec else []
     if policy.noise:
         lines += [_describe_noise(policy.noise), _describe_mix(policy)]
     return lines or ["none: features are unchanged"]
+
+
+def _describe_speeds(speeds: tuple[float, ...]) -> str:
+    chance = f", each with probability {1 / len(speeds):.3g}" if len(speeds) > 1 else ""
+    return f"speed: {', '.join(f'{speed:g}' for speed in speeds)}{chance}"
 
 
 def _describe_spec(spec: SpecAugment) -> Iterator[str]:

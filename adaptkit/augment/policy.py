@@ -1,4 +1,4 @@
-"""Augmentation policies: SpecAugment, noise, and how they are mixed; read by the name or path of a yaml.
+"""Augmentation policies: speed, SpecAugment, noise and their mixture; read by the name or path of a yaml.
 
 Park et al., SpecAugment on large scale datasets, 2020, arXiv:1912.05533, mix rather than stack: an utterance
 is clean and masked with probability 0.8, otherwise noisy and not masked.
@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from adaptkit import config
 from adaptkit.augment.noise import Noise
 from adaptkit.augment.specaugment import SpecAugment
 from adaptkit.config import Config, Share
+from adaptkit.kaldi.perturb import FASTEST, SLOWEST, check_speeds
+
+Speed = Annotated[float, Field(strict=True, ge=SLOWEST, le=FASTEST)]
 
 
 class Mix(Config):
@@ -30,7 +33,17 @@ class Policy(Config):
 
     spec: SpecAugment | None = Field(None, description="SpecAugment; null for none")
     noise: Noise | None = Field(None, description="noise and reverberation; null for none")
+    speed: Annotated[tuple[Speed, ...], AfterValidator(check_speeds)] | None = Field(
+        None,
+        description="speeds of which each utterance gets one, before noise and masks, as [0.9, 1.0, 1.1] in "
+        "Ko et al., 2015; null for none",
+    )
     mix: Mix = Field(Mix(), description="how noise and SpecAugment are mixed")
+
+    @property
+    def speeds(self) -> tuple[float, ...]:
+        """The speeds, of which one alone, 1, changes nothing."""
+        return self.speed or (1.0,)
 
     @property
     def noisy_share(self) -> float:

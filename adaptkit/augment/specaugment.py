@@ -18,7 +18,7 @@ from adaptkit.augment.keyed_random import integers
 from adaptkit.config import Config, NonNegativeInt, Share
 from adaptkit.errors import ConfigError
 
-# Numbers of an utterance's random draws; 0 decides whether it is noisy, 1 is free.
+# Numbers of an utterance's random draws; 0 decides whether it is noisy, 1 chooses its speed.
 ANCHOR, SHIFT, MASKS = 2, 3, 4  # from MASKS on: width and start of each mask, frequency masks first
 ROUNDING = 1e-6  # 0.29 * 100 is below 29 in binary
 

@@ -1,4 +1,4 @@
-"""`adaptkit data`: validate, fix, subset, combine, join and summarise data directories."""
+"""`adaptkit data`: validate, fix, divide, combine, join, perturb and summarise data directories."""
 
 import logging
 from collections.abc import Sequence
@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adaptkit.cli.options import AllowPipes, Command, DataDir, OutDir, Rate, new_group
+from adaptkit.cli import split
+from adaptkit.cli.options import AllowPipes, Command, DataDir, Nj, OutDir, Rate, new_group
 
 if TYPE_CHECKING:
     from adaptkit.kaldi import datadir
     from adaptkit.kaldi.scan import Checks, Problem
     from adaptkit.kaldi.summary import Summary
 
-app = new_group("Validate, fix, subset, combine, join and summarise data directories.")
+app = new_group("Validate, fix, divide, combine, join, perturb and summarise data directories.")
 log = logging.getLogger(__name__)
 
 MaxSec = Annotated[float, typer.Option(metavar="SEC", min=0, help="Longest utterance.")]
@@ -114,6 +115,9 @@ def subset(
     _say_size(made)
 
 
+split.register(app)
+
+
 @app.command(cls=Command)
 def combine(
     out_dir: OutDir,
@@ -151,6 +155,40 @@ def join(
     read = datadir.read(source, needs_text=False)
     made = library.join(read, path=out_dir, most_sec=max_sec, rate_hz=rate, allow_pipes=allow_pipes)
     parts.save(made, [read])
+    _say_size(made)
+
+
+@app.command(cls=Command)
+def perturb(
+    source: DataDir,
+    out_dir: OutDir,
+    speeds: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--speed",
+            metavar="X",
+            help="A speed, several times; 1 for the originals.",
+            show_default="0.9, 1.0 and 1.1",
+        ),
+    ] = None,
+    same_speaker: Annotated[
+        bool,
+        typer.Option("--same-speaker", help="Keep the speakers rather than name new ones sp0.9-<speaker>."),
+    ] = False,
+    nj: Nj = 1,
+    rate: Rate = 16000,
+    allow_pipes: AllowPipes = False,
+) -> None:
+    """Write copies of all utterances at other speeds, by default 0.9 and 1.1 beside the originals.
+
+    Example: adaptkit data perturb data/train data/train_sp --speed 0.9 --speed 1.0 --speed 1.1
+    """
+    from adaptkit.kaldi import perturb as library
+
+    chosen = speeds or library.SPEEDS
+    made = library.perturb(
+        source, out_dir, chosen, same_speaker=same_speaker, num_jobs=nj, rate_hz=rate, allow_pipes=allow_pipes
+    )
     _say_size(made)
 
 

@@ -9,6 +9,7 @@ from adaptkit.cli import (
     augment,
     base,
     bench,
+    config,
     data,
     decode,
     feats,
@@ -33,6 +34,7 @@ app = typer.Typer(
 for module in (init, feats, train, decode, transcribe, score, report, serve):
     module.register(app)
 app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
 app.add_typer(base.app, name="base")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(augment.app, name="augment")

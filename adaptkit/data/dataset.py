@@ -16,13 +16,15 @@ from adaptkit.augment import corpus
 from adaptkit.augment.schedule import Augmentation, UtteranceAugmentation
 from adaptkit.base import padding
 from adaptkit.base.checkpoint import BaseModel
+from adaptkit.data.misfit import refuse_misfit
 from adaptkit.errors import CheckpointError, DataError, listed, nearest
-from adaptkit.features.archive import load_feats, refuse_incomplete
-from adaptkit.features.fbank import FbankOptions, log_mel, read_options
+from adaptkit.features.archive import load_feats
+from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import count_samples, read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.durations import is_stated
+from adaptkit.kaldi.perturb import at_speed
 
 _LOG = logging.getLogger(__name__)
 BASE_TASK = -1  # the task id of a row for the base model alone
@@ -50,13 +52,13 @@ class Examples(Dataset):
 
     data: DataDir
     base: BaseModel
-    lengths: tuple[int, ...]  # feature frames of each utterance, as the model reads it
+    lengths: tuple[int, ...]  # feature frames of each utterance, as the model reads it, at the slowest speed
     task_ids: Mapping[str, int]  # task name: id
     allow_pipes: bool = False
     taps: Mapping[str, str] | None = None  # locations of cached encoder outputs, used instead of the input
     augmentation: Augmentation | None = None
     inner_ctc: Mapping[str, float] | None = None  # cached losses of intermediate CTC
-    own_lengths: tuple[int, ...] | None = None  # frames of the speech itself; None if it is not padded
+    own_lengths: tuple[int, ...] | None = None  # frames of the speech itself; None if these are `lengths`
 
     @property
     def audio_sec(self) -> float:
@@ -70,10 +72,11 @@ class Examples(Dataset):
         utterance = self.data.utterances[index]
         tokens = torch.tensor(self.base.tokens.encode(utterance.text), dtype=torch.long)
         chosen = self.augmentation.choose(utterance.utt_id) if self.augmentation else None
-        is_noisy = chosen is not None and chosen.is_noisy
-        inputs = self._load_noisy(utterance, chosen.key) if is_noisy else self._load(utterance)
-        if self.taps is None:
-            self._refuse_stale(utterance, inputs, self.lengths[index])
+        own_length = (self.own_lengths or self.lengths)[index]
+        if chosen is not None and chosen.changes_speech:
+            inputs = self._load_changed(utterance, chosen, own_length)
+        else:
+            inputs = self._load(utterance, own_length)
         inner = self.inner_ctc and self.inner_ctc[utterance.utt_id]
         return Example(utterance, self.task_ids[utterance.task], inputs, tokens, chosen, inner)
 
@@ -105,34 +108,40 @@ class Examples(Dataset):
         )
         return replace(self, data=data, lengths=lengths, own_lengths=own)
 
-    def _load(self, utterance: Utterance) -> Tensor:
+    def _load(self, utterance: Utterance, own_length: int) -> Tensor:
         if self.taps is not None:
             return load_feats(self.taps[utterance.utt_id], CACHE_REMEDY)
         if self.base.features is not None and self.data.feats is not None:
             return load_feats(self.data.feats[utterance.utt_id])
-        if self.base.features is not None:
-            return self._make_feats(self._read_speech(utterance))
-        return self.base.preprocessor.scale(self._read_speech(utterance))
+        return self._make_inputs(self._read_speech(utterance, own_length))
 
-    def _load_noisy(self, utterance: Utterance, key: int) -> Tensor:
+    def _load_changed(self, utterance: Utterance, chosen: UtteranceAugmentation, own_length: int) -> Tensor:
+        """Read an utterance at another speed, with noise, or both."""
         try:
-            made = self.augmentation.bank.perturb(self._read_speech(utterance), key)
+            speech = at_speed(self._read_speech(utterance, own_length), chosen.speed)
+            if not chosen.is_noisy:
+                return self._make_inputs(speech)
+            made = self.augmentation.bank.perturb(speech, chosen.key)
         except DataError as error:
-            raise DataError(f"{self.data.path}: noise on {utterance.utt_id}: {error}") from error
+            what = "noise" if chosen.is_noisy else f"speed {chosen.speed:g}"
+            raise DataError(f"{self.data.path}: {what} on {utterance.utt_id}: {error}") from error
         if not made.noise:
             _warn_of_silence(self.data.path, utterance.utt_id)
-        if self.base.features is None:
-            return self.base.preprocessor.scale(made.speech)
-        return self._make_feats(made.speech)
+        return self._make_inputs(made.speech)
+
+    def _make_inputs(self, speech: Tensor) -> Tensor:
+        return (
+            self.base.preprocessor.scale(speech) if self.base.features is None else self._make_feats(speech)
+        )
 
     def _make_feats(self, speech: Tensor) -> Tensor:
         return log_mel(speech, FbankOptions.from_dict(self.base.features))
 
-    def _refuse_stale(self, utterance: Utterance, inputs: Tensor, length: int) -> None:
+    def _refuse_stale(self, utterance: Utterance, speech: Tensor, length: int) -> None:
         """Refuse speech of another length than utt2dur says, where that was believed."""
         if self.base.features is not None or not is_stated(self.data, utterance):
             return
-        seconds, shift_sec = len(inputs) / self.base.rate_hz, self.base.frame_shift_ms / 1000
+        seconds, shift_sec = len(speech) / self.base.rate_hz, self.base.frame_shift_ms / 1000
         if abs(seconds - length * shift_sec) > max(0.1, 0.05 * seconds):
             stated = f"{utterance.utt_id}: {self.data.duration_sec[utterance.utt_id]:g} s"
             raise DataError(
@@ -140,14 +149,16 @@ class Examples(Dataset):
                 "correct it"
             )
 
-    def _read_speech(self, utterance: Utterance) -> Tensor:
-        return read_audio(
+    def _read_speech(self, utterance: Utterance, own_length: int) -> Tensor:
+        speech = read_audio(
             self.data.recordings[utterance.recording],
             rate_hz=self.base.rate_hz,
             start_sec=utterance.start_sec,
             end_sec=utterance.end_sec,
             allow_pipes=self.allow_pipes,
         )
+        self._refuse_stale(utterance, speech, own_length)
+        return speech
 
 
 @functools.cache
@@ -194,11 +205,15 @@ def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -
     """Return the number of feature frames of each utterance; of speech, those that its samples give."""
     if base.features is not None and data.feats is not None:
         return corpus.count_frames(data)
-    counts = count_samples(data, rate_hz=base.rate_hz, allow_pipes=allow_pipes)
-    if base.features is not None:
-        options = FbankOptions.from_dict(base.features)
-        return [options.count_frames(num_samples) for num_samples in counts]
-    return [padding.feature_frames(base.model.frontend, num_samples) for num_samples in counts]
+    return frames_of(base, count_samples(data, rate_hz=base.rate_hz, allow_pipes=allow_pipes))
+
+
+def frames_of(base: BaseModel, counts: Sequence[int]) -> list[int]:
+    """Return the number of feature frames of speech with some numbers of samples."""
+    if base.features is None:
+        return [padding.feature_frames(base.model.frontend, num_samples) for num_samples in counts]
+    options = FbankOptions.from_dict(base.features)
+    return [options.count_frames(num_samples) for num_samples in counts]
 
 
 def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error") -> dict[str, int]:
@@ -221,60 +236,43 @@ def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error")
     return {task: known.get(task, fallback) for task in data.tasks}
 
 
-def refuse_misfit(data: DataDir, base: BaseModel) -> None:
-    """Refuse a data directory without features, or with features other than the base model's."""
-    if base.features is None:
-        return
-    remedy = f"'adaptkit feats {data.path} dump/{data.path.name}' makes them"
-    if data.feats is None:
-        raise DataError(f"{data.path}: no feats.scp, which the base model {base.path} reads; {remedy}")
-    missing = [u.utt_id for u in data.utterances if u.utt_id not in data.feats]
-    if missing:
-        raise DataError(f"{data.path}/feats.scp: missing {listed(missing)}; {remedy}")
-    refuse_incomplete(data.feats[u.utt_id] for u in data.utterances)
-    made = data.path / "feats.json"  # absent if Kaldi itself made the features
-    options = read_options(made).to_dict() if made.exists() else {}
-    wrong = [name for name, value in options.items() if base.features[name] != value]
-    if wrong:
-        described = ", ".join(f"{name} {options[name]} (the model: {base.features[name]})" for name in wrong)
-        raise DataError(f"{made}: not the features {base.path} was trained on: {described}; {remedy}")
-    num_bins = load_feats(data.feats[data.utterances[0].utt_id]).shape[1]
-    if num_bins != base.features["num_bins"]:
-        raise DataError(
-            f"{data.path}/feats.scp: {num_bins} bins, {base.path} reads {base.features['num_bins']}; {remedy}"
-        )
-
-
 def refuse_other_features(examples: Examples) -> None:
-    """Refuse features that differ from adaptkit's own, which are computed where noise is added."""
+    """Refuse features that differ from adaptkit's own, which are computed for noise and speeds."""
     base, utterance = examples.base, examples.data.utterances[0]
     if base.features is None:
         return
-    stored = examples._load(utterance)
-    made = examples._make_feats(examples._read_speech(utterance))
+    length = (examples.own_lengths or examples.lengths)[0]
+    stored = examples._load(utterance, length)
+    made = examples._make_feats(examples._read_speech(utterance, length))
     if stored.shape != made.shape or not torch.allclose(stored, made, atol=_SAME_FEATURES):
         path = examples.data.path
         raise DataError(
             f"{path}/feats.scp: differs from the output of 'adaptkit feats' ({utterance.utt_id}), which is "
-            "used for noisy speech; run 'adaptkit feats', and train the base model on its features"
+            "used for noise and other speeds; run 'adaptkit feats', and train the base model on its features"
         )
 
 
 def too_short(examples: Examples) -> dict[str, str]:
-    """Return the utterances that are too short for the encoder or for CTC in the loss, each with the reason.
+    """Return the utterances that are too short for the encoder or for CTC in the loss, with the reason."""
+    reasons = find_short(examples, examples.lengths)
+    _confirm(examples, reasons)
+    return reasons
+
+
+def find_short(examples: Examples, lengths: Sequence[int]) -> dict[str, str]:
+    """Return the utterances that would be too short with some lengths in feature frames, with the reason.
 
     CTC needs an encoder frame for each token and between equal ones; attention and transducers one in all.
     """
     reasons = {}
     base = examples.base
-    for utterance, length in zip(examples.data.utterances, examples.lengths, strict=True):
+    for utterance, length in zip(examples.data.utterances, lengths, strict=True):
         frames = padding.encoder_frames(base.model.encoder, length)
         tokens = base.tokens.encode(utterance.text)
         repeats = sum(left == right for left, right in zip(tokens, tokens[1:], strict=False))
         needed = len(tokens) + repeats if base.model.ctc_weight else 1
         if frames < max(1, needed):
             reasons[utterance.utt_id] = f"{frames} encoder frames, {len(tokens)} tokens, {repeats} repeats"
-    _confirm(examples, reasons)
     return reasons
 
 

@@ -5,14 +5,16 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from adaptkit import config, locks
+from adaptkit import config, experiment, locks
 from adaptkit.adapters.per_task import shared_parameters
+from adaptkit.base import archive
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, read_examples
 from adaptkit.decoding.models import Decoder, ModelOptions, find_model, opened
 from adaptkit.decoding.nbest import write_nbest
 from adaptkit.decoding.routing import measure_accuracy, write_routes
 from adaptkit.folders import DecodeFolder, RunFolder
+from adaptkit.kaldi.overlap import read_texts, warn_of_sentences
 from adaptkit.kaldi.tables import write_table
 from adaptkit.provenance import peak_memory_mb
 from adaptkit.records import DecodeRecord, RecordedModel, write_record
@@ -54,6 +56,7 @@ def _decode(options: DecodeOptions, out: DecodeFolder, base_only: bool, *, devic
         return read_examples(options.data, base, allow_pipes=options.allow_pipes, needs_text=False)
 
     with opened(options, read, device=device) as (model, examples):
+        _warn_of_training(options, base_only, examples)
         started = time.monotonic()
         decoded = model.recognise(examples)
         seconds, known = time.monotonic() - started, model.known
@@ -87,6 +90,17 @@ def _decode(options: DecodeOptions, out: DecodeFolder, base_only: bool, *, devic
         route=asdict(options.route) if options.is_routed else None,
         route_accuracy=accuracy,
     ).write(out.record)
+
+
+def _warn_of_training(options: DecodeOptions, base_only: bool, examples: Examples) -> None:
+    """Warn of sentences that the model was trained on, if an experiment names its sets and they are there."""
+    path = options.exp if options.exp.is_file() else RunFolder(options.exp).config
+    if archive.is_base(options.exp) or not path.is_file():
+        return
+    settings = experiment.load(path, options.overrides)
+    sets = [settings.base.data, None if base_only else settings.data]
+    for train in dict.fromkeys(own.train for own in sets if own is not None):
+        warn_of_sentences(train, read_texts(train), examples.data)
 
 
 def decode_and_score(exp: Path, data: Path, *, batch_frames: int, device: str) -> ScoreReport:

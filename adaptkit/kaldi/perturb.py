@@ -4,7 +4,6 @@ Ko, Peddinti, Povey, Khudanpur, Audio augmentation for speech recognition, Inter
 resampled, as by sox's `speed`, which changes tempo and pitch together.
 """
 
-import logging
 import multiprocessing
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,12 +17,11 @@ from torchaudio.functional import resample
 
 from adaptkit import locks
 from adaptkit.errors import ConfigError, DataError
-from adaptkit.kaldi import datadir, subset
+from adaptkit.files import stamp
+from adaptkit.kaldi import copied, datadir, subset
 from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
+from adaptkit.kaldi.copied import Copied, Wanted
 from adaptkit.kaldi.datadir import DataDir, Utterance
-from adaptkit.progress import counting
-
-log = logging.getLogger(__name__)
 
 SPEEDS = (0.9, 1.0, 1.1)
 SLOWEST, FASTEST = 0.5, 2.0
@@ -33,6 +31,18 @@ def at_speed(speech: Tensor, speed: float) -> Tensor:
     """Play speech (N,) `speed` times as fast: ceil(N / speed) samples, with pitch and formants scaled too."""
     percent = round(100 * speed)
     return speech if percent == 100 else resample(speech, percent, 100)
+
+
+def check_speeds(speeds: Sequence[float]) -> tuple[float, ...]:
+    """Return speeds; those that are out of range or repeated are a ValueError."""
+    wrong = [s for s in speeds if not SLOWEST <= s <= FASTEST or abs(100 * s - round(100 * s)) > 1e-6]
+    if wrong or not speeds or len(set(speeds)) != len(speeds):
+        given = ", ".join(f"{speed:g}" for speed in speeds) or "none"
+        raise ValueError(
+            f"speeds {given}: expected different numbers from {SLOWEST:g} to {FASTEST:g} with at most two "
+            "decimals, such as 0.9, 1.0 and 1.1"
+        )
+    return tuple(speeds)
 
 
 def perturb(
@@ -47,22 +57,31 @@ def perturb(
 ) -> DataDir:
     """Write a copy of every utterance at each speed to `out_dir`; the copies at 1.0 are the originals.
 
-    A copy has the id `sp0.9-<id>`, and so have its recording and, unless `same_speaker`, its speaker. Audio
-    files that are there already are kept, so that a killed run continues where it stopped.
+    A copy has the id `sp0.9-<id>`, and so have its recording and, unless `same_speaker`, its speaker; its
+    group is that of the original. Audio files that an earlier run made from the same recordings are kept.
     """
-    speeds = _checked(speeds)
+    try:
+        check_speeds(speeds)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     data, out_dir = datadir.read(data_dir, needs_text=False), Path(out_dir)
     folder = audio_folder(out_dir, data)
     parts = [data if speed == 1 else _at(data, speed, folder, same_speaker) for speed in speeds]
     made = subset.combine([replace(part, path=out_dir, feats=None) for part in parts], path=out_dir)
-    todo = [
-        _Copy(location, Path(made.recordings[_prefix(speed) + name]), speed)
-        for speed in speeds
+    plan = {
+        prefix + name: _Copy(prefix + name, location, Path(made.recordings[prefix + name]), speed, rate_hz)
+        for prefix, speed in ((_prefix(speed), speed) for speed in speeds if speed != 1)
         for name, location in data.recordings.items()
-        if speed != 1
-    ]
+    }
+    wanted = {name: one.wanted for name, one in plan.items()}
     with locks.hold(out_dir, parts=(folder.name,)):
-        _write_all([one for one in todo if not one.file.exists()], num_jobs, rate_hz, allow_pipes)
+        copied.make_missing(
+            wanted,
+            out_dir,
+            Copied,
+            lambda names: _write_all([plan[name] for name in names], num_jobs, allow_pipes),
+            what="speed perturbation",
+        )
         subset.save(made, [data])
     return made
 
@@ -71,20 +90,17 @@ def perturb(
 class _Copy:
     """A recording to be written at another speed."""
 
+    name: str
     location: str
     file: Path
     speed: float
+    rate_hz: int
 
-
-def _checked(speeds: Sequence[float]) -> list[float]:
-    wrong = [s for s in speeds if not SLOWEST <= s <= FASTEST or abs(100 * s - round(100 * s)) > 1e-6]
-    if wrong or not speeds or len(set(speeds)) != len(speeds):
-        given = ", ".join(f"{speed:g}" for speed in speeds) or "none"
-        raise ConfigError(
-            f"speeds {given}: expected different numbers from {SLOWEST:g} to {FASTEST:g} with at most two "
-            "decimals, such as 0.9, 1.0 and 1.1"
-        )
-    return list(speeds)
+    @property
+    def wanted(self) -> Wanted:
+        """The audio file, and a digest of everything that it depends on."""
+        made_of = [self.location, self.speed, self.rate_hz, *stamp(self.location)]
+        return Wanted(self.file, copied.digest(made_of))
 
 
 def _prefix(speed: float) -> str:
@@ -121,15 +137,9 @@ def _at(data: DataDir, speed: float, folder: Path, same_speaker: bool) -> DataDi
     )
 
 
-def _write_all(todo: Sequence[_Copy], num_jobs: int, rate_hz: int, allow_pipes: bool) -> None:
+def _write_all(todo: Sequence[_Copy], num_jobs: int, allow_pipes: bool) -> Iterable[Copied]:
     """Write copies; several jobs are processes with one thread each."""
-    write = partial(_write, rate_hz=rate_hz, allow_pipes=allow_pipes)
-    with counting("speed perturbation", len(todo)) as advance:
-        for _ in _mapped(write, todo, num_jobs):
-            advance(1, "")
-
-
-def _mapped(write: partial, todo: Sequence[_Copy], num_jobs: int) -> Iterable[None]:
+    write = partial(_write, allow_pipes=allow_pipes)
     if num_jobs == 1 or len(todo) < 2:
         yield from map(write, todo)
         return
@@ -138,9 +148,11 @@ def _mapped(write: partial, todo: Sequence[_Copy], num_jobs: int) -> Iterable[No
         yield from pool.map(write, todo, chunksize=16)
 
 
-def _write(one: _Copy, *, rate_hz: int, allow_pipes: bool) -> None:
+def _write(one: _Copy, *, allow_pipes: bool) -> Copied:
+    made_of = one.wanted.made_of
     try:
-        speech = read_audio(one.location, rate_hz=rate_hz, allow_pipes=allow_pipes)
+        speech = read_audio(one.location, rate_hz=one.rate_hz, allow_pipes=allow_pipes)
     except DataError as error:
-        raise DataError(f"{one.file.stem}: {error}") from error
-    write_audio(one.file, fit_full_scale(at_speed(speech, one.speed)), rate_hz=rate_hz)
+        raise DataError(f"{one.name}: {error}") from error
+    write_audio(one.file, fit_full_scale(at_speed(speech, one.speed)), rate_hz=one.rate_hz)
+    return Copied(one.name, made_of, one.file.stat().st_size)

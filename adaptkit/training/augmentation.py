@@ -11,6 +11,7 @@ from adaptkit.augment.policy import Policy, read_policy
 from adaptkit.augment.specaugment import SpecAugment
 from adaptkit.base.specaug import translate
 from adaptkit.data.dataset import Examples, refuse_other_features
+from adaptkit.data.speeds import with_speeds
 from adaptkit.errors import ConfigError
 from adaptkit.experiment import Experiment
 from adaptkit.folders import RunFolder
@@ -21,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 def augmented(train: Examples, policy: Policy | Literal["own"] | None, seed: int) -> Examples:
     """Augment a training set by a policy, or by the SpecAugment of the base model's own yaml.
 
-    If noise is added, the features are computed during training; they must match the extracted ones.
+    For noise and other speeds, features are computed during training; they must match the extracted ones.
     """
     if policy == "own":
         policy = _own_policy(train.base.config)
@@ -29,8 +30,9 @@ def augmented(train: Examples, policy: Policy | Literal["own"] | None, seed: int
         _LOG.info("SpecAugment of the model's own yaml: %s", described)
     working = schedule.start(policy, seed, train.base.rate_hz) if policy else None
     train = replace(train, augmentation=working)
-    if working and working.bank:
+    if working and (working.bank or policy.speeds != (1.0,)):
         refuse_other_features(train)
+    train = with_speeds(train) if working else train
     if working and policy.spec and policy.spec.fill == "zero" and train.base.model.normalize is None:
         _LOG.warning(
             "the base model does not normalise features, so masks of zeros differ from their mean; "

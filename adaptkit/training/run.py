@@ -17,12 +17,13 @@ from adaptkit.data.dataset import Examples, number_tasks, read_examples, too_sho
 from adaptkit.errors import ConfigError, DataError, listed, nearest
 from adaptkit.experiment import Experiment, Sets
 from adaptkit.folders import RunFolder
+from adaptkit.kaldi.overlap import warn_of_common, warn_of_tests
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import Effort, RecordedModel, write_record
 from adaptkit.training import trials
 from adaptkit.training.augmentation import augmented, spec_of
-from adaptkit.training.distributed import in_processes, writing_to
+from adaptkit.training.distributed import in_processes, is_first, writing_to
 from adaptkit.training.folds import refuse_two_validations
 from adaptkit.training.plan import Plan
 from adaptkit.training.selection import summarise
@@ -180,11 +181,17 @@ def warn_of_coupled_rows(base: BaseModel, tasks: Sequence[str]) -> None:
 def read_sets(
     sets: Sets, base: BaseModel, allow_pipes: bool, *, keeps_tasks: bool = False
 ) -> tuple[Examples, Examples | None]:
-    """Read the sets to train and to validate on, as `read_set` does."""
+    """Read the sets to train and to validate on, as `read_set` does.
+
+    Utterances and sentences of the training set in validation and test sets are warned of.
+    """
     train = read_set(sets.train, base, allow_pipes=allow_pipes, keeps_tasks=keeps_tasks)
-    if sets.valid is None:
-        return train, None
-    return train, read_set(sets.valid, base, allow_pipes=allow_pipes)
+    valid = None if sets.valid is None else read_set(sets.valid, base, allow_pipes=allow_pipes)
+    if is_first():
+        if valid is not None:
+            warn_of_common(train.data, valid.data)
+        warn_of_tests(train.data, sets.test)
+    return train, valid
 
 
 def _read_sets_of_tasks(

@@ -28,6 +28,7 @@ _LENGTHS = ("train.max_epochs", "base.train.max_epochs")  # a resumed run may be
 _NO_STATE = "not the state of this training; put its own file back, or remove the folder to start over"
 # do not affect results, so may differ on resuming; the metric that is chosen is compared instead
 _CHANGES_NOTHING = ("num_workers", "save_every_steps", "valid_metric")
+_NOT_TRAINED_ON = ("data.test.", "base.data.test.")
 _BY_CONTENT = ("train.start",)  # a path, in whose place a digest of what it names is compared
 # of states that earlier versions wrote; adapters' options were part of a base model's training too
 _UNSAID = {
@@ -206,7 +207,9 @@ def identify(settings: Experiment, *sections: str) -> dict[str, Any]:
     return {
         key: value
         for key, value in leaves.items()
-        if key.rpartition(".")[2] not in _CHANGES_NOTHING and key not in _BY_CONTENT
+        if key.rpartition(".")[2] not in _CHANGES_NOTHING
+        and key not in _BY_CONTENT
+        and not key.startswith(_NOT_TRAINED_ON)
     }
 
 

@@ -3,12 +3,13 @@ import logging
 import numpy as np
 import pytest
 
-from adaptkit.augment.copies import RECORD, Copies, copy
+from adaptkit.augment.copies import Copies, copy
 from adaptkit.augment.noise import Noise, active_samples
 from adaptkit.config import write_yaml
 from adaptkit.errors import ConfigError, DataError
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
+from adaptkit.kaldi.copied import RECORD
 from adaptkit.kaldi.tables import read_table
 from adaptkit.kaldi.validate import find_problems
 from tests.fixtures.noises import UTTERANCES, make_noise, read_one, write_wav

@@ -187,9 +187,10 @@ def test_a_written_policy_is_the_same_when_it_is_read(tmp_path):
 
 def test_a_policy_is_said_in_words():
     noise = {"noises": ["data/noise"], "snr_db": [5, 20], "room_share": 0}
-    policy = Policy.model_validate({"spec": {**ADAPTIVE, **BINS}, "noise": noise, "mix": {"noisy": 0.3}})
+    parts = {"spec": {**ADAPTIVE, **BINS}, "noise": noise, "mix": {"noisy": 0.3}, "speed": [0.9, 1.0, 1.1]}
 
-    assert describe_policy(policy) == [
+    assert describe_policy(Policy.model_validate(parts)) == [
+        "speed: 0.9, 1, 1.1, each with probability 0.333",
         "time warp: up to 80 frames, for utterances longer than 160",
         "frequency masks: 2, 0 to 26 bins wide",
         "time masks: 4 per 100 frames, at most 20, 0 to below 4 % of the utterance wide",

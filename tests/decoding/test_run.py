@@ -1,5 +1,6 @@
 """Decoding a data directory into a folder of hypotheses."""
 
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -195,3 +196,20 @@ def test_an_experiment_not_trained_yet_is_named_with_what_trains_it(run, exp):
         CheckpointError, match="adapter.safetensors: no such file; 'adaptkit train' writes it"
     ):
         run()
+
+
+def test_sentences_of_the_training_set_are_said(run, exp, data, corpus, caplog):
+    caplog.set_level(logging.INFO)
+    run()
+    where = f"{corpus}/dump/train"
+    found = f"{data}: the sentences of 3 of 6 utterances are in the training set {where}: 'B' (spk1-00); "
+    assert found in caplog.text
+    write_table(data / "text", dict.fromkeys(read_table(data / "text"), "B"))
+    run()
+    assert f"{data}: the sentences of 6 of 6 utterances are in {where} too" in caplog.text
+    caplog.clear()
+    settings = experiment.load(exp / "config.yaml")
+    gone = settings.data.model_copy(update={"train": data / "gone"})
+    experiment.save(settings.model_copy(update={"data": gone}), exp / "config.yaml")
+    run()
+    assert "sentences" not in caplog.text

@@ -1,5 +1,7 @@
 """Copies of data directories at other speeds."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -68,3 +70,32 @@ def read_bytes(path):
 def test_speeds_out_of_range_are_refused(data, tmp_path, speeds):
     with pytest.raises(ConfigError, match="such as 0.9, 1.0 and 1.1"):
         perturb(data.path, tmp_path / "sp", speeds)
+
+
+def test_groups_are_those_of_the_originals(data, tmp_path):
+    (data.path / "spk2group").write_text("a child\n")
+    made = perturb(data.path, tmp_path / "sp")
+    assert {u.group for u in datadir.read(tmp_path / "sp").utterances} == {"child"}
+    assert len(made.utterances) == 6
+
+
+def test_files_made_of_something_else_are_made_again(data, tmp_path):
+    made = perturb(data.path, tmp_path / "sp", [0.9, 1.1])
+    before = {name: Path(file).stat().st_mtime_ns for name, file in made.recordings.items()}
+    Path(made.recordings["sp0.9-r"]).write_bytes(read_bytes(made.recordings["sp1.1-r"]))  # another speed
+    perturb(data.path, tmp_path / "sp", [0.9, 1.1])
+    assert len(read_audio(made.recordings["sp0.9-r"], rate_hz=16000)) == np.ceil(32000 / 0.9)
+    assert Path(made.recordings["sp1.1-r"]).stat().st_mtime_ns == before["sp1.1-r"]
+    soundfile.write(tmp_path / "r.wav", 0.3 * np.cos(2 * np.pi * 400 * np.arange(32000) / 16000), 16000)
+    stale = read_bytes(made.recordings["sp1.1-r"])
+    perturb(data.path, tmp_path / "sp", [0.9, 1.1])
+    assert read_bytes(made.recordings["sp1.1-r"]) != stale
+
+
+def test_the_command_writes_copies(adaptkit, data, tmp_path):
+    done = adaptkit("data", "perturb", data.path, tmp_path / "sp", "--rate", 8000)
+    assert done.stdout == f"{tmp_path}/sp: 6 utterances of 3 speakers\n"
+    words = (data.path, tmp_path / "one", "--speed", 0.9, "--same-speaker", "--nj", 2, "--rate", 8000)
+    assert adaptkit("data", "perturb", *words).stdout == f"{tmp_path}/one: 2 utterances of 1 speakers\n"
+    one, other = (tmp_path / name / "audio" / "sp0.9-r.wav" for name in ("sp", "one"))
+    assert one.read_bytes() == other.read_bytes()

@@ -62,6 +62,8 @@ def commands(world: World) -> list[Command]:
         Command("data subset", ("data", "subset", data, out, "--first", 4), out),
         Command("data combine", ("data", "combine", out, data, dump), out),
         Command("data join", ("data", "join", data, out, "--max-sec", 2, *RATE), out),
+        Command("data perturb", ("data", "perturb", data, out, *RATE), out),
+        Command("data split", ("data", "split", data, out / "a", out / "b", "--per-spk", 1), out),
         Command(
             "data fix", ("data", "fix", work / "damaged"), work / "damaged", (), lambda: _damage(world, work)
         ),

@@ -14,6 +14,7 @@ from adaptkit.model import checkpoint
 from adaptkit.records import RunRecord
 from adaptkit.tensors import read_tensors, write_tensors
 from adaptkit.training import run as training_run
+from adaptkit.training.state import identify
 
 pytestmark = pytest.mark.slow
 
@@ -202,3 +203,14 @@ def test_an_experiment_without_adapters_or_data_is_refused(settings, tmp_path):
     for change in ({"adapters": ()}, {"data": None}):
         with pytest.raises(ConfigError, match="experiment 'tiny': needs 'data'"):
             training_run.train_adapters(settings().model_copy(update=change), tmp_path, device="cpu")
+
+
+def test_what_test_sets_share_with_the_training_set_is_warned_of_without_changing_the_run(
+    settings, corpus, base, caplog
+):
+    plain, train = settings(), corpus / "dump/train"
+    sets = plain.data.model_copy(update={"test": (train,)})
+    training_run.read_sets(sets, base, allow_pipes=False)
+    assert f"{train}: 18 of 18 utterances are in the training set {train}: spk1-00" in caplog.text
+    other = plain.model_copy(update={"data": sets})
+    assert identify(other, "data") == identify(plain, "data")

@@ -97,7 +97,7 @@ def base_of(settings):
 
 
 def test_a_policy_of_nothing_is_no_augmentation_bit_for_bit(augmented, tmp_path):
-    policies = {"plain": {}, "none": None, "masked": {"spec": SPEC}}
+    policies = {"plain": {"speed": [1.0]}, "none": None, "masked": {"spec": SPEC}}
     made = {name: adapters_of(augmented(p, max_epochs=1), tmp_path / name) for name, p in policies.items()}
 
     assert made["plain"] == made["none"] != made["masked"]
@@ -143,7 +143,8 @@ def test_own_of_a_model_without_specaug_is_none(augmented, tmp_path):
 def test_a_killed_augmented_training_resumes_to_the_same_bytes(
     augmented, both, tmp_path, kill_at, tensors_in, assert_same
 ):
-    made = augmented(both, max_epochs=8, save_every_steps=2, num_workers=1)
+    policy = {**both, "speed": [0.9, 1.0, 1.1]}
+    made = augmented(policy, max_epochs=8, save_every_steps=2, num_workers=1)
     experiment.save(made, tmp_path / "tiny.yaml")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     adapters_of(made, whole)
@@ -161,6 +162,7 @@ def test_a_killed_augmented_training_resumes_to_the_same_bytes(
         ({"spec": {**SPEC, "freq_masks": 2}}, r"augment\.spec\.freq_masks \(1, now 2\)"),
         ({"mix": {"noisy": 0.5}}, r"augment\.mix\.masks_on \(all, now clean\)"),
         ({"noise": None}, r"augment\.noise"),
+        ({"speed": [0.9, 1.1]}, r"augment\.speed"),
     ],
 )
 def test_a_run_with_another_policy_is_refused(augmented, both, tmp_path, change, named):

@@ -1,0 +1,107 @@
+"""`adaptkit data split`: divide a data directory."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adaptkit.cli.options import Command, DataDir
+
+if TYPE_CHECKING:
+    from adaptkit.kaldi import datadir
+    from adaptkit.kaldi.split import Split
+
+log = logging.getLogger(__name__)
+_LEFT_OUT = "left_out"  # name of the list
+
+
+def register(group: typer.Typer) -> None:
+    """Add the command to the group."""
+    group.command(cls=Command)(split)
+
+
+def split(
+    source: DataDir,
+    out_dirs: Annotated[
+        list[Path], typer.Argument(metavar="OUT...", help="Two or more data directories to write.")
+    ],
+    speakers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N|P%",
+            help="Whole speakers: how many, or which share, for each OUT in turn; without a value the last "
+            "has the rest.",
+        ),
+    ] = None,
+    per_spk: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N|P%", help="The same for the utterances of each speaker, who is in every OUT."
+        ),
+    ] = None,
+    disjoint_texts: Annotated[
+        bool,
+        typer.Option(
+            "--disjoint-texts",
+            help="Keep every sentence in one OUT; utterances of it that do not fit there are left out.",
+        ),
+    ] = False,
+    stratify: Annotated[
+        bool,
+        typer.Option("--stratify", help="Keep the shares of groups (utt2group, spk2group) in every OUT."),
+    ] = False,
+    lists: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write <name of OUT>.txt, a list of utterances for 'data subset --utt-list', and "
+            "left_out.txt.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random choice.")] = 0,
+) -> None:
+    """Divide a data directory by speaker or within each speaker, at random.
+
+    Example: adaptkit data split data/train data/adapt data/held_out --per-spk 2 --disjoint-texts
+    """
+    from adaptkit.kaldi import datadir
+    from adaptkit.kaldi import split as library
+    from adaptkit.kaldi import subset as parts
+
+    if (speakers is None) == (per_spk is None):
+        raise typer.BadParameter("use one of --speakers and --per-spk, several times")
+    _refuse_same(out_dirs, lists)
+    sizes = tuple(map(library.read_size, speakers or per_spk or ()))
+    options = library.SplitOptions(len(out_dirs), sizes, disjoint_texts, stratify, seed)
+    data = datadir.read(source, needs_text=disjoint_texts)
+    found = (library.split_within if per_spk else library.split_speakers)(data, options)
+    for out_dir, utt_ids in zip(out_dirs, found.parts, strict=True):
+        parts.save(parts.subset(data, utt_ids, path=out_dir), [data])
+    if lists:
+        library.write_lists(found, [out_dir.name for out_dir in out_dirs], lists, left_out=_LEFT_OUT)
+    _report(found, out_dirs, data)
+
+
+def _refuse_same(out_dirs: list[Path], lists: Path | None) -> None:
+    names = [str(out_dir.resolve()) for out_dir in out_dirs]
+    if lists:
+        names = [*(out_dir.name for out_dir in out_dirs), _LEFT_OUT]
+    if len(set(names)) < len(names):
+        what = f"names, other than {_LEFT_OUT}," if lists else "folders"
+        raise typer.BadParameter(f"{', '.join(map(str, out_dirs))}: use different {what} for OUT")
+
+
+def _report(found: "Split", out_dirs: list[Path], data: "datadir.DataDir") -> None:
+    """Print the sizes of the parts, and log what is left out or missing of them."""
+    from adaptkit.errors import listed
+
+    speaker_of = {u.utt_id: u.speaker for u in data.utterances}
+    for out_dir, utt_ids in zip(out_dirs, found.parts, strict=True):
+        num_speakers = len({speaker_of[utt_id] for utt_id in utt_ids})
+        typer.echo(f"{out_dir}: {len(utt_ids)} utterances of {num_speakers} speakers")
+    if found.short:
+        log.warning("%s: fewer utterances than asked for: %s", data.path, listed(found.short))
+    if found.left_out:
+        figures = (data.path, len(found.left_out), len(speaker_of), listed(found.left_out))
+        log.warning("%s: %d of %d utterances are in none of them: %s", *figures)

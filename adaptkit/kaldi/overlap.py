@@ -1,0 +1,81 @@
+"""Warn of utterances and sentences that a training set has in common with the sets that results are for."""
+
+import logging
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from adaptkit.errors import AdaptkitError, listed, shorten
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.recording import is_command
+from adaptkit.kaldi.tables import read_table
+
+NEARLY_ALL = 0.9  # of the utterances: a closed set of sentences, such as digits, rather than a mistake
+_NUM_EXAMPLES = 3
+_LOG = logging.getLogger(__name__)
+
+
+def find_shared(train: DataDir, data: DataDir) -> list[str]:
+    """Return the utterances of a set that are in the training set: the same times of the same recording."""
+    seen = {_span(train, utterance) for utterance in train.utterances}
+    return [u.utt_id for u in data.utterances if _span(data, u) in seen]
+
+
+def find_repeated(texts: Collection[str], data: DataDir) -> list[Utterance]:
+    """Return the utterances of a set whose sentences are among some texts."""
+    seen = set(texts)
+    return [u for u in data.utterances if u.text and u.text in seen]
+
+
+def warn_of_common(train: DataDir, data: DataDir) -> None:
+    """Warn of utterances of a set that are in the training set too, and of its sentences that are."""
+    shared = find_shared(train, data)
+    if shared:
+        figures = (data.path, len(shared), len(data.utterances), train.path, listed(shared, _NUM_EXAMPLES))
+        what = "are in the training set"
+        why = "results on them say nothing of others; remove them from either ('adaptkit data subset')"
+        _LOG.warning(f"%s: %d of %d utterances {what} %s: %s; {why}", *figures)
+    if len(shared) < len(data.utterances):
+        warn_of_sentences(train.path, [u.text for u in train.utterances], data)
+
+
+def warn_of_tests(train: DataDir, paths: Sequence[Path]) -> None:
+    """Warn as `warn_of_common` does for test sets, also of those that cannot be read yet."""
+    for path in paths:
+        try:
+            warn_of_common(train, datadir.read(path, needs_text=False))
+        except AdaptkitError as error:
+            _LOG.warning("the test set is not compared with the training set: %s", error)
+
+
+def warn_of_sentences(train: Path, texts: Collection[str], data: DataDir) -> None:
+    """Warn of the sentences of a set that are among those of a training set; if nearly all are, say so."""
+    repeated, num_all = find_repeated(texts, data), sum(bool(u.text) for u in data.utterances)
+    if not repeated:
+        return
+    figures = (data.path, len(repeated), num_all, train)
+    if len(repeated) >= NEARLY_ALL * num_all:
+        _LOG.info("%s: the sentences of %d of %d utterances are in %s too", *figures)
+        return
+    first = {u.text: u.utt_id for u in reversed(repeated)}
+    examples = [f"'{shorten(text, 60)}' ({utt_id})" for text, utt_id in reversed(first.items())]
+    shown = listed(examples, _NUM_EXAMPLES)
+    remedy = "'adaptkit data split --disjoint-texts' makes sets without any"
+    what = "are in the training set"
+    _LOG.warning(f"%s: the sentences of %d of %d utterances {what} %s: %s; {remedy}", *figures, shown)
+
+
+def read_texts(path: Path) -> list[str]:
+    """Return the texts of a data directory; none if it cannot be read any more."""
+    try:
+        return list(read_table(path / "text").values())
+    except AdaptkitError:
+        return []
+
+
+def _span(data: DataDir, utterance: Utterance) -> tuple[str, float, float | None]:
+    """Return the recording of an utterance, as an absolute path if it is a file, and its times."""
+    location = data.recordings[utterance.recording]
+    place = location if is_command(location) else os.path.abspath(location)
+    return place, utterance.start_sec, utterance.end_sec
