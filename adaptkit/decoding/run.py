@@ -65,7 +65,8 @@ def _decode(options: DecodeOptions, out: DecodeFolder, base_only: bool, *, devic
     out.clear()
     if options.is_routed:
         write_routes(out.routes, examples, chosen)
-        accuracy = None if options.route.without_own else measure_accuracy(examples, chosen, known)
+        is_chosen = options.route.method != "shared" and not options.route.without_own
+        accuracy = measure_accuracy(examples, chosen, known) if is_chosen else None
         _log_accuracy(out.path, accuracy)
     if searcher.nbest > 1:
         write_nbest(out, found, model.base.tokens)

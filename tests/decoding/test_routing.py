@@ -151,6 +151,7 @@ def test_the_adapter_that_speakers_started_from_is_chosen_as_it_is_alone(run, ex
     for name in ("text", "utt2score"):
         assert (out / name).read_bytes() == (alone / name).read_bytes()
     assert set(chosen(out).values()) == {SHARED}
+    assert DecodeRecord.read(out / "run.json").route_accuracy is None
 
 
 def test_it_is_among_what_likelihoods_are_compared_of(run, start):
