@@ -63,6 +63,6 @@ def test_report_on_a_terminal_shows_notes_and_groups_below_the_table(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     command.report(folders, form=ReportFormat.table)
     printed = capsys.readouterr().out
-    shown = ("experiment", "1 of 2 speakers kept", "Group adult", "Group child")
+    shown = ("1 of 2 speakers kept", "Group adult", "Group child")
     places = [printed.index(text) for text in shown]
     assert places == sorted(places)
