@@ -10,6 +10,7 @@ os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # read by typer when it is im
 os.environ.pop("TERMINAL_WIDTH", None)  # likewise
 
 IMPORTING_ESPNET = ("tests/base/search/test_against_espnet.py", "tests/bench/test_decoding.py")
+gc.disable()  # until all tests are collected: what imports make stays
 FIXTURES = tuple(
     f"tests.fixtures.{name}" for name in ("models", "archives", "corpora", "noises", "runs", "servers")
 )
@@ -52,3 +53,4 @@ def pytest_collection_finish():
     """Spare the garbage collector what stays to the end, modules and tests: a seventh of all time."""
     gc.collect()
     gc.freeze()
+    gc.enable()

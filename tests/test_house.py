@@ -1,6 +1,7 @@
 """What neither ruff nor import-linter can hold about the layout; each test lists the offenders."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import adaptkit
@@ -19,7 +20,12 @@ HEAVY = {
     *("espnet", "espnet2", "matplotlib", "jiwer", "yaml", "pydantic", "rich"),
 }
 FILES = sorted(file for file in ROOT.rglob("*.py") if file.relative_to(ROOT).parts[0] not in SHIPPED)
-TREES = {str(file.relative_to(ROOT)): ast.parse(file.read_text()) for file in FILES}
+
+
+@cache
+def trees():
+    """The syntax tree of every module; parsed here so that only the process that runs these tests does so."""
+    return {str(file.relative_to(ROOT)): ast.parse(file.read_text()) for file in FILES}
 
 
 def imports(nodes):
@@ -37,14 +43,14 @@ def test_every_module_is_in_a_room_or_on_the_ground():
 
 
 def test_no_module_imports_by_a_relative_name():
-    names = [(name, i) for name, tree in TREES.items() for i in imports(ast.walk(tree))]
+    names = [(name, i) for name, tree in trees().items() for i in imports(ast.walk(tree))]
     assert [f"{name}: {imported}" for name, imported in names if imported.startswith(".")] == []
 
 
 def test_tasks_and_programs_of_espnet_are_named_in_two_files_and_imported_at_the_top_of_none():
     slow = ("espnet2.tasks", "espnet2.bin")  # 16 s
     named, imported = [], []
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
         if any(str(text).startswith(slow) and " " not in str(text) for text in texts):
             named.append(name)
@@ -53,14 +59,14 @@ def test_tasks_and_programs_of_espnet_are_named_in_two_files_and_imported_at_the
 
 
 def test_packages_that_espnet_202611_moved_are_imported_by_import_class_only():
-    named = [(name, i) for name, tree in TREES.items() for i in imports(ast.walk(tree))]
+    named = [(name, i) for name, tree in trees().items() for i in imports(ast.walk(tree))]
     assert [f"{name}: {imported}" for name, imported in named if imported.startswith("espnet.")] == []
 
 
 def test_the_command_line_imports_only_light_modules_at_the_top():
     light = ("adaptkit.cli", "adaptkit.errors")
     heavy = []
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for imported in imports(tree.body) if name.startswith("cli/") else ():
             is_ours = imported.startswith("adaptkit.")
             if imported.split(".")[0] in HEAVY or is_ours and not imported.startswith(light):
@@ -76,7 +82,7 @@ def test_files_have_fewer_than_300_lines():
 def test_functions_have_at_most_60_lines():
     long = [
         f"{name}: {node.name} {node.end_lineno - node.lineno + 1}"
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60
     ]
@@ -88,7 +94,7 @@ def test_files_of_a_run_are_named_in_one_module():
     names |= {"train.jsonl", "run.json", "score.json"}
     spelt = [
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         if any(isinstance(n, ast.Constant) and n.value in names for n in ast.walk(tree))
     ]
     assert spelt == ["folders.py"]

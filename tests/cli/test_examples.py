@@ -17,8 +17,9 @@ pytestmark = pytest.mark.slow
 SMALL = {  # further words, so that it takes seconds
     "feats": ["--rate", 8000, "--num-bins", 40],
     "augment copy": ["--rate", 8000, "--set", "noise.noises=[noises]"],
+    "base train": ["--set", "base.train.max_epochs=3"],
     "bench train": ["--utterances", 2, "--sec", 1, "--steps", 1, "--speakers", 2],
-    "bench augment": ["--utterances", 2, "--max-sec", 3],
+    "bench augment": ["--utterances", 2, "--max-sec", 3, "--model", "conformer_6x64"],
     "bench decode": ["--no-espnet", "--max-sec", 3],
     "bench submodels": ["--speakers", 2, "--sec", 1, "--rounds", 1, "--loads", 3, "--resident", 10],
 }
@@ -58,7 +59,7 @@ def folder(adaptkit, corpus, settings, tmp_path, monkeypatch):
     for name in ("train", "test", "anna"):
         stats = f"dump/{name}/feats_stats.npz"
         run(f"feats data/{name} dump/{name} --rate 8000 --num-bins 40 --cmvn {stats}")
-    run("base train conf/mini.yaml --set base.train.max_epochs=30")
+    run("base train conf/mini.yaml --set base.train.max_epochs=3")
     shutil.make_archive("asr_model", "zip", "exp/base")
     shutil.copyfile(next(corpus.glob("*.wav")), "hello.wav")
     for name in ("residual", "tpa", "lora"):

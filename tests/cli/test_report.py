@@ -1,10 +1,16 @@
 """The command `adaptkit report`."""
 
+import dataclasses
 import json
 
 import pytest
 
+from adaptkit.cli import report as command
+from adaptkit.cli.options import ReportFormat
 from adaptkit.errors import ScoringError
+from adaptkit.kaldi.tables import write_table
+from adaptkit.records import RunRecord
+from tests.fixtures.runs import HYPS, REFS
 
 
 @pytest.fixture
@@ -45,3 +51,18 @@ def test_report_refuses_a_set_that_was_not_decoded(report, experiments):
 
 def test_report_without_experiment_is_misuse(report):
     assert report().exit_code == 2
+
+
+def test_report_on_a_terminal_shows_notes_and_groups_below_the_table(
+    write_run, tmp_path, capsys, monkeypatch
+):
+    write_table(tmp_path / "data/utt2group", {u: "adult" if u.startswith("ann") else "child" for u in REFS})
+    folders = [write_run(name, hyps) for name, hyps in HYPS.items()]
+    record = RunRecord.read(folders[1] / "run.json")
+    dataclasses.replace(record, unimproved=["ann"]).write(folders[1] / "run.json")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    command.report(folders, form=ReportFormat.table)
+    printed = capsys.readouterr().out
+    shown = ("1 of 2 speakers kept", "Group adult", "Group child")
+    places = [printed.index(text) for text in shown]
+    assert places == sorted(places)
