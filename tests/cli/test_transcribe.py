@@ -4,20 +4,8 @@ import json
 
 import pytest
 
-from adaptkit import experiment
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.tables import read_table
-from adaptkit.model import checkpoint
-
-
-@pytest.fixture
-def exp(base, new_stack, settings, tmp_path):
-    """An experiment's folder with trained adapters of each speaker."""
-    stack = new_stack(base, is_trained=True)
-    folder = tmp_path / "exp/tiny"
-    experiment.save(settings(), folder / "config.yaml")
-    checkpoint.save(folder / "adapter.safetensors", stack, base.fingerprint, 7, stack.state_dict())
-    return folder
 
 
 @pytest.fixture

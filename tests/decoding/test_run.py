@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from adaptkit import experiment
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError
@@ -18,16 +17,6 @@ from adaptkit.model import checkpoint
 from adaptkit.records import DecodeRecord, RunRecord
 from adaptkit.scoring import files as score_files
 from tests.fixtures.models import SPEAKERS
-
-
-@pytest.fixture
-def exp(base, base_dir, new_stack, settings, tmp_path):
-    """An experiment's folder with such adapters."""
-    stack = new_stack(base, is_trained=True)
-    folder = tmp_path / "exp/tiny"
-    experiment.save(settings(), folder / "config.yaml")
-    checkpoint.save(folder / "adapter.safetensors", stack, base.fingerprint, 7, stack.state_dict())
-    return folder
 
 
 @pytest.fixture
