@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 INSTALLED_TEST = $(VENV)/.installed-test
 IN_VENV = export PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help install install-test demo compare augment submodels test test-next-espnet check fuzz kill audit lint lock clean
+.PHONY: help install install-test demo compare augment submodels speakers test test-next-espnet check fuzz kill audit lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
@@ -30,6 +30,12 @@ augment: install  ## compare augmentations in noise, with AN4=folder FSDD=folder
 submodels: install  ## one job against many, speaker embeddings, new speakers, on 128 voices; with FSDD=folder real ones too
 	$(IN_VENV); egs/voices/submodels.sh --jobs 2 && \
 	{ test -z "$(FSDD)" || egs/fsdd/submodels.sh --corpus "$(FSDD)" --jobs 2; }
+
+speakers: install  ## adapt to 50 people, with SPEECHOCEAN=folder AN4=folder; resumes where it stopped, as all of these do
+	$(IN_VENV); cd egs/speechocean762; export prepare="--an4 $(AN4) --nj 2"; \
+	./base.sh --corpus "$(SPEECHOCEAN)" --prepare-options "$$prepare" && \
+	./compare.sh --corpus "$(SPEECHOCEAN)" --prepare-options "$$prepare" --jobs 2 && \
+	./submodels.sh --corpus "$(SPEECHOCEAN)" --prepare-options "$$prepare" --jobs 2 && ./budget.sh --jobs 2
 
 # Each worker runs whole files, with one thread; compiled modules are kept, which halves the start of every process.
 WORKERS ?= 3

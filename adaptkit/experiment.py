@@ -64,7 +64,13 @@ class Base(Config):
     dir: FilePath = Field(description="its folder, an ESPnet archive, a zip or a model file")
     model: FilePath | None = Field(
         None,
-        description="ESPnet training yaml, or its name in conf/base; only its model options are used",
+        description="ESPnet training yaml, or its name in conf/base; only its model options are used; null: "
+        "the architecture and tokens of init",
+    )
+    init: FilePath | None = Field(
+        None,
+        description="base model whose weights it starts from: all of them, without the output layer if the "
+        "tokens differ; null: random weights",
     )
     tokens: Tokens = Field(Tokens(), description="output tokens of the model")
     prompt: Prompt | None = Field(

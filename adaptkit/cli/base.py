@@ -34,12 +34,12 @@ def train(
     resume: Resume = False,
     allow_pipes: AllowPipes = False,
 ) -> None:
-    """Train a base model from scratch with the settings in the section 'base' of an experiment.
+    """Train a base model, from scratch or from another, with the section 'base' of an experiment.
 
     Example: adaptkit base train conf/mini.yaml --set base.train.max_epochs=30 --resume
     """
     from adaptkit import experiment
-    from adaptkit.training.run import train_base
+    from adaptkit.training.base_run import train_base
 
     words = [*(overrides or []), *([f"base.train.seed={seed}"] if seed is not None else [])]
     words += [f"base.dir={exp}"] if exp is not None else []

@@ -210,6 +210,7 @@ def _rows(summary: "Summary") -> list[tuple[str, object]]:
         ("utterances", summary.num_utterances),
         ("speakers", summary.num_speakers),
         ("tasks", summary.num_tasks),
+        ("groups", summary.num_groups),
         ("words", summary.num_words),
         ("hours", f"{summary.total_sec / 3600:.2f}"),
         ("seconds", f"{summary.mean_sec:.2f} mean, {summary.min_sec:.2f} to {summary.max_sec:.2f}"),

@@ -2,8 +2,8 @@
 
 Files: `wav.scp` (recording, location), `segments` (utterance, recording, start, end; optional: otherwise each
 utterance is the recording of the same name), `text` (optional for decoding; ids alone do too), `utt2spk`,
-`spk2utt`, `utt2dur` (optional), `utt2task` (optional: otherwise the speaker is the task) and, once extracted,
-`feats.scp`. See
+`spk2utt`, `utt2dur` (optional), `utt2task` (optional: otherwise the speaker is the task), `utt2group` or
+`spk2group` (optional: by which results are shown) and, once extracted, `feats.scp`. See
 Povey et al., The Kaldi speech recognition toolkit, 2011, https://kaldi-asr.org/doc/data_prep.html
 """
 
@@ -31,6 +31,7 @@ class Utterance:
     start_sec: float = 0.0
     end_sec: float | None = None
     task: str = ""  # a speaker or a domain; the speaker if the directory has no utt2task
+    group: str = ""  # by which results are shown too, such as `child`; empty without utt2group or spk2group
 
     def __post_init__(self) -> None:
         if not self.task:
@@ -67,12 +68,23 @@ def read(path: Path, *, needs_text: bool = True) -> DataDir:
     segments = _read_segments(path / "segments") if (path / "segments").exists() else None
     spans = {name: (name, 0.0, None) for name in recordings} if segments is None else segments
     tasks = _read_optional(path / "utt2task") or speakers
+    groups = read_groups(path, speakers)
     audio = "wav.scp" if segments is None else "segments"
     has_words = any(text.values())
     tables = {"text": text} if has_words else {}
-    _refuse_unequal(path, {**tables, "utt2spk": speakers, audio: spans, "utt2task": tasks})
+    tables |= {"utt2spk": speakers, audio: spans, "utt2task": tasks}
+    _refuse_unequal(path, {**tables, "utt2group": groups} if groups else tables)
     utterances = [
-        Utterance(utt_id, speakers[utt_id], recording, text.get(utt_id, ""), start, end, tasks[utt_id])
+        Utterance(
+            utt_id,
+            speakers[utt_id],
+            recording,
+            text.get(utt_id, ""),
+            start,
+            end,
+            tasks[utt_id],
+            groups.get(utt_id, ""),
+        )
         for utt_id, (recording, start, end) in spans.items()
     ]
     lost = [u.utt_id for u in utterances if u.recording not in recordings]
@@ -94,14 +106,38 @@ def read(path: Path, *, needs_text: bool = True) -> DataDir:
     )
 
 
-def write(data: DataDir) -> None:
-    """Write a data directory with sorted tables; `text`, `segments` and `utt2task` only if needed.
+def read_groups(path: Path, speakers: Mapping[str, str]) -> dict[str, str]:
+    """Read the group of each utterance from utt2group, or by its speaker from spk2group; empty without both.
 
-    `wav.scp` is removed first and written last, so that a killed run leaves no mixture of old and new tables.
+    `speakers` is the table of utt2spk. An utterance without a group is a DataError, as are both files.
+    """
+    by_utterance, by_speaker = (_read_optional(path / name) or {} for name in ("utt2group", "spk2group"))
+    table, name = (by_speaker, "spk2group") if by_speaker else (by_utterance, "utt2group")
+    if by_utterance and by_speaker:
+        raise DataError(f"{path}: has both utt2group and spk2group; delete one of them")
+    empty = [key for key, group in table.items() if not group]
+    if empty:
+        raise DataError(f"{path}/{name}: no group for {listed(empty)}; name one, or delete the file")
+    if not by_speaker:
+        return by_utterance
+    unknown = sorted(set(speakers.values()) - by_speaker.keys())
+    if unknown:
+        raise DataError(f"{path}/spk2group: missing {listed(unknown)}; name a group, or delete the file")
+    return {utt_id: by_speaker[speaker] for utt_id, speaker in speakers.items()}
+
+
+def write(data: DataDir) -> None:
+    """Write a data directory with sorted tables; the optional ones only if needed.
+
+    Groups are written as utt2group, for all utterances or none. `wav.scp` is removed first and written last,
+    so that a killed run leaves no mixture of old and new tables.
     """
     utterances = {u.utt_id: u for u in data.utterances}
     if len(utterances) != len(data.utterances):
         raise DataError(f"{data.path}: duplicate utterance ids among the {len(data.utterances)} to write")
+    lacking = [u.utt_id for u in data.utterances if not u.group]
+    if 0 < len(lacking) < len(data.utterances):
+        raise DataError(f"{data.path}: no group for {listed(lacking)}; give every utterance one, or none")
     with locks.hold(data.path):
         remove(data.path / "wav.scp")
         _write_tables(data.path, data, utterances)
@@ -115,6 +151,8 @@ def _write_tables(path: Path, data: DataDir, utterances: Mapping[str, Utterance]
     write_table(path / "spk2utt", invert({key: u.speaker for key, u in utterances.items()}))
     _write_optional(path / "segments", _segments(data.utterances))
     _write_optional(path / "utt2task", _tasks(data.utterances))
+    _write_optional(path / "utt2group", {key: u.group for key, u in utterances.items() if u.group})
+    remove(path / "spk2group")
     _write_optional(path / "feats.scp", data.feats)
     durations = data.duration_sec and {key: f"{value:.3f}" for key, value in data.duration_sec.items()}
     _write_optional(path / "utt2dur", durations)

@@ -80,10 +80,10 @@ def _repaired(path: Path, tables: dict[str, Table], kept: set[str]) -> dict[str,
     if "segments" in tables:
         recordings = {tables["segments"][utt_id].value.split(" ")[0] for utt_id in kept}
     keys = {"utterance": kept, "recording": recordings, "speaker": set(speakers.values())}
-    repaired = {
-        name: _filtered(table, keys["recording" if name == "wav.scp" else "utterance"])
-        for name, table in tables.items()
-    }
+    kinds = {"wav.scp": "recording", "spk2group": "speaker"}
+    repaired = {name: _filtered(table, keys[kinds.get(name, "utterance")]) for name, table in tables.items()}
+    if tables.get("utt2group") and "spk2group" in tables:
+        repaired["spk2group"] = ""  # of the two, the finer one stays
     repaired["spk2utt"] = format_table(invert(speakers))
     for kind, names in SIDE_TABLES.items():
         for name in names:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def join(
     data: DataDir, *, path: Path, most_sec: float, rate_hz: int = 16000, allow_pipes: bool = False
 ) -> DataDir:
-    """Join utterances of a speaker and task, in the order of their ids, into ones of at most `most_sec`.
+    """Join utterances of a speaker, task and group into ones of at most `most_sec`, in the order of ids.
 
     Every utterance is used once, and one longer than that stays alone. Texts are joined by a space; the id is
     that of the first with `-comb<number>`, as in Kaldi. The audio is written below `path`/audio; the tables
@@ -53,7 +53,7 @@ def join(
 
 
 def merge_utterances(utterances: Sequence[Utterance]) -> Utterance:
-    """Return utterances of one speaker and task as a single utterance, which is a recording of its own."""
+    """Return utterances of one speaker, task and group as a single one, which is a recording of its own."""
     utt_id = utterances[0].utt_id + (f"-comb{len(utterances)}" if len(utterances) > 1 else "")
     text = " ".join(u.text for u in utterances if u.text)
     return replace(utterances[0], utt_id=utt_id, recording=utt_id, text=text, start_sec=0.0, end_sec=None)
@@ -110,8 +110,8 @@ def _join_all(
 
 
 def _sequences(data: DataDir) -> list[list[Utterance]]:
-    """Return the utterances of each speaker and task, in order."""
+    """Return the utterances of each speaker, task and group, in order."""
     sequences = defaultdict(list)
     for utterance in data.utterances:
-        sequences[utterance.speaker, utterance.task].append(utterance)
+        sequences[utterance.speaker, utterance.task, utterance.group].append(utterance)
     return list(sequences.values())

@@ -1,5 +1,6 @@
 """Subsets and unions of data directories, as made by Kaldi's subset_data_dir.sh and combine_data.sh."""
 
+import logging
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,8 @@ from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
 
 Value = TypeVar("Value")
+
+log = logging.getLogger(__name__)
 
 
 def subset(data: DataDir, utt_ids: Iterable[str], *, path: Path) -> DataDir:
@@ -60,9 +63,9 @@ def choose_speakers(data: DataDir, speakers: Iterable[str]) -> list[str]:
 def combine(parts: Sequence[DataDir], *, path: Path) -> DataDir:
     """Combine data directories as `path`; an id may occur in several of them only with the same content.
 
-    Features and durations are kept if every part has them.
+    Features, durations and groups are kept if every part has them; groups that are not are logged.
     """
-    utterances = _combine(parts, [{u.utt_id: u for u in part.utterances} for part in parts], "utterances")
+    utterances = _combine(parts, _keep_groups(parts), "utterances")
     return DataDir(
         path=Path(path),
         utterances=tuple(sorted(utterances.values(), key=_order)),
@@ -128,6 +131,15 @@ def _combine(parts: Sequence[DataDir], tables: Sequence[Mapping[str, Value]], wh
     if clashes:
         raise DataError(f"conflicting {what}: {listed(clashes)}; prefix the ids of one directory")
     return combined
+
+
+def _keep_groups(parts: Sequence[DataDir]) -> list[dict[str, Utterance]]:
+    """Return the utterances of each part by id, without groups unless all have one."""
+    without = [str(part.path) for part in parts if not all(u.group for u in part.utterances)]
+    is_mixed = bool(without) and any(u.group for part in parts for u in part.utterances)
+    if is_mixed:
+        log.warning("no groups are kept, since %s has none; write its utt2group first", listed(without))
+    return [{u.utt_id: replace(u, group="") if is_mixed else u for u in part.utterances} for part in parts]
 
 
 def _combine_optional(

@@ -18,6 +18,7 @@ class Summary:
     num_utterances: int
     num_speakers: int
     num_tasks: int
+    num_groups: int
     num_words: int
     total_sec: float
     min_sec: float
@@ -44,6 +45,7 @@ def summarise(data: DataDir, *, allow_pipes: bool = False) -> Summary:
         num_utterances=len(data.utterances),
         num_speakers=len({u.speaker for u in data.utterances}),
         num_tasks=len(data.tasks),
+        num_groups=len({u.group for u in data.utterances if u.group}),
         num_words=sum(len(split_words(u.text)) for u in data.utterances),
         total_sec=sum(seconds),
         min_sec=min(seconds),

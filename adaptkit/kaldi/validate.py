@@ -11,7 +11,8 @@ from adaptkit.kaldi.scan import Checks, Problem, Table, scan_table
 from adaptkit.kaldi.validate_audio import audio_problems
 
 REQUIRED = ("wav.scp", "text", "utt2spk", "spk2utt")
-OPTIONAL = ("segments", "feats.scp", "utt2task", "utt2dur")
+OPTIONAL = ("segments", "feats.scp", "utt2task", "utt2group", "spk2group", "utt2dur")
+_NAMES = {"utt2spk": "speaker", "utt2task": "task", "utt2group": "group", "spk2group": "group"}
 
 
 DEFAULT_CHECKS = Checks()
@@ -48,6 +49,7 @@ def find_in_tables(path: Path, checks: Checks) -> tuple[dict[str, Table], list[P
     problems += _disagreements(path, tables)
     problems += _recording_problems(path, tables)
     problems += _speaker_problems(path, tables)
+    problems += _group_problems(path, tables)
     problems += _alphabet_problems(path, tables, checks.alphabet)
     problems += audio_problems(path, tables, checks)
     return tables, problems
@@ -67,7 +69,7 @@ def audio_table(tables: dict[str, Table]) -> str:
 def needed_tables(tables: dict[str, Table]) -> list[str]:
     """List the tables that must contain every utterance."""
     text = ["text"] if _has_words(tables) else []
-    optional = [name for name in ("feats.scp", "utt2task") if tables.get(name)]
+    optional = [name for name in ("feats.scp", "utt2task", "utt2group") if tables.get(name)]
     return [*text, "utt2spk", audio_table(tables), *optional]
 
 
@@ -94,8 +96,9 @@ def _value_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
         for key, line in table.items():
             what = _fault(name, line.value)
             if what and (name != "text" or _has_words(tables)):
-                remedy = _drops(path, "the line") if name == "utt2dur" else _drops(path)
-                utt_id = "" if name in ("spk2utt", "utt2dur") else key
+                is_line = name in ("utt2dur", "spk2group")
+                remedy = _drops(path, "the line") if is_line else _drops(path)
+                utt_id = "" if name in ("spk2utt", "spk2group", "utt2dur") else key
                 yield Problem(
                     path / name, line.number, utt_id, f"{key}: {what}", remedy, cause=what, example=key
                 )
@@ -105,8 +108,8 @@ def _fault(name: str, value: str) -> str:
     """Return what is wrong with a value of a table; empty if nothing is."""
     if not value:
         return {"text": "empty text", "wav.scp": "no location"}.get(name, "nothing after the key")
-    if name in ("utt2spk", "utt2task") and len(split_words(value)) > 1:
-        return f"'{value}' is not a single {'speaker' if name == 'utt2spk' else 'task'}"
+    if name in _NAMES and len(split_words(value)) > 1:
+        return f"'{value}' is not a single {_NAMES[name]}"
     if name == "segments":
         try:
             parse_segment(value)
@@ -131,7 +134,7 @@ def _disagreements(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
             what = f"utterance {utt_id} is not in {listed(missing)}"
             number, cause = tables[name][utt_id].number, f"not in {listed(missing)}"
             yield Problem(path / name, number, utt_id, what, _drops(path), cause=cause, example=utt_id)
-    for name in ("feats.scp", "utt2task", "utt2dur"):
+    for name in ("feats.scp", "utt2task", "utt2group", "utt2dur"):
         for utt_id, line in tables.get(name, {}).items():
             if utt_id not in known:
                 what = f"unknown utterance {utt_id}, neither in text nor in utt2spk"
@@ -183,6 +186,25 @@ def _speaker_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]
         what = f"the speaker is not a prefix of {len(strangers)} utterance ids: {listed(strangers, 3)}"
         remedy = "name utterances speaker-..., since Kaldi's tools sort by both"
         yield Problem(path / "utt2spk", number, "", what, remedy, is_warning=True)
+
+
+def _group_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
+    """Find speakers without a group in spk2group, which utt2group would contradict."""
+    groups = tables.get("spk2group", {})
+    if groups and tables.get("utt2group"):
+        what = "there is utt2group too, and only one of them can be followed"
+        yield Problem(path / "spk2group", 0, "", what, _drops(path, "spk2group"))
+        return
+    named = {speaker for speaker, line in groups.items() if not _fault("spk2group", line.value)}
+    for utt_id, line in tables["utt2spk"].items() if groups else ():
+        if line.value not in named:
+            what, cause = (
+                f"speaker {line.value} of {utt_id} has no group in spk2group",
+                "no group in spk2group",
+            )
+            yield Problem(
+                path / "utt2spk", line.number, utt_id, what, _drops(path), cause=cause, example=utt_id
+            )
 
 
 def _alphabet_problems(

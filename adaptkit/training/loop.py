@@ -128,7 +128,7 @@ class _Loop:
             chosen = " (auto: of the validation texts)" if self.options.valid_metric == "auto" else ""
             _LOG.info("%s: validated by %s%s", self.plan.folder, self.plan.metric.upper(), chosen)
         if self.state.step == 0 and self.plan.valid is not None:
-            self._validate(is_ranked=self.adapted.adapters is not None)
+            self._validate(is_ranked=self.plan.ranks_start)
         if self.state.epoch >= self._num_epochs:  # trials have chosen no further step
             self._finish()
             self.save()

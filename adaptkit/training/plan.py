@@ -36,6 +36,7 @@ class Plan:
         [Mapping[str, Tensor], State], None
     ]  # saves weights for decoding; the state's step made them
     finish: Callable[[State], None]  # writes the record of a finished run
+    ranks_start: bool = True  # whether the start is an alternative to what training makes of it
     refuses_longer: str = ""  # why the run cannot be resumed with more epochs, and the remedy
     first: State = State()  # of a new run; with what trials chose, if there were any
     is_trial: bool = False  # whether it is run to be compared with others
@@ -48,7 +49,7 @@ class Plan:
 
     @property
     def min_gain(self) -> float:
-        """The gain over the start that is asked for; of a base model, whose start is not ranked, none."""
+        """The gain over the start that is asked for; of a base model, none."""
         return self.options.min_gain if isinstance(self.options, AdapterTraining) else 0.0
 
     @property

@@ -1,4 +1,4 @@
-"""Train an experiment: read its data, build the model or adapters, run the loop, write the record."""
+"""Train adapters: read their data, build them, run the loop, write the record."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -6,32 +6,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, distributed
+from torch import Tensor
 
 from adaptkit import config, experiment, tokens
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterStack
-from adaptkit.base import build, create
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, number_tasks, read_examples, too_short
 from adaptkit.errors import ConfigError, DataError, listed, nearest
 from adaptkit.experiment import Experiment, Sets
-from adaptkit.files import remove
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import Effort, RecordedModel, write_record
 from adaptkit.training import trials
 from adaptkit.training.augmentation import augmented, spec_of
-from adaptkit.training.distributed import in_processes, is_first, writing_to
+from adaptkit.training.distributed import in_processes, writing_to
 from adaptkit.training.folds import refuse_two_validations
-from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
-from adaptkit.training.precision import seed_everything
 from adaptkit.training.selection import summarise
 from adaptkit.training.start import pooled, refuse_ambiguous, take_start
-from adaptkit.training.state import State, describe_contents, digest, identify, refuse_another
+from adaptkit.training.state import State, describe_contents, identify, refuse_another
 from adaptkit.training.validation import choose_metric
 
 _LOG = logging.getLogger(__name__)
@@ -79,7 +75,7 @@ def train_adapters(
                 selection=summarise(state.choices),
             )
             experiment.save(settings, RunFolder(folder).config)  # more epochs may have improved nothing
-            _write_record(folder, made, base, effort=effort_of(state, settings.train.seed), device=device)
+            record_run(folder, made, base, effort=effort_of(state, settings.train.seed), device=device)
 
         identity = {
             **identify(settings, "data", "adapters", "augment", "train"),
@@ -93,44 +89,6 @@ def train_adapters(
             Plan(train, valid, folder, settings.train, identity, write, finish),
             resume=resume,
         )
-
-
-def train_base(settings: Experiment, *, device: str, resume: bool = False, allow_pipes: bool = False) -> None:
-    """Train a base model from scratch, in the same loop with all weights trainable."""
-    wanted = settings.base
-    if wanted.data is None or wanted.model is None:
-        raise ConfigError("base: needs 'model' (ESPnet's yaml) and 'data' (train, valid) to be trained")
-    folder = wanted.dir
-    with in_processes(device), writing_to(folder):
-        refuse_another(folder, resume=resume)
-        model_config = _make_model_config(settings)
-        seed_everything(wanted.train.seed, 0)
-        base = base_checkpoint.wrap(
-            folder, model_config, build.build(model_config, str(wanted.model)).to(device)
-        )
-        train, valid = _read_sets(wanted.data, base, allow_pipes)
-        train = augmented(train, wanted.augment, wanted.train.seed)
-        model_config = _add_augmentation(model_config, train)
-        metric = choose_metric(wanted.train.valid_metric, valid)
-
-        def write(weights: Mapping[str, Tensor], state: State) -> None:
-            remove(RunFolder(folder).record)  # of these weights once training has finished
-            base_checkpoint.save(folder, model_config, weights)
-
-        def finish(state: State) -> None:
-            made, saved = (
-                RecordedModel(wanted.name, "base", (), base.num_parameters, 0, (), metric),
-                base_checkpoint.load(folder, is_finished=False),  # but for its record
-            )
-            _write_record(folder, made, saved, effort=effort_of(state, wanted.train.seed), device=device)
-
-        identity = {
-            **identify(settings, "base"),
-            **describe_contents(train, valid),
-            "model": digest(config.read_yaml(config.find_published("base", wanted.model))),
-        }
-        plan = Plan(train, valid, folder, wanted.train, identity, write, finish)
-        fit(AdaptedModel(base, spec=spec_of(train)), plan, resume=resume)
 
 
 def read_set(
@@ -199,7 +157,8 @@ def effort_of(state: State, seed: int) -> Effort:
     return Effort(state.seconds, epochs, steps, seed)
 
 
-def _write_record(folder: Path, made: RecordedModel, base: BaseModel, *, effort: Effort, device: str) -> None:
+def record_run(folder: Path, made: RecordedModel, base: BaseModel, *, effort: Effort, device: str) -> None:
+    """Write `run.json` of a finished run."""
     write_record(
         folder,
         made,
@@ -218,34 +177,10 @@ def warn_of_coupled_rows(base: BaseModel, tasks: Sequence[str]) -> None:
         _LOG.warning("%s: its length_normalized_loss %s", base.path, what)
 
 
-def _make_model_config(settings: Experiment) -> dict[str, Any]:
-    """Make the model's yaml for a new run, in the first process, or read that of a run to be resumed.
-
-    A resumed run keeps its tokens and statistics even if the data have changed.
-    """
-    wanted, folder = settings.base, RunFolder(settings.base.dir)
-    if folder.state.exists():
-        return config.read_yaml(folder.config)
-    described: list[dict[str, Any] | None] = [None]
-    if is_first():
-        described = [
-            create.make_config(
-                config.find_published("base", wanted.model),
-                wanted.data.train,
-                wanted.dir,
-                token_type=wanted.tokens.type,
-                num_tokens=wanted.tokens.size,
-            )
-        ]
-        config.write_yaml(folder.config, described[0])
-    if distributed.is_initialized():
-        distributed.broadcast_object_list(described)
-    return described[0]
-
-
-def _read_sets(
+def read_sets(
     sets: Sets, base: BaseModel, allow_pipes: bool, *, keeps_tasks: bool = False
 ) -> tuple[Examples, Examples | None]:
+    """Read the sets to train and to validate on, as `read_set` does."""
     train = read_set(sets.train, base, allow_pipes=allow_pipes, keeps_tasks=keeps_tasks)
     if sets.valid is None:
         return train, None
@@ -256,17 +191,11 @@ def _read_sets_of_tasks(
     settings: Experiment, base: BaseModel, allow_pipes: bool
 ) -> tuple[Examples, Examples | None]:
     """Read the sets that adapters are trained on; with `train.shared`, as one task."""
-    train, valid = _read_sets(settings.data, base, allow_pipes, keeps_tasks=not settings.train.shared)
+    train, valid = read_sets(settings.data, base, allow_pipes, keeps_tasks=not settings.train.shared)
     if settings.train.shared:
         return pooled(train), valid and pooled(valid)
     refuse_ambiguous(train)
     return train, valid
-
-
-def _add_augmentation(model_config: Mapping[str, Any], train: Examples) -> dict[str, Any]:
-    """Return a base model's yaml with its training augmentation in the section `adaptkit`."""
-    policy = config.dump(train.augmentation.policy) if train.augmentation else None
-    return {**model_config, "adaptkit": {**(model_config.get("adaptkit") or {}), "augment": policy}}
 
 
 def _describe_spec(train: Examples) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def test_copies_stand_beside_the_clean_ones_which_keep_their_recordings(tones, a
     read, clean = datadir.read(tmp_path / "out"), datadir.read(tones)
     assert [u.utt_id for u in read.utterances] == sorted([*UTTERANCES, *BOTH_TIMES], key=str.encode)
     assert clean.recordings.items() <= read.recordings.items()
-    assert {(u.speaker, u.task) for u in read.utterances} == {("spk1", "car"), ("spk10", "car")}
+    whose = {(u.speaker, u.task, u.group) for u in read.utterances}
+    assert whose == {("spk1", "car", "child"), ("spk10", "car", "child")}
     assert find_problems(tmp_path / "out") == []
 
 
@@ -75,7 +76,7 @@ def test_the_table_names_noise_and_room_of_the_noisy_ones_alone(tones, noises, t
 
 def test_an_utterance_is_the_same_whatever_else_is_copied(tones, at_ten, tmp_path):
     copy(tones, tmp_path / "all", at_ten, Copies(2))
-    for name in ("text", "utt2spk", "utt2task", "wav.scp"):
+    for name in ("text", "utt2spk", "utt2task", "utt2group", "wav.scp"):
         lines = (tones / name).read_text().splitlines(keepends=True)
         (tones / name).write_text("".join(line for line in lines if line.startswith("spk10-a ")))
     copy(tones, tmp_path / "one", at_ten, Copies(2))

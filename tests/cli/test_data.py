@@ -156,6 +156,7 @@ def test_info_counts_the_directory(run, data):
         "utterances   4",
         "speakers     2",
         "tasks        2",
+        "groups       0",
         "words        8",
         "hours        0.00",
         "seconds      0.50 mean, 0.50 to 0.50",

@@ -34,7 +34,7 @@ def data(tmp_path):
     """Five recordings of 0.5 to 0.9 s, each an utterance."""
     names = [f"bob-{i}" for i in range(5)]
     recordings = {name: record(tmp_path / f"{name}.wav", 8000 + 1600 * i, i) for i, name in enumerate(names)}
-    utterances = tuple(Utterance(name, "bob", name, f"WORD {name}") for name in names)
+    utterances = tuple(Utterance(name, "bob", name, f"WORD {name}", group="loud") for name in names)
     made = DataDir(tmp_path / "data", utterances, recordings)
     datadir.write(made)
     return made

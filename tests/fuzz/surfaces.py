@@ -30,6 +30,7 @@ from adaptkit.folders import RunFolder
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.recording import probe
+from adaptkit.kaldi.tables import read_table
 from adaptkit.model import checkpoint
 from adaptkit.model.load import load_experiment
 from adaptkit.submodels.folder import SubmodelFolder
@@ -39,7 +40,17 @@ from tests.fuzz.requests import http
 from tests.fuzz.results import results
 from tests.fuzz.world import World
 
-TABLES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments", "utt2dur", "utt2task")
+TABLES = (
+    "wav.scp",
+    "text",
+    "utt2spk",
+    "spk2utt",
+    "segments",
+    "utt2dur",
+    "utt2task",
+    "utt2group",
+    "spk2group",
+)
 
 
 def _random(surface: str, seed: int) -> random.Random:
@@ -91,10 +102,12 @@ def data_dirs(world: World, seed: int) -> Outcome:
     utt_ids = [line.split()[0] for line in (folder / "text").read_text().splitlines()]
     if rng.random() < 0.5:
         (folder / "segments").write_text("".join(f"{u} {u} 0.1 0.4\n" for u in utt_ids))
-    if rng.random() < 0.3:
-        (folder / "utt2dur").write_text("".join(f"{u} 0.300\n" for u in utt_ids))
-    if rng.random() < 0.3:
-        (folder / "utt2task").write_text("".join(f"{u} t\n" for u in utt_ids))
+    speakers = list(read_table(folder / "spk2utt"))
+    optional = {"utt2dur": "0.300", "utt2task": "t", "utt2group": "g", "spk2group": "g"}
+    for name, value in optional.items():
+        if rng.random() < 0.3:
+            keys = speakers if name == "spk2group" else utt_ids
+            (folder / name).write_text("".join(f"{key} {value}\n" for key in keys))
     names = [name for name in TABLES if (folder / name).exists()]
     chosen = rng.sample(names, rng.choice([1, 1, 1, 2, 3]))
     what = "; ".join(_damage(folder / name, rng, mutate_table) for name in chosen)

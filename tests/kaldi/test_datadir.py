@@ -33,6 +33,47 @@ def test_tasks_survive_writing(folder):
     assert datadir.read(folder.path) == data
 
 
+def test_groups_survive_writing(folder):
+    folder.write("utt2group", "anna-1 quiet\nanna-2 loud\nbert-1 loud\nbert-2 loud\n")
+    data = datadir.read(folder.path)
+    assert [u.group for u in data.utterances] == ["quiet", "loud", "loud", "loud"]
+    datadir.write(data)
+    assert datadir.read(folder.path) == data
+
+
+def test_group_of_a_speaker_is_that_of_each_of_its_utterances(folder):
+    folder.write("spk2group", "anna adult\nbert child\ncara child\n")
+    data = datadir.read(folder.path)
+    assert [u.group for u in data.utterances] == ["adult", "adult", "child", "child"]
+    datadir.write(data)
+    assert (folder.path / "utt2group").read_text().startswith("anna-1 adult\n")
+    assert not (folder.path / "spk2group").exists()
+    assert datadir.read(folder.path) == data
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"utt2group": "anna-1 a\n"}, "utt2group: missing anna-2, bert-1, bert-2; 'adaptkit data fix"),
+        ({"spk2group": "anna a\n"}, "spk2group: missing bert; name a group, or delete the file"),
+        ({"spk2group": "anna a\nbert\n"}, "spk2group: no group for bert; name one"),
+        ({"spk2group": "anna a\nbert b\n", "utt2group": "anna-1 a\n"}, "both utt2group and spk2group"),
+    ],
+)
+def test_groups_that_are_not_of_all_are_refused(folder, tables, message):
+    for name, text in tables.items():
+        folder.write(name, text)
+    with pytest.raises(DataError, match=message):
+        datadir.read(folder.path)
+
+
+def test_groups_of_some_utterances_are_not_written(folder):
+    first, *others = datadir.read(folder.path).utterances
+    mixed = DataDir(folder.path, (replace(first, group="a"), *others), {})
+    with pytest.raises(DataError, match="no group for anna-2, bert-1, bert-2; give every utterance one"):
+        datadir.write(mixed)
+
+
 def test_open_end_is_written_as_kaldi_does(tmp_path):
     part = Utterance("a-1", "a", "a-1", "X", start_sec=1.5)
     datadir.write(DataDir(tmp_path, (part,), {"a-1": "a.wav"}))

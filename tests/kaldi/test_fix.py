@@ -136,6 +136,22 @@ def test_side_tables_lose_the_same_utterances(folder):
     assert (folder.path / "spk2gender").read_text() == "anna f\n"
 
 
+@pytest.mark.parametrize("groups", ["anna a\nbert b c\n", "anna a\n", "bert\nanna a\n"])
+def test_speaker_without_a_group_goes(folder, groups):
+    folder.write("spk2group", groups)
+    assert (list(fix(folder.path).dropped), find_problems(folder.path)) == (["bert-1", "bert-2"], [])
+    assert (folder.path / "spk2group").read_text() == "anna a\n"
+    assert [u.group for u in datadir.read(folder.path).utterances] == ["a", "a"]
+
+
+def test_of_two_tables_of_groups_that_of_utterances_stays(folder):
+    folder.write("spk2group", "anna a\nbert b\n")
+    folder.write("utt2group", "bert-1 d\nanna-1 c\nanna-2 c\nbert-2 d\n")
+    assert fix(folder.path).changed == ("utt2group", "spk2group")
+    assert [u.group for u in datadir.read(folder.path).utterances] == ["c", "c", "d", "d"]
+    assert find_problems(folder.path) == []
+
+
 def test_optional_table_left_empty_goes(folder):
     folder.write("utt2dur", "cara-1 1\n")
     folder.write("utt2task", "")

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import pytest
 import soundfile
@@ -44,6 +45,14 @@ def test_neighbours_are_joined_as_long_as_they_fit(make_data, tmp_path):
     made = join(make_data(of_one(1.0, 0.5, 0.5, 1.0)), path=tmp_path / "out", most_sec=2.0)
     assert texts(made) == {"a-0-comb3": "TEXT 0 TEXT 1 TEXT 2", "a-3": "TEXT 3"}
     assert seconds_of(made) == [2.0, 1.0]
+
+
+def test_no_utterance_joins_another_group(make_data, tmp_path):
+    data = make_data(of_one(0.5, 0.5, 0.5))
+    groups = zip(data.utterances, "xxy", strict=True)
+    data = replace(data, utterances=tuple(replace(u, group=group) for u, group in groups))
+    made = join(data, path=tmp_path / "out", most_sec=2.0)
+    assert [(u.utt_id, u.group) for u in made.utterances] == [("a-0-comb2", "x"), ("a-2", "y")]
 
 
 def test_an_utterance_that_is_too_long_stays_alone(make_data, tmp_path):

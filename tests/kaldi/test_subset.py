@@ -104,6 +104,15 @@ def test_features_are_kept_only_where_every_part_has_them():
     assert whole.duration_sec == DATA.duration_sec
 
 
+def test_groups_are_kept_only_where_every_part_has_them(caplog):
+    grouped = replace(DATA, utterances=tuple(replace(u, group=u.speaker) for u in UTTERANCES))
+    parts = [subset(grouped, UTT_IDS[start : start + 8], path=Path(str(start))) for start in (0, 7)]
+    assert combine(parts, path=DATA.path) == grouped
+    assert caplog.messages == []
+    assert combine([parts[0], subset(DATA, UTT_IDS[7:], path=Path("bare"))], path=DATA.path) == DATA
+    assert caplog.messages == ["no groups are kept, since bare has none; write its utt2group first"]
+
+
 def test_whole_recordings_and_segments_combine(folder, tmp_path):
     data = datadir.read(folder.path)
     cut = Utterance("cara-1", "cara", "cara", "SEVEN", 1.0, 2.5)

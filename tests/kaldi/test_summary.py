@@ -6,10 +6,12 @@ from adaptkit.kaldi.summary import Summary, summarise
 
 
 def test_directory_is_counted(folder):
+    folder.write("spk2group", "anna adult\nbert child\n")
     assert summarise(datadir.read(folder.path)) == Summary(
         num_utterances=4,
         num_speakers=2,
         num_tasks=2,
+        num_groups=2,
         num_words=6,
         total_sec=4.0,
         min_sec=1.0,

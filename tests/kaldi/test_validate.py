@@ -232,6 +232,31 @@ def test_utterance_without_task_is_reported(folder):
     assert heads(folder) == ["text:4: utterance bert-2 is not in utt2task"]
 
 
+@pytest.mark.parametrize(
+    ("tables", "problems"),
+    [
+        ({"utt2group": "anna-1 a\nanna-2 a\nbert-1 b\n"}, ["text:4: utterance bert-2 is not in utt2group"]),
+        ({"spk2group": "anna a\nbert b\ncara c\n"}, []),
+        (
+            {"spk2group": "anna a\nbert b c\n"},
+            [
+                "spk2group:2: bert: 'b c' is not a single group",
+                "utt2spk:3: speaker bert of bert-1 has no group in spk2group",
+                "utt2spk:4: speaker bert of bert-2 has no group in spk2group",
+            ],
+        ),
+        (
+            {"spk2group": "anna a\n", "utt2group": "anna-1 a\nanna-2 a\nbert-1 a\nbert-2 a\n"},
+            ["spk2group: there is utt2group too, and only one of them can be followed"],
+        ),
+    ],
+)
+def test_utterance_without_a_group_is_reported(folder, tables, problems):
+    for name, text in tables.items():
+        folder.write(name, text)
+    assert heads(folder) == problems
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e300", "9" * 5000, "long"])
 def test_utt2dur_without_seconds_is_reported(folder, value):
     folder.write("utt2dur", f"anna-1 1.0\nanna-2 {value}\n")

@@ -18,6 +18,7 @@ from adaptkit.features.archive import load_feats
 from adaptkit.features.fbank import cmvn_stats, write_cmvn
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.training import augmentation as sets
+from adaptkit.training import base_run
 from adaptkit.training import run as training_run
 
 pytestmark = pytest.mark.slow
@@ -88,7 +89,7 @@ def adapters_of(settings, folder):
 
 def base_of(settings):
     """Train a base model; give its weights."""
-    training_run.train_base(settings, device="cpu")
+    base_run.train_base(settings, device="cpu")
     return torch.load(settings.base.dir / "model.pth")
 
 

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# One job for all speakers against one job for each of a few, all with the same budget: each of these jobs takes as many steps
+# as the one for all did, with at least as many utterances in a step. Run it from egs/<corpus>, after submodels.sh.
+#
+#   1 a job for each speaker   2 decoding and scoring   3 report
+#
+# A finished stage can run again and changes nothing; a stopped one goes on where it was.
+
+set -euo pipefail
+recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+# options
+config=conf/submodels.yaml       # yaml of the one job, which those of one speaker change
+train=train                      # set that the yaml trains on
+valid=valid                      # set that the yaml validates on
+test=test                        # set of the same speakers, to decode and score
+few=                             # list of the speakers that get a job of their own
+validations=20                   # validations in each of their jobs, of which the best decides
+expdir=exp/submodels             # folder with one_job, which gets budget/
+set=                             # changes of the yaml, as those of submodels.sh
+stage=1                          # first stage to run
+stop_stage=3                     # last stage to run
+jobs=1                           # trainings at a time, which share the cores
+cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
+# end
+
+. "$recipes/lib.sh"
+parse_options "$recipes/budget.sh" "$@"
+need_adaptkit
+need_config
+[ -f "$few" ] || die 2 "--few: no list '$few'; name one with one speaker per line"
+[ -f "$expdir/one_job/run.json" ] || die 1 "$expdir/one_job: not trained; submodels.sh does that"
+run=("$recipes/run_local.sh")
+[ -z "$cmd" ] || read -r -a run <<<"$cmd"
+overrides=()
+for word in $set; do overrides+=(--set "$word"); done
+mapfile -t speakers < <(cut -d' ' -f1 "$few")
+out=$expdir/budget
+
+# Print the steps of the one job, and the utterances of a step on average, rounded up.
+read -r steps rows < <(
+  python - "$expdir/one_job" "dump/$train" <<'END'
+import sys
+from pathlib import Path
+from adaptkit.folders import RunFolder
+from adaptkit.kaldi import datadir
+from adaptkit.records import RunRecord
+run = RunRecord.read(RunFolder(Path(sys.argv[1])).record)
+print(run.steps, -(-len(datadir.read(Path(sys.argv[2])).utterances) * run.epochs // run.steps))
+END
+)
+
+train_alone() {  # a speaker: an epoch is one step, if all utterances are needed for as many as the one job's
+  local data=dump/alone/$1 exp=$out/jobs/$1 per_epoch count
+  adaptkit data subset "dump/$train" "$data/train" --spk-list <(echo "$1")
+  adaptkit data subset "dump/$valid" "$data/valid" --spk-list <(echo "$1")
+  count=$(wc -l <"$data/train/utt2spk")
+  per_epoch=$((count / rows > 1 ? count / rows : 1))
+  "${run[@]}" "$exp/log/train.log" adaptkit train "$config" --exp "$exp" --resume "${overrides[@]}" \
+    --set "name=$1" --set "data.train=$data/train" --set "data.valid=$data/valid" --set train.batch_frames=1000000 \
+    --set "train.task_utterances=$(((count + per_epoch - 1) / per_epoch))" \
+    --set "train.max_epochs=$((steps / per_epoch))" --set "train.valid_every=$((steps / per_epoch / validations + 1))"
+}
+
+if is_stage 1 "one job per speaker, of $steps steps of at least $rows utterances or all of the speaker's"; then
+  for_each train_alone "${speakers[@]}"
+  for name in "${speakers[@]}"; do adaptkit submodels export "$out/jobs/$name" "$out/submodels"; done
+fi
+
+if is_stage 2 "decoding and scoring"; then
+  adaptkit data subset "dump/$test" "dump/budget_$test" --spk-list "$few"
+  "${run[@]}" "$out/none/log/decode.log" adaptkit decode "$config" "dump/budget_$test" --base-only --out "$out/none/decode_$test"
+  "${run[@]}" "$out/one_job/log/decode.log" adaptkit decode "$expdir/one_job" "dump/budget_$test" --out "$out/one_job/decode_$test"
+  "${run[@]}" "$out/own_jobs/log/decode.log" \
+    adaptkit decode "$config" "dump/budget_$test" --submodels "$out/submodels" --out "$out/own_jobs/decode_$test"
+  for name in none one_job own_jobs; do adaptkit score "dump/budget_$test" "$out/$name/decode_$test"; done
+fi
+
+if is_stage 3 "report"; then
+  words=("$out/none" "$out/one_job" "$out/own_jobs" --test-set "$test" --minus none --minus one_job)
+  adaptkit report "${words[@]}"
+  adaptkit report "${words[@]}" --format md --out "$out/report_$test.md"
+  adaptkit submodels cost "$expdir/one_job" "${speakers[@]/#/$out/jobs/}" | tee "$out/cost.txt"
+fi

@@ -1,0 +1,70 @@
+"""Copies of data directories at other speeds."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from adaptkit.errors import ConfigError
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.audio import read_audio
+from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.perturb import at_speed, perturb
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two segments of a recording of 2 s, a tone of 400 Hz."""
+    soundfile.write(tmp_path / "r.wav", 0.3 * np.sin(2 * np.pi * 400 * np.arange(32000) / 16000), 16000)
+    utterances = (
+        Utterance("a-1", "a", "r", "ONE", 0.0, 1.0),
+        Utterance("a-2", "a", "r", "TWO", 1.0, 1.8, task="numbers"),
+    )
+    made = DataDir(tmp_path / "data", utterances, {"r": str(tmp_path / "r.wav")})
+    datadir.write(made)
+    return made
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.1])
+def test_tempo_and_pitch_scale_together(speed):
+    tone = torch.sin(2 * torch.pi * 400 * torch.arange(16000) / 16000)
+    changed = at_speed(tone, speed)
+    assert len(changed) == np.ceil(16000 / speed)
+    peak = torch.fft.rfft(changed).abs().argmax() * 16000 / len(changed)
+    assert float(peak) == pytest.approx(400 * speed, abs=2)
+    assert at_speed(tone, 1.0) is tone
+
+
+def test_copies_have_kaldis_ids_and_scaled_segments(data, tmp_path):
+    made = perturb(data.path, tmp_path / "sp")
+    assert datadir.read(tmp_path / "sp") == made
+    by_id = {u.utt_id: u for u in made.utterances}
+    assert list(by_id) == ["a-1", "a-2", "sp0.9-a-1", "sp0.9-a-2", "sp1.1-a-1", "sp1.1-a-2"]
+    slow = by_id["sp0.9-a-2"]
+    assert (slow.speaker, slow.task, slow.recording, slow.text) == ("sp0.9-a", "numbers", "sp0.9-r", "TWO")
+    assert (slow.start_sec, slow.end_sec) == (1.111, 2.0)
+    assert by_id["sp0.9-a-1"].task == "sp0.9-a"
+    assert made.recordings["r"] == data.recordings["r"]
+    assert len(read_audio(made.recordings["sp1.1-r"], rate_hz=16000)) == np.ceil(32000 / 1.1)
+
+
+def test_the_speaker_can_stay_the_same(data, tmp_path):
+    made = perturb(data.path, tmp_path / "sp", [1.1], same_speaker=True)
+    assert {(u.utt_id, u.speaker) for u in made.utterances} == {("sp1.1-a-1", "a"), ("sp1.1-a-2", "a")}
+
+
+def test_several_jobs_write_the_same_bytes(data, tmp_path):
+    one, two = (perturb(data.path, tmp_path / f"jobs{n}", num_jobs=n).recordings for n in (1, 2))
+    for name in ("sp0.9-r", "sp1.1-r"):
+        assert read_bytes(one[name]) == read_bytes(two[name])
+
+
+def read_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("speeds", [[], [0.1], [0.9, 0.9], [0.905]])
+def test_speeds_out_of_range_are_refused(data, tmp_path, speeds):
+    with pytest.raises(ConfigError, match="such as 0.9, 1.0 and 1.1"):
+        perturb(data.path, tmp_path / "sp", speeds)
