@@ -85,7 +85,7 @@ class Training(Config):
 class AdapterTraining(Training):
     """How adapters are trained."""
 
-    lr: Annotated[float | tuple[float, ...], BeforeValidator(_read_rates)] = Field(
+    lr: Annotated[PositiveFloat | tuple[PositiveFloat, ...], BeforeValidator(_read_rates)] = Field(
         1e-3,
         description="peak learning rate; of several, as in [1e-4, 1e-3], validation chooses one, see select",
     )

@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def min_gain(self) -> float:
-        """The gain over the start that is asked for; of a base model, whose start is not ranked, none."""
+        """The gain over the start that is asked for; of a base model, none."""
         return self.options.min_gain if isinstance(self.options, AdapterTraining) else 0.0
 
     @property
