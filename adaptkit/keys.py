@@ -46,7 +46,7 @@ def type_in_words(schema: Mapping[str, Any]) -> str:
     if "prefixItems" in schema:
         return f"[{', '.join(map(type_in_words, schema['prefixItems']))}]"
     if schema.get("type") == "array":
-        return f"[{type_in_words(schema['items'])}]"
+        return f"[{type_in_words(schema.get('items', {}))}]"
     name = "path" if schema.get("format") == "path" else schema.get("type", "any value")
     lower = max(((schema[key], word) for key, word in _LOWER.items() if key in schema), default=None)
     upper = min(((schema[key], word) for key, word in _UPPER.items() if key in schema), default=None)

@@ -51,8 +51,8 @@ def test_features_are_those_of_the_speech_at_the_speed_drawn(examples):
 
 
 def test_speeds_are_drawn_evenly_and_anew_in_each_epoch(examples):
-    ids = [u.utt_id for u in examples.data.utterances]
-    drawn = [[at(examples, epoch=epoch).augmentation.choose(i).speed for i in ids] for epoch in range(60)]
+    ids, policy = [u.utt_id for u in examples.data.utterances], at(examples).augmentation
+    drawn = [[policy.in_epoch(epoch).choose(i).speed for i in ids] for epoch in range(60)]
     counts = Counter(speed for epoch in drawn for speed in epoch)
     assert all(abs(counts[speed] - 360) < 4 * (1080 * 2 / 9) ** 0.5 for speed in SPEEDS)
     assert drawn[0] != drawn[1]
@@ -81,7 +81,7 @@ def test_noise_is_added_at_the_speed(examples, tmp_path):
     assert torch.equal(played[0].inputs, expected)
 
 
-@pytest.mark.parametrize("reads_speech", [False, True])
+@pytest.mark.parametrize("reads_speech", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_batches_are_planned_by_the_lengths_at_the_slowest_speed(corpus, new_base, base, reads_speech):
     if reads_speech:
         base = new_base(input_size=None, frontend="default", frontend_conf=SPEECH, adaptkit=None)

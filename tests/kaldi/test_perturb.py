@@ -55,6 +55,7 @@ def test_the_speaker_can_stay_the_same(data, tmp_path):
     assert {(u.utt_id, u.speaker) for u in made.utterances} == {("sp1.1-a-1", "a"), ("sp1.1-a-2", "a")}
 
 
+@pytest.mark.slow
 def test_several_jobs_write_the_same_bytes(data, tmp_path):
     one, two = (perturb(data.path, tmp_path / f"jobs{n}", num_jobs=n).recordings for n in (1, 2))
     for name in ("sp0.9-r", "sp1.1-r"):
