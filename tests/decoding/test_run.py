@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from adaptkit import experiment
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError
