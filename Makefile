@@ -33,7 +33,7 @@ submodels: install  ## one job against many, speaker embeddings, new speakers, o
 
 speakers: install  ## adapt to 50 people, with SPEECHOCEAN=folder AN4=folder; resumes where it stopped, as all of these do
 	$(IN_VENV); cd egs/speechocean762; export prepare="--an4 $(AN4) --nj 2"; \
-	./base.sh --corpus "$(SPEECHOCEAN)" --prepare-options "$$prepare" && \
+	./run.sh --corpus "$(SPEECHOCEAN)" --prepare-options "$$prepare" && \
 	./compare.sh --corpus "$(SPEECHOCEAN)" --prepare-options "$$prepare" --jobs 2 && \
 	./submodels.sh --corpus "$(SPEECHOCEAN)" --prepare-options "$$prepare" --jobs 2 && ./budget.sh --jobs 2
 

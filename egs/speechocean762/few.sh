@@ -2,9 +2,10 @@
 # How to choose rate and epochs with 2, 5 and 10 utterances per speaker: on a held-out utterance or by folds, per speaker or
 # for all together; 50 people, residual adapters that start from the base model or from one adapter for all. Prints a report
 # for each number of utterances, with the share of speakers who are worse than the base.
-#   ./few.sh     (after ./compare.sh, which prepares the data and decodes with the base model)
+#   ./few.sh "2 5 10"     (after ./compare.sh, which prepares the data and decodes with the base model)
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 set -euo pipefail
+[[ " $* " != *" --help "* && " $* " != *" -h "* ]] || exec sed -n '2,/^cd/s/^# \{0,1\}//p' few.sh
 counts=${*:-2 5 10}
 rates='train.lr=[3.0e-4, 1.0e-3, 3.0e-3]'
 

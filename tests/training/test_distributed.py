@@ -124,7 +124,7 @@ def runs(base_dir, corpus, tmp_path_factory):
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     (folder / "said").write_text(done.stdout)
     return folder
 
