@@ -16,7 +16,7 @@ from adaptkit.folders import RunFolder
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import RecordedModel
 from adaptkit.training.augmentation import augmented, spec_of
-from adaptkit.training.distributed import in_processes, is_first, writing_to
+from adaptkit.training.distributed import in_processes, is_first, of_first, writing_to
 from adaptkit.training.loop import fit
 from adaptkit.training.plan import Plan
 from adaptkit.training.precision import seed_everything
@@ -35,7 +35,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
     folder = wanted.dir
     with in_processes(device), writing_to(folder):
         refuse_another(folder, resume=resume)
-        is_new = not RunFolder(folder).state.exists()
+        is_new = of_first(not RunFolder(folder).state.exists())
         source = checkpoint.load(wanted.init) if wanted.init is not None and is_new else None
         model_config = _make_model_config(settings, source)
         seed_everything(wanted.train.seed, 0)

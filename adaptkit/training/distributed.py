@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import distributed
@@ -16,6 +17,7 @@ from adaptkit.errors import ConfigError, TrainingError
 
 TIMEOUT = "ADAPTKIT_DISTRIBUTED_TIMEOUT_SEC"
 _DEFAULT_SEC = 1800.0  # also bounds a validation, which the first process does while the others wait
+Value = TypeVar("Value")
 _LOG = logging.getLogger(__name__)
 _MARKS = (
     "Timed out",
@@ -51,6 +53,17 @@ def in_processes(device: str) -> Iterator[None]:
 def is_first() -> bool:
     """Return whether this is the process that writes files: the first, or the only one."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def of_first(value: Value) -> Value:
+    """Return the first process's value in all of them, for what they must decide alike.
+
+    The others may look at a folder that the first one writes to already.
+    """
+    shared = [value]
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(shared)
+    return shared[0]
 
 
 @contextmanager

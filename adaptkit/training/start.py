@@ -24,7 +24,7 @@ from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
 from adaptkit.tensors import hash_tensors, load_strictly
-from adaptkit.training.distributed import is_first
+from adaptkit.training.distributed import is_first, of_first
 from adaptkit.training.state import digest
 from adaptkit.training_options import AdapterTraining
 
@@ -60,7 +60,7 @@ def take_start(
     if options.start is None:
         return {}
     copy, original = RunFolder(folder).start, find_file(options.start)
-    is_resumed = RunFolder(folder).is_begun and copy.exists()
+    is_resumed = of_first(RunFolder(folder).is_begun and copy.exists())
     path = copy if is_resumed and not original.exists() else original
     chosen = _choose(_read(path), adapters, base, path)
     stack = checkpoint.restore(chosen, base, path)

@@ -18,6 +18,7 @@ from adaptkit.experiment import Experiment
 from adaptkit.files import require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.tensors import load_strictly, read_tensors, write_tensors
+from adaptkit.training.distributed import of_first
 from adaptkit.training.optimizer import PerTask
 from adaptkit.training.standing import WHOLE, Choice, Measured, Standing, pack, unpack
 
@@ -84,7 +85,7 @@ class State:
 
 def refuse_another(folder: Path, *, resume: bool) -> None:
     """Refuse to start a run in a folder that holds one, unless it is resumed."""
-    if RunFolder(folder).is_begun and not resume:
+    if of_first(RunFolder(folder).is_begun) and not resume:
         raise CheckpointError(
             f"{folder}: holds a run already; --resume continues it, or remove the folder to start over"
         )

@@ -23,7 +23,7 @@ from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.training import loop, selection
 from adaptkit.training.best import selects_by_task
-from adaptkit.training.distributed import is_first, writing_to
+from adaptkit.training.distributed import is_first, of_first, writing_to
 from adaptkit.training.folds import Fold, deal
 from adaptkit.training.plan import Plan
 from adaptkit.training.standing import Choice
@@ -56,7 +56,7 @@ def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
     with writing_to(plan.folder):
         refuse_another(plan.folder, resume=resume)
         final = _plan_final(plan, trials)
-        is_begun = RunFolder(plan.folder).state.exists()
+        is_begun = of_first(RunFolder(plan.folder).state.exists())
         if not is_begun:
             final = replace(final, first=_try_all(adapted, plan, trials))
         state = loop.fit(adapted, final, resume=is_begun)
@@ -149,7 +149,7 @@ def _try(adapted: AdaptedModel, plan: Plan, trial: Trial) -> State:
     if trial.fold:
         train, valid = trial.fold.split(plan.train)
         own = replace(own, train=train, valid=valid)
-    state = loop.fit(adapted, own, resume=RunFolder(folder).state.exists())
+    state = loop.fit(adapted, own, resume=of_first(RunFolder(folder).state.exists()))
     gc.collect()  # of torch's DistributedDataParallel, whose hooks would act in the next trial
     return state
 

@@ -34,6 +34,7 @@ OPTIMIZERS = ("adamw", "sgd")
 SCRIPT = """
 import runpy
 import sys
+import time
 from torch import distributed
 from adaptkit.cli.main import app
 from adaptkit.errors import AdaptkitError
@@ -42,6 +43,8 @@ recording = runpy.run_path(sys.argv[1])["recording"]
 distributed.init_process_group("gloo")
 for name in ("good", "adamw", "sgd", "folds", "grid", "broken"):
     words = ["train", f"{name}.yaml", "--exp", f"two/{name}", "--device", "cpu"]
+    if name == "grid" and distributed.get_rank():
+        time.sleep(3)  # the first process has begun to write by now
     try:
         with recording(f"two/{name}.{distributed.get_rank()}"):
             app(words, standalone_mode=False)
