@@ -26,7 +26,8 @@ def read_corpus(corpus: Path) -> DataDir:
     text, speakers, ages, scp = (
         read_table(tables / name) for name in ("text", "utt2spk", "spk2age", "wav.scp")
     )
-    found = {file_id: find_audio(corpus, file_id, scp[file_id]) for file_id in text}
+    beside = {path.stem: path for path in (corpus / "audio").glob("*")}
+    found = {file_id: find_audio(corpus / scp[file_id], beside.get(file_id)) for file_id in text}
     lost = [file_id for file_id, path in found.items() if path is None]
     if lost:
         raise DataError(f"{corpus}: no audio of {len(lost)} utterances: {listed(lost, most=3)}; {EXPECTED}")
@@ -40,10 +41,9 @@ def read_corpus(corpus: Path) -> DataDir:
     return DataDir(corpus, tuple(sorted(utterances, key=lambda u: u.utt_id.encode())), recordings)
 
 
-def find_audio(corpus: Path, file_id: str, named: str) -> Path | None:
-    """Find the recording that wav.scp names, or that of the same id below audio/."""
-    places = [corpus / named, *(corpus / "audio").glob(f"{file_id}.*")]
-    return next((place.resolve() for place in places if place.is_file()), None)
+def find_audio(*places: Path | None) -> Path | None:
+    """Return the first of some places that is a file."""
+    return next((place.resolve() for place in places if place is not None and place.is_file()), None)
 
 
 def find_group(age: int) -> str:
