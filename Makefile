@@ -32,10 +32,10 @@ submodels: install  ## one job against many, speaker embeddings, new speakers, o
 	{ test -z "$(FSDD)" || egs/fsdd/submodels.sh --corpus "$(FSDD)" --jobs 2; }
 
 speakers: install  ## adapt to 50 people, with SPEECHOCEAN=folder AN4=folder; resumes where it stopped, as all of these do
-	$(IN_VENV); cd egs/speechocean762; export prepare="--an4 $(AN4) --nj 2"; \
-	./run.sh --corpus "$(SPEECHOCEAN)" --prepare-options "$$prepare" && \
-	./compare.sh --corpus "$(SPEECHOCEAN)" --prepare-options "$$prepare" --jobs 2 && \
-	./submodels.sh --corpus "$(SPEECHOCEAN)" --prepare-options "$$prepare" --jobs 2 && ./budget.sh --jobs 2
+	$(IN_VENV); cd egs/speechocean762; export prepare="--an4 $(abspath $(AN4)) --nj 2"; \
+	./run.sh --corpus "$(abspath $(SPEECHOCEAN))" --prepare-options "$$prepare" && \
+	./compare.sh --corpus "$(abspath $(SPEECHOCEAN))" --prepare-options "$$prepare" --jobs 2 && \
+	./submodels.sh --corpus "$(abspath $(SPEECHOCEAN))" --prepare-options "$$prepare" --jobs 2 && ./budget.sh --jobs 2
 
 # Each worker runs whole files, with one thread; compiled modules are kept, which halves the start of every process.
 WORKERS ?= 3
