@@ -5,8 +5,7 @@ a whole, and whatever is left out is logged.
 """
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -61,7 +60,7 @@ def take_over(target: BaseModel, source: BaseModel) -> bool:
 def _refuse_other_encoder(
     source: BaseModel, missed: Mapping[str, Tensor], theirs: Mapping[str, Tensor], skipped: tuple[str, ...]
 ) -> None:
-    names = [n for n in missed if n.startswith("encoder.") and not n.startswith(skipped or ("\n",))]
+    names = [n for n in missed if n.startswith("encoder.") and not n.startswith(skipped)]
     if not names:
         return
     first = names[0]
@@ -82,6 +81,6 @@ def _differences(source: BaseModel, target: BaseModel) -> str:
     return listed([f"{k} {theirs.get(k)}, not {own.get(k)}" for k in keys if theirs.get(k) != own.get(k)])
 
 
-def _name_parts(names: Any) -> list[str]:
+def _name_parts(names: Iterable[str]) -> list[str]:
     """Return the first two parts of each name, once, in order."""
     return list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))

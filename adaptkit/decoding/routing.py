@@ -49,7 +49,7 @@ def route(
 
 
 def assign(examples: Examples, chosen: Mapping[str, Choice], tasks: Sequence[str]) -> Examples:
-    """Give every utterance the task that was chosen for it, with its place in `tasks` as id."""
+    """Set the task of every utterance to the one chosen for it, with its place in `tasks` as id."""
     utterances = tuple(replace(u, task=chosen[u.utt_id].name) for u in examples.data.utterances)
     numbers = {task: index for index, task in enumerate(tasks)}
     task_ids = {u.task: numbers.get(u.task, BASE_TASK) for u in utterances}

@@ -37,7 +37,7 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
         refuse_another(folder, resume=resume)
         is_new = of_first(not RunFolder(folder).state.exists())
         source = checkpoint.load(wanted.init) if wanted.init is not None and is_new else None
-        model_config = _make_model_config(settings, source)
+        model_config = _make_model_config(settings, source, is_new=is_new)
         seed_everything(wanted.train.seed, 0)
         where = str(wanted.model or RunFolder(folder).config)
         base = checkpoint.wrap(folder, model_config, build.build(model_config, where).to(device))
@@ -87,13 +87,13 @@ def _describe_model(wanted: Base) -> dict[str, str]:
     return {"model": digest(config.read_yaml(config.find_published("base", wanted.model)))}
 
 
-def _make_model_config(settings: Experiment, source: BaseModel | None) -> dict[str, Any]:
+def _make_model_config(settings: Experiment, source: BaseModel | None, *, is_new: bool) -> dict[str, Any]:
     """Make the model's yaml for a new run, in the first process, or read that of a run to be resumed.
 
     A resumed run keeps its tokens and statistics even if the data have changed.
     """
     wanted, folder = settings.base, RunFolder(settings.base.dir)
-    if folder.state.exists():
+    if not is_new:
         return config.read_yaml(folder.config)
     described: list[dict[str, Any] | None] = [None]
     if is_first():

@@ -89,8 +89,11 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
             "start": where,
         }
         refusal = _refuse_longer(train.data.tasks, present.tasks)
-        settled = {"finish": lambda state: None, "refuses_longer": refusal}
-        plan = Plan(train, valid, folder.path, settings.train, identity, write, **settled)
+        plan = Plan(
+            *(train, valid, folder.path, settings.train, identity, write),
+            finish=lambda state: None,
+            refuses_longer=refusal,
+        )
         state = trials.fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=True)
         if is_first():
             _log_result(train.data.tasks, state, plan.metric)

@@ -75,7 +75,6 @@ def main(
         perturb(data / "base_real", data / "base_speeds", num_jobs=nj),
         datadir.read(data / "voices_train"),
     ]
-    parts = [replace(part, duration_sec=None) for part in parts]
     write(subset.combine(parts, path=data / "base_train"), parts)
 
 
