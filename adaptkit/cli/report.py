@@ -69,10 +69,11 @@ def report(
 def _print_report(compared: "Comparison") -> None:
     """Print the table of experiments, their notes, and the tables of groups on a terminal."""
     from adaptkit.report import summary
+    from adaptkit.report.notes import list_notes
     from adaptkit.report.sections import list_group_sections
 
     _print_table(summary.as_cells(compared))
-    for note in summary.list_unimproved(compared.results):
+    for note in list_notes(compared.results):
         typer.echo(note)
     for section in list_group_sections(compared):
         typer.echo(section.title)

@@ -20,12 +20,12 @@ from adaptkit.data.dataset import Examples, find_frameless, number_tasks
 from adaptkit.decoding import routing
 from adaptkit.decoding.batches import recognise_with_submodels
 from adaptkit.errors import ConfigError, listed
-from adaptkit.experiment import Base
+from adaptkit.experiment import Base, Experiment
 from adaptkit.files import checksum
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
-from adaptkit.model.load import find_base, warn_of_unfinished
+from adaptkit.model.load import warn_of_unfinished
 from adaptkit.model.recognise import Hypothesis, recognise
 from adaptkit.search_options import SearchRequest
 from adaptkit.submodels.cache import SubmodelCache
@@ -58,6 +58,15 @@ class ModelOptions:
     def is_routed(self) -> bool:
         """Whether the weights are chosen by the utterance, not by the name of its speaker."""
         return self.route.method != "own"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What options name: the base model, and the experiment whose yaml describes it, if one does."""
+
+    base: Base
+    base_only: bool
+    experiment: Experiment | None = None
 
 
 @dataclass(frozen=True)
@@ -120,20 +129,19 @@ class Decoder:
 
 @contextmanager
 def opened(
-    options: ModelOptions, read: Callable[[BaseModel], Examples], *, device: str
+    options: ModelOptions, source: Source, read: Callable[[BaseModel], Examples], *, device: str
 ) -> Iterator[tuple[Decoder, Examples]]:
     """Load the model, and what `read` gives for it; there are at most as many slots of Submodels as tasks."""
-    described, base_only = find_model(options)
     adapter_path = RunFolder(options.exp).adapter
-    has_file = not base_only and options.submodels is None
+    has_file = not source.base_only and options.submodels is None
     adapter_checksum = checksum(adapter_path) if has_file and adapter_path.is_file() else None
     file = checkpoint.load(adapter_path) if has_file else None
     if has_file:
         warn_of_unfinished(RunFolder(options.exp))
-    base = base_checkpoint.load(described.dir, device, prompt=described.prompt)
+    base = base_checkpoint.load(source.base.dir, device, prompt=source.base.prompt)
     adapters = None if file is None else checkpoint.restore(file, base, adapter_path)
     examples = read(base)
-    searcher = new_searcher(base, _find_search(options))
+    searcher = new_searcher(base, _choose_search(options, source))
     if options.is_routed:
         _refuse_unroutable(options, adapters)
         adapters = None if adapters is None else with_shared(adapters, options.exp, base)
@@ -184,22 +192,22 @@ def _number_tasks(examples: Examples, model: Decoder) -> Examples:
     return replace(examples, task_ids=number_tasks(examples.data, tasks, unknown=unknown))
 
 
-def _find_search(options: ModelOptions) -> SearchRequest:
+def _choose_search(options: ModelOptions, source: Source) -> SearchRequest:
     """Return the request with the search of the experiment, unless another is asked for."""
-    path = options.exp if options.exp.is_file() else RunFolder(options.exp).config
-    if options.search.search is not None or archive.is_base(options.exp) or not path.is_file():
+    if options.search.search is not None or source.experiment is None:
         return options.search
-    return replace(options.search, search=experiment.load(path, options.overrides).search)
+    return replace(options.search, search=source.experiment.search)
 
 
-def find_model(options: ModelOptions) -> tuple[Base, bool]:
-    """Return the settings of the base model, and whether to decode with the base model alone."""
+def find_source(options: ModelOptions) -> Source:
+    """Find the base model, and whether it decodes alone."""
     if options.base_only and options.submodels is not None:
         raise ConfigError("--base-only leaves adapters out, but --submodels names some; use one of the two")
     if options.submodel_mb is not None and options.submodels is None:
         raise ConfigError("--submodel-mb is the memory for --submodels, which is missing; set both")
     if archive.is_base(options.exp):
-        return experiment.base_in(options.base or options.exp, options.overrides), options.submodels is None
+        base = experiment.base_in(options.base or options.exp, options.overrides)
+        return Source(base, base_only=options.submodels is None)
     others = [word for word in options.overrides if not word.startswith(("base.", "base="))]
     if others:
         raise ConfigError(
@@ -207,5 +215,7 @@ def find_model(options: ModelOptions) -> tuple[Base, bool]:
         )
     if options.base is not None and any(not word.startswith("base.prompt") for word in options.overrides):
         raise ConfigError("--base and --set both say which base model to use; use one of the two")
-    found = find_base(options.exp, options.overrides)
-    return found.model_copy(update={"dir": options.base or found.dir}), options.base_only
+    path = options.exp if options.exp.is_file() else RunFolder(options.exp).config
+    settings = experiment.load(path, options.overrides)
+    base = settings.base.model_copy(update={"dir": options.base or settings.base.dir})
+    return Source(base, options.base_only, settings)

@@ -5,12 +5,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from adaptkit import config, experiment, locks
+from adaptkit import config, locks
 from adaptkit.adapters.per_task import shared_parameters
-from adaptkit.base import archive
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, read_examples
-from adaptkit.decoding.models import Decoder, ModelOptions, find_model, opened
+from adaptkit.decoding.models import Decoder, ModelOptions, Source, find_source, opened
 from adaptkit.decoding.nbest import write_nbest
 from adaptkit.decoding.routing import measure_accuracy, write_routes
 from adaptkit.folders import DecodeFolder, RunFolder
@@ -44,19 +43,19 @@ def decode_folder(options: DecodeOptions, *, device: str) -> Path:
     with Submodels go to the folder of Submodels. Where utterances are routed, `routes.tsv` says what was
     chosen for each, and the folder is named after how.
     """
-    _, base_only = find_model(options)
-    out = DecodeFolder(options.out or _default_folder(options, base_only))
+    source = find_source(options)
+    out = DecodeFolder(options.out or _default_folder(options, source.base_only))
     with locks.hold(out.path):
-        _decode(options, out, base_only, device=device)
+        _decode(options, source, out, device=device)
     return out.path
 
 
-def _decode(options: DecodeOptions, out: DecodeFolder, base_only: bool, *, device: str) -> None:
+def _decode(options: DecodeOptions, source: Source, out: DecodeFolder, *, device: str) -> None:
     def read(base: BaseModel) -> Examples:
         return read_examples(options.data, base, allow_pipes=options.allow_pipes, needs_text=False)
 
-    with opened(options, read, device=device) as (model, examples):
-        _warn_of_training(options, base_only, examples)
+    with opened(options, source, read, device=device) as (model, examples):
+        _warn_of_training(source, examples)
         started = time.monotonic()
         decoded = model.recognise(examples)
         seconds, known = time.monotonic() - started, model.known
@@ -80,7 +79,7 @@ def _decode(options: DecodeOptions, out: DecodeFolder, base_only: bool, *, devic
         decode_seconds=seconds,
         peak_mb=peak_memory_mb(),
         batch_size=max(1, options.batch_frames // max(1, *examples.lengths)),
-        base_only=base_only,
+        base_only=source.base_only,
         data=str(options.data),
         base_fingerprint=model.base.fingerprint,
         adapter_checksum=model.adapter_checksum,
@@ -93,13 +92,12 @@ def _decode(options: DecodeOptions, out: DecodeFolder, base_only: bool, *, devic
     ).write(out.record)
 
 
-def _warn_of_training(options: DecodeOptions, base_only: bool, examples: Examples) -> None:
+def _warn_of_training(source: Source, examples: Examples) -> None:
     """Warn of sentences that the model was trained on, if an experiment names its sets and they are there."""
-    path = options.exp if options.exp.is_file() else RunFolder(options.exp).config
-    if archive.is_base(options.exp) or not path.is_file():
+    settings = source.experiment
+    if settings is None:
         return
-    settings = experiment.load(path, options.overrides)
-    sets = [settings.base.data, None if base_only else settings.data]
+    sets = [settings.base.data, None if source.base_only else settings.data]
     for train in dict.fromkeys(own.train for own in sets if own is not None):
         warn_of_sentences(train, read_texts(train), examples.data)
 

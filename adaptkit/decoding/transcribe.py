@@ -7,7 +7,7 @@ from pathlib import Path
 from adaptkit.adapters.per_task import SHARED
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, make_examples
-from adaptkit.decoding.models import Decoder, ModelOptions, opened
+from adaptkit.decoding.models import Decoder, ModelOptions, find_source, opened
 from adaptkit.errors import ConfigError, listed, nearest
 from adaptkit.files import require_regular
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -42,7 +42,7 @@ def transcribe(
     def read(base: BaseModel) -> Examples:
         return make_examples(data, base)
 
-    with opened(options, read, device=device) as (model, examples):
+    with opened(options, find_source(options), read, device=device) as (model, examples):
         _refuse_unknown(model, speaker)
         decoded = model.recognise(examples)
     found = {hypothesis.utt_id: hypothesis.nbest for hypothesis in decoded.hypotheses}

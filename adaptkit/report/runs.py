@@ -62,6 +62,11 @@ class ExperimentResult:
         """The seeds of the runs, in order."""
         return [run.record.seed for run in self.runs]
 
+    @property
+    def unimproved(self) -> list[str]:
+        """The speakers for whom a run kept the weights of its start, sorted."""
+        return sorted(set().union(*(run.record.unimproved for run in self.runs)))
+
     def of_group(self, group: str) -> "ExperimentResult":
         """Return the runs with their scores on the utterances of a group."""
         runs = tuple(replace(run, score=run.score.of_group(group)) for run in self.runs)

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from adaptkit.adapters.per_task import SHARED
-from adaptkit.errors import listed
+from adaptkit.report.notes import list_notes
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.report.sections import (
     Cell,
@@ -80,7 +79,7 @@ def summarise(result: ExperimentResult) -> Row:
         epoch_seconds=round(statistics.mean(epochs), 1),
         peak_mb=round(max(record.peak_mb for record in records), 1),
         rtf=round(statistics.mean(run.decode.rtf for run in result.runs), 4),
-        unimproved=sorted(set().union(*(record.unimproved for record in records))),
+        unimproved=result.unimproved,
     )
 
 
@@ -135,7 +134,7 @@ def _share_harmed(difference: Difference) -> float | None:
 
 def as_table(comparison: Comparison) -> str:
     """Format the experiments as aligned text, overall and by group."""
-    parts = ["\n".join([aligned(join(as_cells(comparison))), *list_unimproved(comparison.results)])]
+    parts = ["\n".join([aligned(join(as_cells(comparison))), *list_notes(comparison.results)])]
     parts += [f"{one.title}\n{aligned(join(one.rows))}" for one in list_group_sections(comparison)]
     return "\n\n".join(parts)
 
@@ -146,7 +145,7 @@ def as_markdown(comparison: Comparison) -> str:
         f"## Results on {quote_code(comparison.set_name)}",
         explain(comparison),
         markdown(join(as_cells(comparison))),
-        *list_unimproved(comparison.results),
+        *list_notes(comparison.results),
         *markdown_sections([*list_speaker_sections(comparison), *list_group_sections(comparison)]),
         "### WER by speaker",
         markdown(as_speaker_rows(comparison.results)),
@@ -221,18 +220,6 @@ def explain_rates(comparison: Comparison) -> str:
         f"by bootstrap over {resampled}. 'minus' is the paired difference in WER to that experiment, * if "
         f"p < 0.05 (not corrected for multiple comparisons).{explain_harmed(comparison)}"
     )
-
-
-def list_unimproved(results: Sequence[ExperimentResult]) -> list[str]:
-    """List the experiments in which training improved nothing for some speakers, a sentence for each."""
-    return [
-        f"{row.name}: {len(row.unimproved)} of {len(row.tasks)} speakers kept the weights of their start, as "
-        f"no validation was better: {listed(row.unimproved)}."
-        if row.tasks != [SHARED]
-        else f"{row.name}: kept the weights of its start, as no validation was better."
-        for row in map(summarise, results)
-        if row.unimproved
-    ]
 
 
 def list_provenance(results: Sequence[ExperimentResult]) -> list[str]:

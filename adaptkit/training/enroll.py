@@ -27,6 +27,7 @@ from adaptkit.data.dataset import Examples, number_tasks
 from adaptkit.errors import ConfigError, DataError, listed, nearest
 from adaptkit.experiment import Experiment
 from adaptkit.folders import RunFolder
+from adaptkit.kaldi.overlap import warn_of_common
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.load import load_experiment
@@ -268,6 +269,8 @@ def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples |
         raise DataError(
             f"{options.valid}: has no utterance of {listed(chosen)}; omit --valid or name a set that has them"
         )
+    if is_first():
+        warn_of_common(train.data, valid.data)
     return train, replace(valid, task_ids=number_tasks(valid.data, train.data.tasks))
 
 

@@ -4,5 +4,5 @@
 #   ./compare.sh --corpus /path/to/speechocean762 --prepare-options "--an4 /path/to/an4" --jobs 2     (after ./run.sh)
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 exec recipes/compare.sh --config conf/compare.yaml --train-base false --seeds "1 2 3" \
-  --sets "base_train base_valid voices_train voices_valid adapt_train adapt_valid adapt_test new_train new_test" \
+  --sets "$(cat lists/sets.txt)" \
   --test-sets adapt_test --base-test-sets "base_valid new_test" "$@"

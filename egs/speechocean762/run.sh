@@ -7,7 +7,7 @@
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 set -euo pipefail
 [[ " $* " != *" --help "* && " $* " != *" -h "* ]] || exec recipes/adapt.sh --help
-sets="base_train base_valid voices_train voices_valid adapt_train adapt_valid adapt_test new_train new_test"
+sets=$(cat lists/sets.txt)
 
 round() {  # folder, epochs, further changes of the yaml
   recipes/adapt.sh --config conf/base.yaml --adapt false --sets "$sets" --stage 5 --stop-stage 5 \

@@ -4,6 +4,6 @@
 #   ./submodels.sh --corpus /path/to/speechocean762 --prepare-options "--an4 /path/to/an4" --jobs 2     (after ./run.sh)
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 exec recipes/submodels.sh \
-  --sets "base_train base_valid voices_train voices_valid adapt_train adapt_valid adapt_test new_train new_test" \
+  --sets "$(cat lists/sets.txt)" \
   --train adapt_train --valid adapt_valid --test adapt_test --few lists/random_8.txt \
   --enroll new_train --new-test new_test --base-test dump/base_valid --embeddings "4 16" --counts "1 2 5 10" "$@"

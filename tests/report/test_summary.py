@@ -6,6 +6,7 @@ import statistics
 
 from adaptkit.records import RunRecord
 from adaptkit.report import html, summary
+from adaptkit.report.notes import list_notes
 from adaptkit.report.runs import load
 
 
@@ -32,11 +33,20 @@ def test_speakers_that_kept_their_start_are_named(experiments):
         assert f"{expected}, as no validation was better: ann." in render(comparison)
 
 
+def test_what_trials_chose_is_reported(experiments):
+    path = experiments[1] / "run.json"
+    selection = {"lr": {"0.003": 1, "0.001": 2}, "epochs": {"0": 1, "8": 2, "10": 1}}
+    dataclasses.replace(RunRecord.read(path), selection=selection).write(path)
+    chosen = "residual64: validation chose a learning rate of 0.001 (2 speakers), 0.003 (1 speaker), and 0 to"
+    for render in (summary.as_table, summary.as_markdown, html.render_page):
+        assert f"{chosen} 10 epochs, 8 in the median." in render(load(experiments))
+
+
 def test_a_shared_adapter_that_kept_its_start_is_named_as_one(experiments):
     path = experiments[1] / "run.json"
     dataclasses.replace(RunRecord.read(path), tasks=["shared"], unimproved=["shared"]).write(path)
     expected = "residual64: kept the weights of its start, as no validation was better."
-    assert summary.list_unimproved(load(experiments).results) == [expected]
+    assert list_notes(load(experiments).results) == [expected]
 
 
 def test_figures_are_those_worked_by_hand(experiments):

@@ -323,9 +323,10 @@ def test_a_known_speaker_whose_loss_is_no_number_is_not_the_nearest(known, base,
         enroll.find_nearest(stack, examples, NEW)
 
 
-def test_a_validation_set_chooses_the_weights(options, known, corpus):
+def test_a_validation_set_chooses_the_weights(options, known, corpus, caplog):
     chosen = replace(options, valid=corpus / "dump/valid", out=known.parent / "chosen")
     enroll.enroll(chosen, device="cpu")
+    assert "dump/valid: the sentences of" in caplog.text
     events = (known.parent / "chosen/added" / NEW / "train.jsonl").read_text()
     assert '"event": "valid"' in events
     assert '"by_task": {"spk2":' in events

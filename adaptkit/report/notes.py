@@ -1,0 +1,47 @@
+"""What a report says of single trainings: what validation chose, and for whom it found nothing better."""
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+
+from adaptkit.adapters.per_task import SHARED
+from adaptkit.errors import listed
+from adaptkit.report.runs import ExperimentResult
+
+
+def list_notes(results: Sequence[ExperimentResult]) -> list[str]:
+    """Return a sentence for each experiment with such a choice, then for each with such speakers."""
+    return [
+        *(
+            _describe_choices(result)
+            for result in results
+            if any(run.record.selection for run in result.runs)
+        ),
+        *(_describe_unimproved(result) for result in results if result.unimproved),
+    ]
+
+
+def _describe_choices(result: ExperimentResult) -> str:
+    """Describe the learning rates and numbers of epochs that trials chose, over all seeds."""
+    rates, epochs = _count(result, "lr"), _count(result, "epochs")
+    chosen = ", ".join(
+        f"{rate} ({count:,} speaker{'s' * (count > 1)})"
+        for rate, count in sorted(rates.items(), key=lambda item: float(item[0]))
+    )
+    rate = f"a learning rate of {chosen}, and " if chosen else ""
+    taken = sorted(int(number) for number in epochs.elements())
+    span = f"{taken[0]} to {taken[-1]} epochs, {statistics.median_low(taken)} in the median"
+    return f"{result.name}: validation chose {rate}{span}."
+
+
+def _count(result: ExperimentResult, what: str) -> Counter[str]:
+    return sum((Counter(run.record.selection.get(what, {})) for run in result.runs), Counter())
+
+
+def _describe_unimproved(result: ExperimentResult) -> str:
+    if result.record.tasks == [SHARED]:
+        return f"{result.name}: kept the weights of its start, as no validation was better."
+    return (
+        f"{result.name}: {len(result.unimproved)} of {len(result.record.tasks)} speakers kept the weights of "
+        f"their start, as no validation was better: {listed(result.unimproved)}."
+    )
