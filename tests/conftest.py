@@ -1,4 +1,4 @@
-"""What all tests share: the fixtures of six modules, and an environment that is not the user's."""
+"""What all tests share: the fixtures of seven modules, and an environment that is not the user's."""
 
 import gc
 import os
@@ -12,7 +12,8 @@ os.environ.pop("TERMINAL_WIDTH", None)  # likewise
 IMPORTING_ESPNET = ("tests/base/search/test_against_espnet.py", "tests/bench/test_decoding.py")
 gc.disable()  # until all tests are collected: what imports make stays
 FIXTURES = tuple(
-    f"tests.fixtures.{name}" for name in ("models", "archives", "corpora", "noises", "runs", "servers")
+    f"tests.fixtures.{name}"
+    for name in ("models", "archives", "corpora", "noises", "runs", "forks", "servers")
 )
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(run_process):
+def run(forking):
     """Run a recipe to its end."""
 
     def call(folder, *words):
-        done = run_process(*words, cwd=folder)
+        done = subprocess.run(words, cwd=folder, env=forking, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
     return call
