@@ -43,6 +43,7 @@ from adaptkit.training_options import AdapterTraining
 
 _LOG = logging.getLogger(__name__)
 _NUM_COMPARED = 4  # utterances of a new speaker that select the nearest known speaker
+_MOST_LOGGED = 10  # speakers whose results are logged
 _OF_TRAINING = {"train.shared", "train.start", "train.freeze_shared"}
 _OF_VALIDATION = {"train.valid_every", "train.valid_metric", "train.select", "train.min_gain"}
 _OF_VALID = {"train.patience", "train.average"}  # which folds do without
@@ -96,7 +97,7 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
         )
         state = trials.fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=True)
         if is_first():
-            _log_result(train.data.tasks, state, plan.metric)
+            _log_result(folder.path, train.data.tasks, state, plan.metric)
             metric = "" if valid is None and not state.choices else plan.metric
             append(options, settings, base=base, folder=folder, state=state, device=device, metric=metric)
     return target.path
@@ -236,15 +237,16 @@ def _settings_words(options: EnrollOptions) -> list[str]:
     return [*options.overrides, *experiment.setting(changes)]
 
 
-def _log_result(tasks: Sequence[str], state: State, metric: Metric) -> None:
+def _log_result(folder: Path, tasks: Sequence[str], state: State, metric: Metric) -> None:
     """Log how many steps a training took and, for each speaker, its best validation."""
     _LOG.info("%s: %d steps, %.0f s", listed(tasks, 5), state.step, state.seconds)
-    for task, standing in sorted(state.standings.items()):
-        if standing.best:
-            value, loss, step = standing.best[0]
-            place = f"step {step:.0f}" if step else "the start, which no step improved on"
-            found = "" if metric == "loss" else f", {describe_value(metric, value)}"
-            _LOG.info("%s: valid loss %.3f%s at %s", task or "all", loss, found, place)
+    found = sorted((task, standing.best[0]) for task, standing in state.standings.items() if standing.best)
+    for task, (value, loss, step) in found[:_MOST_LOGGED]:
+        place = f"step {step:.0f}" if step else "the start, which no step improved on"
+        shown = "" if metric == "loss" else f", {describe_value(metric, value)}"
+        _LOG.info("%s: valid loss %.3f%s at %s", task or "all", loss, shown, place)
+    if len(found) > _MOST_LOGGED:
+        _LOG.info("and %d more, in %s", len(found) - _MOST_LOGGED, RunFolder(folder).validation)
 
 
 def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples | None]:
