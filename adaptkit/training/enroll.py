@@ -135,16 +135,19 @@ def start(
         if where == "shared" and shared is not None:
             start_from_shared(stack, shared)
             return stack
-        for index, task in enumerate(tasks if where != "new" else ()):
-            chosen = speakers or [0]
-            if where == "shared":
-                chosen = [known.tasks.index(SHARED)]
-            if where == "nearest":
-                chosen = [find_nearest(known, train, task)]
-                what = "%s starts from '%s', whose weights give the lowest loss"
-                _LOG.info(what, task, known.tasks[chosen[0]])
+        if where in ("mean", "shared"):
+            chosen = [known.tasks.index(SHARED)] if where == "shared" else speakers or [0]
             for name, parameter in task_parameters(stack):
-                parameter[index] = owned[name][chosen].mean(dim=0)
+                parameter.copy_(owned[name][chosen].mean(dim=0).expand_as(parameter))
+        for index, task in enumerate(tasks if where == "nearest" else ()):
+            nearest_known = find_nearest(known, train, task)
+            if index < _MOST_LOGGED:
+                what = "%s starts from '%s', whose weights give the lowest loss"
+                _LOG.info(what, task, known.tasks[nearest_known])
+            elif index == len(tasks) - 1:
+                _LOG.info("and so do %d more, each from its own", len(tasks) - _MOST_LOGGED)
+            for name, parameter in task_parameters(stack):
+                parameter[index] = owned[name][nearest_known]
     return stack
 
 
@@ -252,11 +255,12 @@ def _log_result(folder: Path, tasks: Sequence[str], state: State, metric: Metric
 def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples | None]:
     """Read the new speakers' training and validation utterances, with matching task ids."""
     train = read_set(options.data, base, allow_pipes=options.allow_pipes, keeps_tasks=True)
-    unknown = [name for name in options.speakers if name not in train.data.tasks]
+    known = train.data.tasks
+    unknown = sorted(set(options.speakers) - set(known))
     if unknown:
-        described = "; ".join(f"'{name}'{nearest(name, train.data.tasks)}" for name in unknown)
+        described = "; ".join(f"'{name}'{nearest(name, known)}" for name in unknown)
         raise DataError(f"{options.data}: has no speaker {described}")
-    chosen = options.speakers or train.data.tasks
+    chosen = options.speakers or known
     if SHARED in chosen:
         raise DataError(
             f"{options.data}: has a speaker '{SHARED}', as adapters for all speakers are called; give them "
@@ -274,7 +278,8 @@ def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples |
 
 
 def _only(examples: Examples, tasks: Sequence[str]) -> Examples:
-    others = {u.utt_id for u in examples.data.utterances if u.task not in tasks}
+    chosen = set(tasks)
+    others = {u.utt_id for u in examples.data.utterances if u.task not in chosen}
     kept = examples.without(others)
     return replace(kept, task_ids={task: index for index, task in enumerate(kept.data.tasks)})
 
