@@ -54,9 +54,9 @@ class Workload:
     num_utterances: int = 24  # of each speaker
     batch_frames: int = 12000
     num_steps: int = 20  # to time
-    num_validated: int = 256  # speakers of the validation set, at most, with an utterance each
-    min_frames: int = 100
-    max_frames: int = 400
+    num_validated: int = 256  # utterances of the validation set, at least; one of each speaker
+    frames: tuple[int, int] = (100, 400)  # of the shortest and of the longest utterance
+    valid_frames: tuple[int, int] = (50, 80)  # likewise, in validation
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,9 @@ def measure(work: Workload, num_speakers: int, device: str) -> ScaleCost:
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         folder = Path(place)
         base = create.untrained(work.model, _NUM_TOKENS).to(device)
-        train = make_examples(base, work, folder, num_speakers, work.num_utterances)
-        valid = make_examples(base, work, folder, min(num_speakers, work.num_validated), 1)
+        num_valid = -(-work.num_validated // num_speakers)
+        train = make_examples(base, folder / "train", num_speakers, work.num_utterances, work.frames)
+        valid = make_examples(base, folder / "valid", num_speakers, num_valid, work.valid_frames)
         tasks = train.data.tasks
         adapters = api.build([work.adapter], base.sites, tasks, seed=0).to(device)
         plan = _plan(work, train, valid, folder / "exp", adapters)
@@ -131,18 +132,16 @@ def measure(work: Workload, num_speakers: int, device: str) -> ScaleCost:
 
 
 def make_examples(
-    base: BaseModel, work: Workload, folder: Path, num_speakers: int, num_each: int
+    base: BaseModel, folder: Path, num_speakers: int, num_each: int, frames: tuple[int, int]
 ) -> Examples:
-    """Make utterances of speakers whose features are those of a few, in an archive."""
+    """Make utterances of speakers whose features are those of a few, in an archive in a folder."""
     if base.features is None:
-        raise ConfigError(f"{work.model}: reads speech; choose a model that reads features")
-    generator = random.Random(0)
-    drawn = [generator.randint(work.min_frames, work.max_frames) for _ in range(_NUM_DRAWN)]
+        raise ConfigError(f"{base.path}: reads speech; choose a model that reads features (input_size)")
+    generator, noise = random.Random(0), torch.Generator().manual_seed(0)
+    drawn = [generator.randint(*frames) for _ in range(_NUM_DRAWN)]
+    rows = (draw_inputs(base, 1, length, noise)[0].numpy() for length in drawn)
     archive = folder / "feats.ark"
-    if not archive.exists():
-        noise = torch.Generator().manual_seed(0)
-        rows = (draw_inputs(base, 1, length, noise)[0].numpy() for length in drawn)
-        write_archive(archive, ((f"drawn{k:02}", row) for k, row in enumerate(rows)), made_of="noise")
+    write_archive(archive, ((f"drawn{k:02}", row) for k, row in enumerate(rows)), made_of="noise")
     places, offset = [], 0
     for k, length in enumerate(drawn):
         offset += len(f"drawn{k:02} ")
@@ -153,7 +152,7 @@ def make_examples(
     ids = [f"{name}-{k % num_each:04}" for k, name in enumerate(names)]
     utterances = tuple(Utterance(u, name, u, _TEXT) for u, name in zip(ids, names, strict=True))
     feats = {utt_id: places[k] for utt_id, k in zip(ids, chosen, strict=True)}
-    data = DataDir(folder / "data", utterances, {}, feats)
+    data = DataDir(folder, utterances, {}, feats)
     numbers = {task: index for index, task in enumerate(data.tasks)}
     return Examples(data, base, tuple(drawn[k] for k in chosen), numbers)
 

@@ -28,7 +28,8 @@ def model(tmp_path):
 @pytest.fixture
 def work(model):
     """A workload of few steps."""
-    return scale.Workload(model, api.read_config(RESIDUAL), num_utterances=2, num_steps=2, num_validated=2)
+    entry = api.read_config(RESIDUAL)
+    return scale.Workload(model, entry, num_utterances=2, num_steps=2, num_validated=2, batch_frames=2000)
 
 
 def test_the_costs_of_a_number_of_speakers_are_measured(work):
@@ -43,7 +44,7 @@ def test_the_costs_of_a_number_of_speakers_are_measured(work):
 
 def test_utterances_share_the_features_of_a_few_in_an_archive(work, tmp_path):
     base = create.untrained(work.model, 500)
-    examples = scale.make_examples(base, work, tmp_path, 40, 3)
+    examples = scale.make_examples(base, tmp_path, 40, 3, (20, 90))
     assert (len(examples), len(examples.data.tasks)) == (120, 40)
     lengths = [len(load_feats(examples.data.feats[u.utt_id])) for u in examples.data.utterances]
     assert lengths == list(examples.lengths)
