@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adaptkit.cli.bench_scale import scale
 from adaptkit.cli.options import (
     Adapter,
     AdapterOverrides,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from adaptkit.bench.serving import Served
 
 app = new_group("Measure the cost of training, augmentation, decoding and serving on this machine.")
+
+app.command(cls=Command)(scale)
 
 NUM_TOKENS = 500  # of a model with random weights: a small BPE vocabulary
 NUM_CLIENTS = 64  # simultaneous
