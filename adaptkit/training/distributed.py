@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from adaptkit import locks
+from adaptkit.adapters.per_task import task_parameters
 from adaptkit.errors import ConfigError, TrainingError
+from adaptkit.model.adapted import AdaptedModel
 
 TIMEOUT = "ADAPTKIT_DISTRIBUTED_TIMEOUT_SEC"
 _DEFAULT_SEC = 1800.0  # also bounds a validation, which the first process does while the others wait
@@ -64,6 +67,21 @@ def of_first(value: Value) -> Value:
     if distributed.is_initialized():
         distributed.broadcast_object_list(shared)
     return shared[0]
+
+
+def in_parallel(adapted: AdaptedModel) -> nn.Module:
+    """Return a model that averages gradients over processes, and give all the weights of the first one.
+
+    Those of per-task weights are left to the optimizer, which averages the slices of a step's tasks alone.
+    """
+    for tensor in adapted.trained.state_dict().values():
+        distributed.broadcast(tensor, 0)
+    owned = [name for name, _ in task_parameters(adapted)]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(adapted, owned)
+    if not any(p.requires_grad for name, p in adapted.named_parameters() if name not in owned):
+        return adapted
+    has_buffers = adapted.adapters is None
+    return DistributedDataParallel(adapted, broadcast_buffers=has_buffers, find_unused_parameters=False)
 
 
 @contextmanager

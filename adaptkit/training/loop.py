@@ -4,12 +4,11 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from adaptkit.data.batches import Batch, load_batches
 from adaptkit.data.sampler import Batches
@@ -19,7 +18,7 @@ from adaptkit.folders import RunFolder
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
 from adaptkit.training.best import BestWeights, selects_by_task
-from adaptkit.training.distributed import writing_to
+from adaptkit.training.distributed import in_parallel, writing_to
 from adaptkit.training.log import TrainingLog
 from adaptkit.training.optimizer import PerTask, StepSettings
 from adaptkit.training.plan import Plan
@@ -48,7 +47,7 @@ def _fit(adapted: AdaptedModel, plan: Plan, resume: bool) -> State:
     if adapted.adapters is not None and adapted.adapters.is_cached and plan.train.taps is None:
         loop.plan = plan.cached(adapted.adapters)
     loop.log.rewind(loop.state.step)
-    counted = counting(str(plan.folder), loop.num_steps[WHOLE], loop.state.step)
+    counted = counting(str(plan.folder), loop.steps.count(), loop.state.step)
     with adapted.hooked(), loop.log, counted as advance:
         loop.start()
         while not loop.state.is_done:
@@ -79,11 +78,7 @@ class _Loop:
         )
         is_scaled = self.options.precision == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=_FIRST_SCALE, enabled=is_scaled)
-        self.step_module: nn.Module = adapted
-        if self.world > 1:
-            self.step_module = DistributedDataParallel(
-                adapted, broadcast_buffers=adapted.adapters is None, find_unused_parameters=False
-            )
+        self.step_module: nn.Module = adapted if self.world == 1 else in_parallel(adapted)
         self.state = plan.first
         by_task = adapted.adapters is not None and selects_by_task(adapted.trained, self.options.select)
         self.best = BestWeights(plan, adapted.trained, tasks if by_task else ())
@@ -95,7 +90,7 @@ class _Loop:
             self.best.best_by_task,
             plan.refuses_longer,
         )
-        self.num_steps = plan.count_steps(adapted.adapters)
+        self.steps = plan.steps(adapted.adapters)
         self.log = TrainingLog(plan.folder, tasks, is_active=self.rank == 0)
 
     def lengthen(self) -> None:
@@ -136,7 +131,7 @@ class _Loop:
     def run_epoch(self, advance: Callable[[int, str], None]) -> None:
         """Train for the rest of the epoch, then validate if due."""
         options, epoch = self.options, self.state.epoch
-        steps = self.plan.steps(epoch, self.adapted.adapters, self.state.stopped)
+        steps = self.steps.of_epoch(epoch, self.state.stopped)
         left = steps[self.state.position :]
         examples = self.plan.train.in_epoch(epoch)
         own = [self._share(indices) for step in left for indices in step]
@@ -161,6 +156,13 @@ class _Loop:
 
     def _step(self, batches: list[Batch], step: Batches) -> tuple[float, float, float]:
         """Take an optimizer step on the mean loss over all batches and processes, separately per task."""
+        settings = self._settings(step)
+        with self.optimizer.taking(settings):
+            return self._step_tasks(batches, step, settings)
+
+    def _step_tasks(
+        self, batches: list[Batch], step: Batches, settings: Mapping[int, StepSettings]
+    ) -> tuple[float, float, float]:
         options = self.options
         seed_everything(options.seed, self.state.step, self.rank)
         loss_sum = torch.zeros((), device=self.device)
@@ -172,40 +174,37 @@ class _Loop:
             loss_sum += loss.detach()
         if self.world > 1:
             distributed.all_reduce(loss_sum)
+            self.optimizer.average(self.world)
         total = sum(map(len, step))
         self._refuse_not_finite(float(loss_sum), batches, "loss")
         self.scaler.unscale_(self.optimizer)
-        rate = self._normalise(step, total)
+        shared = StepSettings(total, self._rate(self.state.step, WHOLE))
+        self.optimizer.normalise(shared, settings)
         norm = self.optimizer.clip(options.clip_norm)
         if not self.scaler.is_enabled():  # a scaler skips steps whose gradients overflow, by design
             self._refuse_not_finite(norm, batches, "gradient")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        return float(loss_sum) / total, norm, rate
+        used = [*settings.values(), *([shared] if self.optimizer.shared else [])]
+        return float(loss_sum) / total, norm, max(each.lr for each in used)
 
-    def _normalise(self, step: Batches, total: int) -> float:
-        """Divide each task's gradients by its number of utterances; return the highest learning rate."""
+    def _settings(self, step: Batches) -> dict[int, StepSettings]:
+        """Return the number of utterances and the learning rate of each task of a step, by its id."""
+        if not self.optimizer.owned:
+            return {}
         utterances, task_ids = self.plan.train.data.utterances, self.plan.train.task_ids
         counts = Counter(utterances[index].task for indices in step for index in indices)
-        taken = self.optimizer.steps.tolist()
-        shared = StepSettings(total, self._rate(self.state.step, WHOLE))
-        tasks = {}
-        if self.optimizer.owned:
-            named = {task: (task_ids[task], count) for task, count in counts.items()}
-            tasks = {
-                index: StepSettings(n, self._rate(taken[index], task)) for task, (index, n) in named.items()
-            }
-        self.optimizer.normalise(shared, tasks)
-        used = [*tasks.values(), *([shared] if self.optimizer.shared else [])]
-        return max(settings.lr for settings in used)
+        ids = {task: task_ids[task] for task in counts}
+        taken = dict(zip(ids, self.optimizer.steps[[*ids.values()]].tolist(), strict=True))
+        return {ids[task]: StepSettings(n, self._rate(taken[task], task)) for task, n in counts.items()}
 
     def _rate(self, step: int, task: str) -> float:
         """Return the learning rate of a task's step, or of the run's step if `task` is WHOLE."""
         options, choices = self.options, self.state.choices
         return learning_rate(
             step,
-            self.num_steps[task],
+            self.steps.count(task),
             peak=choices[task].lr if choices else options.lr,
             warmup_steps=options.warmup_steps,
             schedule=options.schedule,

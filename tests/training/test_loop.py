@@ -86,7 +86,7 @@ def test_every_step_and_validation_is_noted(new_run, examples):
     run = new_run(max_epochs=2)
     state = run.fit()
     steps, valids = run.events("step"), run.events("valid")
-    num_steps = [len(run.plan.steps(epoch, run.adapted.adapters)) for epoch in range(2)]
+    num_steps = [len(run.plan.steps(run.adapted.adapters).of_epoch(epoch)) for epoch in range(2)]
     assert [event["step"] for event in steps] == list(range(1, sum(num_steps) + 1))
     assert [event["epoch"] for event in steps] == [0] * num_steps[0] + [1] * num_steps[1]
     places = [(event["step"], event["epoch"]) for event in valids]
