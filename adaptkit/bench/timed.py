@@ -121,15 +121,16 @@ def training_step(
     settings = {task: StepSettings(count, _LR) for task, count in counts.items()}
 
     def run() -> None:
-        with adapted.hooked():
-            for part in passes:
-                with autocast(batch.inputs.device, precision):
-                    loss = adapted.loss(part).float() * len(part.utt_ids)
-                loss.backward()
-        optimizer.normalise(StepSettings(num_rows, _LR), settings)
-        optimizer.clip(CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad()
+        with optimizer.taking(settings):
+            with adapted.hooked():
+                for part in passes:
+                    with autocast(batch.inputs.device, precision):
+                        loss = adapted.loss(part).float() * len(part.utt_ids)
+                    loss.backward()
+            optimizer.normalise(StepSettings(num_rows, _LR), settings)
+            optimizer.clip(CLIP_NORM)
+            optimizer.step()
+            optimizer.zero_grad()
 
     trained = [*optimizer.owned, *optimizer.shared]
     meter = Meter(batch.inputs.device)
