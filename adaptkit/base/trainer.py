@@ -4,6 +4,7 @@ Only `adaptkit bench` uses it.
 """
 
 import dataclasses
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,8 @@ class ReferenceTrainer:
         """Train an epoch of one batch, inputs (B, T, F) or (B, N) and tokens (B, L): one step."""
         named = {"speech": inputs.clone(), "speech_lengths": lengths}  # ESPnet modifies it in place
         named |= {"text": tokens, "text_lengths": token_lengths}
-        with self._reporter.observe("train") as reporter:
+        on_device = torch.cuda.device(inputs.device) if inputs.is_cuda else nullcontext()
+        with on_device, self._reporter.observe("train") as reporter:
             self._trainer.train_one_epoch(
                 model=self.model,
                 iterator=[([str(row) for row in range(len(inputs))], named)],

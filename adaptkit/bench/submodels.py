@@ -16,6 +16,7 @@ from adaptkit.bench.timed import now
 from adaptkit.data.batches import Batch
 from adaptkit.errors import AdaptkitError, listed
 from adaptkit.model.adapted import AdaptedModel
+from adaptkit.training.precision import autocast
 
 BASE = "base alone"
 MIXED = "mixed"
@@ -75,12 +76,18 @@ class DecodingMethod:
 
 
 def time_decoding(
-    base: BaseModel, entry: AdapterConfig, load: Load, *, num_rounds: int, has_peft: bool = False
+    base: BaseModel,
+    entry: AdapterConfig,
+    load: Load,
+    *,
+    num_rounds: int,
+    has_peft: bool = False,
+    precision: str = "float32",
 ) -> list[DecodingCost]:
     """Time the methods of decoding a batch, interleaved so that other load affects all alike.
 
-    First their outputs are checked to be the same, which is also the warm-up. `has_peft` adds PEFT with the
-    same LoRA weights.
+    First their outputs in float32 are checked to be the same, which is also the warm-up. `has_peft` adds PEFT
+    with the same LoRA weights.
     """
     adapters = random_submodels(base, entry, [f"spk{k}" for k in range(load.num_speakers)])
     batch = make_batch(base, make_rows(base, load), range(load.num_speakers))
@@ -91,7 +98,8 @@ def time_decoding(
     seconds: dict[str, list[float]] = {method.name: [] for method in methods}
     for _ in range(num_rounds):
         for method in methods:
-            seconds[method.name].append(method.time())
+            with autocast(batch.inputs.device, precision):
+                seconds[method.name].append(method.time())
     return [_cost(name, taken, seconds[BASE]) for name, taken in seconds.items()]
 
 

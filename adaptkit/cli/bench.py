@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adaptkit.cli.bench_train import train
+from adaptkit.cli.bench_train import gpu, train
 from adaptkit.cli.options import (
     Adapter,
     AdapterOverrides,
@@ -39,6 +39,7 @@ NUM_CLIENTS = 64  # simultaneous
 
 
 app.command(cls=Command)(train)
+app.command(cls=Command)(gpu)
 
 
 @app.command(cls=Command)

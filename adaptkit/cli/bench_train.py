@@ -1,5 +1,6 @@
-"""`adaptkit bench train`: training steps of adapters, of full fine-tuning and of others."""
+"""`adaptkit bench train` and `gpu`: training steps, and all benchmarks in one run."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -68,6 +69,40 @@ def train(
         halves = [library.in_upper_half(entry, loaded.sites) for entry in entries]
         entries += [entry for entry in halves if entry is not None]
     _print(library.time_steps(loaded, entries, size, num_steps=steps, has_peers=peers))
+
+
+def gpu(
+    small: Annotated[
+        bool, typer.Option("--small", help="Use a small model and few rounds, which a CPU can run.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write bench.md and bench.json to this folder.")
+    ] = None,
+    peft: Annotated[bool, typer.Option(help="Also time ESPnet's trainer and PEFT.")] = True,
+    device: Device = "auto",
+) -> None:
+    """Run every benchmark on a GPU, in under 8 minutes: a Conformer of 12x512 in float32 and bfloat16.
+
+    Example: adaptkit bench gpu --small --no-peft --out exp/bench
+    """
+    import dataclasses
+    import json
+
+    from adaptkit.bench import gpu as library
+    from adaptkit.bench.peft import refuse_missing
+    from adaptkit.errors import ConfigError
+    from adaptkit.files import write_text
+
+    chosen = choose_device(device)
+    if chosen == "cpu" and not small:
+        raise ConfigError(f"--device {device}: there is no GPU; --small runs a small model on the CPU")
+    if peft:
+        refuse_missing("use --no-peft")
+    found = library.measure(library.SMALL if small else library.LARGE, chosen, has_peft=peft)
+    if out is not None:
+        write_text(out / "bench.json", json.dumps(dataclasses.asdict(found), indent=2) + "\n")
+        write_text(out / "bench.md", library.as_markdown(found))
+    typer.echo(library.as_markdown(found), nl=False)
 
 
 def _print(costs: "Sequence[Cost]") -> None:
