@@ -20,6 +20,7 @@ from adaptkit.bench.batch import count_inputs, draw_batch
 from adaptkit.bench.timed import TimedStep, run_rounds, training_step
 from adaptkit.config import find_published, read_yaml
 from adaptkit.data.batches import plan_batches
+from adaptkit.features.fbank import FbankOptions
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.provenance import collect_versions, describe_device, find_toolkit_commit
 from adaptkit.search_options import SearchRequest, read_search
@@ -40,6 +41,7 @@ class Scale:
     """The sizes of what is timed."""
 
     model: str  # in conf/base; it gets features in place of its frontend
+    num_blocks: int
     size: steps.Size
     num_rounds: int
     num_speakers: tuple[int, ...]  # trained in one job
@@ -50,10 +52,12 @@ class Scale:
     num_residents: int
     spread: augment.Spread
     speech: tuple[int, float, float]  # utterances to decode, seconds of the shortest and the longest
+    num_beam_tokens: int  # of a hypothesis of beam search
 
 
 LARGE = Scale(
     model="conformer_12x512_hybrid",
+    num_blocks=12,
     size=steps.Size(num_utterances=16, seconds=8.0, num_tasks=4),
     num_rounds=5,
     num_speakers=(1, 8, 32, 128),
@@ -64,9 +68,11 @@ LARGE = Scale(
     num_residents=10_000,
     spread=augment.Spread(32, 2.0, 20.0),
     speech=(8, 2.0, 15.0),
+    num_beam_tokens=30,
 )
 SMALL = Scale(
     model="conformer_6x96_hybrid",
+    num_blocks=2,
     size=steps.Size(num_utterances=2, seconds=0.6, num_tasks=2, num_tokens=3),
     num_rounds=1,
     num_speakers=(1, 2),
@@ -77,6 +83,7 @@ SMALL = Scale(
     num_residents=20,
     spread=augment.Spread(2, 1.0, 2.0),
     speech=(1, 0.5, 0.5),
+    num_beam_tokens=2,
 )
 
 
@@ -103,7 +110,7 @@ class Findings:
 
 def measure(scale: Scale, device: str, *, has_peft: bool) -> Findings:
     """Measure everything on a device; float32 is exact there, without TF32."""
-    base = _build(scale.model).to(device)
+    base = _build(scale).to(device)
     sections = []
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for make in _makers(base, scale, has_peft):
@@ -114,7 +121,8 @@ def measure(scale: Scale, device: str, *, has_peft: bool) -> Findings:
             if torch.device(device).type == "cuda":
                 torch.cuda.empty_cache()
     versions = collect_versions()
-    return Findings(describe_device(device), scale.model, versions, find_toolkit_commit(), sections)
+    model = f"{scale.model} of {scale.num_blocks} blocks"
+    return Findings(describe_device(device), model, versions, find_toolkit_commit(), sections)
 
 
 def as_markdown(found: Findings) -> str:
@@ -136,11 +144,16 @@ def _shown(figure: Figure) -> str:
     return f"{figure:,}" if isinstance(figure, int) else figure
 
 
-def _build(model: str) -> BaseModel:
+def _build(scale: Scale) -> BaseModel:
     """Build a hybrid model with random weights that reads features."""
-    path = find_published("base", model)
-    num_bins = read_yaml(path)["frontend_conf"].get("n_mels", 80)
-    return create.untrained(path, NUM_TOKENS, {"frontend": None, "frontend_conf": {}, "input_size": num_bins})
+    path = find_published("base", scale.model)
+    plain = {
+        section: {name: value for name, value in read_yaml(path)[section].items() if "interctc" not in name}
+        for section in ("encoder_conf", "model_conf")
+    }
+    plain["encoder_conf"]["num_blocks"] = scale.num_blocks
+    changes = {"frontend": None, "frontend_conf": {}, "input_size": FbankOptions.num_bins, **plain}
+    return create.untrained(path, NUM_TOKENS, changes)
 
 
 def _makers(base: BaseModel, scale: Scale, has_peft: bool) -> Iterator[Callable[[], Section]]:
@@ -203,17 +216,15 @@ def _job(base: BaseModel, entry: AdapterConfig, scale: Scale, num_speakers: int,
 
 
 def _mixed(base: BaseModel, scale: Scale, entry: AdapterConfig, has_peft: bool) -> Section:
-    rows: Rows = []
-    for precision in PRECISIONS:
-        costs = submodels.time_decoding(
-            base,
-            entry,
-            scale.load,
-            num_rounds=scale.num_rounds,
-            has_peft=has_peft and entry.kind == "lora",
-            precision=precision,
-        )
-        rows += [[f"{c.name}, {precision}", c.seconds, c.ratio] for c in costs]
+    costs = submodels.time_decoding(
+        base,
+        entry,
+        scale.load,
+        num_rounds=scale.num_rounds,
+        has_peft=has_peft and entry.kind == "lora",
+        precisions=PRECISIONS,
+    )
+    rows: Rows = [[f"{c.name}, {c.precision}", c.seconds, c.ratio] for c in costs]
     what = f"{scale.load.num_speakers} rows of {scale.load.seconds:g} s, a Submodel each"
     return Section(f"Greedy decoding with {entry.kind}: {what}", ("", "s per batch", "of the base"), rows)
 
@@ -229,9 +240,9 @@ def _augmentation(base: BaseModel, scale: Scale) -> Section:
 
 
 def _decoding(base: BaseModel, scale: Scale, search: str) -> Section:
-    searcher = new_searcher(base, SearchRequest(read_search(search)))
-    if scale is SMALL and search == "beam":  # random weights end hypotheses late
-        searcher = new_searcher(base, SearchRequest(read_search(search), ("beam_size=2", "maxlenratio=-2")))
+    # with random weights hypotheses would end nowhere or at once
+    ends = tuple(f"{bound}lenratio=-{scale.num_beam_tokens}" for bound in ("max", "min"))
+    searcher = new_searcher(base, SearchRequest(read_search(search), ends if search == "beam" else ()))
     speech = decoding.draw_speech(base, *scale.speech)
     rows: Rows = []
     for precision in PRECISIONS:
@@ -240,7 +251,8 @@ def _decoding(base: BaseModel, scale: Scale, search: str) -> Section:
                 base, searcher, speech, num_rounds=1, batch_frames=12000, has_espnet=False
             )
         rows += [[f"{c.name}, {precision}", c.seconds, c.real_time] for c in costs]
-    title = f"Decoding, {search}: {scale.speech[0]} utterances, {speech.seconds:.0f} s"
+    most = f", {scale.num_beam_tokens} tokens each" if search == "beam" else ""
+    title = f"Decoding, {search}: {scale.speech[0]} utterances, {speech.seconds:.1f} s{most}"
     return Section(title, ("", "s", "real-time factor"), rows)
 
 

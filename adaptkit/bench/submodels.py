@@ -42,6 +42,7 @@ class DecodingCost:
     """The time of decoding the batch with one method."""
 
     name: str
+    precision: str
     seconds: float  # median
     ratio: float  # to the base model alone; median of the ratios of the rounds
 
@@ -82,7 +83,7 @@ def time_decoding(
     *,
     num_rounds: int,
     has_peft: bool = False,
-    precision: str = "float32",
+    precisions: Sequence[str] = ("float32",),
 ) -> list[DecodingCost]:
     """Time the methods of decoding a batch, interleaved so that other load affects all alike.
 
@@ -95,12 +96,15 @@ def time_decoding(
     if has_peft:
         methods += _peft_methods(base, adapters, batch)
     check_same(methods)
-    seconds: dict[str, list[float]] = {method.name: [] for method in methods}
-    for _ in range(num_rounds):
-        for method in methods:
-            with autocast(batch.inputs.device, precision):
-                seconds[method.name].append(method.time())
-    return [_cost(name, taken, seconds[BASE]) for name, taken in seconds.items()]
+    costs = []
+    for precision in precisions:
+        seconds: dict[str, list[float]] = {method.name: [] for method in methods}
+        for _ in range(num_rounds):
+            for method in methods:
+                with autocast(batch.inputs.device, precision):
+                    seconds[method.name].append(method.time())
+        costs += [_cost(name, precision, taken, seconds[BASE]) for name, taken in seconds.items()]
+    return costs
 
 
 def check_same(methods: Sequence[DecodingMethod]) -> None:
@@ -169,6 +173,6 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
     return distance.nan_to_num(nan=torch.inf)
 
 
-def _cost(name: str, seconds: Sequence[float], bare: Sequence[float]) -> DecodingCost:
+def _cost(name: str, precision: str, seconds: Sequence[float], bare: Sequence[float]) -> DecodingCost:
     ratios = [own / other for own, other in zip(seconds, bare, strict=True)]
-    return DecodingCost(name, statistics.median(seconds), statistics.median(ratios))
+    return DecodingCost(name, precision, statistics.median(seconds), statistics.median(ratios))

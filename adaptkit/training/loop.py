@@ -86,7 +86,7 @@ class _Loop:
             adapted.trained,
             self.optimizer,
             self.scaler,
-            {**plan.identity, "validation metric": plan.metric},
+            {**plan.identity, "validation metric": plan.metric, "number of processes": self.world},
             self.best.best_by_task,
             plan.refuses_longer,
         )
