@@ -33,6 +33,8 @@ _SPACE = re.compile(r"\s")
 _SPACELESS = re.compile(  # Thai, Lao, Tibetan, Myanmar, Khmer; Japanese and Chinese
     "[\u0e01-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
+_CONTROLS = bytes((*range(10), *range(11, 32), 127))  # of ASCII, the line feed aside
+_STRANGE = re.compile(f"(?![ \n])\\s|[{_FORMATS}{_FILLERS}{_JOINERS}]")  # what `clean` may change
 _LONGEST_WORD = 30  # characters
 
 FORMS: Mapping[str, Callable[[str], str]] = {
@@ -49,6 +51,17 @@ def clean(text: str) -> str:
     'one two'
     """
     return _SPACE.sub(" ", _INVISIBLE.sub("", text)).strip(" ")
+
+
+def has_no_strange(text: str) -> bool:
+    r"""Whether `clean` can change nothing in the lines of a text but the number of their blanks.
+
+    >>> has_no_strange("one two\nzwölf\n"), has_no_strange("one\u00a0two")
+    (True, False)
+    """
+    if text.isascii():
+        return len(text.encode().translate(None, _CONTROLS)) == len(text)
+    return _STRANGE.search(text) is None
 
 
 def split_words(text: str) -> list[str]:

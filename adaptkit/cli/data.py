@@ -238,7 +238,7 @@ def _first_words(path: Path) -> list[str]:
 
 
 def _say_size(data: "datadir.DataDir") -> None:
-    speakers = len({utterance.speaker for utterance in data.utterances})
+    speakers = len(data.utterances.speakers.used())
     typer.echo(f"{data.path}: {len(data.utterances)} utterances of {speakers} speakers")
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from adaptkit.errors import DataError
-from adaptkit.kaldi.datadir import MOST_SEC, Utterance, parse_segment
+from adaptkit.kaldi.datadir import Utterance
 from adaptkit.kaldi.durations import measure
 from adaptkit.kaldi.levels import Levels, measure_levels
 from adaptkit.kaldi.recording import MOST_LEVEL, OVERSHOOT_SEC, Recording, is_command
 from adaptkit.kaldi.scan import Checks, Problem, Table
+from adaptkit.kaldi.segments import MOST_SEC, parse_segment
 
 DURATION_TOLERANCE = 0.05  # of utt2dur against the audio: rounding, resampling, frames at the edges
 FASTEST = 35  # characters per second in an utterance; at most 27.5 in the digits of FSDD, 18.8 in AN4
