@@ -8,7 +8,7 @@ import torch
 
 from adaptkit.base.search.paths import BestPath
 from adaptkit.base.search.searcher import Searcher
-from adaptkit.data.batches import Batch, load_batches, plan_batches
+from adaptkit.data.batches import Batch, BatchPlan, load_batches, plan_batches
 from adaptkit.data.dataset import Examples
 from adaptkit.errors import DataError, listed
 from adaptkit.model.adapted import AdaptedModel
@@ -77,7 +77,7 @@ def search_nbest(
 
 def plan_decoding(
     adapted: AdaptedModel, examples: Examples, batch_frames: int, *, by_task: bool = False
-) -> list[list[int]]:
+) -> BatchPlan:
     """Group utterances of similar length into batches, longest first; with `by_task` of one task only.
 
     The shortest utterance of a batch is at least four fifths as long as the longest, since padding costs as
@@ -88,7 +88,7 @@ def plan_decoding(
         for group, length in zip(examples.groups(adapted.adapters), examples.lengths, strict=True)
     ]
     if by_task:
-        ids = (examples.task_ids[utterance.task] for utterance in examples.data.utterances)
+        ids = (examples.task_ids[task] for task in examples.data.utterances.tasks)
         groups = [(*group, task) for group, task in zip(groups, ids, strict=True)]
     return plan_batches(examples.lengths, batch_frames, groups=groups)
 
