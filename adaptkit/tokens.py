@@ -5,7 +5,7 @@ The order is ESPnet's: `<blank>` is token 0, followed by `<unk>` and the pieces;
 
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -202,10 +202,9 @@ def _refuse_reserved(texts: Iterable[str], reserved: str) -> None:
         )
 
 
-def refuse_unknown(tokens: TokenList, texts: dict[str, str], where: str) -> None:
+def refuse_unknown(tokens: TokenList, texts: Mapping[str, str], where: str) -> None:
     """Refuse texts with pieces outside the token list; the error names utterances and pieces."""
-    unknown = {utt_id: tokens.unknown_in(text) for utt_id, text in texts.items()}
-    unknown = {utt_id: pieces for utt_id, pieces in unknown.items() if pieces}
+    unknown = {utt_id: pieces for utt_id, text in texts.items() if (pieces := tokens.unknown_in(text))}
     if not unknown:
         return
     pieces = sorted({repr(piece) for found in unknown.values() for piece in found})

@@ -85,9 +85,8 @@ class Examples(Dataset):
 
     def in_epoch(self, epoch: int) -> "Examples":
         """Return the examples with the augmentation of an epoch."""
-        if self.augmentation is None:
-            return self
-        return replace(self, augmentation=self.augmentation.in_epoch(epoch))
+        own = self.augmentation
+        return self if own is None else replace(self, augmentation=own.in_epoch(epoch))
 
     def groups(self, adapters: AdapterStack | None) -> list[Group]:
         """Return a value per utterance; utterances with different values may not share a batch.
@@ -98,9 +97,9 @@ class Examples(Dataset):
         mixes = padding.mixes_lengths(self.base.model)
         tasks = {name: adapters.group(task) if adapters else () for name, task in self.task_ids.items()}
         names = self.data.utterances.tasks
-        if mixes:  # utterances of a task share one object
-            of_task = {name: (*group, 0) for name, group in tasks.items()}
-            return [of_task[name] for name in names]
+        if mixes:
+            tasks = {name: (*group, 0) for name, group in tasks.items()}
+            return [tasks[name] for name in names]
         return [(*tasks[name], length) for name, length in zip(names, self.lengths, strict=True)]
 
     def without(self, utt_ids: Collection[str]) -> "Examples":
@@ -145,8 +144,8 @@ class Examples(Dataset):
         """Refuse speech of another length than utt2dur says, where that was believed."""
         if self.base.features is not None or not is_stated(self.data, utterance):
             return
-        seconds, shift_sec = len(speech) / self.base.rate_hz, self.base.frame_shift_ms / 1000
-        if abs(seconds - length * shift_sec) > max(0.1, 0.05 * seconds):
+        seconds = len(speech) / self.base.rate_hz
+        if abs(seconds - length * self.base.frame_shift_ms / 1000) > max(0.1, 0.05 * seconds):
             stated = f"{utterance.utt_id}: {self.data.duration_sec[utterance.utt_id]:g} s"
             raise DataError(
                 f"{self.data.path}/utt2dur: {stated}, but its audio has {seconds:.2f} s; remove utt2dur, or "
@@ -193,10 +192,9 @@ def make_examples(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) 
 
 def _refuse_long(data: DataDir, lengths: Sequence[int], base: BaseModel) -> None:
     """Refuse utterances that are longer than the speech that a model reads at once."""
-    ids = data.utterances.ids
-    long = [ids[row] for row, length in enumerate(lengths) if length > base.padded_frames]
+    long = data.utterances.ids.take(np.flatnonzero(np.asarray(lengths) > base.padded_frames))
     most_sec = base.prompting.most_sec
-    if long:
+    if len(long):
         raise DataError(
             f"{data.path}: {listed(long, 5)}: longer than the {most_sec:g} s that {base.path} reads at once; "
             "divide the recordings into shorter utterances with segments, or drop these: "
@@ -213,11 +211,9 @@ def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -
 
 def frames_of(base: BaseModel, counts: Sequence[int]) -> list[int]:
     """Return the number of feature frames of speech with some numbers of samples."""
-    count = (
-        functools.partial(padding.feature_frames, base.model.frontend)
-        if base.features is None
-        else FbankOptions.from_dict(base.features).count_frames
-    )
+    count = functools.partial(padding.feature_frames, base.model.frontend)
+    if base.features is not None:
+        count = FbankOptions.from_dict(base.features).count_frames
     frames = {num_samples: count(num_samples) for num_samples in set(counts)}
     return [frames[num_samples] for num_samples in counts]
 
@@ -286,9 +282,9 @@ def find_short(examples: Examples, lengths: Sequence[int]) -> dict[str, str]:
 def find_frameless(examples: Examples) -> list[str]:
     """Return the utterances without encoder frames, with a warning: they are recognised as silence."""
     encoder = examples.base.model.encoder
-    ids = examples.data.utterances.ids
     frameless = {length for length in set(examples.lengths) if padding.encoder_frames(encoder, length) < 1}
-    short = [ids[row] for row, length in enumerate(examples.lengths) if length in frameless]
+    rows = [row for row, length in enumerate(examples.lengths) if length in frameless]
+    short = list(examples.data.utterances.ids.take(np.array(rows, np.int64)))
     if short:
         _confirm(examples, short)
         _LOG.warning("%s: too short for the encoder, no words: %s", examples.data.path, listed(short))
@@ -297,8 +293,7 @@ def find_frameless(examples: Examples) -> list[str]:
 
 def _confirm(examples: Examples, utt_ids: Collection[str]) -> None:
     """Read utterances that would be left out because of what utt2dur says: a stale one is refused."""
-    if examples.taps is not None or not utt_ids:
-        return
-    for index, utt_id in enumerate(examples.data.utterances.ids):
-        if utt_id in utt_ids and is_stated(examples.data, examples.data.utterances[index]):
+    data = examples.data
+    for index, utt_id in enumerate(data.utterances.ids if utt_ids and examples.taps is None else ()):
+        if utt_id in utt_ids and is_stated(data, data.utterances[index]):
             examples[index]

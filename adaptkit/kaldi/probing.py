@@ -1,6 +1,7 @@
 """Headers of all recordings of a corpus, each read once, by several threads or processes."""
 
 import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -54,31 +55,38 @@ def read_headers(locations: Iterable[str], *, allow_pipes: bool = False, num_job
 
 
 def map_in_jobs(
-    call: Callable[[Sequence[Item]], Made], items: Sequence[Item], *, num_jobs: int, what: str
+    call: Callable[[Sequence[Item]], Made],
+    items: Sequence[Item],
+    *,
+    num_jobs: int,
+    what: str,
+    size: int | None = None,
 ) -> Iterator[Made]:
-    """Yield what `call` makes of the items, `_CHUNK` at a time and in their order, with progress.
+    """Yield what `call` makes of the items, `size` at a time and in their order, with progress.
 
     There are processes where several jobs are asked for and the items are many, otherwise threads. A bounded
     number of chunks is under way at a time.
     """
-    chunks = (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
-    with _jobs(num_jobs if len(items) >= MANY else 1) as pool, counting(what, len(items)) as advance:
-        waiting = [pool.submit(call, chunk) for chunk in islice(chunks, 4 * max(num_jobs, NUM_THREADS))]
-        place = 0
+    size = size or _CHUNK
+    chunks = (items[start : start + size] for start in range(0, len(items), size))
+    with _jobs(num_jobs, len(items)) as pool, counting(what, len(items)) as advance:
+        waiting = deque(
+            (len(chunk), pool.submit(call, chunk)) for chunk in islice(chunks, 4 * max(num_jobs, NUM_THREADS))
+        )
         while waiting:
-            made = waiting.pop(0).result()
-            waiting += [pool.submit(call, chunk) for chunk in islice(chunks, 1)]
-            advance(min(_CHUNK, len(items) - place), "")
-            place += _CHUNK
+            count, running = waiting.popleft()
+            made = running.result()
+            waiting.extend((len(chunk), pool.submit(call, chunk)) for chunk in islice(chunks, 1))
+            advance(count, "")
             yield made
 
 
 @contextmanager
-def _jobs(num_jobs: int) -> Iterator[Executor]:
-    if num_jobs > 1:
+def _jobs(num_jobs: int, num_items: int) -> Iterator[Executor]:
+    if num_jobs > 1 and num_items >= MANY:
         pool = ProcessPoolExecutor(num_jobs, multiprocessing.get_context("spawn"))
     else:
-        pool = ThreadPoolExecutor(NUM_THREADS)
+        pool = ThreadPoolExecutor(max(num_jobs, NUM_THREADS))
     try:
         yield pool
     finally:

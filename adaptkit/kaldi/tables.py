@@ -81,7 +81,7 @@ def _read_blocks(path: Path) -> Iterator[tuple[int, Sequence[str], Sequence[str]
 
 def _split_block(path: Path, first: int, block: str) -> tuple[Sequence[str], Sequence[str]]:
     """Split the lines of a block, which are clean but for a few files, into keys and values."""
-    if _is_clean(block):
+    if is_clean(block):
         lines = [line.partition(" ") for line in block.removesuffix("\n").split("\n")]
         return [line[0] for line in lines], [line[2] for line in lines]
     keys, values = [], []
@@ -95,12 +95,6 @@ def _split_block(path: Path, first: int, block: str) -> tuple[Sequence[str], Seq
         keys.append(key)
         values.append(value)
     return keys, values
-
-
-def _is_clean(block: str) -> bool:
-    """Whether `split_line` would leave all lines as they are, with one space between key and value."""
-    is_single = block[:1] not in (" ", "\n", "") and not any(pair in block for pair in _UNCLEAN)
-    return is_single and not block.endswith(" ") and has_no_strange(block)
 
 
 def write_table(path: Path, table: Mapping[str, str]) -> None:
@@ -118,6 +112,12 @@ def format_table(table: Mapping[str, str]) -> str:
     items = table.items() if is_sorted else sorted(table.items(), key=lambda item: item[0].encode())
     lines = (f"{key} {value}".rstrip(_ENDS) for key, value in items)
     return "".join(f"{line}\n" for line in lines)
+
+
+def is_clean(block: str) -> bool:
+    """Whether `split_line` would leave all lines as they are, with one space between key and value."""
+    is_single = block[:1] not in (" ", "\n", "") and not any(pair in block for pair in _UNCLEAN)
+    return is_single and not block.endswith(" ") and has_no_strange(block)
 
 
 def split_line(line: str, *, has_location: bool = False) -> tuple[str, str]:
