@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adaptkit.cli import bench_corpus
 from adaptkit.cli.options import (
     Adapter,
     AdapterOverrides,
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from adaptkit.base.checkpoint import BaseModel
     from adaptkit.bench.serving import Served
 
-app = new_group("Measure the cost of training, augmentation, decoding and serving on this machine.")
+app = new_group("Measure the cost of corpora, training, augmentation, decoding and serving on this machine.")
+bench_corpus.register(app)
 
 NUM_TOKENS = 500  # of a model with random weights: a small BPE vocabulary
 NUM_CLIENTS = 64  # simultaneous
