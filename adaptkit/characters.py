@@ -30,6 +30,7 @@ _INVISIBLE = re.compile(
     f"(?![{_SHAPED}{_JOINERS}\0])[{_FORMATS}{_FILLERS}]|(?<![{_JOINED}])[{_JOINERS}]", re.DOTALL
 )
 _SPACE = re.compile(r"\s")
+_FILLER = re.compile(f"[{_FILLERS}]")  # all that is invisible among what str.isprintable calls printable
 _SPACELESS = re.compile(  # Thai, Lao, Tibetan, Myanmar, Khmer; Japanese and Chinese
     "[\u0e01-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
@@ -50,6 +51,8 @@ def clean(text: str) -> str:
     >>> clean("\ufeffone\u3000two\u200b\r")
     'one two'
     """
+    if _is_plain(text):
+        return text.strip(" ")
     return _SPACE.sub(" ", _INVISIBLE.sub("", text)).strip(" ")
 
 
@@ -70,7 +73,12 @@ def split_words(text: str) -> list[str]:
     >>> split_words("one\u00a0 two\u200b")
     ['one', 'two']
     """
-    return _INVISIBLE.sub("", text).split()
+    return text.split() if _is_plain(text) else _INVISIBLE.sub("", text).split()
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text has no white space but spaces, and nothing invisible; most are found out at once."""
+    return text.isprintable() and (text.isascii() or not _FILLER.search(text))
 
 
 def has_no_spaces(texts: Iterable[str]) -> bool:
