@@ -30,9 +30,12 @@ _INVISIBLE = re.compile(
     f"(?![{_SHAPED}{_JOINERS}\0])[{_FORMATS}{_FILLERS}]|(?<![{_JOINED}])[{_JOINERS}]", re.DOTALL
 )
 _SPACE = re.compile(r"\s")
+_FILLER = re.compile(f"[{_FILLERS}]")  # all that is invisible among what str.isprintable calls printable
 _SPACELESS = re.compile(  # Thai, Lao, Tibetan, Myanmar, Khmer; Japanese and Chinese
     "[\u0e01-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
+_CONTROLS = bytes((*range(10), *range(11, 32), 127))  # of ASCII, the line feed aside
+_STRANGE = re.compile(f"(?![ \n])\\s|[{_FORMATS}{_FILLERS}{_JOINERS}]")  # what `clean` may change
 _LONGEST_WORD = 30  # characters
 
 FORMS: Mapping[str, Callable[[str], str]] = {
@@ -48,7 +51,20 @@ def clean(text: str) -> str:
     >>> clean("\ufeffone\u3000two\u200b\r")
     'one two'
     """
+    if _is_plain(text):
+        return text.strip(" ")
     return _SPACE.sub(" ", _INVISIBLE.sub("", text)).strip(" ")
+
+
+def has_no_strange(text: str) -> bool:
+    r"""Whether `clean` can change nothing in the lines of a text but the number of their blanks.
+
+    >>> has_no_strange("one two\nzwölf\n"), has_no_strange("one\u00a0two")
+    (True, False)
+    """
+    if text.isascii():
+        return len(text.encode().translate(None, _CONTROLS)) == len(text)
+    return _STRANGE.search(text) is None
 
 
 def split_words(text: str) -> list[str]:
@@ -57,7 +73,12 @@ def split_words(text: str) -> list[str]:
     >>> split_words("one\u00a0 two\u200b")
     ['one', 'two']
     """
-    return _INVISIBLE.sub("", text).split()
+    return text.split() if _is_plain(text) else _INVISIBLE.sub("", text).split()
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text has no white space but spaces, and nothing invisible; most are found out at once."""
+    return text.isprintable() and (text.isascii() or not _FILLER.search(text))
 
 
 def has_no_spaces(texts: Iterable[str]) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 
 from adaptkit.errors import AdaptkitError
 
+_BLOCK_BYTES = 1 << 22  # of a text file, as far as the next end of a line
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -53,13 +55,27 @@ def remove(path: Path) -> None:
 def read_text(path: Path) -> str:
     """Read a text file; if it is missing, unreadable or not UTF-8, an AdaptkitError names it."""
     try:
-        return Path(path).read_bytes().decode("utf-8")  # as it is: read_text would turn CR into LF
+        return _decode(path, Path(path).read_bytes())  # as it is: Path.read_text would turn CR into LF
     except OSError as error:
         raise AdaptkitError(explain_os_error(error, path)) from error
-    except UnicodeDecodeError as error:
-        raise AdaptkitError(f"{path}: not UTF-8 text (byte {error.start}); convert it with iconv") from error
     except ValueError as error:  # a NUL character
         raise AdaptkitError(f"{str(path)!r}: not a path: {error}") from error
+
+
+def read_blocks(path: Path) -> Iterator[str]:
+    """Yield a text file as blocks of whole lines, of some megabytes each; errors are those of `read_text`.
+
+    Every block ends as `split_lines` needs it: with LF, unless the file has none.
+    """
+    first = 0
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK_BYTES) + file.readline():
+                text = _decode(path, block, first)
+                yield text if text.endswith("\n") or not first else f"{text}\n"
+                first += len(block)
+    except OSError as error:
+        raise AdaptkitError(explain_os_error(error, path)) from error
 
 
 def parse_json(text: str) -> Any:
@@ -68,6 +84,14 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def _decode(path: Path, content: bytes, first: int = 0) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        where = f"byte {first + error.start}"
+        raise AdaptkitError(f"{path}: not UTF-8 text ({where}); convert it with iconv") from error
 
 
 def require_regular(path: Path) -> None:

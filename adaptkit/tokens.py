@@ -5,7 +5,7 @@ The order is ESPnet's: `<blank>` is token 0, followed by `<unk>` and the pieces;
 
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +82,7 @@ class TokenList:
 
     def unknown_in(self, text: str) -> list[str]:
         """Return the pieces of a text that are not in the list, sorted."""
-        return sorted({piece for piece in self._split(text) if piece not in self._ids})
+        return sorted(set(self._split(text)).difference(self._ids))
 
     def _split(self, text: str) -> list[str]:
         rules = self.spelling
@@ -98,7 +98,8 @@ class TokenList:
                 "the model's tokens are of BPE, but its config.yaml names no bpemodel, which splits texts; "
                 "add 'bpemodel: bpe.model' with the sentencepiece model it was trained with"
             )
-        return [rules.space if unit == " " else unit for unit in self._units.findall(text)]
+        units = self._units.findall(text) if self._symbols else text
+        return [rules.space if unit == " " else unit for unit in units]
 
     def _join(self, pieces: Sequence[str]) -> str:
         if self.spelling.unit == "word":
@@ -109,12 +110,16 @@ class TokenList:
         return joined if self.spelling.unit == "char" else joined.replace(WORD_START, " ")
 
     @cached_property
-    def _units(self) -> re.Pattern[str]:
-        """A pattern of characters, and of symbols that are one token: of several, the longest."""
+    def _symbols(self) -> list[str]:
+        """The symbols of several characters that are one token, the longest first."""
         own = self.tokens if self.spelling.unit == "char" else ()
         symbols = {token for token in own if len(token) > 1 and token not in _SPECIAL}
-        longest = sorted(symbols.union(self.spelling.symbols), key=len, reverse=True)
-        return re.compile("|".join([*map(re.escape, longest), "."]), re.DOTALL)
+        return sorted(symbols.union(self.spelling.symbols), key=len, reverse=True)
+
+    @cached_property
+    def _units(self) -> re.Pattern[str]:
+        """A pattern of characters, and of symbols that are one token: of several, the longest."""
+        return re.compile("|".join([*map(re.escape, self._symbols), "."]), re.DOTALL)
 
     @cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
@@ -202,10 +207,9 @@ def _refuse_reserved(texts: Iterable[str], reserved: str) -> None:
         )
 
 
-def refuse_unknown(tokens: TokenList, texts: dict[str, str], where: str) -> None:
+def refuse_unknown(tokens: TokenList, texts: Mapping[str, str], where: str) -> None:
     """Refuse texts with pieces outside the token list; the error names utterances and pieces."""
-    unknown = {utt_id: tokens.unknown_in(text) for utt_id, text in texts.items()}
-    unknown = {utt_id: pieces for utt_id, pieces in unknown.items() if pieces}
+    unknown = {utt_id: pieces for utt_id, text in texts.items() if (pieces := tokens.unknown_in(text))}
     if not unknown:
         return
     pieces = sorted({repr(piece) for found in unknown.values() for piece in found})

@@ -45,3 +45,14 @@ def test_normal_forms_are_applied_whatever_their_order():
 
 def test_visible_text_fills_one_line():
     assert visible("ann\x1b[31m\r\nb\u202e é") == "ann\\x1b[31m\\r\\nb\\u202e é"
+
+
+def test_every_character_counts_as_much_alone_as_beside_others():
+    for code in (*range(0xD800), *range(0xE000, 0x30000), *range(0xE0000, 0xE0200)):
+        character = chr(code)
+        counts = [split_words(f"a{character}b"), clean(f"a{character}b")]
+        beside = [
+            split_words(f"a{character}b\u00ad"),
+            clean(f"a{character}b\u00ad"),
+        ]  # invisible: the slow way
+        assert counts == beside, f"U+{code:04X}"

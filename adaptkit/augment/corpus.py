@@ -74,7 +74,7 @@ def read_corpus(path: Path) -> Corpus:
         options = FbankOptions()
         frames = [
             options.count_frames(round(seconds * options.rate_hz))
-            for seconds in read_durations(data).values()
+            for seconds in read_durations(data).tolist()
         ]
         return Corpus(data, torch.tensor(frames), options.num_bins, options)
     missing = [u.utt_id for u in data.utterances if u.utt_id not in data.feats]

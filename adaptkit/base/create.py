@@ -20,6 +20,7 @@ from adaptkit.tokens import TokenList
 
 _LOG = logging.getLogger(__name__)
 _BPE = "bpe.model"
+_SMALL_BPE = 500  # tokens of a small vocabulary
 
 
 def make_config(
@@ -60,7 +61,9 @@ def make_config(
     return completed
 
 
-def untrained(model_yaml: Path, num_tokens: int, changes: Mapping[str, Any] | None = None) -> BaseModel:
+def untrained(
+    model_yaml: Path, num_tokens: int = _SMALL_BPE, changes: Mapping[str, Any] | None = None
+) -> BaseModel:
     """Build a model from ESPnet's training yaml with random weights and numbered tokens, for benchmarks.
 
     `changes` replaces keys of the yaml.

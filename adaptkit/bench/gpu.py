@@ -28,7 +28,6 @@ from adaptkit.training.precision import autocast
 
 _LOG = logging.getLogger(__name__)
 PRECISIONS = ("float32", "bfloat16")
-NUM_TOKENS = 500
 EPOCHS, UTTERANCES = 20, 24  # that a Submodel is trained for, and on
 STEP_UTTERANCES = 8  # of a speaker in a step, as train.task_utterances has by default
 
@@ -153,7 +152,7 @@ def _build(scale: Scale) -> BaseModel:
     }
     plain["encoder_conf"]["num_blocks"] = scale.num_blocks
     changes = {"frontend": None, "frontend_conf": {}, "input_size": FbankOptions.num_bins, **plain}
-    return create.untrained(path, NUM_TOKENS, changes)
+    return create.untrained(path, changes=changes)
 
 
 def _makers(base: BaseModel, scale: Scale, has_peft: bool) -> Iterator[Callable[[], Section]]:

@@ -39,7 +39,6 @@ from adaptkit.training.plan import Plan
 from adaptkit.training.state import State
 from adaptkit.training_options import AdapterTraining
 
-_NUM_TOKENS = 500  # a small BPE vocabulary
 _NUM_DRAWN = 64  # utterances whose features all others share
 _TEXT = "token1 token2 token3 token4 token5"
 _NUM_WARM_UP = 3  # steps
@@ -92,7 +91,7 @@ def measure(work: Workload, num_speakers: int, device: str) -> ScaleCost:
     """Measure a number of speakers in this process."""
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         folder = Path(place)
-        base = create.untrained(work.model, _NUM_TOKENS).to(device)
+        base = create.untrained(work.model).to(device)
         num_valid = -(-work.num_validated // num_speakers)
         train = make_examples(base, folder / "train", num_speakers, work.num_utterances, work.frames)
         valid = make_examples(base, folder / "valid", num_speakers, num_valid, work.valid_frames)

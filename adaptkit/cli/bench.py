@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adaptkit.cli.bench_corpus import corpus
 from adaptkit.cli.bench_scale import scale
 from adaptkit.cli.bench_train import gpu, train
 from adaptkit.cli.options import (
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from adaptkit.base.checkpoint import BaseModel
     from adaptkit.bench.serving import Served
 
-app = new_group("Measure the cost of training, augmentation, decoding and serving on this machine.")
+app = new_group("Measure the cost of corpora, training, augmentation, decoding and serving on this machine.")
 
 NUM_CLIENTS = 64  # simultaneous
 
@@ -42,6 +43,7 @@ NUM_CLIENTS = 64  # simultaneous
 app.command(cls=Command)(train)
 app.command(cls=Command)(gpu)
 app.command(cls=Command)(scale)
+app.command(cls=Command)(corpus)
 
 
 @app.command(cls=Command)

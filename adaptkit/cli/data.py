@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,7 @@ def validate(
     check_audio: CheckAudio = True,
     allow_pipes: AllowPipes = False,
     tokens: Tokens = None,
+    nj: Nj = 1,
 ) -> None:
     """List all problems of data directories by their cause, and exit with 1 if there is any.
 
@@ -43,7 +45,7 @@ def validate(
     """
     from adaptkit.kaldi.validate import find_problems
 
-    checks = _checks(max_sec, min_sec, check_audio, allow_pipes, tokens)
+    checks = replace(_checks(max_sec, min_sec, check_audio, allow_pipes, tokens), num_jobs=nj)
     valid = [_report(path, find_problems(path, checks)) for path in data_dirs]
     if not all(valid):
         raise typer.Exit(1)
@@ -57,6 +59,7 @@ def fix(
     check_audio: CheckAudio = True,
     allow_pipes: AllowPipes = False,
     tokens: Tokens = None,
+    nj: Nj = 1,
 ) -> None:
     """Sort a data directory and drop unusable utterances, with a backup.
 
@@ -64,7 +67,8 @@ def fix(
     """
     from adaptkit.kaldi.fix import fix as repair
 
-    done = repair(data_dir, _checks(max_sec, min_sec, check_audio, allow_pipes, tokens))
+    checks = replace(_checks(max_sec, min_sec, check_audio, allow_pipes, tokens), num_jobs=nj)
+    done = repair(data_dir, checks)
     for utt_id, reason in done.dropped.items():
         typer.echo(f"dropped {utt_id}: {reason}")
     total = len(done.dropped) + done.num_kept
@@ -196,6 +200,7 @@ def perturb(
 def info(
     data_dir: DataDir,
     allow_pipes: AllowPipes = False,
+    nj: Nj = 1,
 ) -> None:
     """Print the counts, durations and sampling rates of a data directory.
 
@@ -204,7 +209,8 @@ def info(
     from adaptkit.kaldi import datadir
     from adaptkit.kaldi.summary import summarise
 
-    for name, value in _rows(summarise(datadir.read(data_dir, needs_text=False), allow_pipes=allow_pipes)):
+    data = datadir.read(data_dir, needs_text=False)
+    for name, value in _rows(summarise(data, allow_pipes=allow_pipes, num_jobs=nj)):
         typer.echo(f"{name:12} {value}")
 
 
@@ -238,7 +244,7 @@ def _first_words(path: Path) -> list[str]:
 
 
 def _say_size(data: "datadir.DataDir") -> None:
-    speakers = len({utterance.speaker for utterance in data.utterances})
+    speakers = len(data.utterances.speakers.used())
     typer.echo(f"{data.path}: {len(data.utterances)} utterances of {speakers} speakers")
 
 

@@ -10,8 +10,6 @@ from typer.core import TyperCommand
 if TYPE_CHECKING:
     from adaptkit.base.checkpoint import BaseModel
 
-NUM_TOKENS = 500  # of a model with random weights: a small BPE vocabulary
-
 
 class Command(TyperCommand):
     """A command whose help ends with an example on one unwrapped line."""
@@ -260,7 +258,7 @@ def load_benched(base: Path | None, model: str | None, device: str) -> "BaseMode
 
     if base:
         return checkpoint.load(base, device)
-    return create.untrained(find_published("base", model), NUM_TOKENS).to(device)
+    return create.untrained(find_published("base", model)).to(device)
 
 
 def new_group(text: str) -> typer.Typer:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -110,22 +111,47 @@ class _Planned(Dataset):
             return error
 
 
+class BatchPlan(Sequence[list[int]]):
+    """Batches of utterances by index, held as arrays; each batch becomes a list when it is asked for."""
+
+    __hash__ = None
+
+    def __init__(self, order: np.ndarray, bounds: np.ndarray, turns: np.ndarray):
+        self._order = order  # (N,) utterances, batch after batch
+        self._bounds = bounds  # (B + 1,) of the batches in `order`
+        self._turns = turns  # of the batches, in the order that they are taken
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def __getitem__(self, index: int | slice) -> "list[int] | BatchPlan":
+        if isinstance(index, slice):
+            return BatchPlan(self._order, self._bounds, self._turns[index])
+        place = self._turns[index]
+        return self._order[self._bounds[place] : self._bounds[place + 1]].tolist()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+
 def plan_batches(
     lengths: Sequence[int], batch_frames: int, *, groups: Sequence[Group] | None = None
-) -> list[list[int]]:
+) -> BatchPlan:
     """Batch utterances of similar length, longest first, at most `batch_frames` per batch with padding.
 
     An utterance longer than that gets its own batch. Utterances of different `groups` never share a batch.
 
-    >>> plan_batches([10, 30, 11, 29], 60)
+    >>> list(plan_batches([10, 30, 11, 29], 60))
     [[1, 3], [2, 0]]
-    >>> plan_batches([10, 30, 11, 29], 60, groups=[(0,), (1,), (0,), (0,)])
+    >>> list(plan_batches([10, 30, 11, 29], 60, groups=[(0,), (1,), (0,), (0,)]))
     [[1], [3, 2], [0]]
     """
-    groups = groups or [()] * len(lengths)
-    order = sorted(range(len(lengths)), key=lambda index: (groups[index], -lengths[index]))
-    plan = _fill(order, lengths, batch_frames, groups)
-    return sorted(plan, key=lambda batch: -lengths[batch[0]])
+    frames, ranks = np.asarray(lengths, np.int64), _rank(groups, len(lengths))
+    order = np.lexsort((-frames, ranks))
+    bounds = _fill(frames[order], ranks[order], batch_frames)
+    return BatchPlan(order, bounds, np.argsort(-frames[order[bounds[:-1]]], kind="stable"))
 
 
 def shuffle_batches(
@@ -135,32 +161,43 @@ def shuffle_batches(
     seed: int,
     epoch: int,
     groups: Sequence[Group] | None = None,
-) -> list[list[int]]:
+) -> BatchPlan:
     """Plan the batches of a training epoch: similar lengths, shuffled differently in every epoch."""
     generator = random.Random(f"{seed} {epoch}")
-    groups = groups or [()] * len(lengths)
-    order = list(range(len(lengths)))
-    generator.shuffle(order)
-    longest = max(lengths)
+    frames, ranks = np.asarray(lengths, np.int64), _rank(groups, len(lengths))
+    order = _shuffled(len(frames), generator)
     # lengths within a twentieth of the longest count as equal, so that batches vary
-    order.sort(key=lambda index: (groups[index], -(20 * lengths[index] // longest)))
-    plan = _fill(order, lengths, batch_frames, groups)
-    generator.shuffle(plan)
-    return plan
+    classes = -(20 * frames // frames.max())
+    order = order[np.lexsort((classes[order], ranks[order]))]
+    bounds = _fill(frames[order], ranks[order], batch_frames)
+    return BatchPlan(order, bounds, _shuffled(len(bounds) - 1, generator))
 
 
-def _fill(
-    order: Sequence[int], lengths: Sequence[int], most_frames: int, groups: Sequence[Group]
-) -> list[list[int]]:
-    """Fill batches with utterances in order, starting a new one if the last is full or of another group."""
-    plan: list[list[int]] = []
-    longest = 0
-    for index in order:
-        longest = max(longest, lengths[index])
-        fits = plan and longest * (len(plan[-1]) + 1) <= most_frames
-        if fits and groups[plan[-1][0]] == groups[index]:
-            plan[-1].append(index)
-        else:
-            plan.append([index])
-            longest = lengths[index]
-    return plan
+def _shuffled(count: int, generator: random.Random) -> np.ndarray:
+    numbers = list(range(count))
+    generator.shuffle(numbers)
+    return np.array(numbers, np.int64)
+
+
+def _rank(groups: Sequence[Group] | None, count: int) -> np.ndarray:
+    """Return the place of each utterance's group among all of them."""
+    if groups is None:
+        return np.zeros(count, np.int64)
+    places = {group: place for place, group in enumerate(sorted(set(groups)))}
+    return np.fromiter(map(places.__getitem__, groups), np.int64, count)
+
+
+def _fill(frames: np.ndarray, ranks: np.ndarray, most_frames: int) -> np.ndarray:
+    """Fill batches with utterances in order, starting a new one if the last is full or of another group.
+
+    Returns where each begins, and where the last ends.
+    """
+    starts: list[int] = []
+    longest = size = 0
+    group = None
+    for place, (length, rank) in enumerate(zip(frames.tolist(), ranks.tolist(), strict=True)):
+        longest, size = max(longest, length), size + 1
+        if rank != group or longest * size > most_frames:
+            starts.append(place)
+            longest, size, group = length, 1, rank
+    return np.array([*starts, len(frames)], np.int64)

@@ -4,8 +4,11 @@ import functools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from operator import eq
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -82,9 +85,8 @@ class Examples(Dataset):
 
     def in_epoch(self, epoch: int) -> "Examples":
         """Return the examples with the augmentation of an epoch."""
-        if self.augmentation is None:
-            return self
-        return replace(self, augmentation=self.augmentation.in_epoch(epoch))
+        own = self.augmentation
+        return self if own is None else replace(self, augmentation=own.in_epoch(epoch))
 
     def groups(self, adapters: AdapterStack | None) -> list[Group]:
         """Return a value per utterance; utterances with different values may not share a batch.
@@ -94,15 +96,16 @@ class Examples(Dataset):
         """
         mixes = padding.mixes_lengths(self.base.model)
         tasks = {name: adapters.group(task) if adapters else () for name, task in self.task_ids.items()}
-        names = (utterance.task for utterance in self.data.utterances)
-        return [
-            (*tasks[name], 0 if mixes else length) for name, length in zip(names, self.lengths, strict=True)
-        ]
+        names = self.data.utterances.tasks
+        if mixes:
+            tasks = {name: (*group, 0) for name, group in tasks.items()}
+            return [tasks[name] for name in names]
+        return [(*tasks[name], length) for name, length in zip(names, self.lengths, strict=True)]
 
     def without(self, utt_ids: Collection[str]) -> "Examples":
         """Return the examples without some utterances."""
-        kept = [index for index, u in enumerate(self.data.utterances) if u.utt_id not in utt_ids]
-        data = replace(self.data, utterances=tuple(self.data.utterances[index] for index in kept))
+        kept = [row for row, utt_id in enumerate(self.data.utterances.ids) if utt_id not in utt_ids]
+        data = replace(self.data, utterances=self.data.utterances.take(np.array(kept, np.int64)))
         lengths, own = (
             each and tuple(each[index] for index in kept) for each in (self.lengths, self.own_lengths)
         )
@@ -141,8 +144,8 @@ class Examples(Dataset):
         """Refuse speech of another length than utt2dur says, where that was believed."""
         if self.base.features is not None or not is_stated(self.data, utterance):
             return
-        seconds, shift_sec = len(speech) / self.base.rate_hz, self.base.frame_shift_ms / 1000
-        if abs(seconds - length * shift_sec) > max(0.1, 0.05 * seconds):
+        seconds = len(speech) / self.base.rate_hz
+        if abs(seconds - length * self.base.frame_shift_ms / 1000) > max(0.1, 0.05 * seconds):
             stated = f"{utterance.utt_id}: {self.data.duration_sec[utterance.utt_id]:g} s"
             raise DataError(
                 f"{self.data.path}/utt2dur: {stated}, but its audio has {seconds:.2f} s; remove utt2dur, or "
@@ -189,11 +192,9 @@ def make_examples(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) 
 
 def _refuse_long(data: DataDir, lengths: Sequence[int], base: BaseModel) -> None:
     """Refuse utterances that are longer than the speech that a model reads at once."""
-    long = [
-        u.utt_id for u, length in zip(data.utterances, lengths, strict=True) if length > base.padded_frames
-    ]
+    long = data.utterances.ids.take(np.flatnonzero(np.asarray(lengths) > base.padded_frames))
     most_sec = base.prompting.most_sec
-    if long:
+    if len(long):
         raise DataError(
             f"{data.path}: {listed(long, 5)}: longer than the {most_sec:g} s that {base.path} reads at once; "
             "divide the recordings into shorter utterances with segments, or drop these: "
@@ -210,10 +211,11 @@ def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -
 
 def frames_of(base: BaseModel, counts: Sequence[int]) -> list[int]:
     """Return the number of feature frames of speech with some numbers of samples."""
-    if base.features is None:
-        return [padding.feature_frames(base.model.frontend, num_samples) for num_samples in counts]
-    options = FbankOptions.from_dict(base.features)
-    return [options.count_frames(num_samples) for num_samples in counts]
+    count = functools.partial(padding.feature_frames, base.model.frontend)
+    if base.features is not None:
+        count = FbankOptions.from_dict(base.features).count_frames
+    frames = {num_samples: count(num_samples) for num_samples in set(counts)}
+    return [frames[num_samples] for num_samples in counts]
 
 
 def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error") -> dict[str, int]:
@@ -266,21 +268,23 @@ def find_short(examples: Examples, lengths: Sequence[int]) -> dict[str, str]:
     """
     reasons = {}
     base = examples.base
-    for utterance, length in zip(examples.data.utterances, lengths, strict=True):
-        frames = padding.encoder_frames(base.model.encoder, length)
-        tokens = base.tokens.encode(utterance.text)
-        repeats = sum(left == right for left, right in zip(tokens, tokens[1:], strict=False))
+    encoded = {length: padding.encoder_frames(base.model.encoder, length) for length in set(lengths)}
+    for row, (text, length) in enumerate(zip(examples.data.utterances.texts, lengths, strict=True)):
+        frames, tokens = encoded[length], base.tokens.encode(text)
+        repeats = sum(map(eq, tokens, islice(tokens, 1, None)))
         needed = len(tokens) + repeats if base.model.ctc_weight else 1
         if frames < max(1, needed):
-            reasons[utterance.utt_id] = f"{frames} encoder frames, {len(tokens)} tokens, {repeats} repeats"
+            utt_id = examples.data.utterances.ids[row]
+            reasons[utt_id] = f"{frames} encoder frames, {len(tokens)} tokens, {repeats} repeats"
     return reasons
 
 
 def find_frameless(examples: Examples) -> list[str]:
     """Return the utterances without encoder frames, with a warning: they are recognised as silence."""
     encoder = examples.base.model.encoder
-    lengths = zip(examples.data.utterances, examples.lengths, strict=True)
-    short = [u.utt_id for u, length in lengths if padding.encoder_frames(encoder, length) < 1]
+    frameless = {length for length in set(examples.lengths) if padding.encoder_frames(encoder, length) < 1}
+    rows = [row for row, length in enumerate(examples.lengths) if length in frameless]
+    short = list(examples.data.utterances.ids.take(np.array(rows, np.int64)))
     if short:
         _confirm(examples, short)
         _LOG.warning("%s: too short for the encoder, no words: %s", examples.data.path, listed(short))
@@ -289,6 +293,7 @@ def find_frameless(examples: Examples) -> list[str]:
 
 def _confirm(examples: Examples, utt_ids: Collection[str]) -> None:
     """Read utterances that would be left out because of what utt2dur says: a stale one is refused."""
-    for index, utterance in enumerate(examples.data.utterances):
-        if utterance.utt_id in utt_ids and examples.taps is None and is_stated(examples.data, utterance):
+    data = examples.data
+    for index, utt_id in enumerate(data.utterances.ids if utt_ids and examples.taps is None else ()):
+        if utt_id in utt_ids and is_stated(data, data.utterances[index]):
             examples[index]

@@ -1,5 +1,7 @@
 """Refuse data directories whose features a base model does not read."""
 
+import numpy as np
+
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import DataError, listed
 from adaptkit.features.archive import load_feats, refuse_incomplete
@@ -14,10 +16,11 @@ def refuse_misfit(data: DataDir, base: BaseModel) -> None:
     remedy = f"'adaptkit feats {data.path} dump/{data.path.name}' makes them"
     if data.feats is None:
         raise DataError(f"{data.path}: no feats.scp, which the base model {base.path} reads; {remedy}")
-    missing = [u.utt_id for u in data.utterances if u.utt_id not in data.feats]
-    if missing:
+    rows = data.feats.rows(data.utterances.ids)
+    missing = data.utterances.ids.take(np.flatnonzero(rows < 0))
+    if len(missing):
         raise DataError(f"{data.path}/feats.scp: missing {listed(missing)}; {remedy}")
-    refuse_incomplete(data.feats[u.utt_id] for u in data.utterances)
+    refuse_incomplete(data.feats.column.take(rows))
     made = data.path / "feats.json"  # absent if Kaldi itself made the features
     options = read_options(made).to_dict() if made.exists() else {}
     wrong = [name for name, value in options.items() if base.features[name] != value]

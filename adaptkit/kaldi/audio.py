@@ -3,12 +3,12 @@
 import io
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from torch import Tensor
@@ -17,8 +17,10 @@ from torchaudio.functional import resample
 from adaptkit.errors import DataError
 from adaptkit.files import replacing
 from adaptkit.kaldi.datadir import DataDir
-from adaptkit.kaldi.durations import NUM_THREADS, is_present, read_durations
+from adaptkit.kaldi.durations import is_present, read_durations, recording_rows
+from adaptkit.kaldi.probing import Headers, read_headers
 from adaptkit.kaldi.recording import MOST_LEVEL, OVERSHOOT_SEC, Recording, SoundFile, opened, probe
+from adaptkit.kaldi.utterances import Utterances
 
 __all__ = [
     "Recording",
@@ -91,17 +93,44 @@ def count_samples(data: DataDir, *, rate_hz: int, allow_pipes: bool = False) -> 
     Only where a recording is a command, or is not there, this follows from the duration of the utterance, and
     may be off by some samples.
     """
-    names = sorted({u.recording for u in data.utterances if is_present(data.recordings[u.recording])})
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        headers = dict(zip(names, pool.map(lambda name: probe(data.recordings[name]), names), strict=True))
-    others = tuple(u for u in data.utterances if u.recording not in headers)
-    seconds = read_durations(replace(data, utterances=others), allow_pipes=allow_pipes) if others else {}
-    return [
-        _count_at_rate(headers[u.recording], *_span(headers[u.recording], u.start_sec, u.end_sec), rate_hz)
-        if u.recording in headers
-        else max(0, round(seconds[u.utt_id] * rate_hz))
-        for u in data.utterances
-    ]
+    recordings = recording_rows(data)
+    used, places = np.unique(recordings, return_inverse=True)
+    locations = [data.recordings.column[row] for row in used]
+    headers = read_headers(locations)
+    for place, error in headers.errors.items():
+        if is_present(locations[place]):
+            raise error
+    counts = _count_all(data.utterances, locations, headers, places, rate_hz)
+    unknown = np.flatnonzero(headers.rates_hz[places] == 0)
+    if len(unknown):
+        others = replace(data, utterances=data.utterances.take(unknown))
+        counts[unknown] = np.maximum(0, np.rint(read_durations(others, allow_pipes=allow_pipes) * rate_hz))
+    return counts.tolist()
+
+
+def _count_all(
+    utterances: Utterances, locations: Sequence[str], headers: Headers, places: np.ndarray, rate_hz: int
+) -> np.ndarray:
+    """Return what `_span` and `_count_at_rate` give for each utterance (N,); 0 where no header is known.
+
+    `places` (N,) says which of the recordings an utterance is of.
+    """
+    rates_hz, totals = headers.rates_hz[places], headers.num_samples[places]
+    starts, lengths = utterances.starts_sec, headers.durations_sec[places]
+    ends = np.where(np.isnan(utterances.ends_sec), lengths, utterances.ends_sec)
+    first = np.rint(starts * rates_hz)
+    num_samples = np.minimum(np.rint(ends * rates_hz), totals) - first
+    is_known = rates_hz > 0
+    fits = (starts >= 0) & (starts < ends) & (ends <= lengths + OVERSHOOT_SEC) & (num_samples > 0)
+    for row in np.flatnonzero(is_known & ~fits)[:1].tolist():
+        figures = (int(rates_hz[row]), int(totals[row]), int(headers.num_channels[places[row]]))
+        utterance = utterances[row]
+        _span(Recording(locations[places[row]], *figures), utterance.start_sec, utterance.end_sec)
+    counts = np.zeros(len(utterances), np.int64)
+    for own_hz in np.unique(rates_hz[is_known]).tolist():
+        own = rates_hz == own_hz
+        counts[own] = _count_at_rate(num_samples[own], own_hz, rate_hz)
+    return counts
 
 
 def write_audio(path: Path, speech: Tensor, *, rate_hz: int) -> None:
@@ -203,11 +232,11 @@ def _refuse_loud(location: str, samples: Tensor) -> None:
         raise DataError(f"{location}: samples reach {loudest:g}, but full scale is 1; convert it again")
 
 
-def _count_at_rate(recording: Recording, first: int, last: int, rate_hz: int) -> int:
-    """Return how many samples those from `first` to `last` become at another rate, as torchaudio counts."""
-    common = math.gcd(recording.rate_hz, rate_hz)
-    exact = rate_hz // common * (last - first) / (recording.rate_hz // common)
-    return int(torch.ceil(torch.tensor(exact)))
+def _count_at_rate(num_samples: np.ndarray, own_hz: int, rate_hz: int) -> np.ndarray:
+    """Return how many samples some (N,) become at another rate, as torchaudio counts, in float32."""
+    common = math.gcd(own_hz, rate_hz)
+    exact = rate_hz // common * num_samples / (own_hz // common)
+    return np.ceil(exact.astype(np.float32)).astype(np.int64)
 
 
 def _at_rate(samples: Tensor, recording: Recording, rate_hz: int) -> Tensor:

@@ -7,51 +7,50 @@ utterance is the recording of the same name), `text` (optional for decoding; ids
 Povey et al., The Kaldi speech recognition toolkit, 2011, https://kaldi-asr.org/doc/data_prep.html
 """
 
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from adaptkit import locks
 from adaptkit.errors import DataError, listed
 from adaptkit.files import remove
-from adaptkit.kaldi.tables import read_table, write_table
+from adaptkit.kaldi.columns import Names, Strings, Table
+from adaptkit.kaldi.segments import MOST_SEC, read_spans
+from adaptkit.kaldi.tables import read_columns, write_table
+from adaptkit.kaldi.utterances import Utterance, Utterances
 
-MOST_SEC = 1e7  # of a recording; 116 days
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """A segment of one speaker's speech; `end_sec` is None if it extends to the end of its recording."""
-
-    utt_id: str
-    speaker: str
-    recording: str
-    text: str
-    start_sec: float = 0.0
-    end_sec: float | None = None
-    task: str = ""  # a speaker or a domain; the speaker if the directory has no utt2task
-    group: str = ""  # by which results are shown too, such as `child`; empty without utt2group or spk2group
-
-    def __post_init__(self) -> None:
-        if not self.task:
-            object.__setattr__(self, "task", self.speaker)
+__all__ = ["DataDir", "Utterance", "invert", "read", "read_groups", "write"]
 
 
 @dataclass(frozen=True)
 class DataDir:
-    """A set of utterances sorted by id, with the locations of its recordings and, if known, features."""
+    """A set of utterances sorted by id, with the locations of its recordings and, if known, features.
+
+    Any sequence and mappings can be given; they are held as columns, see `utterances` and `columns`.
+    """
 
     path: Path
-    utterances: tuple[Utterance, ...]
-    recordings: Mapping[str, str]  # name: a file, `archive:offset`, or a command that ends in `|`
-    feats: Mapping[str, str] | None = None  # utterance: `archive:offset`
-    duration_sec: Mapping[str, float] | None = None  # utterance: seconds
+    utterances: Utterances
+    recordings: Table[str]  # name: a file, `archive:offset`, or a command that ends in `|`
+    feats: Table[str] | None = None  # utterance: `archive:offset`
+    duration_sec: Table[float] | None = None  # utterance: seconds
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "utterances", Utterances.of(self.utterances))
+        object.__setattr__(self, "recordings", Table.of(self.recordings))
+        if self.feats is not None:
+            object.__setattr__(self, "feats", Table.of(self.feats))
+        if self.duration_sec is not None:
+            object.__setattr__(self, "duration_sec", Table.of_floats(self.duration_sec))
 
     @property
     def tasks(self) -> list[str]:
         """The task names, sorted."""
-        return sorted({utterance.task for utterance in self.utterances}, key=str.encode)
+        return self.utterances.tasks.used()
 
 
 def read(path: Path, *, needs_text: bool = True) -> DataDir:
@@ -63,47 +62,44 @@ def read(path: Path, *, needs_text: bool = True) -> DataDir:
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such data directory; the corpus's local/prepare.py writes it")
-    text, speakers = _read_optional(path / "text") or {}, read_table(path / "utt2spk")
-    recordings = read_table(path / "wav.scp")
-    segments = _read_segments(path / "segments") if (path / "segments").exists() else None
-    spans = {name: (name, 0.0, None) for name in recordings} if segments is None else segments
-    tasks = _read_optional(path / "utt2task") or speakers
-    groups = read_groups(path, speakers)
-    audio = "wav.scp" if segments is None else "segments"
-    has_words = any(text.values())
+    text, speakers = _read_optional(path / "text"), _read_names(path / "utt2spk")
+    recordings = read_columns(path / "wav.scp")
+    has_segments = (path / "segments").exists()
+    segments = read_columns(path / "segments") if has_segments else recordings
+    tasks = _read_names(path / "utt2task") if (path / "utt2task").exists() else speakers
+    groups = _read_groups(path, speakers)
+    has_words = text is not None and text.column.any()
     tables = {"text": text} if has_words else {}
-    tables |= {"utt2spk": speakers, audio: spans, "utt2task": tasks}
+    tables |= {"utt2spk": speakers, "segments" if has_segments else "wav.scp": segments, "utt2task": tasks}
     _refuse_unequal(path, {**tables, "utt2group": groups} if groups else tables)
-    utterances = [
-        Utterance(
-            utt_id,
-            speakers[utt_id],
-            recording,
-            text.get(utt_id, ""),
-            start,
-            end,
-            tasks[utt_id],
-            groups.get(utt_id, ""),
-        )
-        for utt_id, (recording, start, end) in spans.items()
-    ]
-    lost = [u.utt_id for u in utterances if u.recording not in recordings]
-    if lost:
-        remedy = f"'adaptkit data fix {path}' drops them"
-        raise DataError(f"{path}/segments: no recording in wav.scp for {listed(lost)}; {remedy}")
-    if not utterances:
-        raise DataError(f"{path}: contains no utterances")
+    names, starts_sec, ends_sec = read_spans(path, segments) if has_segments else _whole(recordings)
+    utterances = Utterances(
+        ids=speakers.ids,
+        speakers=speakers.column,
+        recordings=names,
+        texts=text.column if has_words else Strings.of([""] * len(speakers)),
+        starts_sec=starts_sec,
+        ends_sec=ends_sec,
+        tasks=tasks.column,
+        groups=groups.column if groups else Names.constant("", len(speakers)),
+    )
+    _refuse_unusable(path, utterances, recordings)
     if needs_text and not has_words:
         what = "holds no words" if (path / "text").exists() else "no such file or folder"
         remedy = "training and scoring need the words of each utterance; only decoding does not"
         raise DataError(f"{path}/text: {what}; {remedy}")
-    return DataDir(
-        path=path,
-        utterances=tuple(sorted(utterances, key=lambda u: u.utt_id.encode())),
-        recordings=recordings,
-        feats=_read_optional(path / "feats.scp"),
-        duration_sec=_read_durations(path / "utt2dur"),
-    )
+    feats, durations = _read_optional(path / "feats.scp"), _read_durations(path / "utt2dur")
+    return DataDir(path, utterances, recordings, feats, durations)
+
+
+def _refuse_unusable(path: Path, utterances: Utterances, recordings: Table[str]) -> None:
+    """Refuse utterances whose recordings are unknown, and having none at all."""
+    lost = utterances.ids.take(np.flatnonzero(recordings.rows(utterances.recordings) < 0))
+    if len(lost):
+        remedy = f"'adaptkit data fix {path}' drops them"
+        raise DataError(f"{path}/segments: no recording in wav.scp for {listed(lost)}; {remedy}")
+    if not len(utterances):
+        raise DataError(f"{path}: contains no utterances")
 
 
 def read_groups(path: Path, speakers: Mapping[str, str]) -> dict[str, str]:
@@ -111,7 +107,9 @@ def read_groups(path: Path, speakers: Mapping[str, str]) -> dict[str, str]:
 
     `speakers` is the table of utt2spk. An utterance without a group is a DataError, as are both files.
     """
-    by_utterance, by_speaker = (_read_optional(path / name) or {} for name in ("utt2group", "spk2group"))
+    by_utterance, by_speaker = (
+        dict(_read_optional(path / name) or {}) for name in ("utt2group", "spk2group")
+    )
     table, name = (by_speaker, "spk2group") if by_speaker else (by_utterance, "utt2group")
     if by_utterance and by_speaker:
         raise DataError(f"{path}: has both utt2group and spk2group; delete one of them")
@@ -132,77 +130,62 @@ def write(data: DataDir) -> None:
     Groups are written as utt2group, for all utterances or none. `wav.scp` is removed first and written last,
     so that a killed run leaves no mixture of old and new tables.
     """
-    utterances = {u.utt_id: u for u in data.utterances}
-    if len(utterances) != len(data.utterances):
-        raise DataError(f"{data.path}: duplicate utterance ids among the {len(data.utterances)} to write")
-    lacking = [u.utt_id for u in data.utterances if not u.group]
-    if 0 < len(lacking) < len(data.utterances):
+    utterances = data.utterances.sorted()
+    ids = list(utterances.ids)
+    if len(set(ids)) != len(ids):
+        raise DataError(f"{data.path}: duplicate utterance ids among the {len(ids)} to write")
+    lacking = [utt_id for utt_id, group in zip(ids, utterances.groups, strict=True) if not group]
+    if 0 < len(lacking) < len(ids):
         raise DataError(f"{data.path}: no group for {listed(lacking)}; give every utterance one, or none")
     with locks.hold(data.path):
         remove(data.path / "wav.scp")
-        _write_tables(data.path, data, utterances)
+        _write_tables(data.path, data, utterances, has_groups=not lacking)
         write_table(data.path / "wav.scp", data.recordings)
 
 
-def _write_tables(path: Path, data: DataDir, utterances: Mapping[str, Utterance]) -> None:
-    texts = {key: u.text for key, u in utterances.items()}
-    _write_optional(path / "text", texts if any(texts.values()) else None)
-    write_table(path / "utt2spk", {key: u.speaker for key, u in utterances.items()})
-    write_table(path / "spk2utt", invert({key: u.speaker for key, u in utterances.items()}))
-    _write_optional(path / "segments", _segments(data.utterances))
-    _write_optional(path / "utt2task", _tasks(data.utterances))
-    _write_optional(path / "utt2group", {key: u.group for key, u in utterances.items() if u.group})
+def _write_tables(path: Path, data: DataDir, utterances: Utterances, *, has_groups: bool) -> None:
+    ids, speakers = utterances.ids, Table(utterances.ids, utterances.speakers)
+    _write_optional(path / "text", Table(ids, utterances.texts) if utterances.texts.any() else None)
+    write_table(path / "utt2spk", speakers)
+    write_table(path / "spk2utt", invert(speakers))
+    _write_optional(path / "segments", _segments(utterances))
+    has_tasks = utterances.tasks != utterances.speakers
+    _write_optional(path / "utt2task", Table(ids, utterances.tasks) if has_tasks else None)
+    _write_optional(path / "utt2group", Table(ids, utterances.groups) if has_groups else None)
     remove(path / "spk2group")
     _write_optional(path / "feats.scp", data.feats)
-    durations = data.duration_sec and {key: f"{value:.3f}" for key, value in data.duration_sec.items()}
+    seconds = data.duration_sec
+    durations = seconds and Table(seconds.ids, [f"{value:.3f}" for value in seconds.column])
     _write_optional(path / "utt2dur", durations)
 
 
-def parse_segment(value: str) -> tuple[str, float, float | None]:
-    """Split a value of `segments` into recording, start and end in seconds; an end of -1 becomes None.
-
-    >>> parse_segment("call7 0.5 -1")
-    ('call7', 0.5, None)
-    """
-    fields = value.split()
-    try:
-        recording, start_sec, end_sec = fields[0], float(fields[1]), float(fields[2])
-    except (ValueError, IndexError):
-        fields = []
-    if len(fields) != 3:
-        raise ValueError(f"'{value}' is not 'recording start end' in seconds")
-    if end_sec == -1 and 0 <= start_sec < MOST_SEC:
-        return recording, start_sec, None
-    if not 0 <= start_sec < end_sec < MOST_SEC:
-        raise ValueError(f"{start_sec:g} s to {end_sec:g} s is not a valid time span")
-    return recording, start_sec, end_sec
+def _whole(recordings: Table[str]) -> tuple[Strings, np.ndarray, np.ndarray]:
+    """Return the recordings as utterances of the same names, from beginning to end."""
+    count = len(recordings)
+    return recordings.ids, np.zeros(count), np.full(count, np.nan)
 
 
-def _read_segments(path: Path) -> dict[str, tuple[str, float, float | None]]:
-    segments = {}
-    for utt_id, value in read_table(path).items():
-        try:
-            segments[utt_id] = parse_segment(value)
-        except ValueError as error:
-            remedy = f"'adaptkit data fix {path.parent}' drops it"
-            raise DataError(f"{path}: {utt_id}: {error}; {remedy}") from None
-    return segments
-
-
-def _read_durations(path: Path) -> dict[str, float] | None:
+def _read_durations(path: Path) -> Table[float] | None:
     table = _read_optional(path)
+    if not table:
+        return None
     try:
-        seconds = {key: float(value) for key, value in table.items()} if table else None
+        seconds = array("d", map(float, table.column))
     except ValueError as error:
         raise DataError(f"{path}: {error}; expected seconds; delete the file, it is optional") from None
-    wrong = [f"{key} {table[key]}" for key, value in (seconds or {}).items() if not 0 < value < MOST_SEC]
-    if wrong:
+    values = np.frombuffer(seconds)
+    rows = np.flatnonzero(~((values > 0) & (values < MOST_SEC)))
+    if len(rows):
+        wrong = [f"{table.ids[row]} {table.column[row]}" for row in rows]
         raise DataError(f"{path}: no durations: {listed(wrong, 3)}; delete the file, it is optional")
-    return seconds
+    return Table(table.ids, seconds)
 
 
-def _refuse_unequal(path: Path, tables: Mapping[str, Mapping[str, object]]) -> None:
+def _refuse_unequal(path: Path, tables: Mapping[str, Table]) -> None:
     """Refuse tables whose keys are not the same set of utterances."""
+    first, *others = (table.ids for table in tables.values())
+    if all(ids == first for ids in others):
+        return
     everything = set().union(*tables.values())
     for name, table in tables.items():
         missing = sorted(everything - set(table))
@@ -211,8 +194,20 @@ def _refuse_unequal(path: Path, tables: Mapping[str, Mapping[str, object]]) -> N
             raise DataError(f"{path}/{name}: missing {listed(missing)}; {remedy}")
 
 
-def _read_optional(path: Path) -> dict[str, str] | None:
-    return read_table(path) if path.exists() else None
+def _read_groups(path: Path, speakers: Table[str]) -> Table[str] | None:
+    groups = read_groups(path, speakers)
+    ids = sorted(groups, key=str.encode)
+    return Table(Strings.of(ids), Names.of(map(groups.__getitem__, ids))) if groups else None
+
+
+def _read_names(path: Path) -> Table[str]:
+    """Read a table of which few values differ, such as speakers."""
+    table = read_columns(path)
+    return Table(table.ids, Names.of(table.column))
+
+
+def _read_optional(path: Path) -> Table[str] | None:
+    return read_columns(path) if path.exists() else None
 
 
 def _write_optional(path: Path, table: Mapping[str, str] | None) -> None:
@@ -229,20 +224,18 @@ def invert(speakers: Mapping[str, str]) -> dict[str, str]:
     {'a': 'a-1 a-2'}
     """
     groups = defaultdict(list)
-    for utt_id in sorted(speakers, key=str.encode):
-        groups[speakers[utt_id]].append(utt_id)
+    for utt_id, speaker in sorted(speakers.items(), key=lambda item: item[0].encode()):
+        groups[speaker].append(utt_id)
     return {speaker: " ".join(utt_ids) for speaker, utt_ids in groups.items()}
 
 
-def _segments(utterances: Iterable[Utterance]) -> dict[str, str]:
-    """Return the segments table; empty if every utterance is the whole recording of the same name."""
-    utterances = list(utterances)
-    if all(u.recording == u.utt_id and not u.start_sec and u.end_sec is None for u in utterances):
-        return {}
-    ends = {u.utt_id: "-1" if u.end_sec is None else f"{u.end_sec:.3f}" for u in utterances}
-    return {u.utt_id: f"{u.recording} {u.start_sec:.3f} {ends[u.utt_id]}" for u in utterances}
-
-
-def _tasks(utterances: Iterable[Utterance]) -> dict[str, str]:
-    utterances = list(utterances)
-    return {u.utt_id: u.task for u in utterances} if any(u.task != u.speaker for u in utterances) else {}
+def _segments(utterances: Utterances) -> Table[str] | None:
+    """Return the segments table; None if every utterance is the whole recording of the same name."""
+    starts, ends = utterances.starts_sec, utterances.ends_sec
+    is_whole = not starts.any() and np.isnan(ends).all()
+    names = utterances.recordings
+    if is_whole and all(name == utt_id for name, utt_id in zip(names, utterances.ids, strict=True)):
+        return None
+    times = zip(names, starts.tolist(), ends.tolist(), strict=True)
+    values = (f"{name} {start:.3f} {'-1' if end != end else f'{end:.3f}'}" for name, start, end in times)
+    return Table(utterances.ids, Strings.of(values))

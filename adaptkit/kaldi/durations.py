@@ -1,45 +1,69 @@
 """Durations of utterances: from their times, the headers of their recordings, or utt2dur."""
 
+import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+
+import numpy as np
 
 from adaptkit.errors import DataError
 from adaptkit.kaldi.datadir import DataDir, Utterance
-from adaptkit.kaldi.recording import is_command, probe, split_offset
-
-NUM_THREADS = 8  # that open recordings; a network drive takes milliseconds for each
+from adaptkit.kaldi.probing import read_headers
+from adaptkit.kaldi.recording import is_command, refused_command, split_offset
 
 Length = Callable[[str], float | None]  # seconds of a recording by its name; None if unknown
 
 
-def read_durations(data: DataDir, *, allow_pipes: bool = False) -> dict[str, float]:
-    """Return the duration of each utterance in seconds, by its id.
+def read_durations(data: DataDir, *, allow_pipes: bool = False) -> np.ndarray:
+    """Return the duration of each utterance in seconds (N,).
 
     It follows from its times in segments or the header of its recording. Only where that is a command, or is
     not there, utt2dur is believed, which may be out of date; without it, commands are run where allowed.
     """
-    stated = data.duration_sec or {}
-    endless = {u.recording: u.utt_id for u in data.utterances if u.end_sec is None}
+    recordings, is_open = recording_rows(data), np.isnan(data.utterances.ends_sec)
+    needed = set(recordings[is_open & ~_has_stated(data)].tolist())
+    locations = data.recordings.column
     asked = [
-        name for name, utt_id in endless.items() if is_present(data.recordings[name]) or utt_id not in stated
+        row for row in np.unique(recordings[is_open]).tolist() if row in needed or is_present(locations[row])
     ]
+    headers = read_headers((locations[row] for row in asked), allow_pipes=allow_pipes)
+    for error in headers.errors.values():
+        raise error
+    not_run = [row for row, rate_hz in zip(asked, headers.rates_hz, strict=True) if not rate_hz]
+    if not_run:
+        raise refused_command(locations[not_run[0]])
+    lengths_sec = np.full(len(data.recordings), np.nan)
+    lengths_sec[asked] = headers.durations_sec
+    return measure_all(data, lengths_sec)
 
-    def length_sec(name: str) -> float:
-        return probe(data.recordings[name], allow_pipes=allow_pipes).duration_sec
 
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        lengths_sec = dict(zip(asked, pool.map(length_sec, asked), strict=True))
-    return {utt_id: seconds or 0.0 for utt_id, seconds in measure_all(data, lengths_sec.get).items()}
+def recording_rows(data: DataDir) -> np.ndarray:
+    """Return the row of each utterance's recording in the table of recordings (N,)."""
+    rows = data.recordings.rows(data.utterances.recordings)
+    if len(rows) and rows.min() < 0:
+        raise KeyError(data.utterances.recordings[int(rows.argmin())])
+    return rows
 
 
-def measure_all(data: DataDir, length_sec: Length) -> dict[str, float | None]:
-    """Return the duration of each utterance in seconds, by its id; None if unknown.
+def measure_all(data: DataDir, lengths_sec: np.ndarray) -> np.ndarray:
+    """Return the duration of each utterance in seconds (N,), as `measure` does; NaN if unknown.
 
-    `length_sec` is called for the recordings of utterances without an end time. See `measure`.
+    `lengths_sec` (R,) are those of the recordings, NaN if unknown.
     """
-    stated = data.duration_sec or {}
-    return {u.utt_id: measure(u, stated, length_sec) for u in data.utterances}
+    starts, ends = data.utterances.starts_sec, data.utterances.ends_sec
+    is_open = np.isnan(ends)
+    seconds = np.where(is_open, lengths_sec[recording_rows(data)], ends) - starts
+    if data.duration_sec is not None and np.isnan(seconds).any():
+        rows = data.duration_sec.rows(data.utterances.ids)
+        stated = np.append(np.array(data.duration_sec.column, np.float64), np.nan)[rows]
+        seconds = np.where(np.isnan(seconds), stated, seconds)
+    return seconds
+
+
+def _has_stated(data: DataDir) -> np.ndarray:
+    """Return which utterances utt2dur has (N,)."""
+    if data.duration_sec is None:
+        return np.zeros(len(data.utterances), bool)
+    return data.duration_sec.rows(data.utterances.ids) >= 0
 
 
 def measure(utterance: Utterance, stated: Mapping[str, float], length_sec: Length) -> float | None:
@@ -62,6 +86,6 @@ def is_stated(data: DataDir, utterance: Utterance) -> bool:
 def is_present(location: str) -> bool:
     """Whether a recording can be measured without running a command."""
     try:
-        return not is_command(location) and Path(split_offset(location)[0]).exists()
+        return not is_command(location) and os.path.exists(split_offset(location)[0])
     except (DataError, ValueError):
         return True  # and probing it says what is wrong

@@ -1,9 +1,12 @@
 """Warn of utterances and sentences that a training set has in common with the sets that results are for."""
 
+import functools
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from adaptkit.errors import AdaptkitError, listed, shorten
 from adaptkit.kaldi import datadir
@@ -18,14 +21,15 @@ _LOG = logging.getLogger(__name__)
 
 def find_shared(train: DataDir, data: DataDir) -> list[str]:
     """Return the utterances of a set that are in the training set: the same times of the same recording."""
-    seen = {_span(train, utterance) for utterance in train.utterances}
-    return [u.utt_id for u in data.utterances if _span(data, u) in seen]
+    seen = set(_spans(train))
+    return [utt_id for utt_id, span in zip(data.utterances.ids, _spans(data), strict=True) if span in seen]
 
 
 def find_repeated(texts: Collection[str], data: DataDir) -> list[Utterance]:
     """Return the utterances of a set whose sentences are among some texts."""
-    seen = set(texts)
-    return [u for u in data.utterances if u.text and u.text in seen]
+    seen = set(texts) - {""}
+    rows = [row for row, text in enumerate(data.utterances.texts) if text in seen]
+    return list(data.utterances.take(np.array(rows, np.int64)))
 
 
 def warn_of_common(train: DataDir, data: DataDir) -> None:
@@ -37,7 +41,7 @@ def warn_of_common(train: DataDir, data: DataDir) -> None:
         why = "results on them say nothing of others; remove them from either ('adaptkit data subset')"
         _LOG.warning(f"%s: %d of %d utterances {what} %s: %s; {why}", *figures)
     if len(shared) < len(data.utterances):
-        warn_of_sentences(train.path, [u.text for u in train.utterances], data)
+        warn_of_sentences(train.path, train.utterances.texts, data)
 
 
 def warn_of_tests(train: DataDir, paths: Sequence[Path]) -> None:
@@ -51,7 +55,7 @@ def warn_of_tests(train: DataDir, paths: Sequence[Path]) -> None:
 
 def warn_of_sentences(train: Path, texts: Collection[str], data: DataDir) -> None:
     """Warn of the sentences of a set that are among those of a training set; if nearly all are, say so."""
-    repeated, num_all = find_repeated(texts, data), sum(bool(u.text) for u in data.utterances)
+    repeated, num_all = find_repeated(texts, data), sum(map(bool, data.utterances.texts))
     if not repeated:
         return
     figures = (data.path, len(repeated), num_all, train)
@@ -74,8 +78,13 @@ def read_texts(path: Path) -> list[str]:
         return []
 
 
-def _span(data: DataDir, utterance: Utterance) -> tuple[str, float, float | None]:
-    """Return the recording of an utterance, as an absolute path if it is a file, and its times."""
-    location = data.recordings[utterance.recording]
-    place = location if is_command(location) else os.path.abspath(location)
-    return place, utterance.start_sec, utterance.end_sec
+def _spans(data: DataDir) -> Iterator[tuple[str, float, float]]:
+    """Yield the recording of each utterance, as an absolute path if it is a file, and its times."""
+    utterances = data.utterances
+    place = functools.lru_cache(1 << 16)(lambda name: _place(data.recordings[name]))
+    starts, ends = utterances.starts_sec.tolist(), np.nan_to_num(utterances.ends_sec, nan=-1.0).tolist()
+    return zip(map(place, utterances.recordings), starts, ends, strict=True)
+
+
+def _place(location: str) -> str:
+    return location if is_command(location) else os.path.abspath(location)

@@ -23,6 +23,7 @@ from adaptkit.errors import AdaptkitError, DataError
 from adaptkit.files import require_regular
 from adaptkit.kaldi.headers import read_all, read_head, refuse_false_header, truncated
 from adaptkit.kaldi.mpeg import begins_frame, with_true_length
+from adaptkit.kaldi.wav import PlainWav, read_plain
 
 RAW_RATE_HZ = 16000  # of headerless .raw files, which do not state it; AN4's
 LOUD = 12000  # RMS of 16-bit samples; about 18900 = 2**15 / sqrt(3) with swapped bytes, below 8000 for speech
@@ -68,8 +69,17 @@ def probe(location: str, *, allow_pipes: bool = False) -> Recording:
     Only the last sample is decoded, to check that it is present; formats that cannot seek are not decoded. A
     command has to run to its end.
     """
+    wav = find_plain(location)
+    if wav is not None:
+        return Recording(location, wav.rate_hz, wav.num_samples, wav.num_channels)
     with opened(location, allow_pipes=allow_pipes) as (recording, _):
         return recording
+
+
+def find_plain(location: str) -> PlainWav | None:
+    """Read the header of a location that is a plain WAV file, as nearly all are; None of any other."""
+    is_other = is_command(location) or location.lower().endswith(".raw")
+    return None if is_other else read_plain(location)
 
 
 def is_command(location: str) -> bool:
@@ -145,9 +155,14 @@ def _find_bytes(location: str, allow_pipes: bool) -> str | io.BytesIO:
     return location
 
 
+def refused_command(location: str) -> DataError:
+    """Return the error for a command that may not be run."""
+    return DataError(f"{location}: a shell command; allow it with --allow-pipes if you trust its author")
+
+
 def _run(location: str, allow_pipes: bool) -> bytes:
     if not allow_pipes:
-        raise DataError(f"{location}: a shell command; allow it with --allow-pipes if you trust its author")
+        raise refused_command(location)
     command = location.rstrip().rstrip("|")
     done = subprocess.run(command, shell=True, capture_output=True, check=False)  # noqa: S602 (asked for)
     if done.returncode or not done.stdout:

@@ -3,16 +3,20 @@
 import codecs
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from adaptkit.characters import describe_strange
 from adaptkit.errors import DataError, listed
 from adaptkit.files import explain_os_error, require_regular, split_lines
-from adaptkit.kaldi.tables import split_line
+from adaptkit.kaldi.tables import is_clean, split_line
 
 EXAMPLES = 3  # of each cause
+_BLOCK_LINES = 5000
+_BROKEN = re.compile("[\ud800-\udfff]")  # of bytes that are not UTF-8
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Checks:
     check_audio: bool = True
     allow_pipes: bool = False  # run the commands of wav.scp
     alphabet: frozenset[str] | None = None  # the characters a text may hold, spaces aside
+    num_jobs: int = 1  # processes that decode recordings
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,8 @@ def _cause(problem: Problem) -> str:
     return problem.cause or problem.what.removeprefix(f"{problem.utt_id}: ")
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a table and its number, from 1."""
+class Line(NamedTuple):
+    """One line of a table and its number, from 1; a tuple, since there are millions."""
 
     number: int
     value: str
@@ -98,7 +102,30 @@ def scan_table(path: Path) -> tuple[Table, list[Problem]]:
     problems = list(_ending_problems(path, content))
     text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")
     table: Table = {}
-    for number, line in enumerate(split_lines(text), start=1):
+    lines = split_lines(text)
+    for first in range(0, len(lines), _BLOCK_LINES):
+        block = lines[first : first + _BLOCK_LINES]
+        if not _take_clean(table, first + 1, block):
+            problems += _take(path, table, first + 1, block)
+    return table, [*problems, *_order_problems(path, table)]
+
+
+def _take_clean(table: Table, first: int, lines: Sequence[str]) -> bool:
+    """Add lines, numbered from `first`, to a table if nothing can be wrong with any of them."""
+    if not is_clean("\n".join(lines)) or not all(map(_is_text, lines)):
+        return False
+    parts = [line.partition(" ") for line in lines]
+    added = {part[0]: Line(number, part[2]) for number, part in enumerate(parts, start=first)}
+    if len(added) < len(lines) or not added.keys().isdisjoint(table):
+        return False
+    table.update(added)
+    return True
+
+
+def _take(path: Path, table: Table, first: int, lines: Sequence[str]) -> list[Problem]:
+    """Add the valid lines among some, numbered from `first`, to a table, and list the problems of all."""
+    problems: list[Problem] = []
+    for number, line in enumerate(lines, start=first):
         is_text = _is_text(line)
         key, value = split_line(line, has_location=path.suffix == ".scp") if is_text else ("", "")
         if not key:
@@ -112,12 +139,12 @@ def scan_table(path: Path) -> tuple[Table, list[Problem]]:
         else:
             table[key] = Line(number, value)
             problems += _character_problems(path, number, key, line.rstrip(" \t").removesuffix(value))
-    return table, [*problems, *_order_problems(path, table)]
+    return problems
 
 
 def _is_text(line: str) -> bool:
     """Whether a line was UTF-8, without NUL characters."""
-    return "\0" not in line and not re.search("[\ud800-\udfff]", line)
+    return "\0" not in line and (line.isascii() or not _BROKEN.search(line))
 
 
 def _character_problems(path: Path, number: int, key: str, line: str) -> Iterator[Problem]:
@@ -143,9 +170,8 @@ def _ending_problems(path: Path, content: bytes) -> Iterator[Problem]:
 
 
 def _order_problems(path: Path, table: Table) -> Iterator[Problem]:
-    keys = list(table)
-    for before, key in zip(keys, keys[1:], strict=False):
-        if key.encode() < before.encode():
+    for before, key in pairwise(table):
+        if key < before:  # C order is that of code points
             what = f"not sorted in C order, {key} after {before}"
             yield Problem(path, table[key].number, "", what, _fix(path, "sorts it"))
             return  # one of them is enough

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from adaptkit.errors import DataError, listed, nearest
 from adaptkit.files import read_text, write_text
 from adaptkit.kaldi import datadir
@@ -21,15 +23,17 @@ log = logging.getLogger(__name__)
 def subset(data: DataDir, utt_ids: Iterable[str], *, path: Path) -> DataDir:
     """Return a directory `path` with some utterances and their data; unknown ids are a DataError."""
     wanted = set(utt_ids)
-    _refuse_unknown(data, wanted, {u.utt_id for u in data.utterances}, "utterances")
+    ids = list(data.utterances.ids)
+    _refuse_unknown(data, wanted, set(ids), "utterances")
     if not wanted:
         raise DataError(f"{data.path}: the subset has no utterances; ask for at least one")
-    utterances = tuple(u for u in data.utterances if u.utt_id in wanted)
+    rows = np.flatnonzero(np.fromiter(map(wanted.__contains__, ids), bool, len(ids)))
+    utterances = data.utterances.take(rows)
     return replace(
         data,
         path=Path(path),
         utterances=utterances,
-        recordings={u.recording: data.recordings[u.recording] for u in utterances},
+        recordings={name: data.recordings[name] for name in set(utterances.recordings)},
         feats=_part(data.feats, wanted),
         duration_sec=_part(data.duration_sec, wanted),
     )
@@ -37,27 +41,28 @@ def subset(data: DataDir, utt_ids: Iterable[str], *, path: Path) -> DataDir:
 
 def choose_first(data: DataDir, number: int) -> list[str]:
     """Choose the first utterances in the order of their ids."""
-    return [u.utt_id for u in data.utterances[: _at_most(data, number)]]
+    return list(data.utterances.ids[: _at_most(data, number)])
 
 
 def choose_random(data: DataDir, number: int, *, seed: int) -> list[str]:
     """Choose utterances at random, the same for the same seed and utterances."""
-    return sorted(random.Random(seed).sample([u.utt_id for u in data.utterances], _at_most(data, number)))
+    return sorted(random.Random(seed).sample(data.utterances.ids, _at_most(data, number)))
 
 
 def choose_per_speaker(data: DataDir, number: int) -> list[str]:
     """Choose up to `number` utterances of each speaker, evenly spaced, as Kaldi does."""
     groups = defaultdict(list)
-    for utterance in data.utterances:
-        groups[utterance.speaker].append(utterance.utt_id)
+    for utt_id, speaker in zip(data.utterances.ids, data.utterances.speakers, strict=True):
+        groups[speaker].append(utt_id)
     return [utt_id for group in groups.values() for utt_id in _spaced(group, number)]
 
 
 def choose_speakers(data: DataDir, speakers: Iterable[str]) -> list[str]:
     """Choose every utterance of some speakers; unknown speakers are a DataError."""
     wanted = set(speakers)
-    _refuse_unknown(data, wanted, {u.speaker for u in data.utterances}, "speakers")
-    return [u.utt_id for u in data.utterances if u.speaker in wanted]
+    ids, speakers = data.utterances.ids, data.utterances.speakers
+    _refuse_unknown(data, wanted, set(speakers.used()), "speakers")
+    return [utt_id for utt_id, speaker in zip(ids, speakers, strict=True) if speaker in wanted]
 
 
 def combine(parts: Sequence[DataDir], *, path: Path) -> DataDir:
@@ -135,8 +140,9 @@ def _combine(parts: Sequence[DataDir], tables: Sequence[Mapping[str, Value]], wh
 
 def _keep_groups(parts: Sequence[DataDir]) -> list[dict[str, Utterance]]:
     """Return the utterances of each part by id, without groups unless all have one."""
-    without = [str(part.path) for part in parts if not all(u.group for u in part.utterances)]
-    is_mixed = bool(without) and any(u.group for part in parts for u in part.utterances)
+    groups = [part.utterances.groups.used() for part in parts]
+    without = [str(part.path) for part, names in zip(parts, groups, strict=True) if "" in names]
+    is_mixed = bool(without) and any(any(names) for names in groups)
     if is_mixed:
         log.warning("no groups are kept, since %s has none; write its utt2group first", listed(without))
     return [{u.utt_id: replace(u, group="") if is_mixed else u for u in part.utterances} for part in parts]

@@ -1,14 +1,15 @@
 """Statistics of a data directory."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from adaptkit.characters import split_words
 from adaptkit.errors import DataError
 from adaptkit.kaldi.datadir import DataDir
 from adaptkit.kaldi.durations import measure_all
-from adaptkit.kaldi.recording import is_command, probe
+from adaptkit.kaldi.probing import read_headers
 
 
 @dataclass(frozen=True)
@@ -32,34 +33,26 @@ class Summary:
         return self.total_sec / self.num_utterances
 
 
-def summarise(data: DataDir, *, allow_pipes: bool = False) -> Summary:
-    """Summarise a data directory, reading the headers of its recordings."""
-    found = {
-        name: probe(location, allow_pipes=allow_pipes)
-        for name, location in data.recordings.items()
-        if allow_pipes or not is_command(location)
-    }
-    lengths_sec = {name: recording.duration_sec for name, recording in found.items()}
-    seconds = _durations(data, lengths_sec)
+def summarise(data: DataDir, *, allow_pipes: bool = False, num_jobs: int = 1) -> Summary:
+    """Summarise a data directory, reading the header of each of its recordings."""
+    headers = read_headers(data.recordings.column, allow_pipes=allow_pipes, num_jobs=num_jobs)
+    for error in headers.errors.values():
+        raise error
+    seconds = measure_all(data, headers.durations_sec)
+    for row in np.flatnonzero(np.isnan(seconds))[:1].tolist():
+        location = data.recordings[data.utterances.recordings[row]]
+        raise DataError(f"{location}: a command that was not run; --allow-pipes runs it")
+    rates_hz, counts = np.unique(headers.rates_hz[headers.rates_hz > 0], return_counts=True)
+    utterances = data.utterances
     return Summary(
-        num_utterances=len(data.utterances),
-        num_speakers=len({u.speaker for u in data.utterances}),
+        num_utterances=len(utterances),
+        num_speakers=len(utterances.speakers.used()),
         num_tasks=len(data.tasks),
-        num_groups=len({u.group for u in data.utterances if u.group}),
-        num_words=sum(len(split_words(u.text)) for u in data.utterances),
-        total_sec=sum(seconds),
-        min_sec=min(seconds),
-        max_sec=max(seconds),
-        num_recordings_by_hz=Counter(recording.rate_hz for recording in found.values()),
+        num_groups=len(list(filter(None, utterances.groups.used()))),
+        num_words=sum(len(split_words(text)) for text in utterances.texts),
+        total_sec=float(seconds.sum()),
+        min_sec=float(seconds.min()),
+        max_sec=float(seconds.max()),
+        num_recordings_by_hz=dict(zip(rates_hz.tolist(), counts.tolist(), strict=True)),
         has_feats=data.feats is not None,
     )
-
-
-def _durations(data: DataDir, lengths_sec: Mapping[str, float]) -> list[float]:
-    """Return the duration of each utterance in seconds; a command that was not run is a DataError."""
-    seconds = measure_all(data, lengths_sec.get)
-    for utterance in data.utterances:
-        if seconds[utterance.utt_id] is None:
-            location = data.recordings[utterance.recording]
-            raise DataError(f"{location}: a command that was not run; --allow-pipes runs it")
-    return list(seconds.values())

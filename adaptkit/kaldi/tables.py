@@ -6,14 +6,20 @@ file stay as they are, since the name of a file may contain either.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from operator import lt
 from pathlib import Path
 
-from adaptkit.characters import clean
+import numpy as np
+
+from adaptkit.characters import clean, has_no_strange
 from adaptkit.errors import DataError, shorten
-from adaptkit.files import read_text, require_regular, split_lines, write_text
+from adaptkit.files import read_blocks, require_regular, split_lines, write_text
+from adaptkit.kaldi.columns import Strings, Table
 
 _ENDS = " \t\r"
+_UNCLEAN = ("  ", " \n", "\n ", "\n\n")
 _PIPES = Path("/dev/fd")  # of the shell's <(...), which only a command line can name
 
 
@@ -22,21 +28,73 @@ def read_table(path: Path) -> dict[str, str]:
 
     A value may be empty or contain spaces; it is stripped at both ends.
     """
-    path, table = Path(path), {}
+    table: dict[str, str] = {}
+    for first, keys, values in _read_blocks(Path(path)):
+        before = len(table)
+        table.update(zip(keys, values, strict=True))
+        if len(table) < before + len(keys):
+            seen = set(islice(table, before))
+            _refuse_duplicate(Path(path), first, keys, seen)
+    return table
+
+
+def read_columns(path: Path) -> Table[str]:
+    """Read a table as `read_table` does, into columns in C order: a tenth of the memory of a dict."""
+    ids, column, is_sorted, last = [], [], True, ""
+    for _, keys, values in _read_blocks(Path(path)):
+        is_sorted = is_sorted and last < keys[0] and all(map(lt, keys, islice(keys, 1, None)))
+        last = keys[-1]
+        ids.append(Strings.of(keys))
+        column.append(Strings.of(values))
+    table = Table(Strings.concatenate(ids), Strings.concatenate(column))
+    return table if is_sorted else _sorted(Path(path), table)
+
+
+def _sorted(path: Path, table: Table[str]) -> Table[str]:
+    keys = list(table.ids)
+    if len(set(keys)) < len(keys):
+        _refuse_duplicate(path, 1, keys, set())
+    rows = np.array(sorted(range(len(keys)), key=keys.__getitem__))
+    return Table(table.ids.take(rows), table.column.take(rows))
+
+
+def _refuse_duplicate(path: Path, first: int, keys: Iterable[str], seen: set[str]) -> None:
+    """Refuse the first key, from line `first` on, that has been seen."""
+    for number, key in enumerate(keys, start=first):
+        if key in seen:
+            remedy = f"'adaptkit data fix {path.parent}' keeps the first"
+            raise DataError(f"{path}:{number}: duplicate key {shorten(key)}; {remedy}")
+        seen.add(key)
+
+
+def _read_blocks(path: Path) -> Iterator[tuple[int, Sequence[str], Sequence[str]]]:
+    """Yield the number of a first line, and the keys and values from there on, some 100,000 at a time."""
     if path.parent != _PIPES:
         require_regular(path)
-    for number, line in enumerate(split_lines(read_text(path)), start=1):
+    number = 1
+    for block in read_blocks(path):
+        keys, values = _split_block(path, number, block)
+        if keys:
+            yield number, keys, values
+        number += len(keys)
+
+
+def _split_block(path: Path, first: int, block: str) -> tuple[Sequence[str], Sequence[str]]:
+    """Split the lines of a block, which are clean but for a few files, into keys and values."""
+    if is_clean(block):
+        lines = [line.partition(" ") for line in block.removesuffix("\n").split("\n")]
+        return [line[0] for line in lines], [line[2] for line in lines]
+    keys, values = [], []
+    for number, line in enumerate(split_lines(block), start=first):
         if "\0" in line:
             remedy = f"'adaptkit data fix {path.parent}' drops the line"
             raise DataError(f"{path}:{number}: not text, it contains a NUL character; {remedy}")
         key, value = split_line(line, has_location=path.suffix == ".scp")
         if not key:
             raise DataError(f"{path}:{number}: empty line; 'adaptkit data fix {path.parent}' drops it")
-        if key in table:
-            remedy = f"'adaptkit data fix {path.parent}' keeps the first"
-            raise DataError(f"{path}:{number}: duplicate key {shorten(key)}; {remedy}")
-        table[key] = value
-    return table
+        keys.append(key)
+        values.append(value)
+    return keys, values
 
 
 def write_table(path: Path, table: Mapping[str, str]) -> None:
@@ -50,8 +108,16 @@ def format_table(table: Mapping[str, str]) -> str:
     >>> format_table({"b": "two words", "B": ""})
     'B\nb two words\n'
     """
-    lines = (f"{key} {table[key]}".rstrip(_ENDS) for key in sorted(table, key=str.encode))
+    is_sorted = isinstance(table, Table)
+    items = table.items() if is_sorted else sorted(table.items(), key=lambda item: item[0].encode())
+    lines = (f"{key} {value}".rstrip(_ENDS) for key, value in items)
     return "".join(f"{line}\n" for line in lines)
+
+
+def is_clean(block: str) -> bool:
+    """Whether `split_line` would leave all lines as they are, with one space between key and value."""
+    is_single = block[:1] not in (" ", "\n", "") and not any(pair in block for pair in _UNCLEAN)
+    return is_single and not block.endswith(" ") and has_no_strange(block)
 
 
 def split_line(line: str, *, has_location: bool = False) -> tuple[str, str]:

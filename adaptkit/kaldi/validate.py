@@ -6,8 +6,8 @@ from pathlib import Path
 from adaptkit.characters import split_words
 from adaptkit.errors import listed
 from adaptkit.files import read_text, split_lines
-from adaptkit.kaldi.datadir import MOST_SEC, parse_segment
 from adaptkit.kaldi.scan import Checks, Problem, Table, scan_table
+from adaptkit.kaldi.segments import MOST_SEC, parse_segment
 from adaptkit.kaldi.validate_audio import audio_problems
 
 REQUIRED = ("wav.scp", "text", "utt2spk", "spk2utt")

@@ -1,23 +1,26 @@
 """Check the recordings of a data directory against its segments, texts and durations."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from adaptkit.errors import DataError
-from adaptkit.kaldi.datadir import MOST_SEC, Utterance, parse_segment
+from adaptkit.kaldi.datadir import Utterance
 from adaptkit.kaldi.durations import measure
 from adaptkit.kaldi.levels import Levels, measure_levels
+from adaptkit.kaldi.probing import map_in_jobs
 from adaptkit.kaldi.recording import MOST_LEVEL, OVERSHOOT_SEC, Recording, is_command
 from adaptkit.kaldi.scan import Checks, Problem, Table
+from adaptkit.kaldi.segments import MOST_SEC, parse_segment
 
 DURATION_TOLERANCE = 0.05  # of utt2dur against the audio: rounding, resampling, frames at the edges
 FASTEST = 35  # characters per second in an utterance; at most 27.5 in the digits of FSDD, 18.8 in AN4
 FASTEST_POOLED = 25  # over at least a minute; read speech has 10 to 18, so twice the true rate stands out
 POOLED_SEC = 60
+_AT_A_TIME = 10  # recordings that a job decodes; they may be long
 
 
 @dataclass
@@ -59,7 +62,7 @@ def audio_problems(path: Path, tables: dict[str, Table], checks: Checks) -> Iter
     audio = _Audio(path, tables)
     audio.spans.update(_find_spans(tables))
     if checks.check_audio:
-        yield from _decode_all(audio, checks.allow_pipes)
+        yield from _decode_all(audio, checks)
     audio.seconds.update(_find_durations(audio))
     yield from _overshoots(audio)
     yield from _length_problems(audio, checks)
@@ -68,32 +71,29 @@ def audio_problems(path: Path, tables: dict[str, Table], checks: Checks) -> Iter
     yield from _doubtful_rates(audio)
 
 
-def _decode_all(audio: _Audio, allow_pipes: bool) -> Iterator[Problem]:
+def _decode_all(audio: _Audio, checks: Checks) -> Iterator[Problem]:
     """Decode each recording of wav.scp, and report those, and the segments, that cannot be used."""
     users = defaultdict(list)
     for utt_id, (name, *_) in audio.spans.items():
         users[name].append(utt_id)
     locations = {name: line.value for name, line in audio.tables["wav.scp"].items() if line.value}
-    not_run = [name for name, location in locations.items() if is_command(location) and not allow_pipes]
-    todo = [name for name in locations if name not in set(not_run)]
-
-    def decode(name: str) -> Levels | DataError:
-        spans = [audio.spans[utt_id][1:] for utt_id in users[name]]
-        try:
-            return measure_levels(locations[name], spans, allow_pipes=allow_pipes)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name, decoded in zip(todo, pool.map(decode, todo), strict=True):
-            if isinstance(decoded, DataError):
-                yield _unusable(audio, name, locations[name], decoded)
-                continue
-            audio.recordings[name] = decoded.recording
-            if decoded.recording.num_channels != 1:
-                yield _several_channels(audio, name, decoded.recording)
-            else:
-                yield from _wrong_levels(audio, users[name], decoded.peaks)
+    not_run = [
+        name for name, location in locations.items() if is_command(location) and not checks.allow_pipes
+    ]
+    left = set(not_run)
+    todo = [name for name in locations if name not in left]
+    parts = [(locations[name], [audio.spans[utt_id][1:] for utt_id in users[name]]) for name in todo]
+    measure_some = partial(_measure_some, allow_pipes=checks.allow_pipes)
+    made = map_in_jobs(measure_some, parts, num_jobs=checks.num_jobs, what="recordings", size=_AT_A_TIME)
+    for name, decoded in zip(todo, chain.from_iterable(made), strict=True):
+        if isinstance(decoded, DataError):
+            yield _unusable(audio, name, locations[name], decoded)
+            continue
+        audio.recordings[name] = decoded.recording
+        if decoded.recording.num_channels != 1:
+            yield _several_channels(audio, name, decoded.recording)
+        else:
+            yield from _wrong_levels(audio, users[name], decoded.peaks)
     if not_run:
         number = audio.tables["wav.scp"][not_run[0]].number
         what, remedy = (
@@ -101,6 +101,18 @@ def _decode_all(audio: _Audio, allow_pipes: bool) -> Iterator[Problem]:
             "--allow-pipes runs them",
         )
         yield Problem(audio.path / "wav.scp", number, "", what, remedy, is_warning=True)
+
+
+def _measure_some(
+    parts: Sequence[tuple[str, Sequence[tuple[float, float | None]]]], *, allow_pipes: bool
+) -> list[Levels | DataError]:
+    found: list[Levels | DataError] = []
+    for location, spans in parts:
+        try:
+            found.append(measure_levels(location, spans, allow_pipes=allow_pipes))
+        except DataError as error:
+            found.append(error)
+    return found
 
 
 def _unusable(audio: _Audio, name: str, location: str, error: DataError) -> Problem:

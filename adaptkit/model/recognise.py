@@ -8,7 +8,7 @@ import torch
 
 from adaptkit.base.search.paths import BestPath
 from adaptkit.base.search.searcher import Searcher
-from adaptkit.data.batches import Batch, load_batches, plan_batches
+from adaptkit.data.batches import Batch, BatchPlan, load_batches, plan_batches
 from adaptkit.data.dataset import Examples
 from adaptkit.errors import DataError, listed
 from adaptkit.model.adapted import AdaptedModel
@@ -80,7 +80,7 @@ def refuse_infinite(found: Mapping[str, Sequence[BestPath]]) -> None:
         )
 
 
-def plan_decoding(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> list[list[int]]:
+def plan_decoding(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> BatchPlan:
     """Group utterances of similar length, of any tasks, into batches, longest first.
 
     The shortest utterance of a batch is at least four fifths as long as the longest, since padding costs as

@@ -17,6 +17,7 @@ from adaptkit.data.dataset import Examples, number_tasks, read_examples, too_sho
 from adaptkit.errors import ConfigError, DataError, listed, nearest
 from adaptkit.experiment import Experiment, Sets
 from adaptkit.folders import RunFolder
+from adaptkit.kaldi.columns import Table
 from adaptkit.kaldi.overlap import warn_of_common, warn_of_tests
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
@@ -101,7 +102,7 @@ def read_set(
     """
     examples = read_examples(path, base, allow_pipes=allow_pipes)
     data = examples.data
-    tokens.refuse_unknown(base.tokens, {u.utt_id: u.text for u in data.utterances}, str(path))
+    tokens.refuse_unknown(base.tokens, Table(data.utterances.ids, data.utterances.texts), str(path))
     reasons = too_short(examples)
     if not reasons:
         return examples

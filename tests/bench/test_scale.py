@@ -43,7 +43,7 @@ def test_the_costs_of_a_number_of_speakers_are_measured(work):
 
 
 def test_utterances_share_the_features_of_a_few_in_an_archive(work, tmp_path):
-    base = create.untrained(work.model, 500)
+    base = create.untrained(work.model)
     examples = scale.make_examples(base, tmp_path, 40, 3, (20, 90))
     assert (len(examples), len(examples.data.tasks)) == (120, 40)
     lengths = [len(load_feats(examples.data.feats[u.utt_id])) for u in examples.data.utterances]

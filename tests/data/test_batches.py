@@ -1,6 +1,8 @@
 """Which utterances go together, and what a batch holds."""
 
+import random
 import shutil
+import time
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -101,6 +103,52 @@ def test_an_epoch_is_planned_again_the_same_and_another_otherwise():
 
 def test_another_seed_is_another_order():
     assert shuffle_batches(LENGTHS, 100, seed=0, epoch=1) != shuffle_batches(LENGTHS, 100, seed=1, epoch=1)
+
+
+def filled(order, lengths, most, groups):
+    """Fill batches one utterance after the other."""
+    plan = []
+    for index in order:
+        joined = [*plan[-1], index] if plan else []
+        is_full = len(joined) * max((lengths[each] for each in joined), default=0) > most
+        if not joined or is_full or groups[joined[0]] != groups[index]:
+            plan.append([index])
+        else:
+            plan[-1].append(index)
+    return plan
+
+
+@pytest.mark.parametrize("num_groups", [1, 4])
+def test_plans_are_those_of_lists_sorted_and_shuffled(num_groups):
+    for seed in range(40):
+        draw = random.Random(seed)
+        lengths = draw.choices(range(5, 60), k=draw.randint(1, 80))
+        groups = [(draw.randrange(num_groups), -1) for _ in lengths]
+        ordered = sorted(range(len(lengths)), key=lambda index: (groups[index], -lengths[index]))
+        plan = sorted(filled(ordered, lengths, 150, groups), key=lambda batch: -lengths[batch[0]])
+        assert plan_batches(lengths, 150, groups=groups) == plan
+
+        generator, order = random.Random(f"{seed} 2"), list(range(len(lengths)))
+        generator.shuffle(order)
+        order.sort(key=lambda index: (groups[index], -(20 * lengths[index] // max(lengths))))
+        shuffled = filled(order, lengths, 150, groups)
+        generator.shuffle(shuffled)
+        assert shuffle_batches(lengths, 150, seed=seed, epoch=2, groups=groups) == shuffled
+
+
+def test_part_of_a_plan_is_a_plan():
+    plan = shuffle_batches(LENGTHS, 90, seed=0, epoch=1)
+    assert plan[1:3] == [plan[1], plan[2]] == list(plan)[1:3]
+    assert plan[-1] == list(plan)[-1]
+
+
+def test_an_epoch_of_many_utterances_is_planned_in_little_time():
+    lengths = [100 + number * 7919 % 1500 for number in range(100_000)]
+    groups = [(0,)] * len(lengths)
+    before = time.process_time()
+    plan = shuffle_batches(lengths, 20_000, seed=0, epoch=0, groups=groups)
+    assert time.process_time() - before < 2  # 0.2 to 0.4 s
+    assert sum(map(len, plan)) == 100_000
 
 
 def test_neighbours_change_between_epochs_among_similar_lengths():

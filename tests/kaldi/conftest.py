@@ -8,6 +8,7 @@ import soundfile
 
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.tables import read_table
 
 TEXTS = {"anna-1": "ONE TWO", "anna-2": "THREE", "bert-1": "FOUR FIVE", "bert-2": "SIX"}
 
@@ -29,7 +30,7 @@ class Folder:
 
     def recording(self, name):
         """The file of a recording."""
-        return Path(datadir.read_table(self.path / "wav.scp")[name])
+        return Path(read_table(self.path / "wav.scp")[name])
 
     def content(self):
         """Every file's bytes, to see that nothing changed."""

@@ -1,3 +1,5 @@
+import time
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -90,7 +92,7 @@ def test_segments_of_before_go_when_there_are_none_now(segmented, folder):
 def test_utterance_written_twice_is_refused(folder):
     data = datadir.read(folder.path)
     with pytest.raises(DataError, match="duplicate utterance ids among the 8"):
-        datadir.write(replace(data, utterances=data.utterances * 2))
+        datadir.write(replace(data, utterances=[*data.utterances] * 2))
 
 
 @pytest.mark.parametrize(
@@ -168,3 +170,23 @@ def test_directory_without_utterances_is_refused(folder):
         folder.write(name, "")
     with pytest.raises(DataError, match="contains no utterances"):
         datadir.read(folder.path)
+
+
+@pytest.mark.parametrize("has_segments", [True, False])
+def test_large_directory_takes_little_memory_and_time(tmp_path, has_segments):
+    ids = [f"speaker{number // 100:04d}-{number:07d}" for number in range(10_000)]
+    recordings = [f"call{number // 100:05d}" if has_segments else name for number, name in enumerate(ids)]
+    starts = [number % 100 + 0.25 if has_segments else 0.0 for number in range(10_000)]
+    utterances = [
+        Utterance(utt_id, utt_id[:11], name, "SOME WORDS OF A SENTENCE", start)
+        for utt_id, name, start in zip(ids, recordings, starts, strict=True)
+    ]
+    datadir.write(DataDir(tmp_path, utterances, {name: f"/corpus/audio/{name}.flac" for name in recordings}))
+    before = time.process_time()
+    assert datadir.read(tmp_path).utterances == utterances
+    assert time.process_time() - before < 1.0  # 0.1 s; a million may take 8 s
+    tracemalloc.start()
+    data = datadir.read(tmp_path)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 300 * len(data.utterances)  # bytes; 140 to 200, where objects take 700

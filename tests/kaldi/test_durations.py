@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from adaptkit.errors import DataError
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import Utterance
-from adaptkit.kaldi.durations import measure, measure_all
+from adaptkit.kaldi.durations import measure, measure_all, read_durations
 
 WHOLE = Utterance("a-1", "a", "call", "YES")
 
@@ -29,6 +31,23 @@ def test_a_recording_that_cannot_be_measured_is_as_long_as_utt2dur_says(stated, 
     assert measure(WHOLE, stated, {}.get) == expected
 
 
-def test_only_recordings_of_utterances_without_an_end_are_measured(segmented):
+def test_durations_of_all_are_those_of_each(segmented):
+    segmented.edit("segments", b"anna 1.000 2.000", b"anna 1.5 -1")
+    segmented.edit("segments", b"bert 1.000 2.000", b"bert 1.0 -1")
+    segmented.write("utt2dur", "bert-2 7.5\n")
     data = datadir.read(segmented.path)
-    assert measure_all(data, unasked) == dict.fromkeys(("anna-1", "anna-2", "bert-1", "bert-2"), 1.0)
+    seconds = measure_all(data, np.array([2.25, np.nan]))
+    lengths = {"anna": 2.25}
+    assert seconds.tolist() == [measure(u, data.duration_sec, lengths.get) for u in data.utterances]
+    assert seconds.tolist() == [1.0, 0.75, 1.0, 7.5]
+    assert np.isnan(measure_all(replace(data, duration_sec=None), np.array([2.25, np.nan]))).tolist() == [
+        *(False, False, False, True)
+    ]
+
+
+def test_only_recordings_of_utterances_without_an_end_are_opened(segmented):
+    segmented.edit("wav.scp", b"anna ", b"anna nowhere/")
+    assert read_durations(datadir.read(segmented.path)).tolist() == [1.0] * 4
+    segmented.edit("segments", b"anna 1.000 2.000", b"anna 1.5 -1")
+    with pytest.raises(DataError, match="nowhere"):
+        read_durations(datadir.read(segmented.path))

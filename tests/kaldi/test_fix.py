@@ -7,6 +7,7 @@ from adaptkit.errors import DataError
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.fix import fix
 from adaptkit.kaldi.scan import Checks
+from adaptkit.kaldi.tables import read_table
 from adaptkit.kaldi.validate import find_problems
 
 SPOILERS = {
@@ -109,7 +110,7 @@ def test_dropped_utterance_comes_with_its_reason(folder):
 def test_bad_recording_takes_all_its_segments(segmented):
     segmented.recording("anna").write_bytes(b"")
     assert list(fix(segmented.path).dropped) == ["anna-1", "anna-2"]
-    assert datadir.read_table(segmented.path / "wav.scp").keys() == {"bert"}
+    assert read_table(segmented.path / "wav.scp").keys() == {"bert"}
 
 
 def test_unused_recordings_go(segmented):

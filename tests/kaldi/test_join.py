@@ -10,6 +10,7 @@ from adaptkit.kaldi import datadir, subset
 from adaptkit.kaldi.audio import probe, read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.join import join, join_speech
+from adaptkit.kaldi.tables import write_table
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def test_the_source_is_not_replaced(make_data, tmp_path, name):
     data = make_data(of_one(0.5))
     (tmp_path / "audio").mkdir()
     (tmp_path / "a-0.wav").rename(tmp_path / "audio" / "a-0.wav")
-    datadir.write_table(data.path / "wav.scp", {"a-0": str(tmp_path / "audio" / "a-0.wav")})
+    write_table(data.path / "wav.scp", {"a-0": str(tmp_path / "audio" / "a-0.wav")})
     with pytest.raises(DataError, match="would overwrite the directory it is made from"):
         join(datadir.read(data.path), path=tmp_path / name, most_sec=9.0)
     assert (data.path / "wav.scp").exists()

@@ -92,7 +92,7 @@ def test_utterances_that_differ_under_one_id_are_refused():
 
 
 def test_recordings_that_differ_under_one_name_are_refused():
-    other = replace(DATA, path=Path("other"), recordings=DATA.recordings | {"a-0": "elsewhere.wav"})
+    other = replace(DATA, path=Path("other"), recordings={**DATA.recordings, "a-0": "elsewhere.wav"})
     with pytest.raises(DataError, match=r"conflicting recordings: a-0 \(data, other\)"):
         combine([DATA, other], path=Path("all"))
 

@@ -1,11 +1,13 @@
 import os
+import random
 import subprocess
 
 import pytest
 
 from adaptkit.errors import AdaptkitError, DataError
+from adaptkit.files import split_lines
 from adaptkit.kaldi.scan import scan_table
-from adaptkit.kaldi.tables import read_table, write_table
+from adaptkit.kaldi.tables import read_columns, read_table, split_line, write_table
 
 
 def test_table_is_read_back_as_written(tmp_path):
@@ -82,3 +84,56 @@ def test_fifo_is_refused_unless_the_shell_made_it(tmp_path):
 def test_empty_table_is_empty(tmp_path):
     (tmp_path / "text").write_bytes(b"")
     assert read_table(tmp_path / "text") == {}
+
+
+CONTENTS = {
+    "sorted": "a one\nb two words\nc\n",
+    "unsorted": "c 1\na 2\nb 3\n",
+    "not clean": "a  one \nb\u00a0two\u200b\nc\tthree\r\n\u00e4 \u65e5\u672c\n",
+    "no last end": "a 1\nb 2\rx",
+    "old Mac": "b 1\ra 2\r",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("size", [1, 9, 1 << 20])
+def test_columns_hold_what_a_table_does_whatever_the_blocks(tmp_path, monkeypatch, name, size):
+    file = tmp_path / "text"
+    file.write_bytes(CONTENTS[name].encode())
+    monkeypatch.setattr("adaptkit.files._BLOCK_BYTES", 1 << 20)
+    expected = {key: value for key, value in read_table(file).items()}
+    monkeypatch.setattr("adaptkit.files._BLOCK_BYTES", size)
+    assert list(read_columns(file).items()) == sorted(expected.items())
+    assert list(read_table(file).items()) == list(expected.items())
+
+
+@pytest.mark.parametrize("read", [read_table, read_columns])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a 1\nc 1\nb 2\nc 3\n", "text:4: duplicate key c"),
+        (b"a 1\nb 1\n\nc 3\n", "text:3: empty line"),
+        (b"a 1\nb 1\nc \0\n", "text:3: not text, it contains a NUL"),
+        (b"a 1\nb 1\nc \xff\n", r"not UTF-8 text \(byte 10\)"),
+    ],
+)
+def test_fault_in_a_later_block_is_named_by_its_line(tmp_path, monkeypatch, read, content, message):
+    monkeypatch.setattr("adaptkit.files._BLOCK_BYTES", 2)
+    (tmp_path / "text").write_bytes(content)
+    with pytest.raises(AdaptkitError, match=message):
+        read(tmp_path / "text")
+
+
+def test_random_texts_are_the_same_by_either_way(tmp_path):
+    generator = random.Random(0)
+    characters = "ab \u00e4\u200b\u3000\t\r"
+    for number in range(100):
+        rest = ("".join(generator.choices(characters, k=6)) for _ in range(4))
+        text = "".join(f"{key}{part}\n" for key, part in zip("xk7A", rest, strict=True))
+        (tmp_path / "text").write_bytes(text.encode())
+        lines = [split_line(line) for line in split_lines(text)]
+        if len(dict(lines)) == 4:
+            assert dict(read_columns(tmp_path / "text")) == dict(lines) == read_table(tmp_path / "text"), (
+                number
+            )

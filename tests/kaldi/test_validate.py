@@ -7,7 +7,7 @@ import soundfile
 from adaptkit.kaldi import validate
 from adaptkit.kaldi.audio import probe
 from adaptkit.kaldi.fix import fix
-from adaptkit.kaldi.scan import Checks, describe
+from adaptkit.kaldi.scan import Checks, Line, describe, scan_table
 from adaptkit.kaldi.validate import find_problems
 
 HUM = 0.1 * np.sin(np.arange(16 * 16000) / 4)
@@ -376,3 +376,23 @@ def test_a_stale_utt2dur_costs_no_utterance(folder):
     assert fix(folder.path).num_kept == 4
     assert (folder.path / "utt2dur").read_text() == "anna-2 1\n"
     assert heads(folder) == []
+
+
+def test_line_that_is_wrong_leaves_the_others_of_its_table_as_they_are(folder, monkeypatch):
+    lines = [f"utt{number:03d} some words\n" for number in range(40)]
+    lines[17], lines[30] = "utt017  two\u00a0blanks\n", "utt003 again\n"
+    folder.write("text", "".join(lines))
+    whole = scan_table(folder.path / "text")
+    monkeypatch.setattr("adaptkit.kaldi.scan._BLOCK_LINES", 7)
+    assert scan_table(folder.path / "text") == whole
+    table, problems = whole
+    assert (table["utt029"], table["utt017"].value) == (Line(30, "some words"), "two blanks")
+    assert [problem.line for problem in problems] == [18, 31]
+
+
+@pytest.mark.slow
+def test_several_jobs_find_the_problems_of_one(folder, monkeypatch):
+    monkeypatch.setattr("adaptkit.kaldi.probing.MANY", 1)
+    folder.recording("anna-2").write_bytes(b"")
+    folder.recording("bert-1").write_bytes(b"<html>")
+    assert find_problems(folder.path, Checks(num_jobs=2)) == find_problems(folder.path)

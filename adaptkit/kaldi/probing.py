@@ -1,0 +1,106 @@
+"""Headers of all recordings of a corpus, each read once, by several threads or processes."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+
+from adaptkit.errors import DataError
+from adaptkit.kaldi.recording import is_command, probe
+from adaptkit.progress import counting
+
+NUM_THREADS = 8  # that open recordings; a network drive takes milliseconds for each
+MANY = 2000  # recordings from which it takes longer to open them than to start processes
+_CHUNK = 250  # recordings that a job opens at a time
+
+Item, Made = TypeVar("Item"), TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Headers:
+    """The headers of recordings (R,) in their order; 0 where there is an error, or a command was not run."""
+
+    rates_hz: np.ndarray
+    num_samples: np.ndarray  # of each channel
+    num_channels: np.ndarray
+    errors: Mapping[int, DataError]  # by the place of the recording
+
+    @property
+    def durations_sec(self) -> np.ndarray:
+        """The lengths in seconds; NaN where unknown."""
+        with np.errstate(invalid="ignore"):
+            return self.num_samples / self.rates_hz
+
+
+def read_headers(locations: Iterable[str], *, allow_pipes: bool = False, num_jobs: int = 1) -> Headers:
+    """Read the header of each recording; commands are only run where allowed.
+
+    Jobs are processes, in which most of the time goes to Python, beside threads that wait for the files.
+    """
+    locations = list(locations)
+    read = partial(_read_some, allow_pipes=allow_pipes)
+    figures, errors = [], {}
+    for found, faults in map_in_jobs(read, locations, num_jobs=num_jobs, what="headers"):
+        errors |= {len(figures) * _CHUNK + place: fault for place, fault in faults.items()}
+        figures.append(found)
+    columns = np.concatenate([np.zeros((0, 3), np.int64), *figures]).T
+    return Headers(*columns, errors)
+
+
+def map_in_jobs(
+    call: Callable[[Sequence[Item]], Made],
+    items: Sequence[Item],
+    *,
+    num_jobs: int,
+    what: str,
+    size: int | None = None,
+) -> Iterator[Made]:
+    """Yield what `call` makes of the items, `size` at a time and in their order, with progress.
+
+    There are processes where several jobs are asked for and the items are many, otherwise threads. A bounded
+    number of chunks is under way at a time.
+    """
+    size = size or _CHUNK
+    chunks = (items[start : start + size] for start in range(0, len(items), size))
+    with _jobs(num_jobs, len(items)) as pool, counting(what, len(items)) as advance:
+        waiting = deque(
+            (len(chunk), pool.submit(call, chunk)) for chunk in islice(chunks, 4 * max(num_jobs, NUM_THREADS))
+        )
+        while waiting:
+            count, running = waiting.popleft()
+            made = running.result()
+            waiting.extend((len(chunk), pool.submit(call, chunk)) for chunk in islice(chunks, 1))
+            advance(count, "")
+            yield made
+
+
+@contextmanager
+def _jobs(num_jobs: int, num_items: int) -> Iterator[Executor]:
+    if num_jobs > 1 and num_items >= MANY:
+        pool = ProcessPoolExecutor(num_jobs, multiprocessing.get_context("spawn"))
+    else:
+        pool = ThreadPoolExecutor(max(num_jobs, NUM_THREADS))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_some(locations: Sequence[str], *, allow_pipes: bool) -> tuple[np.ndarray, dict[int, DataError]]:
+    figures, errors = np.zeros((len(locations), 3), np.int64), {}
+    for place, location in enumerate(locations):
+        if is_command(location) and not allow_pipes:
+            continue
+        try:
+            found = probe(location, allow_pipes=allow_pipes)
+            figures[place] = found.rate_hz, found.num_samples, found.num_channels
+        except DataError as error:
+            errors[place] = error
+    return figures, errors
