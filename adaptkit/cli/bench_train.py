@@ -47,9 +47,7 @@ def train(
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps to time per model.")] = 10,
     device: Device = "auto",
 ) -> None:
-    """Compare the time and memory of a training step between adapters and full fine-tuning.
-
-    The last column compares with the floor, a step that only back-propagates to where the adapter begins.
+    """Compare a training step with adapters to full fine-tuning, and to one that only back-propagates as far.
 
     Example: adaptkit bench train --base exp/base --adapter residual --adapter hra
     """
