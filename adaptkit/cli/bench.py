@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adaptkit.cli.bench_scale import scale
 from adaptkit.cli.bench_train import gpu, train
 from adaptkit.cli.options import (
     Adapter,
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
 
 app = new_group("Measure the cost of training, augmentation, decoding and serving on this machine.")
 
-NUM_CLIENTS = 64  # simultaneous
-
-
 app.command(cls=Command)(train)
+app.command(cls=Command)(scale)
 app.command(cls=Command)(gpu)
+
+NUM_CLIENTS = 64  # simultaneous
 
 
 @app.command(cls=Command)

@@ -16,7 +16,6 @@ from torch.nn.parallel import DistributedDataParallel
 from adaptkit import locks
 from adaptkit.adapters.per_task import task_parameters
 from adaptkit.errors import ConfigError, TrainingError
-from adaptkit.model.adapted import AdaptedModel
 
 TIMEOUT = "ADAPTKIT_DISTRIBUTED_TIMEOUT_SEC"
 _DEFAULT_SEC = 1800.0  # also bounds a validation, which the first process does while the others wait
@@ -69,19 +68,29 @@ def of_first(value: Value) -> Value:
     return shared[0]
 
 
-def in_parallel(adapted: AdaptedModel) -> nn.Module:
-    """Return a model that averages gradients over processes, and give all the weights of the first one.
+def from_all(names: list[str]) -> list[str]:
+    """Return the names found in any process, sorted."""
+    if not distributed.is_initialized():
+        return sorted(set(names))
+    gathered = [names] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, names)
+    return sorted(set().union(*gathered))
 
-    Those of per-task weights are left to the optimizer, which averages the slices of a step's tasks alone.
+
+def in_parallel(model: nn.Module, trained: nn.Module, *, has_statistics: bool) -> nn.Module:
+    """Return a model that averages gradients over processes; what is trained takes the first one's weights.
+
+    The gradients of per-task weights are left to the optimizer, which averages those of a step's tasks alone.
     """
-    for tensor in adapted.trained.state_dict().values():
+    if not distributed.is_initialized():
+        return model
+    for tensor in trained.state_dict().values():
         distributed.broadcast(tensor, 0)
-    owned = [name for name, _ in task_parameters(adapted)]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(adapted, owned)
-    if not any(p.requires_grad for name, p in adapted.named_parameters() if name not in owned):
-        return adapted
-    has_buffers = adapted.adapters is None
-    return DistributedDataParallel(adapted, broadcast_buffers=has_buffers, find_unused_parameters=False)
+    owned = {name for name, _ in task_parameters(model)}
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, owned)
+    if not any(p.requires_grad for name, p in model.named_parameters() if name not in owned):
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=has_statistics, find_unused_parameters=False)
 
 
 @contextmanager

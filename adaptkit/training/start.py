@@ -140,9 +140,11 @@ def _choose(file: AdapterFile, adapters: AdapterStack, base: BaseModel, path: Pa
 def _cut(file: AdapterFile, base: BaseModel, tasks: Sequence[str], names: Sequence[str]) -> AdapterFile:
     """Cut some tasks out of a file, and name them."""
     one = api.build(file.adapters, base.sites, ("one",), seed=None)
-    owned, rows = {name for name, _ in task_parameters(one)}, [file.tasks.index(task) for task in tasks]
+    owned = {name for name, _ in task_parameters(one)}
+    places = {task: row for row, task in enumerate(file.tasks)}
+    rows, unimproved = [places[task] for task in tasks], set(file.unimproved)
     weights = {name: w[rows] if name in owned else w for name, w in file.weights.items()}
-    kept = tuple(n for task, n in zip(tasks, names, strict=True) if task in file.unimproved)
+    kept = tuple(n for task, n in zip(tasks, names, strict=True) if task in unimproved)
     return replace(file, tasks=tuple(names), weights=weights, unimproved=kept)
 
 
