@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 INSTALLED_TEST = $(VENV)/.installed-test
 IN_VENV = export PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help install install-test demo compare augment submodels speakers test test-next-espnet check fuzz kill audit lint lock clean
+.PHONY: help install install-test demo compare augment submodels speakers bench-gpu test test-next-espnet check fuzz kill audit lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
@@ -36,6 +36,11 @@ speakers: install  ## adapt to 50 people, with SPEECHOCEAN=folder AN4=folder; re
 	./run.sh --corpus "$(abspath $(SPEECHOCEAN))" --prepare-options "$$prepare" && \
 	./compare.sh --corpus "$(abspath $(SPEECHOCEAN))" --prepare-options "$$prepare" --jobs 2 && \
 	./submodels.sh --corpus "$(abspath $(SPEECHOCEAN))" --prepare-options "$$prepare" --jobs 2 && ./budget.sh --jobs 2
+
+# A host without a network has torch, PEFT and a folder, SITE, with the other packages: see docs/speed.md.
+bench-gpu: $(if $(SITE),,install-test)  ## run all benchmarks on a GPU into exp/bench, with OPTIONS=--small on a CPU; see docs/speed.md
+	$(if $(SITE),export PYTHONPATH="$(abspath $(SITE)):$(CURDIR)"; $(PYTHON),$(IN_VENV); python) \
+	  -m adaptkit bench gpu --out exp/bench $(OPTIONS)
 
 # Each worker runs whole files, with one thread; compiled modules are kept, which halves the start of every process.
 WORKERS ?= 3

@@ -15,7 +15,7 @@ from types import MappingProxyType
 def collect_versions() -> dict[str, str]:
     """Return the software versions that a result depends on."""
     names = ("torch", "torchaudio", "espnet", "adaptkit")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+    return {"python": platform.python_version(), **{name: _find_version(name) for name in names}}
 
 
 def find_toolkit_commit() -> str | None:
@@ -56,6 +56,14 @@ def peak_memory_mb() -> float:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB
+
+
+def _find_version(name: str) -> str:
+    """Return the version of an installed package; a source folder on the path has none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _find_commit(folder: Path) -> str | None:

@@ -9,7 +9,10 @@ import pytest
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # read by typer when it is imported: no colours in boxes
 os.environ.pop("TERMINAL_WIDTH", None)  # likewise
 
-IMPORTING_ESPNET = ("tests/base/search/test_against_espnet.py", "tests/bench/test_decoding.py")
+IMPORTING = {  # what takes seconds to import: the files that do
+    "espnet": ("tests/base/search/test_against_espnet.py", "tests/bench/test_decoding.py"),
+    "peft": tuple(f"tests/bench/test_{name}.py" for name in ("gpu", "peers", "submodels")),
+}
 gc.disable()  # until all tests are collected: what imports make stays
 FIXTURES = tuple(
     f"tests.fixtures.{name}" for name in ("models", "archives", "corpora", "noises", "runs", "servers")
@@ -25,7 +28,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Hand out whole files, and those that import ESPnet's recogniser (19 s) to the same worker."""
+    """Hand out whole files, and those that import ESPnet's recogniser (19 s) or PEFT to the same worker."""
     from xdist.scheduler import LoadScopeScheduling
 
     if config.getoption("dist") != "loadscope":
@@ -34,7 +37,7 @@ def pytest_xdist_make_scheduler(config, log):
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.partition("::")[0]
-            return "espnet" if file in IMPORTING_ESPNET else file
+            return next((name for name, files in IMPORTING.items() if file in files), file)
 
     return ByFile(config, log)
 

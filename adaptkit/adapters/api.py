@@ -55,8 +55,8 @@ class Adapter(nn.Module):
     """Base class of all adapter types: the kinds of site it wants, and the new output of each.
 
     `task_ids` (B,) holds the task of every row during a forward pass. A row of the base itself has an
-    arbitrary valid index, since whatever `adapt` returns for it is replaced by `x_out`. With gradients
-    disabled, `adapt` may change `x_out` in place.
+    arbitrary valid index, since whatever `adapt` returns for it is replaced by `x_out`. `adapt` may change
+    `x_out` in place; with gradients enabled only if the module that made it does not need it to go backward.
     """
 
     wants: frozenset[str] = frozenset()
@@ -198,7 +198,7 @@ class AdapterStack(nn.ModuleList):
                 member.frames = frames
                 adapted = member.adapt(site, x_in, adapted).to(x_out.dtype)
                 member.frames = None
-        if kept is None or adapted is x_out and torch.is_grad_enabled():
+        if kept is None:
             return adapted
         return adapted.index_put((self.base_rows,), kept)
 

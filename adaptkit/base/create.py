@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,9 +60,12 @@ def make_config(
     return completed
 
 
-def untrained(model_yaml: Path, num_tokens: int) -> BaseModel:
-    """Build a model from ESPnet's training yaml with random weights and numbered tokens, for benchmarks."""
-    given = config.read_yaml(model_yaml)
+def untrained(model_yaml: Path, num_tokens: int, changes: Mapping[str, Any] | None = None) -> BaseModel:
+    """Build a model from ESPnet's training yaml with random weights and numbered tokens, for benchmarks.
+
+    `changes` replaces keys of the yaml.
+    """
+    given = {**config.read_yaml(model_yaml), **(changes or {})}
     completed = build.complete({**given, "normalize": None, "normalize_conf": {}}, str(model_yaml))
     words = [f"token{index}" for index in range(num_tokens - 3)]
     completed["token_list"] = ["<blank>", "<unk>", *words, "<sos/eos>"]

@@ -12,7 +12,7 @@ from adaptkit.augment.specaugment import SpecAugment, augment, count_time_masks
 from adaptkit.base.build import build_specaug
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.bench.batch import draw_batch
-from adaptkit.bench.steps import Meter, TimedModel, now
+from adaptkit.bench.timed import Meter, now, training_step
 from adaptkit.data.batches import Batch, plan_batches
 from adaptkit.errors import ConfigError
 from adaptkit.features.fbank import FbankOptions
@@ -70,7 +70,7 @@ def time_augmentation(
     meters = {name: Meter(batch.inputs.device) for name in sides}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     parts = plan_batches(lengths.tolist(), STEP_FRAMES)
-    steps = [TimedModel("training step", AdaptedModel(base).train(), batch, parts)] if base else []
+    steps = [training_step("training step", AdaptedModel(base).train(), batch, parts=parts)] if base else []
     for _ in range(num_rounds + 1):  # the first warms up
         for name, run in sides.items():
             with meters[name].running():  # for memory only, since measuring it slows the call down
@@ -84,7 +84,7 @@ def time_augmentation(
         BatchCost(name, statistics.median(seconds[name][CALLS:]), meter.medians()[1])
         for name, meter in meters.items()
     ]
-    return ours + [BatchCost(cost.name, cost.seconds, cost.peak_mb) for cost in (one.cost() for one in steps)]
+    return ours + [BatchCost(cost.name, cost.seconds, cost.peak_mb) for cost in (s.cost(s) for s in steps)]
 
 
 def nearest_conf(spec: SpecAugment, lengths: Tensor) -> dict[str, object]:

@@ -15,7 +15,7 @@ from adaptkit.base.reference import Reference
 from adaptkit.base.search.paths import BestPath
 from adaptkit.base.search.searcher import Searcher
 from adaptkit.bench.batch import count_inputs, draw_inputs
-from adaptkit.bench.steps import now
+from adaptkit.bench.timed import now
 from adaptkit.data.batches import Batch, collate, plan_batches
 from adaptkit.data.dataset import BASE_TASK, Example, Examples
 from adaptkit.errors import DataError

@@ -12,8 +12,8 @@ import torch
 from adaptkit.adapters.api import AdapterConfig, AdapterStack
 from adaptkit.adapters.per_task import shared_parameters, task_parameters
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.bench.steps import now
 from adaptkit.bench.submodels import random_submodels
+from adaptkit.bench.timed import now
 from adaptkit.errors import AdaptkitError
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import Shared, Submodel, file_name, write, write_shared

@@ -1,21 +1,22 @@
 """Time decoding with a different Submodel for every row: in one mixed batch, and row by row."""
 
-import copy
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig, AdapterStack
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.bench.batch import count_inputs, draw_inputs, make_batch
-from adaptkit.bench.steps import now
+from adaptkit.bench.peft import PeftModel
+from adaptkit.bench.timed import now
 from adaptkit.data.batches import Batch
-from adaptkit.errors import AdaptkitError, ConfigError, listed
+from adaptkit.errors import AdaptkitError, listed
 from adaptkit.model.adapted import AdaptedModel
+from adaptkit.training.precision import autocast
 
 BASE = "base alone"
 MIXED = "mixed"
@@ -41,6 +42,7 @@ class DecodingCost:
     """The time of decoding the batch with one method."""
 
     name: str
+    precision: str
     seconds: float  # median
     ratio: float  # to the base model alone; median of the ratios of the rounds
 
@@ -75,12 +77,18 @@ class DecodingMethod:
 
 
 def time_decoding(
-    base: BaseModel, entry: AdapterConfig, load: Load, *, num_rounds: int, has_peft: bool = False
+    base: BaseModel,
+    entry: AdapterConfig,
+    load: Load,
+    *,
+    num_rounds: int,
+    has_peft: bool = False,
+    precisions: Sequence[str] = ("float32",),
 ) -> list[DecodingCost]:
     """Time the methods of decoding a batch, interleaved so that other load affects all alike.
 
-    First their outputs are checked to be the same, which is also the warm-up. `has_peft` adds PEFT with the
-    same LoRA weights.
+    First their outputs in float32 are checked to be the same, which is also the warm-up. `has_peft` adds PEFT
+    with the same LoRA weights.
     """
     adapters = random_submodels(base, entry, [f"spk{k}" for k in range(load.num_speakers)])
     batch = make_batch(base, make_rows(base, load), range(load.num_speakers))
@@ -88,11 +96,15 @@ def time_decoding(
     if has_peft:
         methods += _peft_methods(base, adapters, batch)
     check_same(methods)
-    seconds: dict[str, list[float]] = {method.name: [] for method in methods}
-    for _ in range(num_rounds):
-        for method in methods:
-            seconds[method.name].append(method.time())
-    return [_cost(name, taken, seconds[BASE]) for name, taken in seconds.items()]
+    costs = []
+    for precision in precisions:
+        seconds: dict[str, list[float]] = {method.name: [] for method in methods}
+        for _ in range(num_rounds):
+            for method in methods:
+                with autocast(batch.inputs.device, precision):
+                    seconds[method.name].append(method.time())
+        costs += [_cost(name, precision, taken, seconds[BASE]) for name, taken in seconds.items()]
+    return costs
 
 
 def check_same(methods: Sequence[DecodingMethod]) -> None:
@@ -147,59 +159,12 @@ def _our_methods(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[
 
 def _peft_methods(base: BaseModel, adapters: AdapterStack, batch: Batch) -> list[DecodingMethod]:
     """Return PEFT's mixed batches, and a loop over rows with `set_adapter`."""
-    peft = _Peft(base, adapters)
-    adapted = AdaptedModel(replace(base, model=peft.model), is_frozen=True).eval()
+    peft = PeftModel(base, adapters)
     rows = [batch.rows([row]) for row in range(len(batch.utt_ids))]
     return [
-        DecodingMethod(PEFT_MIXED, adapted, [batch], peft.mix),
-        DecodingMethod(PEFT_LOOP, adapted, rows, peft.activate),
+        DecodingMethod(PEFT_MIXED, peft.adapted, [batch], peft.mix),
+        DecodingMethod(PEFT_LOOP, peft.adapted, rows, peft.activate),
     ]
-
-
-class _Peft:
-    """A copy of a base model with PEFT's LoRA in the encoder and the same matrices for each task."""
-
-    def __init__(self, base: BaseModel, adapters: AdapterStack):
-        if adapters.kind != "lora":
-            raise ConfigError(
-                f"adapter type {adapters.kind}: has no equivalent in PEFT; only lora can be timed"
-            )
-        try:
-            from peft import LoraConfig, get_peft_model  # takes ten seconds
-        except ImportError as error:
-            raise ConfigError("PEFT is not installed; run 'pip install peft', or use --no-peft") from error
-        self.tasks, self.names = list(adapters.tasks), None
-        (config,), (lora,) = adapters.configs, adapters
-        places = {site: site.name.removeprefix("encoder.") for site in lora.sites}
-        options = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(places.values()))
-        self.model = copy.deepcopy(base.model)
-        self.encoder = get_peft_model(self.model.encoder, options, adapter_name=self.tasks[0])
-        for task in self.tasks[1:]:
-            self.encoder.add_adapter(task, options)
-        for site, place in places.items():
-            theirs = self.model.encoder.get_submodule(place)
-            _copy_matrices(theirs.lora_A, lora.down[site.key].weight, self.tasks)
-            _copy_matrices(theirs.lora_B, lora.up[site.key].weight, self.tasks)
-        self.model.encoder = self.encoder.eval()
-        self.encoder.register_forward_pre_hook(self._name_rows, with_kwargs=True)
-
-    def mix(self, number: int) -> None:
-        """Use a different task for each row of the next batch."""
-        self.names = self.tasks
-
-    def activate(self, number: int) -> None:
-        """Use a single task for the next batch."""
-        self.names = None
-        self.encoder.set_adapter(self.tasks[number])
-
-    def _name_rows(self, encoder: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
-        return args, options if self.names is None else {**options, "adapter_names": self.names}
-
-
-def _copy_matrices(theirs: nn.ModuleDict, table: Tensor, tasks: Sequence[str]) -> None:
-    """Copy each task's matrix of our parameter (K, D_in, D_out) to PEFT's, transposed."""
-    for task, matrix in zip(tasks, table, strict=True):
-        theirs[task].weight.data = matrix.T.contiguous()
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
@@ -208,6 +173,6 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
     return distance.nan_to_num(nan=torch.inf)
 
 
-def _cost(name: str, seconds: Sequence[float], bare: Sequence[float]) -> DecodingCost:
+def _cost(name: str, precision: str, seconds: Sequence[float], bare: Sequence[float]) -> DecodingCost:
     ratios = [own / other for own, other in zip(seconds, bare, strict=True)]
-    return DecodingCost(name, statistics.median(seconds), statistics.median(ratios))
+    return DecodingCost(name, precision, statistics.median(seconds), statistics.median(ratios))

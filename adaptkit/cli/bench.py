@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adaptkit.cli.bench_scale import scale
+from adaptkit.cli.bench_train import gpu, train
 from adaptkit.cli.options import (
     Adapter,
     AdapterOverrides,
@@ -17,8 +18,12 @@ from adaptkit.cli.options import (
     Device,
     Lm,
     SearchSet,
+    Seconds,
+    Utterances,
     choose_device,
+    load_benched,
     new_group,
+    refuse_both,
     request_search,
 )
 
@@ -31,54 +36,11 @@ if TYPE_CHECKING:
 
 app = new_group("Measure the cost of training, augmentation, decoding and serving on this machine.")
 
+app.command(cls=Command)(train)
 app.command(cls=Command)(scale)
+app.command(cls=Command)(gpu)
 
-NUM_TOKENS = 500  # of a model with random weights: a small BPE vocabulary
 NUM_CLIENTS = 64  # simultaneous
-
-Utterances = Annotated[int, typer.Option(metavar="N", min=1, help="Utterances in the batch.")]
-Seconds = Annotated[float, typer.Option("--sec", metavar="SEC", min=0.5, help="Length of each utterance.")]
-
-
-@app.command(cls=Command)
-def train(
-    base: BenchBase = None,
-    model: BenchModel = None,
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ADAPTER",
-            help="An adapter type, or the name or path of a yaml with one; repeatable.",
-            show_default="residual",
-        ),
-    ] = None,
-    overrides: AdapterOverrides = None,
-    utterances: Utterances = 16,
-    seconds: Seconds = 5.0,
-    speakers: Annotated[int, typer.Option(metavar="N", min=1, help="Speakers in the batch.")] = 8,
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps to time per model.")] = 10,
-    device: Device = "auto",
-) -> None:
-    """Compare the time and memory of a training step between adapters and full fine-tuning.
-
-    Example: adaptkit bench train --base exp/base --adapter residual --adapter hra
-    """
-    from adaptkit.adapters.describe import read
-    from adaptkit.bench import steps as library
-
-    _refuse_both(base, model)
-    entries = [read(name, overrides or []) for name in adapter or ["residual"]]
-    size = library.Size(utterances, seconds, speakers)
-    loaded = _load(base, model, choose_device(device))
-    full, *adapted = library.time_steps(loaded, entries, size, num_steps=steps)
-    columns = ("trained", "s/step", "ratio", "peak MB", "ratio")
-    typer.echo(f"{'':14}" + "".join(f" {column:>12}" for column in columns))
-    for cost in (full, *adapted):
-        ratios = (cost.seconds / full.seconds, cost.peak_mb / full.peak_mb)
-        typer.echo(
-            f"{cost.name:14} {cost.params_trainable:12,} {cost.seconds:12.3f} {ratios[0]:12.2f} "
-            f"{cost.peak_mb:12.0f} {ratios[1]:12.2f}"
-        )
 
 
 @app.command(cls=Command)
@@ -111,7 +73,7 @@ def augment(
     if spec is None:
         raise typer.BadParameter(f"--policy {policy}: has no SpecAugment to time")
     chosen = choose_device(device)
-    base = _load(None, model, chosen) if model else None
+    base = load_benched(None, model, chosen) if model else None
     spread = library.Spread(utterances, min_sec, max_sec)
     costs = library.time_augmentation(spec, spread, base, num_rounds=rounds, device=chosen)
     typer.echo(f"{'':14} {'ms/batch':>12} {'ratio':>12} {'of step':>12} {'peak MB':>12}")
@@ -156,11 +118,11 @@ def submodels(
     from adaptkit.bench import serving
     from adaptkit.bench import submodels as library
 
-    _refuse_both(base, model)
+    refuse_both(base, model)
     if (clients or workers) and not serve:
         raise typer.BadParameter("--clients and --workers need --serve")
     entry = read(adapter, overrides or [])
-    loaded = _load(base, model, choose_device(device))
+    loaded = load_benched(base, model, choose_device(device))
     load = library.Load(speakers, seconds)
     costs = library.time_decoding(
         loaded, entry, load, num_rounds=rounds, has_peft=peft and entry.kind == "lora"
@@ -219,11 +181,11 @@ def decode(
     from adaptkit.bench import decoding as library
     from adaptkit.data.dataset import read_examples
 
-    _refuse_both(base, model)
+    refuse_both(base, model)
     chosen = choose_device(device)
     request = request_search(search, search_set, lm, None)
     first_sec, loaded, searcher = library.time_first(
-        lambda: _load(base, model, chosen), lambda loaded: new_searcher(loaded, request)
+        lambda: load_benched(base, model, chosen), lambda loaded: new_searcher(loaded, request)
     )
     if data is not None:
         speech = library.take_speech(read_examples(data, loaded, needs_text=False), utterances)
@@ -241,21 +203,6 @@ def decode(
             f"{cost.name:14} {cost.seconds:13.3f} {cost.real_time:13.4f} {faster:13.2f} "
             f"{f'{cost.num_equal} of {utterances}':>13} {cost.largest_difference:13.6f}"
         )
-
-
-def _refuse_both(base: Path | None, model: str | None) -> None:
-    if (base is None) == (model is None):
-        raise typer.BadParameter("use either --base or --model")
-
-
-def _load(base: Path | None, model: str | None, device: str) -> "BaseModel":
-    """Load a base model, or build one with random weights."""
-    from adaptkit.base import checkpoint, create
-    from adaptkit.config import find_published
-
-    if base:
-        return checkpoint.load(base, device)
-    return create.untrained(find_published("base", model), NUM_TOKENS).to(device)
 
 
 def _time_loading(base: "BaseModel", entry: "AdapterConfig", *, speakers: int, loads: int) -> None:

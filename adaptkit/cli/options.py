@@ -2,10 +2,15 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from adaptkit.base.checkpoint import BaseModel
+
+NUM_TOKENS = 500  # of a model with random weights: a small BPE vocabulary
 
 
 class Command(TyperCommand):
@@ -121,6 +126,8 @@ BenchModel = Annotated[
         metavar="YAML", help="Use random weights for this ESPnet training yaml, or its name in conf/base."
     ),
 ]
+Utterances = Annotated[int, typer.Option(metavar="N", min=1, help="Utterances in the batch.")]
+Seconds = Annotated[float, typer.Option("--sec", metavar="SEC", min=0.5, help="Length of each utterance.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Replace the training seed.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in the folder, if there is one.")]
 Augment = Annotated[
@@ -238,6 +245,22 @@ def choose_device(device: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device}: not available: {str(error).splitlines()[0]}") from error
     return device
+
+
+def refuse_both(base: Path | None, model: str | None) -> None:
+    """Refuse neither or both of a base model and a model with random weights."""
+    if (base is None) == (model is None):
+        raise typer.BadParameter("use either --base or --model")
+
+
+def load_benched(base: Path | None, model: str | None, device: str) -> "BaseModel":
+    """Load a base model, or build one with random weights."""
+    from adaptkit.base import checkpoint, create
+    from adaptkit.config import find_published
+
+    if base:
+        return checkpoint.load(base, device)
+    return create.untrained(find_published("base", model), NUM_TOKENS).to(device)
 
 
 def new_group(text: str) -> typer.Typer:

@@ -90,7 +90,7 @@ class Loop:
             adapted.trained,
             self.optimizer,
             self.scaler,
-            {**plan.identity, "validation metric": plan.metric},
+            {**plan.identity, "validation metric": plan.metric, "number of processes": self.world},
             self.best.best_by_task,
             plan.refuses_longer,
         )

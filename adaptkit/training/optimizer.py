@@ -174,22 +174,32 @@ class PerTask:
             anchors = self._rows(self.own_anchors) if self.own_anchors else None
             weights = torch.cat([slices.detach().flatten(1) for slices in self.slices], dim=1)
             _decay(weights, anchors, self.rates * self.weight_decay)
-            weights -= self.rates * (self.gradients if self.algorithm == "sgd" else self._directions())
+            directions = self.gradients if self.algorithm == "sgd" else self._directions()
+            weights -= directions.mul_(self.rates)
             ids = self._ids()
             parts = weights.split([parameter[0].numel() for parameter in self.owned], dim=1)
             for parameter, own in zip(self.owned, parts, strict=True):
                 parameter.index_copy_(0, ids, own.view(-1, *parameter.shape[1:]))
 
     def _directions(self) -> Tensor:
-        """Update the moments of the present tasks, and return their AdamW update directions (n, P)."""
-        ids, gradient = self._ids(), self.gradients
-        first = self.moments[0].index_select(0, ids) * _BETA1 + gradient * (1 - _BETA1)
-        second = self.moments[1].index_select(0, ids) * _BETA2 + gradient * gradient * (1 - _BETA2)
-        self.moments[0].index_copy_(0, ids, first)
-        self.moments[1].index_copy_(0, ids, second)
+        """Update the moments of the present tasks, and return their AdamW update directions (n, P).
+
+        In place, as most of the time would go to memory for intermediate results. Products and sums are
+        separate operations, whose result for an element depends on nothing else.
+        """
+        ids, is_all = self._ids(), len(self.present) == self.moments.shape[1]
+        first, second = self.moments if is_all else (own.index_select(0, ids) for own in self.moments)
+        part = self.gradients * (1 - _BETA1)
+        first.mul_(_BETA1).add_(part)
+        torch.mul(self.gradients, self.gradients, out=part)
+        second.mul_(_BETA2).add_(part.mul_(1 - _BETA2))
+        if not is_all:
+            self.moments[0].index_copy_(0, ids, first)
+            self.moments[1].index_copy_(0, ids, second)
         counts = self.steps[self.present].double()[:, None]
         corrections = [(1 - beta**counts).float().to(ids.device) for beta in (_BETA1, _BETA2)]
-        return (first / corrections[0]) / ((second / corrections[1]).sqrt() + _EPSILON)
+        torch.div(second, corrections[1], out=part).sqrt_().add_(_EPSILON)
+        return torch.div(first, corrections[0], out=self.gradients).div_(part)
 
     def _with_gradients(self) -> list[Tensor]:
         """Return the slices of this step; what took no part in it gets a gradient of zero."""

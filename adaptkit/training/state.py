@@ -35,6 +35,7 @@ _BY_CONTENT = ("train.start",)  # a path, in whose place a digest of what it nam
 # of states that earlier versions wrote; adapters' options were part of a base model's training too
 _UNSAID = {
     "validation metric": "wer",
+    "number of processes": 1,
     "base.train.task_utterances": 8,
     "base.train.temperature": 1.0,
     "train.shared": False,

@@ -10,18 +10,23 @@ pytestmark = pytest.mark.slow
 
 SIZE = bench.Size(num_utterances=4, seconds=0.6, num_tasks=2, num_tokens=3)
 RESIDUAL = api.read_config({"kind": "residual", "bottleneck": 4})
+LORA = api.read_config({"kind": "lora", "rank": 2})
 
 
 def test_both_sides_of_the_comparison_are_timed(base):
-    full, adapted = bench.time_steps(base, [RESIDUAL], SIZE, num_steps=2)
+    costs = bench.time_steps(base, [RESIDUAL], SIZE, num_steps=2)
 
-    assert (full.name, adapted.name) == ("fine-tuning", "residual")
-    assert min(full.seconds, adapted.seconds) > 0
+    floors = ["forward alone", "backward to block 0, block"]
+    assert [cost.name for cost in costs] == ["fine-tuning", *floors, "residual"]
+    assert min(cost.seconds for cost in costs) > 0
+    assert costs[0].ratio == 1
+    assert [cost.of_floor is None for cost in costs] == [True, True, True, False]
 
 
 def test_trainable_parameters_are_those_of_each_side(base):
-    full, adapted = bench.time_steps(base, [RESIDUAL], SIZE, num_steps=1)
+    full, forward, floor, adapted = bench.time_steps(base, [RESIDUAL], SIZE, num_steps=1)
 
+    assert (forward.params_trainable, floor.params_trainable) == (0, 1)
     assert full.params_trainable == base.num_parameters
     assert adapted.params_trainable == 2 * 2 * (2 * 16 * 4 + 4 + 16)  # K L (2 D R + R + D)
 
@@ -48,5 +53,10 @@ def test_a_kind_beside_the_encoder_is_timed_with_cached_features_too(base):
 
     costs = bench.time_steps(base, [hff, RESIDUAL], SIZE, num_steps=2)
 
-    assert [cost.name for cost in costs] == ["fine-tuning", "hff", "hff, cached", "residual"]
-    assert costs[2].seconds < costs[1].seconds
+    assert [cost.name for cost in costs[3:]] == ["hff", "hff, cached", "residual"]
+    assert costs[4].seconds < costs[3].seconds
+
+
+def test_the_upper_half_of_the_blocks_is_half_of_them(base):
+    assert bench.in_upper_half(RESIDUAL, base.sites).blocks == (1,)
+    assert bench.in_upper_half(LORA, base.sites) is None

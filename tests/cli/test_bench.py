@@ -16,9 +16,9 @@ def test_bench_prints_both_steps_and_their_ratio(adaptkit, base_dir):
 
     rows = [line.split() for line in done.stdout.splitlines()]
     assert done.exit_code == 0, done.stderr
-    assert [row[0] for row in rows[1:]] == ["fine-tuning", "residual"]
-    ratio = float(rows[2][2]) / float(rows[1][2])
-    assert abs(float(rows[2][3]) - ratio) < 0.3  # of rounded milliseconds
+    assert [row[0] for row in rows[1:]] == ["fine-tuning", "forward", "backward", "residual"]
+    ratio = float(rows[4][2]) / float(rows[1][2])
+    assert abs(float(rows[4][3]) - ratio) < 0.3  # of rounded milliseconds
 
 
 def test_bench_times_several_kinds_on_a_model_with_random_weights(adaptkit, tmp_path):
@@ -27,7 +27,22 @@ def test_bench_times_several_kinds_on_a_model_with_random_weights(adaptkit, tmp_
     done = adaptkit(*WORDS, "--model", tmp_path / "model.yaml", *kinds)
 
     assert done.exit_code == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["fine-tuning", "residual", "hra"]
+    first = [line.split()[0] for line in done.stdout.splitlines()[1:]]
+    assert first == ["fine-tuning", "forward", "backward", "residual", "hra"]
+
+
+def test_bench_of_the_upper_half_adds_a_row(adaptkit, base_dir):
+    done = adaptkit(*WORDS, "--base", base_dir, "--upper-half")
+
+    assert done.exit_code == 0, done.stderr
+    assert "residual, blocks 1" in done.stdout
+
+
+def test_bench_with_peers_needs_lora(adaptkit, base_dir):
+    done = adaptkit(*WORDS, "--base", base_dir, "--peers", "--adapter", "hra")
+
+    assert done.exit_code == 2
+    assert "add --adapter lora" in done.stderr
 
 
 def test_bench_needs_a_base_or_a_model(adaptkit, base_dir):

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import kaldiio
 import numpy as np
@@ -14,6 +14,9 @@ import pytest
 import torch
 
 from adaptkit import experiment
+from adaptkit.adapters import api
+from adaptkit.adapters.catalog import available
+from adaptkit.errors import CheckpointError
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.tensors import read_tensors
@@ -31,6 +34,23 @@ SPARSE |= {"decay_towards": "start"}
 STEADY = {"lr": 0.01, "warmup_steps": 0, "schedule": "constant", "clip_norm": None}
 TRIALS = {"max_epochs": 2, "valid_metric": "loss", **BATCHES, **STEADY, "lr": [0.002, 0.01]}
 OPTIMIZERS = ("adamw", "sgd")
+# AdamW would turn rounding into steps where the gradient is zero, as of the biases of keys
+SHORT = {
+    "max_epochs": 2,
+    "valid_every": 2,
+    "valid_metric": "loss",
+    **BATCHES,
+    **STEADY,
+    "lr": 0.005,
+    "optimizer": "sgd",
+}
+SIZES = {"residual": {"bottleneck": 4}, "tpa": {"bottleneck": 4}, "hra": {"controller_width": 4}}
+SIZES |= {"hff": {"dim": 4}, "lora": {"rank": 2}}
+KINDS = {f"kind_{kind}": {"kind": kind, **SIZES.get(kind, {})} for kind in available()}
+RESIDUAL = KINDS["kind_residual"]
+KINDS["kind_embedding"] = {**KINDS["kind_hra"], "bank": "space", "space_dim": 3}
+KINDS["kind_side"] = {"kind": "hff", "dim": 4, "shared": True, "side": "conv", "cache": True}
+WORDS = {1: "one", 2: "two", 4: "four"}
 SCRIPT = """
 import runpy
 import sys
@@ -41,12 +61,13 @@ from adaptkit.errors import AdaptkitError
 
 recording = runpy.run_path(sys.argv[1])["recording"]
 distributed.init_process_group("gloo")
-for name in ("good", "adamw", "sgd", "folds", "grid", "broken"):
-    words = ["train", f"{name}.yaml", "--exp", f"two/{name}", "--device", "cpu"]
+number, *names = sys.argv[2:]
+for name in names:
+    words = ["train", f"{name}.yaml", "--exp", f"{number}/{name}", "--device", "cpu"]
     if name == "grid" and distributed.get_rank():
         time.sleep(3)  # the first process has begun to write by now
     try:
-        with recording(f"two/{name}.{distributed.get_rank()}"):
+        with recording(f"{number}/{name}.{distributed.get_rank()}"):
             app(words, standalone_mode=False)
     except AdaptkitError as error:
         sys.stdout.write(f"refused {error}\\n")
@@ -78,12 +99,10 @@ def recording(path):
     torch.save(taken, path)
 
 
-def experiment_of(base_dir, data, valid, options=OPTIONS, augment=None):
+def experiment_of(base_dir, data, valid, options=OPTIONS, augment=None, entry=RESIDUAL):
     sets = {"train": str(data), "valid": valid and str(valid)}
     section = {"name": "tiny", "base": {"dir": str(base_dir)}, "data": sets, "train": options}
-    return experiment.Experiment.model_validate(
-        {**section, "adapters": [{"kind": "residual", "bottleneck": 4}], "augment": augment}
-    )
+    return experiment.Experiment.model_validate({**section, "adapters": [entry], "augment": augment})
 
 
 def spoil(data, utt_id):
@@ -110,26 +129,50 @@ def runs(base_dir, corpus, tmp_path_factory):
     for name, valid, folds in (("folds", None, 2), ("grid", corpus / "dump/valid", None)):
         made = experiment_of(base_dir, corpus / "dump/train", valid, {**TRIALS, "folds": folds})
         experiment.save(made, folder / f"{name}.yaml")
-    for name in ("good", "folds", "grid", *OPTIMIZERS):
+    for name, entry in KINDS.items():
+        made = experiment_of(base_dir, corpus / "dump/train", corpus / "dump/valid", SHORT, entry=entry)
+        experiment.save(made, folder / f"{name}.yaml")
+    for name in ("good", "folds", "grid", *OPTIMIZERS, *KINDS):
         made = experiment.load(folder / f"{name}.yaml")
         with recording(folder / f"{name}.one"):
             train.train_adapters(made, folder / "one" / name, device="cpu")
     (folder / "script.py").write_text(SCRIPT)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "script.py",
-        __file__,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (folder / "said").write_text(done.stdout)
+    (folder / "said").write_text(
+        torchrun(folder, 2, ["good", *OPTIMIZERS, "folds", "grid", *KINDS, "broken"])
+    )
+    torchrun(folder, 4, KINDS)
     return folder
+
+
+def torchrun(folder, number, names):
+    """Train experiments in 2 processes, or in 4 as on two machines, each in turn; return what they said."""
+    alone = ["--standalone", "--nproc_per_node", "2"]
+    meeting = ["--rdzv_backend", "c10d", "--rdzv_id", "tests", "--rdzv_endpoint", f"127.0.0.1:{free_port()}"]
+    words = alone if number == 2 else ["--nnodes", "2", "--nproc_per_node", "2", *meeting]
+    command = [sys.executable, "-m", "torch.distributed.run", *words]
+    command += ["script.py", __file__, WORDS[number], *names]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    logs = [folder / f"{WORDS[number]}.{machine}" for machine in range(number // 2)]
+    with ExitStack() as stack:
+        started = []
+        for log in logs:
+            file = stack.enter_context(open(log, "w"))
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            started.append(process)
+        codes = [process.wait(timeout=480) for process in started]
+    said = "".join(log.read_text() for log in logs)
+    assert not any(codes), said
+    return said
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def steps(folder):
@@ -191,6 +234,36 @@ def test_both_processes_name_the_utterance_that_one_of_them_had(runs):
     said = [line for line in (runs / "said").read_text().splitlines() if line.startswith("refused")]
     assert len(said) == 2
     assert all("is nan, caused by spk10-03;" in line for line in said)
+
+
+# every adapter type
+
+
+@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("name", KINDS)
+def test_processes_train_every_adapter_type_as_one_does(runs, base, name, number):
+    made = experiment.load(runs / f"{name}.yaml")
+    one, several = (read_tensors(runs / WORDS[n] / name / "state.safetensors")[0] for n in (1, number))
+    tasks = checkpoint.load(runs / "one" / name / "adapter.safetensors").tasks
+    start = api.build(made.adapters, base.sites, tasks, made.train.seed).state_dict()
+    learnt, difference = (
+        torch.cat([(weights[f"weights.{key}"] - other[key]).flatten() for key in start])
+        for weights, other in (
+            (one, start),
+            (several, {key: one[f"weights.{key}"] for key in start}),
+        )
+    )
+    assert learnt.norm() > 0.01
+    assert difference.norm() <= 1e-4 * learnt.norm()
+
+
+@pytest.mark.parametrize("options", [{}, {"max_epochs": 3}])
+def test_a_run_of_several_processes_is_not_resumed_by_one(runs, tmp_path, options):
+    folder = shutil.copytree(runs / "four/kind_residual", tmp_path / "exp")
+    made = experiment.load(runs / "kind_residual.yaml")
+    longer = made.model_copy(update={"train": made.train.model_copy(update=options)})
+    with pytest.raises(CheckpointError, match=r"number of processes \(4, now 1\); resume with its settings"):
+        train.train_adapters(longer, folder, device="cpu", resume=True)
 
 
 # speaker by speaker
@@ -261,24 +334,27 @@ except AdaptkitError as error:
 """
 
 
-def test_a_stopped_process_is_an_error_of_the_other_in_bounded_time(tmp_path):
+def test_a_stopped_process_is_an_error_of_the_others_in_bounded_time(tmp_path):
     (tmp_path / "script.py").write_text(STOPPED)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", distributed.TIMEOUT: "8"}
+    own = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": "3",
+        distributed.TIMEOUT: "8",
+    }
     command, pipe = [sys.executable, tmp_path / "script.py"], subprocess.PIPE
-    first, second = (
+    processes = [
         subprocess.Popen(
             command, env={**os.environ, **own, "RANK": rank}, stderr=pipe, stdout=pipe, text=True
         )
-        for rank in "01"
-    )
+        for rank in "012"
+    ]
     try:
-        said = first.communicate(timeout=90)[1]
-        assert first.returncode == 1
-        assert "another process of this training ended, or did not answer within 8 s" in said
+        for process in (one for rank, one in enumerate(processes) if rank != 1):
+            said = process.communicate(timeout=240)[1]
+            assert process.returncode == 1
+            assert "another process of this training ended, or did not answer within 8 s" in said
     finally:
-        for process in (first, second):
+        for process in processes:
             process.kill()
             process.communicate()

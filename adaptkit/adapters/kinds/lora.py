@@ -63,9 +63,8 @@ class LoRA(Adapter):
         down, _ = self.down[site.key].of_rows(self.task_ids, x.dtype)
         up, _ = self.up[site.key].of_rows(self.task_ids, x.dtype)
         hidden = _Narrow.apply(x, down)  # (B, U, R)
-        if torch.is_grad_enabled():
-            return torch.baddbmm(x_out, hidden, up, alpha=self.scale)  # product, scale and sum in one
-        return x_out.baddbmm_(hidden, up, alpha=self.scale)  # five times as fast for wide x_out
+        # in place, as no linear map needs its output in the backward pass: up to four times as fast
+        return x_out.baddbmm_(hidden, up, alpha=self.scale)
 
     def fold(self, task: int) -> list[Added]:
         """Return (alpha / R) B[k] A[k] (D_out, D_in) for the weight of each linear map."""

@@ -80,7 +80,7 @@ def test_gradients_are_those_of_finite_differences_in_float64():
 
     with stack.for_tasks((0, 1, 0)):
         inputs = (x_in, x_out, *stack.parameters())  # perturbed where they are
-        assert torch.autograd.gradcheck(lambda x, y, *weights: stack.adapt(site, x, y), inputs)
+        assert torch.autograd.gradcheck(lambda x, y, *weights: stack.adapt(site, x, y.clone()), inputs)
 
 
 def test_each_task_is_drawn_from_the_fan_in_of_its_own_matrix():
