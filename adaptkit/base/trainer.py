@@ -19,14 +19,14 @@ class ReferenceTrainer:
     """ESPnet's trainer with a model, all of whose parameters it trains with AdamW."""
 
     def __init__(self, model: nn.Module, *, clip_norm: float, is_mixed: bool):
-        """Set up training; with `is_mixed` as with `use_amp`, which is bfloat16 on a GPU that has it."""
+        """Set up training; with `is_mixed` on a GPU as with `use_amp`, in bfloat16 if it has that."""
         self.model, self.optimizer = model, torch.optim.AdamW(model.parameters(), lr=_LR)
         is_cuda = next(model.parameters()).device.type == "cuda"
         self._trainer, options = (import_class(f"{_MODULE}.{name}") for name in ("Trainer", "TrainerOptions"))
         unset = dict.fromkeys(field.name for field in dataclasses.fields(options))
         wanted = {"ngpu": int(is_cuda), "accum_grad": 1, "grad_clip": clip_norm, "grad_clip_type": 2.0}
         self._options = options(**{**unset, **wanted, "grad_noise": False, "no_forward_run": False})
-        self._scaler = import_class(f"{_MODULE}.GradScaler")() if is_mixed else None
+        self._scaler = import_class(f"{_MODULE}.GradScaler")() if is_mixed and is_cuda else None
         self._distributed = import_class("espnet2.train.distributed_utils.DistributedOption")()
         self._reporter = import_class("espnet2.train.reporter.Reporter")()
         self._reporter.set_epoch(1)

@@ -24,7 +24,7 @@ from adaptkit.adapters.api import AdapterConfig, AdapterStack
 from adaptkit.base import create
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.bench.batch import draw_inputs
-from adaptkit.bench.steps import Meter, now
+from adaptkit.bench.timed import Meter, now
 from adaptkit.data.dataset import Examples
 from adaptkit.errors import ConfigError
 from adaptkit.features.archive import write_archive

@@ -41,9 +41,12 @@ NUM_CLIENTS = 64  # simultaneous
 
 
 app.command(cls=Command)(train)
+app.command(cls=Command)(scale)
 app.command(cls=Command)(gpu)
 app.command(cls=Command)(scale)
 app.command(cls=Command)(corpus)
+
+NUM_CLIENTS = 64  # simultaneous
 
 
 @app.command(cls=Command)
