@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import kaldiio
 import numpy as np
@@ -156,17 +157,13 @@ def torchrun(folder, number, names):
     with ExitStack() as stack:
         started = []
         for log in logs:
-            file = stack.enter_context(open(log, "w"))
-            process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            started.append(process)
+            said, warned = (stack.enter_context(open(f"{log}.{end}", "w")) for end in ("out", "err"))
+            started.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=warned))
+            stack.callback(started[-1].wait)
+            stack.callback(started[-1].kill)
         codes = [process.wait(timeout=480) for process in started]
-    said = "".join(log.read_text() for log in logs)
-    assert not any(codes), said
-    return said
+    assert not any(codes), [Path(f"{log}.err").read_text() for log in logs]
+    return "".join(Path(f"{log}.out").read_text() for log in logs)
 
 
 def free_port():
