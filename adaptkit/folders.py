@@ -59,9 +59,19 @@ class RunFolder:
         return self.path / "train.jsonl"
 
     @property
+    def validation(self) -> Path:
+        """What the last validation has shown of each speaker, and its best one, as a table."""
+        return self.path / "validation.tsv"
+
+    @property
     def record(self) -> Path:
         """The record of the finished run."""
         return self.path / "run.json"
+
+    @property
+    def speaker_table(self) -> Path:
+        """The speakers of the record, as a table, if they are too many for the record itself."""
+        return self.path / "speakers.tsv"
 
     @property
     def origin(self) -> Path:

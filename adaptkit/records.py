@@ -14,13 +14,24 @@ from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from adaptkit import provenance
 from adaptkit.errors import AdaptkitError, CheckpointError, listed
-from adaptkit.files import explain_os_error, parse_json, read_text, require_regular, split_lines, write_text
+from adaptkit.files import (
+    explain_os_error,
+    parse_json,
+    read_text,
+    remove,
+    require_regular,
+    split_lines,
+    write_text,
+)
 from adaptkit.folders import RunFolder
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]  # of seconds or MB
 Record = TypeVar("Record", "RunRecord", "DecodeRecord")
 log = logging.getLogger(__name__)
+MOST_NAMED = 100  # speakers in a record itself
+_NUM_SHOWN = 5  # of more
+_TABLE_HEAD = ("speaker", "weights")  # trained, or those of the start
 _MOST_SHOWN = 1e12  # of a loss, in a chart
 
 
@@ -55,13 +66,22 @@ class RunRecord:
     selection: dict[str, dict[str, Count]] = field(default_factory=dict)  # by trials: speakers by lr, epochs
 
     def write(self, path: Path) -> None:
-        """Write the record as json, atomically."""
-        _write(self, path)
+        """Write the record as json, atomically; of many speakers, their names into a table beside it."""
+        table, content = RunFolder(path.parent).speaker_table, asdict(self)
+        if len(self.tasks) > MOST_NAMED:
+            kept = set(self.unimproved)
+            rows = [_TABLE_HEAD, *((task, "start" if task in kept else "trained") for task in self.tasks)]
+            write_text(table, "".join("\t".join(row) + "\n" for row in rows))
+            content |= {name: _summarise(content[name], table) for name in ("tasks", "unimproved")}
+        _write(content, path)
+        if len(self.tasks) <= MOST_NAMED:
+            remove(table)  # of an earlier record
 
     @classmethod
     def read(cls, path: Path) -> "RunRecord":
         """Read a record; CheckpointError if it is missing, damaged or incomplete."""
-        return _read(cls, path, "'adaptkit train' (for the base alone 'adaptkit decode --base-only')")
+        command = "'adaptkit train' (for the base alone 'adaptkit decode --base-only')"
+        return _read(cls, path, command, complete=_name_speakers)
 
 
 @dataclass(frozen=True)
@@ -94,7 +114,7 @@ class DecodeRecord:
 
     def write(self, path: Path) -> None:
         """Write the record as json, atomically."""
-        _write(self, path)
+        _write(asdict(self), path)
 
     @classmethod
     def read(cls, path: Path) -> "DecodeRecord":
@@ -222,17 +242,51 @@ def write_record(
     ).write(RunFolder(folder).record)
 
 
-def _write(record: RunRecord | DecodeRecord, path: Path) -> None:
-    write_text(path, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
+def _write(content: Mapping[str, Any], path: Path) -> None:
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _read(kind: Callable[..., Record], path: Path, command: str) -> Record:
-    """Read a record that `command` writes."""
+def _read(
+    kind: Callable[..., Record],
+    path: Path,
+    command: str,
+    *,
+    complete: Callable[[Any, Path], Any] = lambda content, path: content,
+) -> Record:
+    """Read a record that `command` writes; `complete` adds what is in files beside it."""
     if not Path(path).exists():
         raise CheckpointError(f"{path}: no such file; {command} writes it when it is done")
     require_regular(path)
     try:
-        return TypeAdapter(kind).validate_json(read_text(path))
+        return TypeAdapter(kind).validate_python(complete(parse_json(read_text(path)), Path(path)))
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()]
         raise CheckpointError(f"{path}: {listed(wrong)}; {command} writes it again") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: the file: {error}; {command} writes it again") from None
+
+
+def _summarise(names: Sequence[str], table: Path) -> dict[str, Any]:
+    """Return in place of many names their number, the first few, and where all are."""
+    return {"number": len(names), "first": list(names[:_NUM_SHOWN]), "table": table.name}
+
+
+def _name_speakers(content: Any, path: Path) -> Any:
+    """Put the names of many speakers, which are in a table, into the content of a record."""
+    if not isinstance(content, dict) or not isinstance(content.get("tasks"), dict):
+        return content
+    table = RunFolder(path.parent).speaker_table
+    if not table.exists():
+        raise CheckpointError(
+            f"{table}: no such file, though {path} has its speakers there; copy it from where the record was "
+            "made, or 'adaptkit train' writes both again"
+        )
+    require_regular(table)
+    head, *rows = (tuple(line.split("\t")) for line in split_lines(read_text(table)))
+    num_named = content["tasks"].get("number")
+    if head != _TABLE_HEAD or len(rows) != num_named or any(len(row) != len(head) for row in rows):
+        raise CheckpointError(
+            f"{table}: not the table of the {num_named} speakers of {path}; copy both from the same folder"
+        )
+    kept = [task for task, weights in rows if weights == "start"]
+    return {**content, "tasks": [task for task, _ in rows], "unimproved": kept}

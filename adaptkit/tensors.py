@@ -9,8 +9,8 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Mapping
-from importlib import metadata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +26,63 @@ from adaptkit.files import explain_os_error, read_regular, replacing
 _HEAD = b'{"__metadata__":{"adaptkit":"{\\"crc32\\": \\"'  # follows 8 bytes of length
 _NO_CHECKSUM = "00000000"
 _CHECKSUM = slice(8 + len(_HEAD), 8 + len(_HEAD) + len(_NO_CHECKSUM))
+_BLOCK = 1 << 22  # bytes read or written at a time
+_DTYPES = {  # in the order in which safetensors sorts tensors, so that numbers are aligned
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write named tensors and a json header atomically, with a checksum."""
-    own = {
-        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
-    content = safetensors.torch.save(own, {"adaptkit": json.dumps({"crc32": _NO_CHECKSUM, **header})})
-    if not content.startswith(_HEAD, 8):
-        raise CheckpointError(
-            f"{path}: not written: safetensors {metadata.version('safetensors')} orders its header "
-            "differently; install the version in requirements.lock"
-        )
-    whole = memoryview(content)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.writelines((whole[: _CHECKSUM.start], _checksum(content), whole[_CHECKSUM.stop :]))
+    """Write named tensors and a json header atomically, with a checksum, without a copy of all of them."""
+    begin_writing(path, tensors, header)()
+
+
+def begin_writing(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Callable[[], None]:
+    """Hand named tensors to the operating system; return a function that completes the file.
+
+    It adds the checksum, waits for the disk and gives the file its name. It may be called in another thread,
+    when the tensors have changed already.
+    """
+    with ExitStack() as stack:
+        temporary = stack.enter_context(replacing(path))
+        with open(temporary, "wb") as file:
+            file.writelines(_contents(tensors, header))
+        handed = stack.pop_all()
+
+    def finish() -> None:
+        with handed, open(temporary, "r+b") as file:
+            checksum = _checksum(iter(lambda: file.read(_BLOCK), b""))
+            file.seek(_CHECKSUM.start)
+            file.write(checksum)
+
+    return finish
+
+
+def _contents(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Iterator[bytes | memoryview]:
+    """Yield the parts of a file as safetensors writes it: the header, then the tensors in parts."""
+    places: dict[str, Any] = {"__metadata__": {"adaptkit": json.dumps({"crc32": _NO_CHECKSUM, **header})}}
+    ranks, end = {dtype: rank for rank, dtype in enumerate(_DTYPES)}, 0
+    ordered = sorted(tensors, key=lambda name: (ranks[tensors[name].dtype], name.encode()))
+    for name in ordered:
+        tensor, start = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        kind, shape = _DTYPES[tensor.dtype], list(tensor.shape)
+        places[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    described = json.dumps(places, separators=(",", ":"), ensure_ascii=False).encode()
+    described += b" " * (-len(described) % 8)
+    yield len(described).to_bytes(8, "little") + described
+    for name in ordered:
+        for part in tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).split(_BLOCK):
+            yield part.cpu().numpy().data
 
 
 def read_tensors(
@@ -74,7 +114,7 @@ def read_tensors(
         raise CheckpointError(f"{path}: a safetensors file, but not written by adaptkit; {remedy}") from error
     if not content.startswith(_HEAD, 8):
         raise CheckpointError(f"{path}: damaged, or of an earlier adaptkit: it has no checksum; {remedy}")
-    if content[_CHECKSUM] != _checksum(content):
+    if content[_CHECKSUM] != _checksum([content]):
         raise CheckpointError(f"{path}: damaged: the checksum does not match; {remedy}")
     header.pop("crc32", None)
     return tensors, header
@@ -207,9 +247,13 @@ def memory_bytes() -> int:
     return min(physical, int(limit)) if limit.isdecimal() else physical
 
 
-def _checksum(content: bytes) -> bytes:
-    """Compute the checksum of a file's content without copying it."""
-    whole, checksum = memoryview(content), 0
-    for part in (whole[: _CHECKSUM.start], _NO_CHECKSUM.encode(), whole[_CHECKSUM.stop :]):
-        checksum = zlib.crc32(part, checksum)
+def _checksum(parts: Iterable[bytes]) -> bytes:
+    """Compute the checksum of a file's content, given in parts, of which the first holds its place."""
+    checksum, is_first = 0, True
+    for part in parts:
+        whole = memoryview(part)
+        if is_first:
+            checksum = zlib.crc32(_NO_CHECKSUM.encode(), zlib.crc32(whole[: _CHECKSUM.start]))
+            whole, is_first = whole[_CHECKSUM.stop :], False
+        checksum = zlib.crc32(whole, checksum)
     return f"{checksum:08x}".encode()

@@ -44,6 +44,46 @@ def test_record_is_read_back(record, tmp_path):
     assert type(record).read(tmp_path / "run.json") == record
 
 
+@pytest.fixture
+def large(tmp_path):
+    """The record of a run with many speakers, in a file."""
+    tasks = [f"spk{number:04}" for number in range(2000)]
+    run = RunRecord(
+        "run", "lora", tasks, "9f", 1, 0, 0, 1.0, 1.0, 1, 1, 0, {}, None, "", unimproved=tasks[7:9]
+    )
+    run.write(tmp_path / "run.json")
+    return run
+
+
+def test_a_record_of_many_speakers_is_short_and_names_them_in_a_table(large, tmp_path):
+    content = (tmp_path / "run.json").read_text()
+    assert len(content) < 2000
+    assert json.loads(content)["tasks"]["number"] == 2000
+    assert (tmp_path / "speakers.tsv").read_text().splitlines()[7:9] == ["spk0006\ttrained", "spk0007\tstart"]
+    assert RunRecord.read(tmp_path / "run.json") == large
+
+
+def test_a_record_of_few_speakers_leaves_no_table_of_an_earlier_one(large, tmp_path):
+    few = replace(large, tasks=["a"], unimproved=[])
+    few.write(tmp_path / "run.json")
+    assert RunRecord.read(tmp_path / "run.json") == few
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_record_whose_table_is_gone_or_another_is_refused(large, tmp_path):
+    table = tmp_path / "speakers.tsv"
+    table.write_text("\n".join(table.read_text().splitlines()[:50]) + "\n")
+    with pytest.raises(
+        CheckpointError, match=r"speakers.tsv: not the table of the 2000 speakers of .*run.json"
+    ):
+        RunRecord.read(tmp_path / "run.json")
+    table.unlink()
+    with pytest.raises(
+        CheckpointError, match=r"speakers.tsv: no such file, though .*run.json has its speakers"
+    ):
+        RunRecord.read(tmp_path / "run.json")
+
+
 def test_real_time_factor_is_decoding_per_recording():
     assert DECODE.rtf == 0.25
 

@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,26 @@ from torch import Tensor, nn
 SHARED = "shared"  # the task of an adapter for all speakers; it also serves those without one of their own
 
 
+@dataclass(frozen=True)
+class TakenSlices:
+    """Copies of some tasks' slices of parameters, used in place of the tables while these tasks are trained.
+
+    Their gradients have the size of these slices, while that of a table would have the size of all tasks.
+    """
+
+    task_ids: Tensor  # (n,) sorted; no other task may be used meanwhile
+    slices: Mapping[str, Tensor]  # (n, ...) by the parameter's name
+
+    def places(self, task_ids: Tensor) -> Tensor:
+        """Return the place of each task among the slices."""
+        return torch.searchsorted(self.task_ids, task_ids).clamp(max=len(self.task_ids) - 1)
+
+
 class TaskOwned(nn.Module):
     """A module with per-task parameters: index k of their first axis belongs to task k alone."""
 
     made: Mapping[str, Tensor] | None = None  # by a hypernetwork: slices of every row (B, ...), in a pass
+    taken: TakenSlices | None = None  # in a step of training
 
     def draw(self, task: int) -> None:
         """Initialise a task's slices, zero so far, from torch's global generator; some stay zero."""
@@ -28,13 +45,19 @@ class TaskOwned(nn.Module):
         """Return the slice of a parameter for the task of each row (B, ...)."""
         if self.made is not None:
             return self.made[name]
+        if self.taken is not None and name in self.taken.slices:
+            return self.taken.slices[name].index_select(0, self.taken.places(task_ids))
         return self.get_parameter(name).index_select(0, task_ids)
 
     def of(self, task: int) -> dict[str, Tensor]:
         """Return a task's slice of every parameter; with a hypernetwork, that of the pass's first row."""
         if self.made is not None:
             return {name: rows[0] for name, rows in self.made.items()}
-        return {name: table[task] for name, table in self.named_parameters(recurse=False)}
+        found = {name: table[task] for name, table in self.named_parameters(recurse=False)}
+        if self.taken is None:
+            return found
+        place = int(self.taken.places(self.taken.task_ids.new_tensor(task)))
+        return found | {name: slices[place] for name, slices in self.taken.slices.items()}
 
 
 class TaskLinear(TaskOwned):
@@ -209,6 +232,28 @@ def shared_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield the parameters that all tasks share with their names."""
     owned = {name for name, _ in task_parameters(module)}
     yield from ((name, parameter) for name, parameter in module.named_parameters() if name not in owned)
+
+
+@contextmanager
+def taking(module: nn.Module, task_ids: Sequence[int]) -> Iterator[dict[str, Tensor]]:
+    """Use copies of some tasks' slices of the trained parameters inside the block; yield them by name.
+
+    The tasks are in order, and no other may be used meanwhile.
+    """
+    taken: dict[str, Tensor] = {}
+    parts, ids = owning_parts(module), torch.tensor(task_ids, dtype=torch.long)
+    try:
+        for prefix, part in parts.items():
+            trained = {n: p for n, p in part.named_parameters(recurse=False) if p.requires_grad}
+            for table in trained.values():
+                ids = ids.to(table.device)
+            own = {n: table.detach().index_select(0, ids).requires_grad_() for n, table in trained.items()}
+            part.taken = TakenSlices(ids, own)
+            taken |= {f"{prefix}.{name}" if prefix else name: slices for name, slices in own.items()}
+        yield taken
+    finally:
+        for part in parts.values():
+            part.taken = None
 
 
 def weights_of(module: nn.Module, space: Hypernetwork | None, task: int) -> dict[str, Tensor]:

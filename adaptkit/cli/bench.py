@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adaptkit.cli import bench_corpus
+from adaptkit.cli.bench_corpus import corpus
+from adaptkit.cli.bench_scale import scale
 from adaptkit.cli.options import (
     Adapter,
     AdapterOverrides,
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from adaptkit.bench.serving import Served
 
 app = new_group("Measure the cost of corpora, training, augmentation, decoding and serving on this machine.")
-bench_corpus.register(app)
+
+app.command(cls=Command)(corpus)
+app.command(cls=Command)(scale)
 
 NUM_TOKENS = 500  # of a model with random weights: a small BPE vocabulary
 NUM_CLIENTS = 64  # simultaneous

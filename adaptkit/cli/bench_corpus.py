@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adaptkit.cli.options import Command, Nj
+from adaptkit.cli.options import Nj
 
 if TYPE_CHECKING:
     from adaptkit.bench.corpus import CorpusCost
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the group."""
-    app.command(cls=Command)(corpus)
 
 
 def corpus(

@@ -7,7 +7,7 @@ any other temperature their number depends on the sizes of all tasks.
 """
 
 import random
-from collections import deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,71 +64,38 @@ def own_batches(
         again = list(data.tasks[task])
         generator.shuffle(again)
         drawn += again[: num_visits - len(drawn)]
-    longest = max(data.lengths[index] for index in data.tasks[task])
-    drawn.sort(key=lambda index: (data.groups[index], -(_CLASSES * data.lengths[index] // longest)))
+    lengths, groups = data.lengths, data.groups
+    longest = max(lengths[index] for index in data.tasks[task])
+    drawn.sort(key=lambda index: (groups[index], -(_CLASSES * lengths[index] // longest)))
     plan: Batches = []
     for index in drawn:
-        if not plan or not _fits([*plan[-1], index], data, limits):
+        length = lengths[index]
+        longest = max(longest, length) if plan else length
+        if not plan or not _fits(plan[-1], index, longest, data, limits):
             plan.append([])
+            longest = length
         plan[-1].append(index)
     generator.shuffle(plan)
     return plan
 
 
-def plan_steps(own: Mapping[str, Batches], data: TrainingSet, limits: StepLimits) -> list[list[Batches]]:
-    """Plan the steps of an epoch from each task's batches, at most one of each task in a step.
-
-    A step begins with the task that has most batches left, and is filled with the batches closest to it in
-    length: first those of tasks with about as many left, then of any task.
-    """
-    queues = {task: deque(batches) for task, batches in own.items() if batches}
-    steps = []
-    while queues:
-        behind = max(queues, key=lambda task: len(queues[task]))
-        step = _fill_step(queues, behind, data, limits)
-        steps.append(step)
-        queues = {task: queue for task, queue in queues.items() if queue}
-    return steps
-
-
-def _fill_step(
-    queues: Mapping[str, deque[list[int]]], behind: str, data: TrainingSet, limits: StepLimits
-) -> Batches:
-    left, length = len(queues[behind]), _longest(queues[behind][0], data)
-
-    def rank(task: str) -> tuple[bool, int, str]:
-        distance = abs(_longest(queues[task][0], data) - length)
-        return len(queues[task]) < left - 1, distance, task
-
-    step: Batches = []
-    for task in [behind, *sorted(queues.keys() - {behind}, key=rank)]:
-        place = _find_place(queues[task][0], step, data, limits)
-        if place is not None:
-            place.extend(queues[task].popleft())
-    return step
+def count_batches(
+    task: str, num_visits: int, data: TrainingSet, limits: StepLimits, *, seed: int, num_epochs: int
+) -> int:
+    """Count the batches of one task over some epochs; they are drawn only if their number depends on that."""
+    own = data.tasks[task]
+    groups = Counter(data.groups[index] for index in own)
+    times, more = divmod(num_visits, len(own))
+    most = min(limits.task_utterances, num_visits)
+    if most * max(data.lengths[index] for index in own) > limits.batch_frames or (more and len(groups) > 1):
+        epochs = range(num_epochs)
+        return sum(len(own_batches(task, num_visits, data, limits, seed=seed, epoch=e)) for e in epochs)
+    sizes = [num_visits] if len(groups) == 1 else [times * size for size in groups.values()]
+    return num_epochs * sum(-(-size // limits.task_utterances) for size in sizes)
 
 
-def _find_place(own: Sequence[int], step: Batches, data: TrainingSet, limits: StepLimits) -> list[int] | None:
-    """Return a batch of the step with room for a task's batch, a new one if allowed, or None."""
-    for batch in step:
-        fits = _frames([*batch, *own], data) <= limits.batch_frames
-        if fits and data.groups[batch[0]] == data.groups[own[0]]:
-            return batch
-    if len(step) == limits.accumulate:
-        return None
-    step.append([])
-    return step[-1]
-
-
-def _fits(batch: Sequence[int], data: TrainingSet, limits: StepLimits) -> bool:
-    is_one_group = data.groups[batch[0]] == data.groups[batch[-1]]
-    is_small = len(batch) <= limits.task_utterances and _frames(batch, data) <= limits.batch_frames
-    return is_one_group and is_small
-
-
-def _frames(batch: Sequence[int], data: TrainingSet) -> int:
-    return _longest(batch, data) * len(batch)
-
-
-def _longest(batch: Sequence[int], data: TrainingSet) -> int:
-    return max(data.lengths[index] for index in batch)
+def _fits(batch: Sequence[int], index: int, longest: int, data: TrainingSet, limits: StepLimits) -> bool:
+    """Return whether a batch has room for an utterance, with which its longest has so many frames."""
+    num = len(batch) + 1
+    is_small = num <= limits.task_utterances and longest * num <= limits.batch_frames
+    return is_small and data.groups[batch[0]] == data.groups[index]

@@ -11,7 +11,7 @@ from adaptkit.adapters.api import AdapterStack
 from adaptkit.augment.specaugment import SpecAugment, augment
 from adaptkit.base import owsm
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.base.loss import loss_from_encoded
+from adaptkit.base.loss import inner_ctc_loss, loss_from_encoded
 from adaptkit.base.padding import ignoring_padding
 from adaptkit.base.search.choose import quick_searcher
 from adaptkit.base.search.likelihood import own_likelihoods
@@ -106,6 +106,35 @@ class AdaptedModel(nn.Module):
         for rows, encoded, frames in self._passes(batch):
             yield from searcher.find(self.espnet, encoded, frames, rows, is_wanted)
 
+    def measure_rows(self, batch: Batch, *, searches: bool) -> tuple[list[float], list[list[BestPath]]]:
+        """Return the loss of each row and, if asked for, what the fastest search finds, by one encoder pass.
+
+        A row's loss is that of a batch of its own, whatever the other rows, also where the model's own loss
+        couples them.
+        """
+        batch = self.read_taps(batch)
+        losses: dict[int, Tensor] = {}
+        paths: dict[int, list[BestPath]] = {}
+        for rows in self._groups(batch):
+            with self._acting(batch, rows):
+                encoded, frames, inner = self._encode_for_loss(batch)
+                for row in rows:
+                    own = slice(row, row + 1)
+                    lengths = batch.token_lengths[own]
+                    loss = loss_from_encoded(
+                        self.espnet,
+                        encoded[own, : int(frames[row])],
+                        frames=frames[own],
+                        tokens=batch.tokens[own, : int(lengths)],
+                        token_lengths=lengths,
+                    )
+                    losses[row] = loss.float().squeeze() + (0.0 if inner is None else inner[row])
+                if searches:
+                    found = quick_searcher(self.espnet).find(self.espnet, encoded, frames, rows)
+                    paths |= dict(found)
+        ordered = torch.stack([losses[row] for row in range(len(losses))])
+        return ordered.tolist(), [paths[row] for row in range(len(paths))]
+
     def own_likelihoods(self, batch: Batch) -> list[float]:
         """Return the log-likelihood per frame of each row's best text with the weights of its task."""
         found: dict[int, float] = {}
@@ -192,6 +221,13 @@ class AdaptedModel(nn.Module):
         if batch.has_taps:
             return encoder_cache.replay(self.adapters, self.taps, batch.inputs, batch.lengths), batch.lengths
         encoded, frames = self.espnet.encode(batch.inputs.clone(), batch.lengths)
-        if isinstance(encoded, tuple):  # with intermediate CTC
-            encoded = encoded[0]
-        return encoded, frames
+        return encoded[0] if isinstance(encoded, tuple) else encoded, frames  # with intermediate CTC
+
+    def _encode_for_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return encoder output, its lengths, and what intermediate CTC adds to the loss of each row (B,)."""
+        if batch.has_taps:
+            return *self._encode(batch), batch.inner_ctc
+        encoded, frames = self.espnet.encode(batch.inputs.clone(), batch.lengths)
+        text = {"tokens": batch.tokens, "token_lengths": batch.token_lengths}
+        inner = inner_ctc_loss(self.espnet, encoded, frames=frames, **text)
+        return encoded[0] if isinstance(encoded, tuple) else encoded, frames, inner

@@ -1,7 +1,7 @@
 """Recognise the utterances of a data set in batches that may mix tasks."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,18 +67,21 @@ def search_nbest(
 ) -> dict[str, list[BestPath]]:
     """Return the n-best list of each utterance; a best score that is not finite is an error."""
     found = dict(zip(batch.utt_ids, adapted.recognise(batch, searcher), strict=True))
+    refuse_infinite(found)
+    return found
+
+
+def refuse_infinite(found: Mapping[str, Sequence[BestPath]]) -> None:
+    """Refuse n-best lists of utterances if a best score is not finite."""
     lost = [utt_id for utt_id, paths in found.items() if not math.isfinite(paths[0].score)]
     if lost:
         raise DataError(
             f"the scores of {listed(lost)} are not finite; check their audio and features for nan and inf"
         )
-    return found
 
 
-def plan_decoding(
-    adapted: AdaptedModel, examples: Examples, batch_frames: int, *, by_task: bool = False
-) -> BatchPlan:
-    """Group utterances of similar length into batches, longest first; with `by_task` of one task only.
+def plan_decoding(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> BatchPlan:
+    """Group utterances of similar length, of any tasks, into batches, longest first.
 
     The shortest utterance of a batch is at least four fifths as long as the longest, since padding costs as
     much as speech.
@@ -87,9 +90,6 @@ def plan_decoding(
         (*group, length_class(length))
         for group, length in zip(examples.groups(adapted.adapters), examples.lengths, strict=True)
     ]
-    if by_task:
-        ids = (examples.task_ids[task] for task in examples.data.utterances.tasks)
-        groups = [(*group, task) for group, task in zip(groups, ids, strict=True)]
     return plan_batches(examples.lengths, batch_frames, groups=groups)
 
 

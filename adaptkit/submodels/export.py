@@ -65,7 +65,8 @@ def export(
             for path in pool.map(partial(write, folder), submodels):
                 paths.append(path)
                 advance(1, "")
-    starts = [task for task in chosen if task in file.unimproved]
+    unimproved = set(file.unimproved)
+    starts = [task for task in chosen if task in unimproved]
     if starts:
         what = "Submodels hold the weights of their start, as no validation was better"
         _LOG.warning("%s: %d of %d %s: %s", folder, len(starts), len(chosen), what, listed(starts))

@@ -2,10 +2,11 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from adaptkit.adapters.per_task import shared_parameters, task_parameters
@@ -53,8 +54,14 @@ class BestWeights:
         standings = dict(state.standings)
         for name, entry in entries.items():
             before = standings.get(name, Standing())
-            limits = {"average": options.average, "patience": options.patience}
-            standings[name] = before.after(entry, **limits, min_gain=self.plan.min_gain)
+            figures = validation.figures.get(name)
+            standings[name] = before.after(
+                entry,
+                average=options.average,
+                patience=options.patience,
+                min_gain=self.plan.min_gain,
+                last=astuple(figures) if figures else (),
+            )
             if standings[name].best[0] == entry:
                 better.append(name)
         unvalidated = [task for task in self.ids if task not in validation.by_task]
@@ -105,15 +112,15 @@ class BestWeights:
                 self.best_by_task[name][self.ids[task]] = mean
         self.plan.write(self.best_by_task, replace(state, step=max(kept)))
 
-    def remove_unnamed(self, state: State) -> None:
-        """Remove the checkpoints that a saved state does not name; all if early stopping ended the run.
+    def remove_unnamed(self, *states: State) -> None:
+        """Remove the checkpoints that none of some states names; all if early stopping ended the run.
 
         Those of a run that ended otherwise stay, as it may be resumed with more epochs.
         """
         folder = self._path(0).parent
-        if self.plan.options.average == 1 or (state.is_done and self.is_over(state)):
+        if self.plan.options.average == 1 or all(state.is_done and self.is_over(state) for state in states):
             shutil.rmtree(folder, ignore_errors=True)
-        named = {self._path(step) for step in state.kept_steps}
+        named = {self._path(step) for state in states for step in state.kept_steps}
         for path in folder.glob("step_*.safetensors"):
             if path not in named:
                 path.unlink()
@@ -131,10 +138,13 @@ class BestWeights:
 
     def _take(self, tasks: Sequence[str]) -> None:
         """Copy the current weights of some tasks into their best weights."""
-        present = self.trained.state_dict()
-        for task in tasks if self.ids else ():
-            for name, own in self._slices(present, task).items():
-                self.best_by_task[name][self.ids[task]] = own
+        if not tasks or not self.ids:
+            return
+        present, rows = self.trained.state_dict(), [self.ids[task] for task in tasks]
+        for name in self.owned:
+            best = self.best_by_task[name]
+            ids = torch.tensor(rows, device=best.device)
+            best.index_copy_(0, ids, present[name].index_select(0, ids))
 
     def _slices(self, weights: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:
         return {name: weights[name][self.ids[task]] for name in self.owned}

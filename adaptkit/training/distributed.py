@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from adaptkit import locks
+from adaptkit.adapters.per_task import task_parameters
 from adaptkit.errors import ConfigError, TrainingError
 
 TIMEOUT = "ADAPTKIT_DISTRIBUTED_TIMEOUT_SEC"
@@ -64,6 +66,31 @@ def of_first(value: Value) -> Value:
     if distributed.is_initialized():
         distributed.broadcast_object_list(shared)
     return shared[0]
+
+
+def from_all(names: list[str]) -> list[str]:
+    """Return the names found in any process, sorted."""
+    if not distributed.is_initialized():
+        return sorted(set(names))
+    gathered = [names] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, names)
+    return sorted(set().union(*gathered))
+
+
+def in_parallel(model: nn.Module, trained: nn.Module, *, has_statistics: bool) -> nn.Module:
+    """Return a model that averages gradients over processes; what is trained takes the first one's weights.
+
+    The gradients of per-task weights are left to the optimizer, which averages those of a step's tasks alone.
+    """
+    if not distributed.is_initialized():
+        return model
+    for tensor in trained.state_dict().values():
+        distributed.broadcast(tensor, 0)
+    owned = {name for name, _ in task_parameters(model)}
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, owned)
+    if not any(p.requires_grad for name, p in model.named_parameters() if name not in owned):
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=has_statistics, find_unused_parameters=False)
 
 
 @contextmanager

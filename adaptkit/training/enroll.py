@@ -43,6 +43,7 @@ from adaptkit.training_options import AdapterTraining
 
 _LOG = logging.getLogger(__name__)
 _NUM_COMPARED = 4  # utterances of a new speaker that select the nearest known speaker
+_MOST_LOGGED = 10  # speakers whose results are logged
 _OF_TRAINING = {"train.shared", "train.start", "train.freeze_shared"}
 _OF_VALIDATION = {"train.valid_every", "train.valid_metric", "train.select", "train.min_gain"}
 _OF_VALID = {"train.patience", "train.average"}  # which folds do without
@@ -96,7 +97,7 @@ def enroll(options: EnrollOptions, *, device: str) -> Path:
         )
         state = trials.fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=True)
         if is_first():
-            _log_result(train.data.tasks, state, plan.metric)
+            _log_result(folder.path, train.data.tasks, state, plan.metric)
             metric = "" if valid is None and not state.choices else plan.metric
             append(options, settings, base=base, folder=folder, state=state, device=device, metric=metric)
     return target.path
@@ -134,16 +135,19 @@ def start(
         if where == "shared" and shared is not None:
             start_from_shared(stack, shared)
             return stack
-        for index, task in enumerate(tasks if where != "new" else ()):
-            chosen = speakers or [0]
-            if where == "shared":
-                chosen = [known.tasks.index(SHARED)]
-            if where == "nearest":
-                chosen = [find_nearest(known, train, task)]
-                what = "%s starts from '%s', whose weights give the lowest loss"
-                _LOG.info(what, task, known.tasks[chosen[0]])
+        if where in ("mean", "shared"):
+            chosen = [known.tasks.index(SHARED)] if where == "shared" else speakers or [0]
             for name, parameter in task_parameters(stack):
-                parameter[index] = owned[name][chosen].mean(dim=0)
+                parameter.copy_(owned[name][chosen].mean(dim=0).expand_as(parameter))
+        for index, task in enumerate(tasks if where == "nearest" else ()):
+            nearest_known = find_nearest(known, train, task)
+            if index < _MOST_LOGGED:
+                what = "%s starts from '%s', whose weights give the lowest loss"
+                _LOG.info(what, task, known.tasks[nearest_known])
+            elif index == len(tasks) - 1:
+                _LOG.info("and so do %d more, each from its own", len(tasks) - _MOST_LOGGED)
+            for name, parameter in task_parameters(stack):
+                parameter[index] = owned[name][nearest_known]
     return stack
 
 
@@ -236,25 +240,27 @@ def _settings_words(options: EnrollOptions) -> list[str]:
     return [*options.overrides, *experiment.setting(changes)]
 
 
-def _log_result(tasks: Sequence[str], state: State, metric: Metric) -> None:
+def _log_result(folder: Path, tasks: Sequence[str], state: State, metric: Metric) -> None:
     """Log how many steps a training took and, for each speaker, its best validation."""
     _LOG.info("%s: %d steps, %.0f s", listed(tasks, 5), state.step, state.seconds)
-    for task, standing in sorted(state.standings.items()):
-        if standing.best:
-            value, loss, step = standing.best[0]
-            place = f"step {step:.0f}" if step else "the start, which no step improved on"
-            found = "" if metric == "loss" else f", {describe_value(metric, value)}"
-            _LOG.info("%s: valid loss %.3f%s at %s", task or "all", loss, found, place)
+    found = sorted((task, standing.best[0]) for task, standing in state.standings.items() if standing.best)
+    for task, (value, loss, step) in found[:_MOST_LOGGED]:
+        place = f"step {step:.0f}" if step else "the start, which no step improved on"
+        shown = "" if metric == "loss" else f", {describe_value(metric, value)}"
+        _LOG.info("%s: valid loss %.3f%s at %s", task or "all", loss, shown, place)
+    if len(found) > _MOST_LOGGED:
+        _LOG.info("and %d more, in %s", len(found) - _MOST_LOGGED, RunFolder(folder).validation)
 
 
 def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples | None]:
     """Read the new speakers' training and validation utterances, with matching task ids."""
     train = read_set(options.data, base, allow_pipes=options.allow_pipes, keeps_tasks=True)
-    unknown = [name for name in options.speakers if name not in train.data.tasks]
+    known = train.data.tasks
+    unknown = sorted(set(options.speakers) - set(known))
     if unknown:
-        described = "; ".join(f"'{name}'{nearest(name, train.data.tasks)}" for name in unknown)
+        described = "; ".join(f"'{name}'{nearest(name, known)}" for name in unknown)
         raise DataError(f"{options.data}: has no speaker {described}")
-    chosen = options.speakers or train.data.tasks
+    chosen = options.speakers or known
     if SHARED in chosen:
         raise DataError(
             f"{options.data}: has a speaker '{SHARED}', as adapters for all speakers are called; give them "
@@ -272,7 +278,8 @@ def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples |
 
 
 def _only(examples: Examples, tasks: Sequence[str]) -> Examples:
-    others = {u.utt_id for u in examples.data.utterances if u.task not in tasks}
+    chosen = set(tasks)
+    others = {u.utt_id for u in examples.data.utterances if u.task not in chosen}
     kept = examples.without(others)
     return replace(kept, task_ids={task: index for index, task in enumerate(kept.data.tasks)})
 

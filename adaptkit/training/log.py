@@ -4,7 +4,7 @@ import importlib.util
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from adaptkit.errors import AdaptkitError, TrainingError, listed
 from adaptkit.files import explain_os_error, write_text
 from adaptkit.folders import RunFolder
 from adaptkit.records import read_log
-from adaptkit.training.standing import WHOLE
+from adaptkit.training.standing import WHOLE, Standing
 from adaptkit.training.state import State
 from adaptkit.training.validation import Validation, describe_value
 
@@ -55,12 +55,16 @@ class TrainingLog:
 
     def valid(self, state: State, validation: Validation, seconds: float) -> None:
         """Log a validation and how long it took; step 0 is that of the start."""
-        by_task = {task: rate if math.isfinite(rate) else None for task, rate in validation.by_task.items()}
         figures = {"metric": validation.metric, "loss": validation.loss}
-        figures |= {"wer": validation.wer, "cer": validation.cer, "by_task": by_task}
-        names = {"stopped": sorted(state.stopped), "unimproved": state.list_unimproved(self.tasks)}
-        self._write("valid", state, **figures, **names, valid_seconds=seconds)
+        figures |= {"wer": validation.wer, "cer": validation.cer}
+        kept = state.list_unimproved(self.tasks)
+        if self.tasks:
+            figures |= {"speakers": len(validation.by_task), "quartiles": _quartiles(validation.by_task)}
+            figures |= {"stopped": len(state.stopped - {WHOLE}), "unimproved": len(kept)}
+        self._write("valid", state, **figures, valid_seconds=seconds)
         if self.is_active:
+            if self.tasks:
+                self._write_table(state, validation, kept)
             found = [f"valid loss {validation.loss:.3f}"]
             if validation.metric != "loss":
                 found.append(describe_value(validation.metric, validation.value))
@@ -95,6 +99,20 @@ class TrainingLog:
         kept = [event for event in read_log(self.path) if step and event["step"] <= step]
         write_text(self.path, "".join(f"{json.dumps(event)}\n" for event in kept))
 
+    def _write_table(self, state: State, validation: Validation, kept: Sequence[str]) -> None:
+        """Write what this validation has shown of each speaker, with its best one."""
+        head = ("speaker", "metric", "last", "loss", "best", "loss_best", "step_best")
+        rows = [(*head, "without_gain", "stopped", "unimproved")]
+        unimproved = set(kept)
+        for task, value in validation.by_task.items():
+            standing = state.standings.get(task, Standing())
+            *best, step = standing.best[0] if standing.best else [math.nan] * 3
+            shown = [f"{figure:.6g}" for figure in (value, validation.loss_by_task[task], *best)]
+            figures = [*shown, f"{step:.0f}"]
+            flags = ["yes" if is_so else "no" for is_so in (standing.is_stopped, task in unimproved)]
+            rows.append((task, validation.metric, *figures, str(standing.waited), *flags))
+        write_text(RunFolder(self.path.parent).validation, "".join("\t".join(row) + "\n" for row in rows))
+
     def _write(self, event: str, state: State, **figures: Any) -> None:
         if not self.is_active:
             return
@@ -112,3 +130,10 @@ class TrainingLog:
             for name, value in figures.items():
                 if isinstance(value, float):
                     self.board.add_scalar(f"{event}/{name}", value, state.step)
+
+
+def _quartiles(by_task: Mapping[str, float]) -> list[float | None]:
+    """Return the least, the quartiles and the largest of figures; None is infinite, which json has not."""
+    ordered = sorted(by_task.values())
+    places = [round(part * (len(ordered) - 1) / 4) for part in range(5)] if ordered else []
+    return [ordered[place] if math.isfinite(ordered[place]) else None for place in places]

@@ -4,12 +4,11 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import distributed
 
 from adaptkit.data.batches import Batch, load_batches
 from adaptkit.data.sampler import Batches
@@ -19,7 +18,7 @@ from adaptkit.folders import RunFolder
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
 from adaptkit.training.best import BestWeights, selects_by_task
-from adaptkit.training.distributed import writing_to
+from adaptkit.training.distributed import from_all, in_parallel, writing_to
 from adaptkit.training.log import TrainingLog
 from adaptkit.training.optimizer import PerTask, StepSettings
 from adaptkit.training.plan import Plan
@@ -27,7 +26,7 @@ from adaptkit.training.precision import autocast, find_not_finite, seed_everythi
 from adaptkit.training.schedule import learning_rate
 from adaptkit.training.standing import WHOLE, Measured
 from adaptkit.training.state import Saved, State, refuse_another
-from adaptkit.training.validation import Validation, validate
+from adaptkit.training.validation import TaskFigures, Validation, validate
 
 
 def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
@@ -39,7 +38,7 @@ def fit(adapted: AdaptedModel, plan: Plan, *, resume: bool) -> State:
 def _fit(adapted: AdaptedModel, plan: Plan, resume: bool) -> State:
     if not plan.first.choices:  # else the trials were its beginning
         refuse_another(plan.folder, resume=resume)
-    loop = _Loop(adapted, plan)
+    loop = Loop(adapted, plan)
     if resume:
         loop.state = loop.saved.restore(plan.folder) or plan.first
         loop.lengthen()
@@ -48,11 +47,14 @@ def _fit(adapted: AdaptedModel, plan: Plan, resume: bool) -> State:
     if adapted.adapters is not None and adapted.adapters.is_cached and plan.train.taps is None:
         loop.plan = plan.cached(adapted.adapters)
     loop.log.rewind(loop.state.step)
-    counted = counting(str(plan.folder), loop.num_steps[WHOLE], loop.state.step)
-    with adapted.hooked(), loop.log, counted as advance:
-        loop.start()
-        while not loop.state.is_done:
-            loop.run_epoch(advance)
+    counted = counting(str(plan.folder), loop.steps.count(), loop.state.step)
+    try:
+        with adapted.hooked(), loop.log, counted as advance:
+            loop.start()
+            while not loop.state.is_done:
+                loop.run_epoch(advance)
+    finally:
+        loop.saved.wait()
     return loop.state
 
 
@@ -60,7 +62,7 @@ _LOG = logging.getLogger(__name__)
 _FIRST_SCALE = 2.0**11  # float16 loss scale; the loss is a sum over utterances, torch's 2^16 suits a mean
 
 
-class _Loop:
+class Loop:
     """The state of a run: model, optimizer, loss scaler, best weights and log."""
 
     def __init__(self, adapted: AdaptedModel, plan: Plan):
@@ -79,11 +81,8 @@ class _Loop:
         )
         is_scaled = self.options.precision == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=_FIRST_SCALE, enabled=is_scaled)
-        self.step_module: nn.Module = adapted
-        if self.world > 1:
-            self.step_module = DistributedDataParallel(
-                adapted, broadcast_buffers=adapted.adapters is None, find_unused_parameters=False
-            )
+        has_statistics = adapted.adapters is None  # of BatchNorm, which a frozen base does not change
+        self.step_module = in_parallel(adapted, adapted.trained, has_statistics=has_statistics)
         self.state = plan.first
         by_task = adapted.adapters is not None and selects_by_task(adapted.trained, self.options.select)
         self.best = BestWeights(plan, adapted.trained, tasks if by_task else ())
@@ -95,7 +94,7 @@ class _Loop:
             self.best.best_by_task,
             plan.refuses_longer,
         )
-        self.num_steps = plan.count_steps(adapted.adapters)
+        self.steps = plan.steps(adapted.adapters)
         self.log = TrainingLog(plan.folder, tasks, is_active=self.rank == 0)
 
     def lengthen(self) -> None:
@@ -111,7 +110,7 @@ class _Loop:
         self.best.refuse_lost(state)
         self.state = replace(state, is_done=False)
         if self.rank == 0:
-            self.save()
+            self.save(waits=True)
             remove(RunFolder(self.plan.folder).record)  # until the run is finished again
 
     @property
@@ -135,8 +134,12 @@ class _Loop:
 
     def run_epoch(self, advance: Callable[[int, str], None]) -> None:
         """Train for the rest of the epoch, then validate if due."""
+        self.run_steps(self.steps.of_epoch(self.state.epoch, self.state.stopped), advance)
+        self._end_epoch()
+
+    def run_steps(self, steps: Sequence[Batches], advance: Callable[[int, str], None]) -> None:
+        """Train for the rest of an epoch's steps."""
         options, epoch = self.options, self.state.epoch
-        steps = self.plan.steps(epoch, self.adapted.adapters, self.state.stopped)
         left = steps[self.state.position :]
         examples = self.plan.train.in_epoch(epoch)
         own = [self._share(indices) for step in left for indices in step]
@@ -150,7 +153,6 @@ class _Loop:
             advance(1, f"epoch {epoch + 1}/{self._num_epochs}, loss {loss:.3f}")
             if self.state.step % options.save_every_steps == 0 and self.state.position < len(steps):
                 self.save()
-        self._end_epoch()
 
     def _share(self, indices: Sequence[int]) -> list[int]:
         """Return this process's utterances of a batch.
@@ -161,6 +163,13 @@ class _Loop:
 
     def _step(self, batches: list[Batch], step: Batches) -> tuple[float, float, float]:
         """Take an optimizer step on the mean loss over all batches and processes, separately per task."""
+        settings = self._settings(step)
+        with self.optimizer.taking(settings):
+            return self._step_tasks(batches, step, settings)
+
+    def _step_tasks(
+        self, batches: list[Batch], step: Batches, settings: Mapping[int, StepSettings]
+    ) -> tuple[float, float, float]:
         options = self.options
         seed_everything(options.seed, self.state.step, self.rank)
         loss_sum = torch.zeros((), device=self.device)
@@ -172,40 +181,39 @@ class _Loop:
             loss_sum += loss.detach()
         if self.world > 1:
             distributed.all_reduce(loss_sum)
+            self.optimizer.average(self.world)
         total = sum(map(len, step))
         self._refuse_not_finite(float(loss_sum), batches, "loss")
         self.scaler.unscale_(self.optimizer)
-        rate = self._normalise(step, total)
+        shared = StepSettings(total, self._rate(self.state.step, WHOLE))
+        self.optimizer.normalise(shared, settings)
         norm = self.optimizer.clip(options.clip_norm)
         if not self.scaler.is_enabled():  # a scaler skips steps whose gradients overflow, by design
             self._refuse_not_finite(norm, batches, "gradient")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        return float(loss_sum) / total, norm, rate
+        used = [*settings.values(), *([shared] if self.optimizer.shared else [])]
+        return float(loss_sum) / total, norm, max(each.lr for each in used)
 
-    def _normalise(self, step: Batches, total: int) -> float:
-        """Divide each task's gradients by its number of utterances; return the highest learning rate."""
+    def _settings(self, step: Batches) -> dict[int, StepSettings]:
+        """Return the number of utterances and the learning rate of each task of a step, by its id."""
+        if not self.optimizer.owned:
+            return {}
         utterances, task_ids = self.plan.train.data.utterances, self.plan.train.task_ids
-        counts = Counter(utterances[index].task for indices in step for index in indices)
-        taken = self.optimizer.steps.tolist()
-        shared = StepSettings(total, self._rate(self.state.step, WHOLE))
-        tasks = {}
-        if self.optimizer.owned:
-            named = {task: (task_ids[task], count) for task, count in counts.items()}
-            tasks = {
-                index: StepSettings(n, self._rate(taken[index], task)) for task, (index, n) in named.items()
-            }
-        self.optimizer.normalise(shared, tasks)
-        used = [*tasks.values(), *([shared] if self.optimizer.shared else [])]
-        return max(settings.lr for settings in used)
+        counts = Counter(utterances.tasks[index] for indices in step for index in indices)
+        taken = self.optimizer.steps[[task_ids[task] for task in counts]].tolist()
+        return {
+            task_ids[task]: StepSettings(n, self._rate(steps, task))
+            for (task, n), steps in zip(counts.items(), taken, strict=True)
+        }
 
     def _rate(self, step: int, task: str) -> float:
         """Return the learning rate of a task's step, or of the run's step if `task` is WHOLE."""
         options, choices = self.options, self.state.choices
         return learning_rate(
             step,
-            self.num_steps[task],
+            self.steps.count(task),
             peak=choices[task].lr if choices else options.lr,
             warmup_steps=options.warmup_steps,
             schedule=options.schedule,
@@ -214,21 +222,13 @@ class _Loop:
     def _refuse_not_finite(self, value: float, batches: Sequence[Batch], what: str) -> None:
         if math.isfinite(value):
             return
-        found = find_not_finite(self.adapted, batches, self.options.precision)
-        found = self._from_all(found)
-        named = found or self._from_all([utt_id for batch in batches for utt_id in batch.utt_ids])
+        found = from_all(find_not_finite(self.adapted, batches, self.options.precision))
+        named = found or from_all([utt_id for batch in batches for utt_id in batch.utt_ids])
         how = "caused by" if found else "computed over"
         raise TrainingError(
             f"{self.plan.folder}: the {what} of step {self.state.step + 1} is {value}, {how} "
             f"{listed(named)}; check their audio and text or lower train.lr; --resume starts at the last save"
         )
-
-    def _from_all(self, names: list[str]) -> list[str]:
-        """Return the names found in any process, sorted."""
-        gathered = [names] * self.world
-        if self.world > 1:
-            distributed.all_gather_object(gathered, names)
-        return sorted(set().union(*gathered))
 
     def _advance(self, seconds: float) -> None:
         state = self.state
@@ -273,13 +273,23 @@ class _Loop:
         result: list[Validation | None] = [None]
         if self.rank == 0:
             self.adapted.eval()
-            result = [validate(self.adapted, self.plan.valid, self.options.batch_frames, self.plan.metric)]
+            standings, plan = self.state.standings.items(), self.plan
+            known = {task: TaskFigures(*s.last) for task, s in standings if s.is_stopped and s.last}
+            result = [validate(self.adapted, plan.valid, self.options.batch_frames, plan.metric, known=known)]
         if self.world > 1:
             distributed.broadcast_object_list(result)
         return result[0]
 
-    def save(self) -> None:
-        """Write the state, then remove checkpoints it does not name; in this order a kill loses nothing."""
-        if self.rank == 0:
-            self.saved.write(self.plan.folder, self.state)
+    def save(self, *, waits: bool = False) -> None:
+        """Write the state, and remove checkpoints that neither it nor the last one names.
+
+        So a kill loses nothing, though the file may be completed while training goes on.
+        """
+        if self.rank > 0:
+            return
+        self.saved.wait()
+        self.best.remove_unnamed(self.state, *self.saved.written)
+        self.saved.write(self.plan.folder, self.state)
+        if waits or self.state.is_done:
+            self.saved.wait()
             self.best.remove_unnamed(self.state)

@@ -3,7 +3,8 @@
 Per-task weights have their own learning rate, step count, moments, gradient clipping and weight decay; if a
 task is absent from a step, its weights and optimizer state stay bit-identical. AdamW over a stacked parameter
 would not do: its momentum moves the rows of absent tasks, and its step count is that of the whole job. Shared
-weights use torch's own optimizer.
+weights use torch's own optimizer. A step copies, changes and puts back the slices of its tasks alone, and
+costs as much for ten thousand tasks as for ten.
 
 Weight decay is decoupled: before a step of learning rate l, w becomes w - l d (w - a). The anchor a is zero
 (Loshchilov and Hutter, Decoupled weight decay regularization, 2017, arXiv:1711.05101), or the value of w at
@@ -12,13 +13,14 @@ arXiv:1802.01483, there as a part of the loss).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-from adaptkit.adapters.per_task import task_parameters
+from adaptkit.adapters.per_task import taking, task_parameters
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch's defaults, also for the shared weights
 
@@ -59,13 +61,39 @@ class PerTask:
         self.moments = torch.zeros(2, *size, device=device)  # of the gradient and of its square (2, K, P)
         anchored = (self.owned, self.shared) if decays_to_start and weight_decay else ((), ())
         self.own_anchors, self.shared_anchors = ([p.detach().clone() for p in part] for part in anchored)
-        self.present: list[int] = []  # tasks of the next step
+        self.module, self.names = module, [name for name in owned if name in wanted]
+        self.present: list[int] = []  # tasks of this step
+        self.slices: list[Tensor] = []  # of their weights (n, ...), in the order of `owned`
         self.rates = self.gradients = torch.empty(0)  # their learning rates (n, 1), and gradients (n, P)
 
+    @contextmanager
+    def taking(self, tasks: Collection[int]) -> Iterator[None]:
+        """Take a step inside the block, in which the module may be used for no other tasks than these.
+
+        Their slices are copied, so that a step costs as much whatever the number of tasks.
+        """
+        self.present = sorted(tasks) if self.owned else []
+        try:
+            with taking(self.module, self.present) if self.present else nullcontext({}) as slices:
+                self.slices = [slices[name] for name in self.names if self.present]
+                yield
+        finally:
+            self.present, self.slices, self.gradients = [], [], torch.empty(0)
+
     @property
-    def param_groups(self) -> list[dict[str, list[nn.Parameter]]]:
-        """The parameters, in the form in which GradScaler looks for gradients."""
-        return [{"params": [*self.shared, *self.owned]}]
+    def param_groups(self) -> list[dict[str, list[Tensor]]]:
+        """The parameters of this step, in the form in which GradScaler looks for gradients."""
+        return [{"params": [*self.shared, *self.slices]}]
+
+    def average(self, num_processes: int) -> None:
+        """Average the gradients of the tasks' slices over processes, all of which take the same tasks."""
+        if not self.slices:
+            return
+        flat = torch.cat([slices.grad.flatten() for slices in self._with_gradients()])
+        distributed.all_reduce(flat)
+        parts = (flat / num_processes).split([slices.numel() for slices in self.slices])
+        for slices, part in zip(self.slices, parts, strict=True):
+            slices.grad.copy_(part.view_as(slices))
 
     def normalise(self, shared: StepSettings, tasks: Mapping[int, StepSettings]) -> None:
         """Divide the gradients by each task's number of utterances, and set the learning rates."""
@@ -74,15 +102,14 @@ class PerTask:
                 parameter.grad /= shared.num_utterances
         if self.inner is not None:
             self.inner.param_groups[0]["lr"] = shared.lr
-        self.present = sorted(tasks) if self.owned else []
         if not self.present:
             return
         own = [tasks[task] for task in self.present]
         device = self.moments.device
         self.rates = torch.tensor([[settings.lr] for settings in own], device=device)
         counts = torch.tensor([[float(settings.num_utterances)] for settings in own], device=device)
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.owned]
-        self.gradients = self._rows(gradients) / counts
+        gradients = [slices.grad.flatten(1) for slices in self._with_gradients()]
+        self.gradients = torch.cat(gradients, dim=1) / counts
 
     def clip(self, limit: float | None) -> float:
         """Clip the norms of the shared and each task's gradient; return the largest norm before clipping."""
@@ -107,9 +134,8 @@ class PerTask:
 
     def zero_grad(self) -> None:
         """Release the gradients."""
-        for parameter in (*self.shared, *self.owned):
+        for parameter in (*self.shared, *self.slices):
             parameter.grad = None
-        self.present, self.gradients = [], torch.empty(0)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the optimizer state needed to resume."""
@@ -146,7 +172,7 @@ class PerTask:
     def _step_tasks(self) -> None:
         with torch.no_grad():
             anchors = self._rows(self.own_anchors) if self.own_anchors else None
-            weights = self._rows(self.owned)
+            weights = torch.cat([slices.detach().flatten(1) for slices in self.slices], dim=1)
             _decay(weights, anchors, self.rates * self.weight_decay)
             weights -= self.rates * (self.gradients if self.algorithm == "sgd" else self._directions())
             ids = self._ids()
@@ -164,6 +190,13 @@ class PerTask:
         counts = self.steps[self.present].double()[:, None]
         corrections = [(1 - beta**counts).float().to(ids.device) for beta in (_BETA1, _BETA2)]
         return (first / corrections[0]) / ((second / corrections[1]).sqrt() + _EPSILON)
+
+    def _with_gradients(self) -> list[Tensor]:
+        """Return the slices of this step; what took no part in it gets a gradient of zero."""
+        for slices in self.slices:
+            if slices.grad is None:
+                slices.grad = torch.zeros_like(slices)
+        return self.slices
 
     def _rows(self, tables: list[Tensor]) -> Tensor:
         """Concatenate the present tasks' slices of all parameters (n, P)."""

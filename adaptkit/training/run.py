@@ -137,17 +137,18 @@ def _numbered(
 
 def _refuse_untrained(train: Examples, valid: Examples) -> None:
     """Refuse validation utterances of tasks without training utterances; log tasks without validation."""
-    known, path = train.data.tasks, valid.data.path
-    strange = [task for task in valid.data.tasks if task not in known]
+    known, names, path = dict.fromkeys(train.data.tasks), valid.data.tasks, valid.data.path
+    strange = [task for task in names if task not in known]
     if strange:
         described = "; ".join(f"'{task}'{nearest(task, known)}" for task in strange[:10])
-        both = [task for task in valid.data.tasks if task in known]
+        both = [task for task in names if task in known]
         remedy = f"or validate on the others: 'adaptkit data subset {path} OUT --spk-list FILE' with "
         raise DataError(
             f"{path}: has speakers that {train.data.path} has no utterances of: {described}; add some there, "
             + (f"{remedy}{listed(both)} in FILE" if both else "or name a validation set of its speakers")
         )
-    unvalidated = [task for task in known if task not in valid.data.tasks]
+    validated = set(names)
+    unvalidated = [task for task in known if task not in validated]
     if unvalidated:
         what = "their last weights are kept, unless all speakers' are selected together (train.select)"
         _LOG.warning("%s: no utterance of %s: %s", path, listed(unvalidated), what)

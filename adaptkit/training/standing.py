@@ -17,9 +17,16 @@ class Standing:
     best: list[list[float]] = field(default_factory=list)  # [metric, loss, step], best first; 0: the start
     waited: int = 0  # validations since the best one
     is_stopped: bool = False
+    last: list[float] = field(default_factory=list)  # what was measured last (see `TaskFigures`), of a task
 
     def after(
-        self, entry: list[float], *, average: int, patience: int | None, min_gain: float = 0.0
+        self,
+        entry: list[float],
+        *,
+        average: int,
+        patience: int | None,
+        min_gain: float = 0.0,
+        last: Sequence[float] = (),
     ) -> "Standing":
         """Return the state after a validation; it stops after `patience` validations without improvement.
 
@@ -31,7 +38,7 @@ class Standing:
         best = [e for e in ranked if e[2] > 0][:average]
         if ranked[0][2] == 0:
             best = [ranked[0], *best]
-        return Standing(best, waited, patience is not None and waited >= patience)
+        return Standing(best, waited, patience is not None and waited >= patience, list(last))
 
     @property
     def is_start(self) -> bool:

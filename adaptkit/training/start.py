@@ -21,6 +21,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import BASE_TASK, Examples
 from adaptkit.errors import CheckpointError, ConfigError, DataError, listed
 from adaptkit.folders import RunFolder
+from adaptkit.kaldi.columns import Names
 from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
 from adaptkit.tensors import hash_tensors, load_strictly
@@ -35,7 +36,7 @@ _OF_BANK = ("bank", "space_dim")  # options that may differ between the shared a
 
 def pooled(examples: Examples) -> Examples:
     """Return the examples with all utterances in one task, SHARED."""
-    utterances = tuple(replace(utterance, task=SHARED) for utterance in examples.data.utterances)
+    utterances = replace(examples.data.utterances, tasks=Names.constant(SHARED, len(examples)))
     return replace(examples, data=replace(examples.data, utterances=utterances), task_ids={SHARED: BASE_TASK})
 
 
@@ -140,9 +141,11 @@ def _choose(file: AdapterFile, adapters: AdapterStack, base: BaseModel, path: Pa
 def _cut(file: AdapterFile, base: BaseModel, tasks: Sequence[str], names: Sequence[str]) -> AdapterFile:
     """Cut some tasks out of a file, and name them."""
     one = api.build(file.adapters, base.sites, ("one",), seed=None)
-    owned, rows = {name for name, _ in task_parameters(one)}, [file.tasks.index(task) for task in tasks]
+    owned = {name for name, _ in task_parameters(one)}
+    places = {task: row for row, task in enumerate(file.tasks)}
+    rows, unimproved = [places[task] for task in tasks], set(file.unimproved)
     weights = {name: w[rows] if name in owned else w for name, w in file.weights.items()}
-    kept = tuple(n for task, n in zip(tasks, names, strict=True) if task in file.unimproved)
+    kept = tuple(n for task, n in zip(tasks, names, strict=True) if task in unimproved)
     return replace(file, tasks=tuple(names), weights=weights, unimproved=kept)
 
 

@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from adaptkit.errors import CheckpointError, listed
 from adaptkit.experiment import Experiment
 from adaptkit.files import require_regular
 from adaptkit.folders import RunFolder
-from adaptkit.tensors import load_strictly, read_tensors, write_tensors
+from adaptkit.tensors import begin_writing, load_strictly, read_tensors
 from adaptkit.training.distributed import of_first
 from adaptkit.training.optimizer import PerTask
 from adaptkit.training.standing import WHOLE, Choice, Measured, Standing, pack, unpack
@@ -101,9 +102,15 @@ class Saved:
     identity: Mapping[str, Any]  # what a resumed run must share with the interrupted one
     best: dict[str, Tensor]  # best weights so far if early stopping is per task; else empty
     refuses_longer: str = ""  # why the run cannot be resumed with more epochs, and the remedy
+    pending: list[Future] = field(default_factory=list)  # the write in progress, if any
+    written: list[State] = field(default_factory=list)  # the state in the file, if any, or in progress
 
     def write(self, folder: Path, state: State) -> None:
-        """Write the state file, atomically."""
+        """Write the state file, atomically, in the background once all is handed to the operating system.
+
+        The file of the last call is complete when this one begins.
+        """
+        self.wait()
         parts = {
             "weights": self.module.state_dict(),
             "best": self.best,
@@ -111,13 +118,22 @@ class Saved:
         }
         tensors = {f"{part}.{name}": t for part, named in parts.items() for name, t in named.items()}
         header = {
-            "state": asdict(replace(state, validations=[])),
+            "state": {**vars(state), "validations": [], **_plain(state)},
             "identity": self.identity,
             "scaler": self.scaler.state_dict(),
         }
         if state.validations:
             tensors["validations.sums"], header["validations"] = pack(state.validations)
-        write_tensors(RunFolder(folder).state, tensors, header)
+        finish = begin_writing(RunFolder(folder).state, tensors, header)
+        self.written[:] = [state]
+        thread = ThreadPoolExecutor(1)
+        self.pending.append(thread.submit(finish))
+        thread.shutdown(wait=False)  # it ends when the file is complete
+
+    def wait(self) -> None:
+        """Wait until the state file is complete; what went wrong in the background is raised here."""
+        while self.pending:
+            self.pending.pop().result()
 
     def restore(self, folder: Path) -> State | None:
         """Restore the last saved state, if there is one; refuse changed settings."""
@@ -149,6 +165,7 @@ class Saved:
             state = replace(state, validations=validations)
         self.optimizer.restore(parts["optimizer"])
         self.scaler.load_state_dict(header["scaler"])
+        self.written[:] = [state]
         _LOG.info("%s: resumed at step %d, epoch %d", folder, state.step, state.epoch + 1)
         return state
 
@@ -185,6 +202,12 @@ def read_state(header: Mapping[str, Any], path: Path) -> State:
     if not is_state or not all(type(n) is int for n in (state.step, state.epoch, state.position)):
         raise CheckpointError(f"{path}: {_NO_STATE}")
     return state
+
+
+def _plain(state: State) -> dict[str, dict[str, Any]]:
+    """Return the parts of a state by task as json can represent them; `asdict` takes a second for 10,000."""
+    parts = {"standings": state.standings, "choices": state.choices}
+    return {name: {task: vars(one) for task, one in own.items()} for name, own in parts.items()}
 
 
 def _is_longer(old: object, new: object) -> bool:

@@ -1,9 +1,8 @@
 """Validation during training: loss and error rates, over all utterances and per task."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 import torch
@@ -12,11 +11,28 @@ from adaptkit.characters import has_no_spaces
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import Examples
 from adaptkit.model.adapted import AdaptedModel
-from adaptkit.model.recognise import plan_decoding, search
+from adaptkit.model.recognise import plan_decoding, refuse_infinite
 from adaptkit.progress import counting
-from adaptkit.scoring.counts import ErrorCounts, add_up, count_chars, count_words
+from adaptkit.scoring.counts import ErrorCounts, count_chars, count_words
 
 Metric = Literal["wer", "cer", "loss"]
+
+
+@dataclass(frozen=True)
+class TaskFigures:
+    """What a validation measures of a task; counts are zero where nothing is decoded."""
+
+    word_errors: int
+    num_words: int
+    char_errors: int
+    num_chars: int
+    loss: float  # the sum over utterances
+    num_utterances: int
+
+    def errors(self, metric: Metric) -> tuple[int, int]:
+        """Return the number of errors and that of words or characters, for CER."""
+        cer = self.char_errors, self.num_chars
+        return cer if metric == "cer" else (self.word_errors, self.num_words)
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,14 @@ class Validation:
     cer: float | None
     by_task: dict[str, float]  # the metric
     loss_by_task: dict[str, float]  # empty for a base model
-    sums: dict[str, list[float]]  # by task: errors, words or characters, loss, utterances; empty likewise
+    figures: dict[str, TaskFigures]  # empty likewise
+
+    @property
+    def sums(self) -> dict[str, list[float]]:
+        """Of each task: errors, words or characters, loss, utterances."""
+        return {
+            t: [*own.errors(self.metric), own.loss, own.num_utterances] for t, own in self.figures.items()
+        }
 
     @property
     def value(self) -> float:
@@ -44,43 +67,70 @@ def choose_metric(setting: Literal["auto", "wer", "cer", "loss"], examples: Exam
     """Return the metric of a validation set: of `auto`, CER for a language without spaces, else WER."""
     if setting != "auto":
         return setting
-    texts = () if examples is None else (u.text for u in examples.data.utterances)
+    texts = () if examples is None else examples.data.utterances.texts
     return "cer" if has_no_spaces(texts) else "wer"
 
 
 def validate(
-    adapted: AdaptedModel, examples: Examples, batch_frames: int, metric: Metric = "wer"
+    adapted: AdaptedModel,
+    examples: Examples,
+    batch_frames: int,
+    metric: Metric = "wer",
+    *,
+    known: Mapping[str, TaskFigures] | None = None,
 ) -> Validation:
-    """Measure loss and error rates; with adapters every batch holds a single task."""
+    """Measure loss and error rates in batches of all tasks, since a row does not depend on the others.
+
+    Tasks whose figures are `known`, as their weights have not changed, are not validated again.
+    """
+    known, left = known or {}, examples
+    if known:
+        left = examples.without({u.utt_id for u in examples.data.utterances if u.task in known})
+    found = _measure(adapted, left, batch_frames, metric) if len(left) else {}
+    figures = {task: known.get(task) or found[task] for task in examples.data.tasks}
+    return _summarise(metric, figures, has_tasks=adapted.adapters is not None)
+
+
+def _measure(
+    adapted: AdaptedModel, examples: Examples, batch_frames: int, metric: Metric
+) -> dict[str, TaskFigures]:
+    """Measure every task; with the metric `loss` nothing is decoded, and the counts are zero."""
+    plan, utterances = plan_decoding(adapted, examples, batch_frames), examples.data.utterances
     device = next(adapted.espnet.parameters()).device
-    losses: dict[int, float] = {}  # sums over utterances, by task id
-    by_tasks = adapted.adapters is not None
-    plan, texts = plan_decoding(adapted, examples, batch_frames, by_task=by_tasks), {}
+    losses: dict[str, float] = {}
+    texts: dict[str, str] = {}
     with torch.no_grad(), counting(f"validating on {examples.data.path}", len(examples)) as advance:
         for batch in load_batches(examples, plan):
-            batch = adapted.read_taps(batch.to(device))
-            task = batch.task_ids[0]
-            losses[task] = losses.get(task, 0.0) + float(adapted.loss(batch)) * len(batch.utt_ids)
-            for utt_id, path in search(adapted, batch).items() if metric != "loss" else ():
-                texts[utt_id] = examples.base.tokens.decode(path.tokens)
+            own, paths = adapted.measure_rows(batch.to(device), searches=metric != "loss")
+            losses |= zip(batch.utt_ids, own, strict=True)
+            if metric != "loss":
+                found = dict(zip(batch.utt_ids, paths, strict=True))
+                refuse_infinite(found)
+                texts |= {u: examples.base.tokens.decode(best[0].tokens) for u, best in found.items()}
             advance(len(batch.utt_ids), "")
-    utterances = examples.data.utterances
-    num_of = Counter(utterance.task for utterance in utterances)
-    loss = sum(losses.values()) / len(utterances)
-    loss_of = {task: losses[examples.task_ids[task]] for task in examples.data.tasks if by_tasks}
-    loss_by_task = {task: loss / num_of[task] for task, loss in loss_of.items()}
+    counts = [[ErrorCounts()] * len(utterances)] * 2
+    if metric != "loss":
+        refs, hyps = [u.text for u in utterances], [texts[u.utt_id] for u in utterances]
+        counts = [count_words(refs, hyps), count_chars(refs, hyps)]
+    sums: dict[str, list[float]] = {}
+    for utterance, words, chars in zip(utterances, *counts, strict=True):
+        more = (words.errors, words.words, chars.errors, chars.words, losses[utterance.utt_id], 1)
+        before = sums.get(utterance.task, [0, 0, 0, 0, 0.0, 0])
+        sums[utterance.task] = [old + new for old, new in zip(before, more, strict=True)]
+    return {task: TaskFigures(*own) for task, own in sums.items()}
+
+
+def _summarise(metric: Metric, figures: dict[str, TaskFigures], *, has_tasks: bool) -> Validation:
+    """Return a validation from what was measured of each task; a base model alone has no losses by task."""
+    total = TaskFigures(*(sum(column) for column in zip(*map(astuple, figures.values()), strict=True)))
+    of_tasks = figures if has_tasks else {}
+    losses = {task: own.loss / own.num_utterances for task, own in of_tasks.items()}
+    loss = total.loss / total.num_utterances
     if metric == "loss":
-        sums = {task: [0, 0, loss, num_of[task]] for task, loss in loss_of.items()}
-        return Validation(metric, loss, None, None, loss_by_task, loss_by_task, sums)
-    refs, hyps = [u.text for u in utterances], [texts[u.utt_id] for u in utterances]
-    counts = {"wer": count_words(refs, hyps), "cer": count_chars(refs, hyps)}
-    of_task: dict[str, ErrorCounts] = dict.fromkeys(examples.data.tasks, ErrorCounts())
-    for count, utterance in zip(counts[metric], utterances, strict=True):
-        of_task[utterance.task] += count
-    by_task = {task: _rate(count.errors, count.words) for task, count in of_task.items()}
-    wer, cer = (_rate(total.errors, total.words) for total in map(add_up, counts.values()))
-    sums = {t: [of_task[t].errors, of_task[t].words, loss, num_of[t]] for t, loss in loss_of.items()}
-    return Validation(metric, loss, wer, cer, by_task, loss_by_task, sums)
+        return Validation(metric, loss, None, None, losses, losses, of_tasks)
+    by_task = {task: _rate(*own.errors(metric)) for task, own in figures.items()}
+    wer, cer = (_rate(*total.errors(rate)) for rate in ("wer", "cer"))
+    return Validation(metric, loss, wer, cer, by_task, losses, of_tasks)
 
 
 def pool(metric: Metric, sums: Iterable[Sequence[float]]) -> list[float]:

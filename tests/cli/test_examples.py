@@ -21,6 +21,7 @@ SMALL = {  # further words, so that it takes seconds
     "bench train": ["--utterances", 2, "--sec", 1, "--steps", 1, "--speakers", 2],
     "bench augment": ["--utterances", 2, "--max-sec", 3, "--model", "conformer_6x64"],
     "bench decode": ["--no-espnet", "--max-sec", 3],
+    "bench scale": ["--speakers", 2, "--model", "conf/tiny.yaml", "--batch-frames", 1000],
     "bench submodels": ["--speakers", 2, "--sec", 1, "--rounds", 1, "--loads", 3, "--resident", 10],
 }
 MODEL = {"input_size": 40, "encoder": "conformer", "encoder_conf": CONFORMER, "normalize": "global_mvn"}

@@ -91,7 +91,7 @@ def test_lengths_share_batches_unless_blocks_of_time_depend_on_the_longest(examp
 def test_a_run_that_changes_weights_takes_one_task_a_batch(new_run, examples):
     run = new_run(kind="full", batch_frames=10**6)
     tasks = [examples.task_ids[utterance.task] for utterance in examples.data.utterances]
-    plan = [batch for step in run.plan.steps(0, run.adapted.adapters) for batch in step]
+    plan = [batch for step in run.plan.steps(run.adapted.adapters).of_epoch(0) for batch in step]
     assert sorted(sorted({tasks[index] for index in batch}) for batch in plan) == [[0], [1], [2]]
 
 

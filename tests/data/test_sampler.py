@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from adaptkit.data.sampler import StepLimits, TrainingSet, count_visits, own_batches, plan_steps
+from adaptkit.data.packing import plan_steps
+from adaptkit.data.sampler import StepLimits, TrainingSet, count_batches, count_visits, own_batches
 
 SIZES = {"spk1": 23, "spk10": 7, "spk2": 1, "a b": 40}
 LENGTHS = [30 + 37 * index % 90 for index in range(sum(SIZES.values()))]
@@ -120,6 +121,19 @@ def test_own_batches_are_of_similar_length():
 def test_another_epoch_or_seed_is_another_order(change):
     assert own_of() == own_of()
     assert own_of(**change)["spk1"] != own_of()["spk1"]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("changes", [{}, {"batch_frames": 250}, {"task_utterances": 100}])
+@pytest.mark.parametrize("num_groups", [1, 3])
+def test_batches_are_counted_as_they_are_drawn(temperature, changes, num_groups):
+    limits = replace(LIMITS, temperature=temperature, **changes)
+    data = set_of(SIZES, groups=[(index % num_groups,) for index in range(len(LENGTHS))])
+    drawn = [own_of(data, limits, epoch=epoch) for epoch in range(3)]
+    visits = count_visits({task: len(own) for task, own in data.tasks.items()}, temperature)
+    for task, num in visits.items():
+        count = count_batches(task, num, data, limits, seed=0, num_epochs=3)
+        assert count == sum(len(own[task]) for own in drawn)
 
 
 # steps

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from adaptkit.model.adapted import AdaptedModel
+from tests.fixtures.models import CONFORMER
 
 ALL_TASKS = (0, 1, 2)
 
@@ -41,6 +42,28 @@ def test_loss_with_an_attention_decoder_is_the_mean_of_its_rows_too(new_base, ne
     with torch.no_grad(), adapted.hooked():
         rows = torch.stack([adapted.loss(batch.rows([row])) for row in range(3)])
         torch.testing.assert_close(adapted.loss(batch), rows.mean(), atol=1e-4, rtol=0)
+
+
+ATTENTION = {
+    "decoder": "transformer",
+    "decoder_conf": {"attention_heads": 2, "linear_units": 16, "num_blocks": 1},
+    "model_conf": {"ctc_weight": 0.3},
+}
+BLOCKS = {"encoder_conf": {**CONFORMER, "interctc_layer_idx": [1], "interctc_use_conditioning": True}}
+INNER = {**BLOCKS, "model_conf": {"ctc_weight": 1.0, "interctc_weight": 0.3}}
+
+
+@pytest.mark.parametrize("changes", [{}, ATTENTION, INNER], ids=["ctc", "attention", "interctc"])
+@pytest.mark.parametrize("kind", ["residual", "bitfit", "hff"])
+def test_rows_are_measured_as_the_loss_and_the_search_of_each(new_base, new_stack, new_batch, changes, kind):
+    base = new_base(**changes)
+    adapted, batch = AdaptedModel(base, new_stack(base, kind, is_trained=True)).eval(), new_batch(ALL_TASKS)
+    with torch.no_grad(), adapted.hooked():
+        losses, paths = adapted.measure_rows(batch, searches=True)
+        alone = [float(adapted.loss(batch.rows([row]))) for row in range(3)]
+        assert losses == pytest.approx(alone, rel=1e-4)
+        assert [p[0].tokens for p in paths] == [p[0].tokens for p in adapted.recognise(batch)]
+        assert adapted.measure_rows(batch, searches=False) == (losses, [])
 
 
 def test_adapters_train_while_the_base_stays_in_eval(adapted):

@@ -190,7 +190,7 @@ def test_each_epoch_of_a_run_masks_anew_and_validation_is_not_masked(new_run, au
 
     for epoch in range(2):
         expected = fed(run.adapted, augmented(epoch=epoch))
-        ((order,),) = run.plan.steps(epoch, run.adapted.adapters)
+        ((order,),) = run.plan.steps(run.adapted.adapters).of_epoch(epoch)
         trained, *validated = passes[epoch * half :][:half]
         pairs = zip(rows_of([trained]), order, strict=True)
         assert all(torch.equal(x, expected[names[row]]) for x, row in pairs)

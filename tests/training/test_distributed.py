@@ -139,7 +139,7 @@ def steps(folder):
 
 def test_batches_are_uneven_and_one_is_a_single_utterance(new_run):
     run = new_run(**BATCHES)
-    plans = [run.plan.steps(epoch, run.adapted.adapters) for epoch in range(5)]
+    plans = [run.plan.steps(run.adapted.adapters).of_epoch(epoch) for epoch in range(5)]
     assert {len(batch) for steps in plans for step in steps for batch in step} >= {1, 2, 3, 5}
     assert {len(step) for steps in plans for step in steps} == {1, 2}
 
@@ -202,7 +202,7 @@ def shares(new_run):
     run = new_run(**SPARSE)
     train, adapters = run.plan.train, run.adapted.adapters
     ids = [train.task_ids[utterance.task] for utterance in train.data.utterances]
-    plans = (run.plan.steps(epoch, adapters) for epoch in range(SPARSE["max_epochs"]))
+    plans = (run.plan.steps(adapters).of_epoch(epoch) for epoch in range(SPARSE["max_epochs"]))
     return [[{ids[i] for i in batch[rank::2]} for rank in (0, 1)] for plan in plans for (batch,) in plan]
 
 

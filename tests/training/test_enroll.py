@@ -328,7 +328,7 @@ def test_a_validation_set_chooses_the_weights(options, known, corpus):
     enroll.enroll(chosen, device="cpu")
     events = (known.parent / "chosen/added" / NEW / "train.jsonl").read_text()
     assert '"event": "valid"' in events
-    assert '"by_task": {"spk2":' in events
+    assert '"speakers": 1,' in events
 
 
 @of_one_bank

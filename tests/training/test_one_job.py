@@ -79,6 +79,12 @@ def standings_of(folder):
     return read_tensors(folder / "state.safetensors")[1]["state"]["standings"]
 
 
+def same_but_rounded(standing):
+    """A standing to compare with one whose validation had other batches, and other rounding errors."""
+    best = [pytest.approx(entry, rel=1e-5) for entry in standing["best"]]
+    return {**standing, "best": best, "last": pytest.approx(standing["last"], rel=1e-5)}
+
+
 # weights
 
 
@@ -153,14 +159,11 @@ def test_a_temperature_balances_the_steps_of_speakers(job):
 
 def test_a_speaker_stops_when_its_own_job_would_and_others_go_on(one_and_each, assert_same):
     one, each = one_and_each(valid=True, **STOPPING)
-    assert [event["stopped"] for event in one.events("valid")] == [
-        *[[]] * 2,
-        *[["spk2"]] * 2,
-        *[["spk10", "spk2"]] * 2,
-    ]
+    assert [event["stopped"] for event in one.events("valid")] == [0, 0, 1, 1, 2, 2]
+    assert {row["speaker"] for row in one.table() if row["stopped"] == "yes"} == {"spk10", "spk2"}
     assert steps_of(one) == {"spk1": 5 * EPOCH, "spk10": 4 * EPOCH, "spk2": 2 * EPOCH}
     for task, own in each.items():
-        assert standings_of(one.plan.folder)[task] == standings_of(own.plan.folder)[task]
+        assert standings_of(one.plan.folder)[task] == same_but_rounded(standings_of(own.plan.folder)[task])
         assert_same(slices(one, task), slices(own, task))
 
 
@@ -207,7 +210,8 @@ def test_a_speaker_that_no_step_improves_keeps_the_weights_of_its_start(job, ass
     one = job("one", valid=True, average=average, **{**STOPPING, "lr": 0.01, "max_epochs": 3})
     start = copy.deepcopy(one.adapted.adapters.state_dict())
     state = one.fit()
-    assert [event["unimproved"] for event in one.events("valid")] == [list(TASKS), *[["spk2"]] * 3]
+    assert [event["unimproved"] for event in one.events("valid")] == [3, 1, 1, 1]
+    assert [row["speaker"] for row in one.table() if row["unimproved"] == "yes"] == ["spk2"]
     assert state.list_unimproved(TASKS) == ["spk2"]
     assert_same(slices(one, "spk2"), slices(one, "spk2", start))
     assert not any(
@@ -258,7 +262,7 @@ def test_a_killed_run_in_which_a_speaker_had_stopped_resumes_to_the_same_bytes(
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     kill_at(5 * EPOCH + 2, killed, "train", tmp_path / "tiny.yaml", "--exp", killed, "--device", "cpu")
     stopped = [event["stopped"] for event in events(killed) if event["event"] == "valid"][-1]
-    assert 0 < len(stopped) < 3
+    assert 0 < stopped < 3
     training_run.train_adapters(made, killed, device="cpu", resume=True)
     paths = [folder / "adapter.safetensors" for folder in (killed, whole)]
     assert paths[0].read_bytes() == paths[1].read_bytes()

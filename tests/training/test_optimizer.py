@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from adaptkit.adapters.per_task import TaskLinear, shared_parameters, task_parameters
+from adaptkit.adapters.per_task import TaskLinear, shared_parameters, taking, task_parameters
 from adaptkit.errors import ConfigError
 from adaptkit.training.best import selects_by_task
 from adaptkit.training.optimizer import PerTask, StepSettings
@@ -47,9 +47,14 @@ def gradients(net):
     return steps
 
 
-def give(module, grads):
+def give(module, grads, optimizer=None):
+    """Give parameters their gradients: of those that tasks own, the slices of the optimiser's step."""
+    owned = [] if optimizer is None else optimizer.names
     for name, parameter in module.named_parameters():
-        parameter.grad = grads[name].clone()
+        if name not in owned:
+            parameter.grad = grads[name].clone()
+    for name, slices in zip(owned, optimizer.slices if optimizer else (), strict=True):
+        slices.grad = grads[name][optimizer.present].clone()
 
 
 def per_task(net, algorithm, weight_decay=0.1):
@@ -63,13 +68,14 @@ def rate(task, number):
 
 def take(net, optimizer, grads, present, *, clip=None, counts=None):
     """Take a step as the loop does; give the norm it tells."""
-    give(net, grads)
     taken, counts = optimizer.steps.tolist(), counts or {}
     parts = {task: StepSettings(counts.get(task, 1), rate(task, taken[task])) for task in present}
-    optimizer.normalise(StepSettings(1, 0.02), parts)
-    norm = optimizer.clip(clip)
-    optimizer.step()
-    optimizer.zero_grad()
+    with optimizer.taking(present):
+        give(net, grads, optimizer)
+        optimizer.normalise(StepSettings(1, 0.02), parts)
+        norm = optimizer.clip(clip)
+        optimizer.step()
+        optimizer.zero_grad()
     return norm
 
 
@@ -165,6 +171,22 @@ def test_dense_adamw_would_have_moved_an_absent_task(net, gradients):
     assert not torch.equal(owned(net)["down.weight"][3], before["down.weight"][3])
 
 
+def test_the_gradients_of_a_step_are_those_of_the_tables_rows_of_its_tasks_alone(net):
+    x, ids = torch.randn(5, 4, 5, generator=torch.Generator().manual_seed(2)), torch.tensor([3, 0, 3, 3, 0])
+
+    def loss():
+        return (net.up(net.down(x, ids), ids) ** 2).sum() + net.down.of(3)["weight"].sum()
+
+    loss().backward()
+    whole = {name: table.grad for name, table in task_parameters(net)}
+    net.zero_grad()
+    with taking(net, [0, 3]) as slices:
+        loss().backward()
+    assert all(table.grad is None for _, table in task_parameters(net))
+    assert all(torch.equal(own.grad, whole[name][[0, 3]]) for name, own in slices.items())
+    assert slices.keys() == whole.keys()
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_steps_are_counted_by_task(net, gradients, algorithm):
     assert train(net, algorithm, gradients).steps.tolist() == [4, 2, 4, 0]
@@ -209,9 +231,10 @@ def test_the_loss_of_each_task_is_averaged_over_its_own_utterances(net, gradient
 
 def test_the_shared_loss_is_averaged_over_all_utterances(net, gradients):
     before, optimizer = net.both.weight.detach().clone(), per_task(net, "sgd", weight_decay=0.0)
-    give(net, gradients[0])
-    optimizer.normalise(StepSettings(11, 0.5), {0: StepSettings(3, 0.1), 2: StepSettings(8, 0.1)})
-    optimizer.step()
+    with optimizer.taking((0, 2)):
+        give(net, gradients[0], optimizer)
+        optimizer.normalise(StepSettings(11, 0.5), {0: StepSettings(3, 0.1), 2: StepSettings(8, 0.1)})
+        optimizer.step()
     expected = before - 0.5 * gradients[0]["both.weight"] / 11
     torch.testing.assert_close(net.both.weight.detach(), expected)
 
@@ -272,9 +295,10 @@ def test_weights_under_a_constant_gradient_decay_as_the_closed_form_says(net, al
     start, gradient = copy.deepcopy(net.state_dict()), {n: p.sign() / 4 for n, p in net.named_parameters()}
     optimizer = PerTask(net, NUM_TASKS, algorithm=algorithm, weight_decay=decay, decays_to_start=to_start)
     for _ in range(num_steps):
-        give(net, gradient)
-        optimizer.normalise(StepSettings(1, rate), {task: StepSettings(1, rate) for task in (0, 2)})
-        optimizer.step()
+        with optimizer.taking((0, 2)):
+            give(net, gradient, optimizer)
+            optimizer.normalise(StepSettings(1, rate), {task: StepSettings(1, rate) for task in (0, 2)})
+            optimizer.step()
     left = (1 - rate * decay) ** num_steps
     for name, parameter in net.named_parameters():
         anchor = start[name] if to_start else torch.zeros_like(start[name])

@@ -38,7 +38,7 @@ def trained(base_dir, corpus, tmp_path_factory):
 def test_a_training_leaves_adapters_settings_journal_state_and_record(trained):
     folder, settings = trained
     names = {"adapter.safetensors", "config.yaml", "run.json", "state.safetensors", "train.jsonl"}
-    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in folder.iterdir()} == names | {"validation.tsv"}
     assert experiment.load(folder / "config.yaml") == settings
 
 

@@ -39,7 +39,7 @@ def test_folds_leave_a_run_a_table_and_the_logs_of_trials(made, tmp_path):
     assert {path for path in found if "trials" in path} == {
         f"trials/{name}" + end
         for name in (f"lr_{lr}_fold_{number}" for lr in (0.002, 0.02) for number in (1, 2))
-        for end in ("", "/train.jsonl")
+        for end in ("", "/train.jsonl", "/validation.tsv")
     }
     of_run = {"adapter.safetensors", "config.yaml", "run.json", "state.safetensors", "train.jsonl"}
     assert {path for path in found if "trials" not in path} == of_run | {"selection.tsv"}

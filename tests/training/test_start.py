@@ -198,9 +198,9 @@ def test_a_step_of_a_shared_adapter_has_as_many_utterances_as_fit(new_run):
             run.plan = replace(run.plan, train=start.pooled(run.plan.train))
             run.adapted.adapters.tasks = (SHARED,)
         stack = run.adapted.adapters
-        assert len(run.plan.steps(0, stack)) == num_steps
-        counts = run.plan.count_steps(stack)
-        assert [counts[task] for task in stack.tasks] == [4 * num_steps] * len(stack.tasks)
+        steps = run.plan.steps(stack)
+        assert len(steps.of_epoch(0)) == num_steps
+        assert [steps.count(task) for task in stack.tasks] == [4 * num_steps] * len(stack.tasks)
 
 
 @pytest.mark.slow

@@ -68,7 +68,8 @@ def test_what_a_killed_run_was_writing_is_removed(new_run):
     run.plan.folder.mkdir()
     (run.plan.folder / ".state.123.partial.safetensors").write_bytes(b"half")
     run.fit()
-    assert sorted(path.name for path in run.plan.folder.iterdir()) == ["state.safetensors", "train.jsonl"]
+    names = sorted(path.name for path in run.plan.folder.iterdir())
+    assert names == ["state.safetensors", "train.jsonl", "validation.tsv"]
 
 
 def test_resuming_a_finished_run_does_nothing(new_run):

@@ -49,7 +49,7 @@ def test_validation_by_characters_is_that_of_the_decoded_text(adapted, examples)
 
 
 def test_validation_by_loss_decodes_nothing(adapted, examples, monkeypatch):
-    monkeypatch.setattr("adaptkit.training.validation.search", None)
+    monkeypatch.setattr("adaptkit.model.adapted.quick_searcher", None)
     with adapted.hooked():
         validation = validate(adapted, examples, 400, "loss")
     assert (validation.wer, validation.cer, validation.value) == (None, None, validation.loss)
@@ -90,8 +90,9 @@ def test_the_metric_decides_is_logged_and_must_be_that_of_the_run_resumed(new_ru
     assert "CER " in caplog.text.partition("valid loss")[2]
     events = run.events("valid")
     assert {event["metric"] for event in events} == {"cer"}
-    best = min((event["by_task"]["spk2"], event["step"]) for event in events)
-    assert state.standings["spk2"].best[0][0] == best[0]
+    rows = {row["speaker"]: row for row in run.table()}
+    assert {row["metric"] for row in rows.values()} == {"cer"}
+    assert float(rows["spk2"]["best"]) == pytest.approx(state.standings["spk2"].best[0][0], rel=1e-5)
     longer = {"max_epochs": 3, "valid_metric": "auto"}  # WER, of these texts
     with pytest.raises(CheckpointError, match=r"validation metric \(cer, now wer\)"):
         new_run("run", **longer).fit(resume=True)
@@ -103,15 +104,37 @@ def test_a_metric_that_auto_has_chosen_may_be_written_out_on_resuming(new_run):
     assert new_run("run", max_epochs=2, valid_metric="wer").fit(resume=True).epoch == 2
 
 
-def test_validation_of_a_task_is_bit_for_bit_that_of_a_set_of_its_own(adapted, examples):
+def test_validation_of_a_task_is_that_of_a_set_of_its_own(adapted, examples):
     with adapted.hooked():
-        validation = validate(adapted, examples, 200)
+        validation = validate(adapted, examples, 1000)  # whose batches mix tasks
         for task in ("spk1", "spk10", "spk2"):
             own = examples.without([u.utt_id for u in examples.data.utterances if u.task != task])
-            alone = validate(adapted, own, 200)
-            assert validation.loss_by_task[task] == alone.loss == alone.loss_by_task[task]
+            alone = validate(adapted, own, 1000)
             assert validation.by_task[task] == alone.wer
+            assert validation.loss_by_task[task] == pytest.approx(alone.loss, rel=1e-6)
     assert validation.loss == pytest.approx(sum(validation.loss_by_task.values()) / 3)  # as many of each
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "hff"])
+def test_batches_of_all_tasks_give_the_figures_of_each_alone(base, new_stack, examples, kind):
+    adapted = AdaptedModel(base, new_stack(base, kind, is_trained=True)).eval()
+    with adapted.hooked():
+        mixed, alone = (validate(adapted, examples, frames, "cer") for frames in (2000, 1))
+    assert mixed.by_task == alone.by_task
+    assert mixed.loss_by_task == pytest.approx(alone.loss_by_task, rel=1e-5)
+
+
+def test_a_task_whose_figures_are_known_is_not_validated(adapted, examples):
+    with adapted.hooked():
+        before = validate(adapted, examples, 400)
+        for parameter in adapted.adapters.parameters():
+            parameter.data.mul_(1.5)  # of spk1 too, which would be seen
+        whole = validate(adapted, examples, 400)
+        some = validate(adapted, examples, 400, known={"spk1": before.figures["spk1"]})
+        none = validate(adapted, examples, 400, known=before.figures)
+    assert some.sums["spk1"] == before.sums["spk1"] != whole.sums["spk1"]
+    assert some.sums["spk2"] == pytest.approx(whole.sums["spk2"])
+    assert none == before
 
 
 def silent(examples, *tasks):
