@@ -33,7 +33,7 @@ prepare_options=                 # further words for local/prepare.py
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
 stage=1                          # first stage to run
 stop_stage=9                     # last stage to run
-nj=2                             # jobs for features
+nj=2                             # jobs for features; with --cmd, of an array
 cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
 # end
 
@@ -85,8 +85,8 @@ fi
 
 if $features && is_stage 3 "features and CMVN"; then
   for name in $sets; do
-    "${run[@]}" "dump/log/$name.log" \
-      adaptkit feats "data/$name" "dump/$name" --nj "$nj" --cmvn "dump/$name/feats_stats.npz"
+    "$recipes/run_local.sh" "dump/log/$name.log" adaptkit feats "data/$name" "dump/$name" --nj "$nj" \
+      ${cmd:+--cmd "$cmd"} --cmvn "dump/$name/feats_stats.npz"
   done
 fi
 

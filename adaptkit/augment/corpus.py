@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +37,7 @@ class Corpus:
     @property
     def utt_ids(self) -> list[str]:
         """The utterance ids."""
-        return [utterance.utt_id for utterance in self.data.utterances]
+        return list(self.data.utterances.ids)
 
     @property
     def frame_sec(self) -> float:
@@ -77,8 +78,8 @@ def read_corpus(path: Path) -> Corpus:
             for seconds in read_durations(data).tolist()
         ]
         return Corpus(data, torch.tensor(frames), options.num_bins, options)
-    missing = [u.utt_id for u in data.utterances if u.utt_id not in data.feats]
-    if missing:
+    missing = data.utterances.ids.take(np.flatnonzero(data.feats.rows(data.utterances.ids) < 0))
+    if len(missing):
         remedy = f"'adaptkit feats {data.path} dump/{data.path.name}' makes them"
         raise DataError(f"{data.path}/feats.scp: missing {listed(missing)}; {remedy}")
     num_bins = load_feats(data.feats[data.utterances[0].utt_id]).shape[1]
@@ -93,15 +94,15 @@ def count_frames(data: DataDir) -> list[int]:
     They stand in the records of adaptkit's archives; for those that Kaldi made, in `utt2num_frames`, or they
     are counted.
     """
-    locations = [data.feats[utterance.utt_id] for utterance in data.utterances]
-    recorded = [count_recorded(location) for location in locations]
-    if None not in recorded:
+    locations = data.feats.column.take(data.feats.rows(data.utterances.ids))
+    recorded = count_recorded(locations)
+    if recorded is not None:
         return recorded
     table = data.path / "utt2num_frames"
     if table.exists():
         counts = read_table(table)
-        wrong = [u.utt_id for u in data.utterances if not _NUMBER.fullmatch(counts.get(u.utt_id, ""))]
+        wrong = [name for name in data.utterances.ids if not _NUMBER.fullmatch(counts.get(name, ""))]
         if wrong:
             raise DataError(f"{table}: no number for {listed(wrong)}; delete the file, it is optional")
-        return [int(counts[utterance.utt_id]) for utterance in data.utterances]
+        return [int(counts[name]) for name in data.utterances.ids]
     return [len(load_feats(location)) for location in locations]

@@ -14,7 +14,7 @@ import re
 import resource
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,7 @@ from typing import TypeVar
 import numpy as np
 import soundfile
 
+from adaptkit.errors import AdaptkitError
 from adaptkit.files import write_text
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.scan import Checks
@@ -73,8 +74,12 @@ def measure_corpus(data: Path, *, num_jobs: int) -> Iterator[CorpusCost]:
 
 def in_new_process(call: Callable[..., Made], *words: object) -> Made:
     """Return what a call makes in a process of its own, whose memory is that of the call."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(call, *words).result()
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(call, *words).result()
+    except BrokenExecutor as error:
+        remedy = "measure fewer utterances (--utterances) or free some memory"
+        raise AdaptkitError(f"the process that was measured was killed; {remedy}") from error
 
 
 def timed(name: str, call: Callable[..., int], *words: object) -> CorpusCost:

@@ -37,11 +37,7 @@ if TYPE_CHECKING:
 
 app = new_group("Measure the cost of corpora, training, augmentation, decoding and serving on this machine.")
 
-NUM_CLIENTS = 64  # simultaneous
-
-
 app.command(cls=Command)(train)
-app.command(cls=Command)(scale)
 app.command(cls=Command)(gpu)
 app.command(cls=Command)(scale)
 app.command(cls=Command)(corpus)

@@ -1,5 +1,6 @@
 """`adaptkit feats`: extract log-mel filterbank features."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,17 @@ def feats(
         Path | None,
         typer.Option(metavar="FILE", help="Also write the statistics for global_mvn to this file."),
     ] = None,
+    cmd: Annotated[
+        str,
+        typer.Option(
+            metavar="CMD",
+            help="Run --nj jobs by Kaldi's run.pl, queue.pl or slurm.pl with its options.",
+            show_default="threads of this process",
+        ),
+    ] = "",
     allow_pipes: AllowPipes = False,
+    part: Annotated[Path | None, typer.Option(hidden=True, help="Folder of an array of jobs.")] = None,
+    job: Annotated[int, typer.Option(hidden=True, help="Number of a job of the array.")] = 0,
 ) -> None:
     """Extract log-mel filterbank features of a data directory; an interrupted run resumes.
 
@@ -34,7 +45,14 @@ def feats(
     from adaptkit.features import archive, extract, fbank
 
     options = fbank.FbankOptions(rate_hz=rate, num_bins=num_bins)
-    data = extract.extract(data_dir, out_dir, options, num_jobs=nj, allow_pipes=allow_pipes)
+    if part:
+        extract.extract_part(data_dir, part, job, options, allow_pipes=allow_pipes)
+        return
+    try:
+        words = shlex.split(cmd)
+    except ValueError as error:
+        raise typer.BadParameter(f"--cmd {cmd}: {error}") from error
+    data = extract.extract(data_dir, out_dir, options, num_jobs=nj, allow_pipes=allow_pipes, cmd=words)
     if cmvn:
         fbank.write_cmvn(cmvn, fbank.cmvn_stats(map(archive.load_feats, data.feats.values())))
     hours = sum(data.duration_sec.values()) / 3600

@@ -37,7 +37,7 @@ def recognise_with_submodels(
 
 def _find_task(examples: Examples, index: int, known: Collection[str]) -> str | None:
     """Return the task whose Submodel recognises an utterance; None for the base model alone."""
-    task = examples.data.utterances[index].task
+    task = examples.data.utterances.tasks[index]
     if examples.task_ids[task] == BASE_TASK:
         return None
     return task if task in known else SHARED

@@ -11,7 +11,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -110,15 +110,18 @@ def read_record(path: Path, remedy: str = REMEDY) -> ArchiveRecord:
     return sealed.record
 
 
-def find_damage(path: Path, made_of: str) -> str:
-    """Return why an archive cannot be kept; empty if it is whole and made of this."""
+def find_damage(path: Path, made_of: str, *, allows_failures: bool = False) -> str:
+    """Return why an archive cannot be kept; empty if it is whole and made of this.
+
+    One that lacks utterances, which may be there by now, is only kept where that is allowed.
+    """
     if not (Path(path).is_file() and record_path(path).is_file()):
         return "incomplete"
     try:
         record = read_record(path)
     except AdaptkitError:
         return "damaged"
-    if record.made_of != made_of or record.failures:
+    if record.made_of != made_of or (record.failures and not allows_failures):
         return "of other data or options"
     if path.stat().st_size != record.num_bytes or checksum(path) != record.crc32:
         return "damaged"
@@ -127,20 +130,35 @@ def find_damage(path: Path, made_of: str) -> str:
 
 def refuse_incomplete(locations: Iterable[str], remedy: str = REMEDY) -> None:
     """Refuse archives whose size differs from that in their record; nothing else is read."""
-    for path in sorted({split_offset(location)[0] for location in locations}):
+    for path in sorted(_by_archive(locations)):
         _find_index(path, remedy)
 
 
-def count_recorded(location: str, remedy: str = REMEDY) -> int | None:
-    """Return the frames of an entry of `feats.scp` by the record of its archive; None if it has none."""
-    path, offset = split_offset(location)
-    index = _find_index(path, remedy)
-    if index is None:
-        return None
-    try:
-        return int(index.frames[index.find(offset or 0)])
-    except _DamageError as error:
-        raise DataError(f"{location}: {error}; {remedy}") from error
+def count_recorded(locations: Sequence[str], remedy: str = REMEDY) -> list[int] | None:
+    """Return the frames of entries of `feats.scp` by the records of their archives; None if one has none."""
+    frames = np.zeros(len(locations), np.int64)
+    for path, entries in _by_archive(locations).items():
+        index = _find_index(path, remedy)
+        if index is None:
+            return None
+        for row, offset in entries:
+            try:
+                frames[row] = index.frames[index.find(offset)]
+            except _DamageError as error:
+                raise DataError(f"{locations[row]}: {error}; {remedy}") from error
+    return frames.tolist()
+
+
+def _by_archive(locations: Iterable[str]) -> dict[str, list[tuple[int, int]]]:
+    """Return the places and offsets of locations by their archives; one of each is looked for on disk."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for row, location in enumerate(locations):
+        path, _, digits = location.rpartition(":")
+        if path not in found or not digits.isdecimal():
+            path, offset = split_offset(location)
+            digits = offset or 0  # of a file with one matrix
+        found.setdefault(path, []).append((row, int(digits)))
+    return found
 
 
 def load_feats(location: str, remedy: str = REMEDY) -> Tensor:

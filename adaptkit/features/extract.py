@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,12 +18,14 @@ from torch import Tensor
 
 from adaptkit import locks
 from adaptkit.errors import AdaptkitError, DataError, listed
+from adaptkit.features import jobs
 from adaptkit.features.archive import find_damage, read_record, write_archive, write_record
 from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.files import remove, stamp, write_text
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_segments
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.durations import recording_rows
 from adaptkit.kaldi.tables import write_table
 from adaptkit.progress import counting
 
@@ -36,7 +38,13 @@ log = logging.getLogger(__name__)
 
 
 def extract(
-    data_dir: Path, out_dir: Path, options: FbankOptions, *, num_jobs: int = 1, allow_pipes: bool = False
+    data_dir: Path,
+    out_dir: Path,
+    options: FbankOptions,
+    *,
+    num_jobs: int = 1,
+    allow_pipes: bool = False,
+    cmd: Sequence[str] = (),
 ) -> DataDir:
     """Extract the features of a data directory and write both to `out_dir`, usually `dump/<set>`.
 
@@ -46,7 +54,8 @@ def extract(
     with the same options are kept if their bytes are those that were written: a killed run continues where
     it stopped. Utterances that fail are left out, up to a share of MOST_FAILED.
 
-    `num_jobs` are threads: the work is done in libraries that release the interpreter lock, and a process
+    With `cmd`, such as `["queue.pl"]`, arks are made by an array of `num_jobs` jobs (see `jobs`). Otherwise
+    these are threads: the work is done in libraries that release the interpreter lock, and a process
     would spend longer importing torch (3 s) than AN4 takes.
     """
     data, out_dir = datadir.read(data_dir, needs_text=False), Path(out_dir).resolve()
@@ -54,14 +63,29 @@ def extract(
         raise DataError(f"{out_dir}: features need a separate folder, such as dump/{out_dir.name}")
     shards = list(_plan(data, out_dir, options))
     with locks.hold(out_dir):
+        jobs.take_over({shard.number: shard.made_of for shard in shards}, out_dir)
         reasons = _find_reasons(shards, num_jobs)
         todo = [shard for shard, reason in zip(shards, reasons, strict=True) if reason]
         if todo:
             _log_restart(out_dir, shards, reasons)
             remove(out_dir / "feats.scp")
-            _make(todo, options, num_jobs, allow_pipes)
+            if cmd:
+                array = jobs.Array(tuple(cmd), Path(data_dir), out_dir, options, num_jobs, allow_pipes)
+                jobs.run(array, {shard.number: shard.made_of for shard in todo})
+            else:
+                _make(data, todo, options, num_jobs=num_jobs, allow_pipes=allow_pipes)
         _remove_leftovers(out_dir, len(shards))
         return _finish(data, out_dir, shards, options)
+
+
+def extract_part(
+    data_dir: Path, part: Path, job: int, options: FbankOptions, *, allow_pipes: bool = False
+) -> None:
+    """Make the arks of one job of an array in the array's own folder, from which `extract` takes them."""
+    numbers = jobs.read_share(part, job)
+    data = datadir.read(data_dir, needs_text=False)
+    shards = list(_plan(data, Path(part).resolve(), options, numbers))
+    _make(data, shards, options, num_jobs=1, allow_pipes=allow_pipes)
 
 
 @dataclass(frozen=True)
@@ -86,26 +110,32 @@ class _Piece:
 class _Shard:
     """The utterances of one ark file; `made_of` changes with anything that would change the features."""
 
+    number: int
     ark: Path
-    pieces: tuple[_Piece, ...]
+    rows: np.ndarray  # of the utterances
     made_of: str = field(repr=False)
 
 
-def _plan(data: DataDir, out_dir: Path, options: FbankOptions) -> Iterator[_Shard]:
-    """Divide the utterances among arks, in the order of recordings, independent of the number of jobs."""
-    ordered = iter(sorted(data.utterances, key=lambda u: (u.recording, u.start_sec, u.utt_id)))
-    number = 0
-    while utterances := list(islice(ordered, SHARD_UTTERANCES)):
-        number += 1
-        pieces = tuple(_pieces(utterances, data.recordings))
-        made_of = hashlib.sha256(json.dumps([options.to_dict(), [_sources(p) for p in pieces]]).encode())
-        yield _Shard(out_dir / f"feats.{number}.ark", pieces, made_of.hexdigest())
+def _plan(
+    data: DataDir, folder: Path, options: FbankOptions, numbers: Collection[int] | None = None
+) -> Iterator[_Shard]:
+    """Divide the utterances among arks, in the order of recordings, independent of the number of jobs.
+
+    With `numbers` only these arks are returned.
+    """
+    ordered = np.lexsort((np.arange(len(data.utterances)), data.utterances.starts_sec, recording_rows(data)))
+    for number, start in enumerate(range(0, len(ordered), SHARD_UTTERANCES), start=1):
+        if numbers is None or number in numbers:
+            rows = ordered[start : start + SHARD_UTTERANCES]
+            content = [options.to_dict(), [_sources(piece) for piece in _pieces(data, rows)]]
+            made_of = hashlib.sha256(json.dumps(content).encode())
+            yield _Shard(number, folder / f"feats.{number}.ark", rows, made_of.hexdigest())
 
 
-def _pieces(utterances: Iterable[Utterance], recordings: Mapping[str, str]) -> Iterator[_Piece]:
-    for recording, group in groupby(utterances, key=lambda u: u.recording):
+def _pieces(data: DataDir, rows: np.ndarray) -> Iterator[_Piece]:
+    for recording, group in groupby(data.utterances.take(rows), key=lambda u: u.recording):
         while piece := tuple(islice(group, PIECE_UTTERANCES)):
-            yield _Piece(recordings[recording], piece)
+            yield _Piece(data.recordings[recording], piece)
 
 
 def _sources(piece: _Piece) -> list:
@@ -129,9 +159,11 @@ def _log_restart(out_dir: Path, shards: list[_Shard], reasons: list[str]) -> Non
         log.info("%s: %d arks are %s, made again", out_dir, count, reason)
 
 
-def _make(todo: list[_Shard], options: FbankOptions, num_jobs: int, allow_pipes: bool) -> None:
+def _make(
+    data: DataDir, todo: list[_Shard], options: FbankOptions, *, num_jobs: int, allow_pipes: bool
+) -> None:
     """Write arks one after the other, extracting the pieces of each in `num_jobs` threads."""
-    num_utterances = sum(len(piece.utterances) for shard in todo for piece in shard.pieces)
+    num_utterances = sum(len(shard.rows) for shard in todo)
     started, seconds = time.monotonic(), 0.0
     with (
         _one_torch_thread(),
@@ -139,7 +171,8 @@ def _make(todo: list[_Shard], options: FbankOptions, num_jobs: int, allow_pipes:
         counting("features", num_utterances) as advance,
     ):
         for shard in todo:
-            made = pool.map(lambda piece: _make_piece(piece, options, allow_pipes), shard.pieces)
+            pieces = _pieces(data, shard.rows)
+            made = pool.map(lambda piece: _make_piece(piece, options, allow_pipes), pieces)
             seconds += _write_shard(shard, chain.from_iterable(made), advance)
     took = time.monotonic() - started
     figures = (num_utterances, seconds / 3600, took, seconds / took)
@@ -198,8 +231,9 @@ def _finish(data: DataDir, out_dir: Path, shards: list[_Shard], options: FbankOp
         for utt_id, (offset, *_) in record.entries.items():
             feats[utt_id], num_frames[utt_id] = f"{shard.ark}:{offset}", str(record.frames[utt_id])
     _refuse_few(data, failures)
-    utterances = tuple(u for u in data.utterances if u.utt_id in feats)
-    recordings = {u.recording: data.recordings[u.recording] for u in utterances}
+    kept = [row for row, utt_id in enumerate(data.utterances.ids) if utt_id in feats]
+    utterances = data.utterances.take(np.array(kept, np.int64))
+    recordings = {name: data.recordings[name] for name in set(utterances.recordings)}
     made = DataDir(out_dir, utterances, recordings, feats, duration_sec)
     write_text(out_dir / "feats.json", json.dumps(options.to_dict(), indent=2) + "\n")
     write_table(out_dir / "utt2num_frames", num_frames)

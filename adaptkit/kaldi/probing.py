@@ -3,7 +3,7 @@
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from adaptkit.errors import DataError
+from adaptkit.errors import AdaptkitError, DataError
 from adaptkit.kaldi.recording import is_command, probe
 from adaptkit.progress import counting
 
@@ -75,10 +75,18 @@ def map_in_jobs(
         )
         while waiting:
             count, running = waiting.popleft()
-            made = running.result()
+            made = _result(running, what)
             waiting.extend((len(chunk), pool.submit(call, chunk)) for chunk in islice(chunks, 1))
             advance(count, "")
             yield made
+
+
+def _result(running: Future[Made], what: str) -> Made:
+    try:
+        return running.result()
+    except BrokenExecutor as error:
+        why = "a process was killed, perhaps since there was no more memory"
+        raise AdaptkitError(f"{what}: {why}; run the same command with fewer jobs (--nj)") from error
 
 
 @contextmanager

@@ -201,7 +201,7 @@ class Loop:
         if not self.optimizer.owned:
             return {}
         utterances, task_ids = self.plan.train.data.utterances, self.plan.train.task_ids
-        counts = Counter(utterances[index].task for indices in step for index in indices)
+        counts = Counter(utterances.tasks[index] for indices in step for index in indices)
         taken = self.optimizer.steps[[task_ids[task] for task in counts]].tolist()
         return {
             task_ids[task]: StepSettings(n, self._rate(steps, task))

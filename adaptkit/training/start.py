@@ -21,6 +21,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import BASE_TASK, Examples
 from adaptkit.errors import CheckpointError, ConfigError, DataError, listed
 from adaptkit.folders import RunFolder
+from adaptkit.kaldi.columns import Names
 from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
 from adaptkit.tensors import hash_tensors, load_strictly
@@ -35,7 +36,7 @@ _OF_BANK = ("bank", "space_dim")  # options that may differ between the shared a
 
 def pooled(examples: Examples) -> Examples:
     """Return the examples with all utterances in one task, SHARED."""
-    utterances = tuple(replace(utterance, task=SHARED) for utterance in examples.data.utterances)
+    utterances = replace(examples.data.utterances, tasks=Names.constant(SHARED, len(examples)))
     return replace(examples, data=replace(examples.data, utterances=utterances), task_ids={SHARED: BASE_TASK})
 
 

@@ -25,8 +25,8 @@ class Steps:
         self.options, self.tasks = options, () if adapters is None else adapters.tasks
         self.is_by_task = adapters is not None and adapters.num_per_task > 0 and not options.shared
         tasks: dict[str, list[int]] = {}
-        for index, utterance in enumerate(train.data.utterances if self.is_by_task else ()):
-            tasks.setdefault(utterance.task, []).append(index)
+        for index, task in enumerate(train.data.utterances.tasks if self.is_by_task else ()):
+            tasks.setdefault(task, []).append(index)
         self.data = TrainingSet(tasks, train.lengths, train.groups(adapters))
         self.visits: dict[str, int] = {}
         if self.is_by_task:

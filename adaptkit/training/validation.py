@@ -67,7 +67,7 @@ def choose_metric(setting: Literal["auto", "wer", "cer", "loss"], examples: Exam
     """Return the metric of a validation set: of `auto`, CER for a language without spaces, else WER."""
     if setting != "auto":
         return setting
-    texts = () if examples is None else (u.text for u in examples.data.utterances)
+    texts = () if examples is None else examples.data.utterances.texts
     return "cer" if has_no_spaces(texts) else "wer"
 
 

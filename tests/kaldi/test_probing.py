@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from adaptkit.errors import AdaptkitError
 from adaptkit.kaldi import probing
 from adaptkit.kaldi.probing import map_in_jobs, read_headers
 from adaptkit.kaldi.recording import Recording, find_plain, opened, probe
@@ -88,3 +89,10 @@ def test_no_more_chunks_are_under_way_than_are_soon_needed(monkeypatch):
     next(made)
     made.close()
     assert len(taken) < 100
+
+
+@pytest.mark.slow
+def test_process_that_is_killed_is_an_error_with_its_remedy(monkeypatch):
+    monkeypatch.setattr(probing, "MANY", 1)
+    with pytest.raises(AdaptkitError, match=r"recordings: a process was killed.*fewer jobs \(--nj\)"):
+        list(map_in_jobs(exec, "import os; os._exit(9)", num_jobs=2, what="recordings"))
