@@ -44,7 +44,7 @@ def test_figures_in_the_text_are_in_the_results():
     text = README.split("## References")[0]
     prose = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
     intervals = re.findall(
-        r"-?\d+\.\d+ points|\d+\.\d+ \(|\(-?\d+\.\d+ to -?\d+\.\d+\)|\d,\d{3}(?![\d,])", prose
+        r"-?\d+\.\d+ points|\d+\.\d+ \(|\(-?\d+\.\d+ to -?\d+\.\d+\)|\d{1,3},\d{3}(?![\d,])", prose
     )
     assert intervals
     for text in intervals:

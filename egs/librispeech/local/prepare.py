@@ -148,7 +148,8 @@ def split(
     data: DataDir, speakers: Sequence[str], minutes: float, valid_minutes: float
 ) -> dict[str, list[str]]:
     """Return the utterances to train, validate and test on, of each speaker in the order of reading."""
-    seconds, found = read_durations(data), {name: [] for name in SPLITS}
+    seconds = dict(zip(data.utterances.ids, read_durations(data).tolist(), strict=True))
+    found = {name: [] for name in SPLITS}
     texts = {u.utt_id: u.text for u in data.utterances}
     for speaker in speakers:
         spoken = sorted((u.utt_id for u in data.utterances if u.speaker == speaker), key=_in_order)
