@@ -25,7 +25,7 @@ from adaptkit.files import checksum
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
-from adaptkit.model.load import warn_of_unfinished
+from adaptkit.model.load import read_settings, warn_of_unfinished
 from adaptkit.model.recognise import Hypothesis, recognise
 from adaptkit.search_options import SearchRequest
 from adaptkit.submodels.cache import SubmodelCache
@@ -215,7 +215,6 @@ def find_source(options: ModelOptions) -> Source:
         )
     if options.base is not None and any(not word.startswith("base.prompt") for word in options.overrides):
         raise ConfigError("--base and --set both say which base model to use; use one of the two")
-    path = options.exp if options.exp.is_file() else RunFolder(options.exp).config
-    settings = experiment.load(path, options.overrides)
+    settings = read_settings(options.exp, options.overrides)
     base = settings.base.model_copy(update={"dir": options.base or settings.base.dir})
     return Source(base, options.base_only, settings)

@@ -10,7 +10,7 @@ import torch
 from adaptkit import experiment
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.base.checkpoint import BaseModel, load
-from adaptkit.experiment import Base, Experiment
+from adaptkit.experiment import Experiment
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
@@ -59,10 +59,10 @@ def warn_of_unfinished(folder: RunFolder) -> None:
 
 def load_base_of(exp: Path, *, base: Path | None = None, device: torch.device | str = "cpu") -> BaseModel:
     """Load the base model of an experiment's folder or yaml; `base` is its folder if it has moved."""
-    described = find_base(exp)
+    described = read_settings(exp).base
     return load(base or described.dir, device, prompt=described.prompt)
 
 
-def find_base(exp: Path, overrides: Sequence[str] = ()) -> Base:
-    """Return what an experiment's folder or yaml says of its base model, with `overrides`."""
-    return experiment.load(exp if exp.is_file() else RunFolder(exp).config, overrides).base
+def read_settings(exp: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read the settings of an experiment's folder or yaml, with `overrides`."""
+    return experiment.load(exp if exp.is_file() else RunFolder(exp).config, overrides)

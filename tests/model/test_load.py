@@ -8,7 +8,7 @@ import torch
 from adaptkit import experiment
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.errors import AdaptkitError, CheckpointError
-from adaptkit.model.load import find_base, load_base_of, load_experiment
+from adaptkit.model.load import load_base_of, load_experiment, read_settings
 
 
 def test_an_experiment_is_opened_whole_and_frozen(new_exp, base, base_dir):
@@ -60,7 +60,7 @@ def test_adapters_that_are_missing_are_named_before_the_base_is_loaded(new_exp, 
 @pytest.mark.parametrize("is_yaml", [False, True])
 def test_the_base_is_that_of_a_folder_or_a_yaml(new_exp, base, base_dir, is_yaml):
     exp = new_exp() / "config.yaml" if is_yaml else new_exp()
-    assert find_base(exp).dir == base_dir
+    assert read_settings(exp).base.dir == base_dir
     assert load_base_of(exp).fingerprint == base.fingerprint
 
 
