@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptkit.errors import DataError
+from adaptkit.errors import DataError, shorten
 from adaptkit.files import parse_json, read_text, require_regular
 
 _UNKNOWN = re.compile(r"\{\s*[wu]\s*:?|\{\s*\}|\[[^\]]*\]|\((?:cs|ss)\s*:", re.IGNORECASE)
@@ -66,10 +66,13 @@ def _read_file(path: Path, file: Any, speaker: str) -> Iterator[Entry]:
         yield _as_entry(place, audio, transcript, speaker)
         return
     for line in transcript.strip().split("\n")[1:]:
-        times = re.match(r"\s*([0-9.]+)\s+([0-9.]+)\s(.*)", line)
-        if line.strip() and times:
-            span = float(times[1]), float(times[2])
-            yield _as_entry(f"{place} at {times[1]} s", audio, times[3], speaker, span)
+        if not line.strip():
+            continue
+        times = re.match(r"\s*(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s(.*)", line)
+        if not times:
+            raise DataError(f"{place}: '{shorten(line)}' is not 'start end words'; correct the transcript")
+        span = float(times[1]), float(times[2])
+        yield _as_entry(f"{place} at {times[1]} s", audio, times[3], speaker, span)
 
 
 def _as_entry(

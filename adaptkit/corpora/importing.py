@@ -4,6 +4,7 @@ The module `foreign` reads the layouts. The audio stays where it is.
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -59,11 +60,18 @@ def _find_fault(entry: Entry, speaker: str | None) -> str:
     """Return why an entry cannot be used; empty if it can."""
     if entry.is_unusable:
         return entry.text
-    if not (entry.speaker or speaker):
+    if not split_words(f"{entry.speaker} {speaker or ''}"):
         raise DataError(f"{entry.place}: does not say who speaks; name the speaker with --speaker")
-    if "\n" in str(entry.audio) or is_command(str(entry.audio)):
+    strings = (str(entry.audio), entry.text, entry.speaker)
+    if any("\0" in string or re.search("[\ud800-\udfff]", string) for string in strings):
+        return "characters that are no text"
+    if "\n" in strings[0] or is_command(strings[0]):
         return "a file name that wav.scp cannot hold"
-    if not entry.audio.is_file():
+    try:
+        is_file = entry.audio.is_file()
+    except OSError:  # such as a name that is too long
+        is_file = False
+    if not is_file:
         return "no such audio file"
     return "" if split_words(entry.text) else "no text"
 
@@ -73,7 +81,7 @@ def _describe(path: Path, entries: Sequence[Entry], speaker: str | None) -> Data
     names = _name_files({entry.audio for entry in entries})
     recordings, utterances, counts = {}, [], Counter()
     for entry in entries:
-        own = _as_word(entry.speaker or speaker)
+        own = _as_word(entry.speaker if split_words(entry.speaker) else speaker)
         name = names[entry.audio]
         utt_id = name if name.startswith(f"{own}-") else f"{own}-{name}"
         recording = utt_id

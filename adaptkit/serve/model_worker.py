@@ -73,16 +73,20 @@ class ModelThread:
                     item.found.set_result(found)
                 else:
                     item.found.set_exception(_not_finite(item))
+            return
         except Exception as error:  # no request may end the thread
-            left = [item for item in batch if not item.found.done()]
-            if len(left) > 1:
-                self._serve(left[: len(left) // 2])
-                self._serve(left[len(left) // 2 :])
-                return
-            if not isinstance(error, AdaptkitError):
-                _LOG.exception("a request of speaker %r failed", left[0].speaker if left else None)
-            if left:
-                left[0].found.set_exception(error)
+            failure = error
+        left = [item for item in batch if not item.found.done()]
+        if len(left) > 1:
+            del failure  # which holds the tensors of the pass, and memory may have been what was lacking
+            self._serve(left[: len(left) // 2])
+            self._serve(left[len(left) // 2 :])
+            return
+        if not isinstance(failure, AdaptkitError):
+            speaker = left[0].speaker if left else None
+            _LOG.error("a request of speaker %r failed", speaker, exc_info=failure)
+        if left:
+            left[0].found.set_exception(failure)
 
     def _find(self, batch: Sequence[Waiting]) -> Iterator[tuple[Waiting, Found]]:
         """Recognise each row of a batch with its own Submodel, unless it has been dropped meanwhile."""

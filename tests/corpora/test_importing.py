@@ -109,6 +109,18 @@ def test_the_quotes_of_a_tsv_are_text(record, imported):
         ("metadata.jsonl", "{", "metadata.jsonl:1: not json"),
         ("list.csv", "other.wav,one,ann\n", "1 of 1 entries cannot be used: no such audio file (CORPUS"),
         ("list.csv", "", "read as table: no entries"),
+        ("list.csv", f"{'x' * 300}.wav,one,ann\n", "no such audio file"),
+        ("list.csv", "1.wav,one, \n", "list.csv:1: does not say who speaks"),
+        (
+            "metadata.jsonl",
+            '{"path": "1.wav", "text": "\\ud800", "speaker": "ann"}',
+            "characters that are no text",
+        ),
+        (
+            "metadata.jsonl",
+            '{"path": "a\\u0000", "text": "a", "speaker": "ann"}',
+            "a NUL character in the path",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(adaptkit, record, tmp_path, name, content, message):
@@ -185,6 +197,13 @@ def test_a_transcript_with_times_gives_an_utterance_for_each(contribution, impor
 
     spans = [(u.text, u.start_sec, u.end_sec) for u in data.utterances]
     assert spans == [("first words", 0.5, 1.25), ("more", 2.0, 3.0)]
+
+
+def test_times_that_are_none_are_refused(adaptkit, contribution, tmp_path):
+    done = adaptkit("data", "import", contribution("#ts\n1.2.3 4 words"), tmp_path / "data")
+
+    assert done.exit_code == 1
+    assert "'1.2.3 4 words' is not 'start end words'" in done.stderr
 
 
 @pytest.mark.parametrize(

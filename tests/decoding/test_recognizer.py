@@ -1,5 +1,7 @@
 """The recogniser that decode, transcribe and serve share, as a library offers it."""
 
+import weakref
+
 import numpy as np
 import pytest
 import soundfile
@@ -115,11 +117,13 @@ class Full:
     """Makes the encoder ask for more memory than there is for more than `most` rows."""
 
     def __init__(self, encoder, most):
-        self.sizes, self.most = [], most
+        self.sizes, self.most, self.last, self.num_held = [], most, None, 0
         self.handle = encoder.register_forward_pre_hook(self)
 
     def __call__(self, module, args):
         self.sizes.append(len(args[0]))
+        self.num_held += self.last is not None and self.last() is not None
+        self.last = weakref.ref(args[0])
         if len(args[0]) > self.most:
             torch.empty(1 << 60, dtype=torch.uint8)
 
@@ -146,6 +150,7 @@ def test_batches_are_halved_until_they_fit_in_memory(recognizer, arrays, fill, c
     found = recognizer.transcribe(samples, 8000, "spk1")
 
     assert full.sizes == [5, 2, 3, 1, 2]
+    assert full.num_held == 0  # of the passes before
     assert [one.text for one in found] == [one.text for one in expected]
     assert "out of memory with 5 utterances, which are divided" in caplog.text
 
