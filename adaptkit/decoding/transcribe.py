@@ -1,8 +1,10 @@
 """Transcribe audio files, or arrays of samples, without a data directory: `adaptkit transcribe`."""
 
 import io
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +18,10 @@ from adaptkit.data.dataset import make_examples
 from adaptkit.decoding.pauses import cut
 from adaptkit.decoding.transcripts import Segment, Transcript, find_words
 from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed, nearest
-from adaptkit.files import held_in_memory, require_regular
-from adaptkit.kaldi.audio import probe
+from adaptkit.files import held_in_memory, replacing, require_regular
+from adaptkit.kaldi.audio import read_segments
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.recording import opened
 from adaptkit.model.recognise import Hypothesis
 
 if TYPE_CHECKING:
@@ -79,51 +82,93 @@ def _transcribe(
         return []
     base = recognizer.base
     most_sec = min(most_sec, base.prompting.most_sec) if base.prompting else most_sec
-    parts: list[list[Utterance]] = []  # of each recording
-    for index, ((name, location), own) in enumerate(zip(places, speakers, strict=True)):
-        is_again = name in (other for other, _ in places[:index])
-        utt_id = f"{name} (number {index + 1})" if is_again else name
-        spans = cut(probe(location), most_sec)
-        parts.append(_describe(utt_id, own or _NOBODY, f"{index}", spans))
-    recordings = {f"{index}": location for index, (_, location) in enumerate(places)}
-    utterances = tuple(utterance for own in parts for utterance in own)
-    data = DataDir(Path(places[0][0]).parent, utterances, recordings)
-    decoded = recognizer.recognise(make_examples(data, base), with_times=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        recordings: dict[str, str] = {}
+        parts: list[list[_Part]] = []  # of each recording
+        for index, ((name, location), own) in enumerate(zip(places, speakers, strict=True)):
+            is_again = name in (other for other, _ in places[:index])
+            shown = f"{name} (number {index + 1})" if is_again else name
+            folder = Path(temporary, f"{index}")
+            held = _divide(location, f"{index}", most_sec, folder=folder, rate_hz=base.rate_hz)
+            recordings |= {piece.recording: piece.location for piece in held}
+            parts.append([_describe(piece, shown, own, is_whole=len(held) == 1) for piece in held])
+        utterances = tuple(part.utterance for own in parts for part in own)
+        data = DataDir(Path(places[0][0]).parent, utterances, recordings)
+        decoded = recognizer.recognise(make_examples(data, base), with_times=True)
     found = {hypothesis.utt_id: hypothesis for hypothesis in decoded.hypotheses}
     return [
-        Transcript(name, own[-1].end_sec, tuple(_read(base, u, found[u.utt_id], decoded.used) for u in own))
+        Transcript(
+            name,
+            own[-1].end_sec,
+            tuple(_read(base, part, found[part.utterance.utt_id], decoded.used) for part in own),
+        )
         for (name, _), own in zip(places, parts, strict=True)
     ]
 
 
-def _describe(
-    name: str, speaker: str, recording: str, spans: Sequence[tuple[float, float]]
-) -> list[Utterance]:
-    """Describe the parts of a recording as utterances; their ids are what messages name."""
-    return [
-        Utterance(
-            name if len(spans) == 1 else f"{name} from {start:.2f} s", speaker, recording, "", start, end
-        )
-        for start, end in spans
-    ]
+@dataclass(frozen=True)
+class _Piece:
+    """A recording, or a part of one, and where its samples are."""
+
+    recording: str
+    location: str
+    start_sec: float  # in the recording, as the end
+    end_sec: float
+    is_file: bool = False  # of its own
 
 
-def _read(
-    base: BaseModel, utterance: Utterance, found: Hypothesis, used: Mapping[str, str | None]
-) -> Segment:
-    """Put what was found in an utterance at its place in the recording."""
+@dataclass(frozen=True)
+class _Part:
+    """An utterance, and its times in the recording."""
+
+    utterance: Utterance
+    start_sec: float
+    end_sec: float
+
+
+def _divide(location: str, recording: str, most_sec: float, *, folder: Path, rate_hz: int) -> list[_Piece]:
+    """Cut a recording where it is too long.
+
+    One that can only be decoded from its beginning is decoded once, to a file in `folder` for each part.
+    """
+    with opened(location) as (header, file):
+        is_in_order = not file.seekable()
+    spans = cut(header, most_sec)
+    if len(spans) == 1 or not is_in_order:
+        return [_Piece(recording, location, *span) for span in spans]
+    pieces = []
+    for number, samples in enumerate(read_segments(location, spans, rate_hz=rate_hz)):
+        if isinstance(samples, DataError):
+            raise samples
+        path = folder / f"{number}.wav"
+        with replacing(path) as temporary:
+            temporary.write_bytes(_as_wav(location, samples, rate_hz))
+        pieces.append(_Piece(f"{recording}-{number}", str(path), *spans[number], is_file=True))
+    return pieces
+
+
+def _describe(piece: _Piece, name: str, speaker: str | None, *, is_whole: bool) -> _Part:
+    """Describe a piece as an utterance; its id is what messages name."""
+    utt_id = name if is_whole else f"{name} from {piece.start_sec:.2f} s"
+    span = (0.0, None) if piece.is_file else (piece.start_sec, piece.end_sec)
+    utterance = Utterance(utt_id, speaker or _NOBODY, piece.recording, "", *span)
+    return _Part(utterance, piece.start_sec, piece.end_sec)
+
+
+def _read(base: BaseModel, part: _Part, found: Hypothesis, used: Mapping[str, str | None]) -> Segment:
+    """Put what was found in a part at its place in the recording."""
     return Segment(
-        start_sec=utterance.start_sec,
-        end_sec=utterance.end_sec,
+        start_sec=part.start_sec,
+        end_sec=part.end_sec,
         nbest=tuple((base.tokens.decode(path.tokens), path.score) for path in found.nbest),
         words=find_words(
             base.tokens,
             found.nbest[0],
-            start_sec=utterance.start_sec,
+            start_sec=part.start_sec,
             frame_sec=base.subsampling * base.frame_shift_ms / 1000,
-            end_sec=utterance.end_sec,
+            end_sec=part.end_sec,
         ),
-        submodel=used.get(utterance.utt_id),
+        submodel=used.get(part.utterance.utt_id),
     )
 
 

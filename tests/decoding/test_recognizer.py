@@ -10,6 +10,7 @@ import torch
 import adaptkit as library
 from adaptkit.errors import AdaptkitError
 from adaptkit.kaldi import datadir
+from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.tables import read_table
 
 
@@ -177,3 +178,16 @@ def test_long_recordings_are_cut_and_keep_their_times(recognizer, arrays, tmp_pa
         times = [time for word in segment.words for time in (word.start_sec, word.end_sec)]
         assert all(segment.start_sec <= time <= segment.end_sec for time in times)
     assert found.text == " ".join(s.text for s in found.segments if s.text)
+
+
+def test_a_format_that_cannot_seek_is_cut_alike(recognizer, arrays, tmp_path):
+    pytest.importorskip("silero_vad", reason="adaptkit[long] is not installed")
+    samples = np.concatenate([arrays["spk1-00"], np.zeros(8000), arrays["spk1-01"]])
+    soundfile.write(tmp_path / "x.mp3", samples, 8000)
+    decoded = read_audio(str(tmp_path / "x.mp3"), rate_hz=8000)
+
+    (found,) = recognizer.transcribe_files([tmp_path / "x.mp3"], "spk1", max_sec=1.5)
+
+    expected = recognizer.transcribe(decoded, 8000, "spk1", max_sec=1.5)
+    assert len(found.segments) >= 2
+    assert found.segments == expected.segments
