@@ -1,12 +1,13 @@
 """Parameter-efficient adaptation of ESPnet Conformer speech recognisers.
 
-`load_base` and `load_experiment` open a base model and trained adapters; neither torch nor ESPnet is imported
-before one of them is asked for.
+`Recognizer` transcribes audio; `load_base` and `load_experiment` open a base model and trained adapters.
+Neither torch nor ESPnet is imported before one of them is asked for.
 """
 
 from typing import Any
 
-_FUNCTIONS = {  # name: module, and the name there
+_PUBLIC = {  # name: module, and the name there
+    "Recognizer": ("adaptkit.decoding.recognizer", "Recognizer"),
     "load_base": ("adaptkit.base.checkpoint", "load"),
     "load_experiment": ("adaptkit.model.load", "load_experiment"),
 }
@@ -18,9 +19,9 @@ def __getattr__(name: str) -> Any:
         from importlib import metadata
 
         return metadata.version("adaptkit")
-    if name in _FUNCTIONS:
+    if name in _PUBLIC:
         from importlib import import_module
 
-        module, function = _FUNCTIONS[name]
-        return getattr(import_module(module), function)
+        module, attribute = _PUBLIC[name]
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'adaptkit' has no attribute '{name}'")

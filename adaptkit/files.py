@@ -126,6 +126,14 @@ def read_regular(path: Path) -> bytes:
         os.close(descriptor)
 
 
+@contextmanager
+def held_in_memory(content: bytes) -> Iterator[str]:
+    """Yield the path of a file in memory with some content, for readers that need a path."""
+    with open(os.memfd_create("content"), "w+b", buffering=0) as file:
+        file.write(content)
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
 def _refuse_irregular(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}

@@ -1,4 +1,4 @@
-"""`adaptkit data`: validate, fix, divide, combine, join, perturb and summarise data directories."""
+"""`adaptkit data`: make, validate, fix, divide, combine, join, perturb and summarise data directories."""
 
 import logging
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from adaptkit.kaldi.scan import Checks, Problem
     from adaptkit.kaldi.summary import Summary
 
-app = new_group("Validate, fix, divide, combine, join, perturb and summarise data directories.")
+app = new_group("Make, validate, fix, divide, combine, join, perturb and summarise data directories.")
 log = logging.getLogger(__name__)
 
 MaxSec = Annotated[float, typer.Option(metavar="SEC", min=0, help="Longest utterance.")]

@@ -13,6 +13,7 @@ from adaptkit.cli import (
     data,
     decode,
     feats,
+    importing,
     init,
     report,
     score,
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for module in (init, feats, train, decode, transcribe, score, report, serve):
     module.register(app)
+importing.register(data.app)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.add_typer(base.app, name="base")

@@ -73,6 +73,25 @@ class TableFormat(str, Enum):
     json = "json"
 
 
+class CorpusLayout(str, Enum):
+    """A layout of corpora that can be imported."""
+
+    audiofolder = "audiofolder"
+    table = "table"
+    lhotse = "lhotse"
+    sap = "sap"
+    folders = "folders"
+
+
+class TranscriptFormat(str, Enum):
+    """The output format of a transcript."""
+
+    text = "text"
+    json = "json"
+    srt = "srt"
+    vtt = "vtt"
+
+
 class ScoreFormat(str, Enum):
     """The output format of a score."""
 

@@ -1,6 +1,6 @@
 """`adaptkit transcribe`: transcribe audio files."""
 
-import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +20,7 @@ from adaptkit.cli.options import (
     Search,
     SearchSet,
     SubmodelMb,
+    TranscriptFormat,
     UnknownSpeaker,
     UnknownSpeakers,
     choose_device,
@@ -28,7 +29,25 @@ from adaptkit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from adaptkit.decoding.transcribe import Transcript
+    from adaptkit.decoding.transcripts import Transcript
+
+
+Format = Annotated[
+    TranscriptFormat,
+    typer.Option(
+        "--format",
+        help="text: a line per file; json: a line per file, with scores, times and the n-best list; srt or "
+        "vtt: subtitles.",
+    ),
+]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Write a file for each transcript, named after its audio file."),
+]
+MaxSec = Annotated[
+    float,
+    typer.Option(metavar="SEC", min=1, help="Cut longer recordings at pauses; needs adaptkit[long]."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -59,32 +78,27 @@ def transcribe(
     search_set: SearchSet = None,
     lm: Lm = None,
     nbest: Nbest = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of json per file, with scores and the n-best list.")
-    ] = False,
+    as_format: Format = TranscriptFormat.text,
+    out: OutFolder = None,
+    max_sec: MaxSec = 30.0,
     batch_frames: BatchFrames = 12000,
     device: Device = "auto",
 ) -> None:
-    """Transcribe audio files of one speaker, or of unknown ones, and print one line of text per file.
+    """Transcribe audio files of one speaker, or of unknown ones, by default to one line of text per file.
 
     Example: adaptkit transcribe hello.wav --base exp/base
     """
-    from adaptkit.decoding.models import ModelOptions
-    from adaptkit.decoding.transcribe import transcribe as run
+    from adaptkit.decoding.models import ModelOptions, find_source
+    from adaptkit.decoding.recognizer import opened
 
-    model = exp or base
-    if model is None:
-        raise typer.BadParameter("use --base, or --exp with adapters trained on it")
-    if exp is not None and submodels is not None:
-        raise typer.BadParameter("--exp and --submodels both name adapters; use one of the two")
-    if speaker is not None and exp is None and submodels is None:
-        raise typer.BadParameter("--speaker needs adapters: --exp or --submodels")
-    if speaker is not None and route is not RouteMethod.own:
-        raise typer.BadParameter("--speaker and --route both say whose adapters to use; use one of the two")
-    if nbest is not None and not as_json:
-        raise typer.BadParameter("--nbest needs --json, since a line of text holds the best hypothesis alone")
+    _refuse_contradictions(base, exp, submodels, speaker, route)
+    if nbest is not None and as_format is not TranscriptFormat.json:
+        raise typer.BadParameter(
+            "--nbest needs --format json, since the others hold the best hypothesis alone"
+        )
+    paths = _name_outputs(files, out, as_format.value)
     options = ModelOptions(
-        exp=model,
+        exp=exp or base,
         base=base,
         unknown_speaker=unknown_speaker.value,
         batch_frames=batch_frames,
@@ -93,12 +107,64 @@ def transcribe(
         search=request_search(search, search_set, lm, nbest),
         route=request_route(route, route_by, route_nearest),
     )
-    for one in run(options, files, speaker=speaker, device=choose_device(device)):
-        typer.echo(_describe(one) if as_json else f"{one.file} {one.text}" if len(files) > 1 else one.text)
+    device = choose_device(device)
+    with opened(options, find_source(options), device=device, most_speakers=1) as (recognizer, _):
+        found = recognizer.transcribe_files(files, speaker, max_sec=max_sec)
+    _write(found, paths, _formatter(as_format, is_named=len(files) > 1 and out is None))
 
 
-def _describe(one: "Transcript") -> str:
-    """Return a line of json."""
-    nbest = [{"text": text, "score": round(score, 4)} for text, score in one.nbest]
-    chosen = {} if one.chosen is None else {"chosen": one.chosen}
-    return json.dumps({"file": str(one.file), **nbest[0], "nbest": nbest, **chosen}, ensure_ascii=False)
+def _refuse_contradictions(
+    base: Path | None, exp: Path | None, submodels: Path | None, speaker: str | None, route: RouteMethod
+) -> None:
+    """Refuse options that leave open which model and whose weights to use."""
+    if exp is None and base is None:
+        raise typer.BadParameter("use --base, or --exp with adapters trained on it")
+    if exp is not None and submodels is not None:
+        raise typer.BadParameter("--exp and --submodels both name adapters; use one of the two")
+    if speaker is not None and exp is None and submodels is None:
+        raise typer.BadParameter("--speaker needs adapters: --exp or --submodels")
+    if speaker is not None and route is not RouteMethod.own:
+        raise typer.BadParameter("--speaker and --route both say whose adapters to use; use one of the two")
+
+
+def _name_outputs(files: Sequence[Path], out: Path | None, suffix: str) -> list[Path] | None:
+    """Return where each transcript goes; None if they are printed."""
+    if out is None:
+        if suffix in ("srt", "vtt") and len(files) > 1:
+            raise typer.BadParameter(f"--format {suffix} of several files needs --out, a folder for them")
+        return None
+    paths = [out / f"{file.stem}.{'txt' if suffix == 'text' else suffix}" for file in files]
+    twice = sorted({path.name for path in paths if paths.count(path) > 1})
+    if twice:
+        raise typer.BadParameter(
+            f"--out: several files would be {', '.join(twice[:5])}; use a folder for each"
+        )
+    return paths
+
+
+def _formatter(form: TranscriptFormat, *, is_named: bool) -> "Callable[[Transcript], str]":
+    """Return what formats a transcript; a line of text begins with the file if `is_named`."""
+    from adaptkit.decoding import transcripts
+
+    if form is TranscriptFormat.text:
+        return lambda one: f"{one.name} {one.text}" if is_named else one.text
+    return {"json": transcripts.format_json, "srt": transcripts.format_srt, "vtt": transcripts.format_vtt}[
+        form.value
+    ]
+
+
+def _write(
+    found: "Sequence[Transcript]", paths: Sequence[Path] | None, describe: "Callable[[Transcript], str]"
+) -> None:
+    """Print transcripts, or write each to its file and print the names of the files."""
+    from contextlib import nullcontext
+
+    from adaptkit import locks
+    from adaptkit.files import write_text
+
+    with nullcontext() if paths is None else locks.hold(paths[0].parent):
+        for index, one in enumerate(found):
+            text = describe(one).removesuffix("\n")
+            if paths is not None:
+                write_text(paths[index], f"{text}\n")
+            typer.echo(text if paths is None else paths[index])

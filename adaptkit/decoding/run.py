@@ -9,8 +9,9 @@ from adaptkit import config, locks
 from adaptkit.adapters.per_task import shared_parameters
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, read_examples
-from adaptkit.decoding.models import Decoder, ModelOptions, Source, find_source, opened
+from adaptkit.decoding.models import ModelOptions, Source, find_source
 from adaptkit.decoding.nbest import write_nbest
+from adaptkit.decoding.recognizer import Recognizer, opened
 from adaptkit.decoding.routing import measure_accuracy, write_routes
 from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.kaldi.overlap import read_texts, warn_of_sentences
@@ -22,7 +23,6 @@ from adaptkit.scoring.wer import ScoreReport
 from adaptkit.submodels.router import RouteOptions
 
 BASE_ALONE = "none"  # the experiment without adapters, the baseline of a report
-_SUBMODEL_MB = 1024
 _LOG = logging.getLogger(__name__)
 
 
@@ -131,7 +131,7 @@ def _log_accuracy(out: Path, accuracy: float | None) -> None:
         _LOG.info("%s: %.1f %% of known speakers' utterances got their own weights", out, accuracy)
 
 
-def _write_record(out: Path, options: DecodeOptions, model: Decoder, device: str) -> None:
+def _write_record(out: Path, options: DecodeOptions, model: Recognizer, device: str) -> None:
     """Write the record of a model that no training left one for: the base, Submodels, or a routed choice."""
     made = _recorded_model(out, options, model)
     if made is not None:
@@ -144,7 +144,7 @@ def _write_record(out: Path, options: DecodeOptions, model: Decoder, device: str
         )
 
 
-def _recorded_model(out: Path, options: DecodeOptions, model: Decoder) -> RecordedModel | None:
+def _recorded_model(out: Path, options: DecodeOptions, model: Recognizer) -> RecordedModel | None:
     submodels, folder = model.submodels, RunFolder(out.parent)
     is_ours = folder.path == options.submodels or not folder.record.exists()
     if submodels is not None and out.name.startswith("decode_") and is_ours:

@@ -1,5 +1,6 @@
 """Recognise the utterances of a data set in batches that may mix tasks."""
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from adaptkit.data.dataset import Examples
 from adaptkit.errors import DataError, listed
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
+
+_LOG = logging.getLogger(__name__)
+_CPU_IS_FULL = "DefaultCPUAllocator"  # names itself in the RuntimeError for which torch has no class
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,11 @@ def search(adapted: AdaptedModel, batch: Batch, searcher: Searcher | None = None
 def search_nbest(
     adapted: AdaptedModel, batch: Batch, searcher: Searcher | None = None
 ) -> dict[str, list[BestPath]]:
-    """Return the n-best list of each utterance; a best score that is not finite is an error."""
-    found = dict(zip(batch.utt_ids, adapted.recognise(batch, searcher), strict=True))
+    """Return the n-best list of each utterance; a best score that is not finite is an error.
+
+    If the memory of the device does not suffice, the batch is halved, as often as it takes.
+    """
+    found = _search_halving(adapted, batch, searcher)
     refuse_infinite(found)
     return found
 
@@ -78,6 +85,35 @@ def refuse_infinite(found: Mapping[str, Sequence[BestPath]]) -> None:
         raise DataError(
             f"the scores of {listed(lost)} are not finite; check their audio and features for nan and inf"
         )
+
+
+def _search_halving(
+    adapted: AdaptedModel, batch: Batch, searcher: Searcher | None
+) -> dict[str, list[BestPath]]:
+    try:
+        return dict(zip(batch.utt_ids, adapted.recognise(batch, searcher), strict=True))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0]
+    # outside of the clause, whose error holds the tensors of the pass
+    num_rows = len(batch.utt_ids)
+    if num_rows == 1:
+        raise DataError(
+            f"{batch.utt_ids[0]}: takes more memory than there is ({reason}); cut the recording, or use a "
+            "device with more memory"
+        )
+    if batch.inputs.is_cuda:
+        torch.cuda.empty_cache()
+    _LOG.warning("out of memory with %d utterances, which are divided: %s", num_rows, reason)
+    halves = range(num_rows // 2), range(num_rows // 2, num_rows)
+    first, second = (_search_halving(adapted, batch.rows(list(half)), searcher) for half in halves)
+    return first | second
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that the memory of the device does not suffice."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or _CPU_IS_FULL in str(error)
 
 
 def plan_decoding(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> BatchPlan:

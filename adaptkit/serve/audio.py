@@ -1,15 +1,14 @@
 """The body of a request: received up to a size limit, and decoded as an audio file."""
 
 import math
-import os
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 import soundfile
 from torch import Tensor
 
 from adaptkit.errors import DataError
+from adaptkit.files import held_in_memory
 from adaptkit.kaldi.audio import probe, read_audio
 from adaptkit.serve.schemas import Refusal
 
@@ -45,7 +44,7 @@ def read_speech(body: bytes, *, rate_hz: int, most_sec: float) -> Speech:
     """Read an audio file as `adaptkit decode` reads recordings; refuse what cannot be recognised."""
     if body.startswith(b"--"):  # the boundary of multipart/form-data
         raise Refusal(415, f"the body is a form; {_AS_IT_IS}")
-    with _as_file(body) as location:
+    with held_in_memory(body) as location:
         try:
             recording = probe(location)
             _refuse_too_long(recording.duration_sec, most_sec)
@@ -55,14 +54,6 @@ def read_speech(body: bytes, *, rate_hz: int, most_sec: float) -> Speech:
             is_foreign = isinstance(error.__cause__, soundfile.LibsndfileError) and "not audio" in str(error)
             message = str(error).replace(location, "the body")
             raise Refusal(415 if is_foreign else 422, message) from error
-
-
-@contextmanager
-def _as_file(body: bytes) -> Iterator[str]:
-    """Yield the path of an in-memory file with some content, since `read_audio` needs a path."""
-    with open(os.memfd_create("body"), "w+b", buffering=0) as file:
-        file.write(body)
-        yield f"/proc/self/fd/{file.fileno()}"
 
 
 def _too_large(seen: str, most_bytes: int) -> Refusal:

@@ -9,18 +9,15 @@ from time import perf_counter
 
 import torch
 
-from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.search.paths import BestPath
-from adaptkit.base.search.searcher import Searcher
 from adaptkit.data.batches import Batch, collate
 from adaptkit.data.dataset import BASE_TASK, Example
+from adaptkit.decoding.recognizer import Recognizer
 from adaptkit.errors import AdaptkitError
 from adaptkit.kaldi.datadir import Utterance
-from adaptkit.model.adapted import AdaptedModel
 from adaptkit.serve.batching import Found, Queue, Waiting
 from adaptkit.serve.routing import Routing
 from adaptkit.serve.schemas import Alternative, Refusal, Routed, SubmodelUsed
-from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import Submodel
 from adaptkit.submodels.router import Choice
 
@@ -33,20 +30,16 @@ class ModelThread:
 
     def __init__(
         self,
-        base: BaseModel,
-        cache: SubmodelCache,
+        recognizer: Recognizer,
         queue: Queue,
         *,
-        searcher: Searcher,
         on_batch: Callable[[int], None],
         routing: Routing | None = None,
     ):
-        self._cache, self._queue, self._tokens, self._routing = cache, queue, base.tokens, routing
-        self._searcher, self._on_batch = searcher, on_batch
-        self._device = next(base.model.parameters()).device
-        self._adapted = AdaptedModel(base, cache.stack).eval()
+        self._recognizer, self._queue, self._routing = recognizer, queue, routing
+        self._tokens, self._on_batch = recognizer.base.tokens, on_batch
         if routing is not None:
-            routing.attach(self._adapted)
+            routing.attach(recognizer.adapted)
         self._num_cores = torch.get_num_threads()  # each audio thread uses one more, briefly
         self._thread = Thread(target=self._run, name="model", daemon=True)
 
@@ -57,7 +50,7 @@ class ModelThread:
 
     def start(self, trial: Waiting) -> None:
         """Run a trial request, so that errors show at startup, then start to take requests."""
-        with torch.inference_mode(), self._adapted.hooked():
+        with torch.inference_mode(), self._recognizer.adapted.hooked():
             list(self._find([trial]))
         self._thread.start()
 
@@ -67,7 +60,7 @@ class ModelThread:
 
     def _run(self) -> None:
         torch.set_num_threads(self._num_cores)
-        with torch.inference_mode(), self._adapted.hooked():
+        with torch.inference_mode(), self._recognizer.adapted.hooked():
             while batch := self._queue.take():
                 self._on_batch(len(batch))
                 self._serve(batch)
@@ -80,16 +73,20 @@ class ModelThread:
                     item.found.set_result(found)
                 else:
                     item.found.set_exception(_not_finite(item))
+            return
         except Exception as error:  # no request may end the thread
-            left = [item for item in batch if not item.found.done()]
-            if len(left) > 1:
-                self._serve(left[: len(left) // 2])
-                self._serve(left[len(left) // 2 :])
-                return
-            if not isinstance(error, AdaptkitError):
-                _LOG.exception("a request of speaker %r failed", left[0].speaker if left else None)
-            if left:
-                left[0].found.set_exception(error)
+            failure = error
+        left = [item for item in batch if not item.found.done()]
+        if len(left) > 1:
+            del failure  # which holds the tensors of the pass, and memory may have been what was lacking
+            self._serve(left[: len(left) // 2])
+            self._serve(left[len(left) // 2 :])
+            return
+        if not isinstance(failure, AdaptkitError):
+            speaker = left[0].speaker if left else None
+            _LOG.error("a request of speaker %r failed", speaker, exc_info=failure)
+        if left:
+            left[0].found.set_exception(failure)
 
     def _find(self, batch: Sequence[Waiting]) -> Iterator[tuple[Waiting, Found]]:
         """Recognise each row of a batch with its own Submodel, unless it has been dropped meanwhile."""
@@ -102,13 +99,12 @@ class ModelThread:
             for item, choice in zip(batch, choices, strict=True)
         ]
         num_speakers = len({speaker for speaker in speakers if speaker is not None})
-        with self._cache.using(speakers) as slots:
+        submodels = self._recognizer.submodels
+        with self._recognizer.weights(speakers) as slots:
             loaded = perf_counter()
-            used = [None if slot == BASE_TASK else _used(self._cache.submodel_in(slot)) for slot in slots]
-            rows = replace(collated, task_ids=tuple(slots)).to(self._device)
-            found = self._adapted.recognise_rows(
-                rows, self._searcher, lambda row: not batch[row].is_dropped.is_set()
-            )
+            used = [None if slot == BASE_TASK else _used(submodels.submodel_in(slot)) for slot in slots]
+            rows = replace(collated, task_ids=tuple(slots))
+            found = self._recognizer.search_rows(rows, lambda row: not batch[row].is_dropped.is_set())
             for row, paths in found:
                 yield (
                     batch[row],
@@ -129,7 +125,7 @@ class ModelThread:
         """Choose the Submodel of a request that names no known speaker; None if the request names one."""
         if not item.is_routed or item.is_dropped.is_set():
             return None
-        return self._routing.choose(_collate([item]).to(self._device), item.num_frames)
+        return self._routing.choose(_collate([item]).to(self._recognizer.device), item.num_frames)
 
     def _text(self, path: BestPath) -> str:
         return self._tokens.decode(path.tokens)

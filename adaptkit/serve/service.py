@@ -13,6 +13,8 @@ import torch
 from adaptkit.base import padding
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.search.choose import new_searcher
+from adaptkit.decoding.models import ModelOptions
+from adaptkit.decoding.recognizer import Recognizer
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.search_options import SearchRequest
@@ -92,6 +94,7 @@ class Service:
         self.hosts = (settings.host, *settings.allowed_hosts)
         searcher = new_searcher(base, settings.search)
         self.most_nbest = searcher.nbest
+        options = ModelOptions(settings.base, submodels=settings.submodels, search=settings.search)
         budget_bytes = round(settings.submodel_mb * 2**20)
         self.cache = SubmodelCache(settings.submodels, base, budget_bytes=budget_bytes)
         self.speakers = Speakers(self.cache, settings.submodels, unknown=settings.unknown_speaker)
@@ -112,9 +115,8 @@ class Service:
             batch_frames=settings.limits.batch_frames,
             num_preloaded=len(settings.preload),
         )
-        self._worker = ModelThread(
-            base, self.cache, self.queue, searcher=searcher, on_batch=self._note, routing=self._routing
-        )
+        recognizer = Recognizer(base, searcher, self.cache.stack, self.cache, options=options)
+        self._worker = ModelThread(recognizer, self.queue, on_batch=self._note, routing=self._routing)
 
     def __enter__(self) -> "Service":
         with self.cache.using(self._preload):

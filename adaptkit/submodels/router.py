@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.per_task import SHARED
 from adaptkit.data.batches import Batch
 from adaptkit.data.dataset import BASE_NAME, BASE_TASK
@@ -126,21 +127,24 @@ class Router:
         row, found = self._adapted.read_taps(row, for_loss=False), {}
         for start in range(0, len(names), size):
             part = names[start : start + size]
-            with self._numbered(part) as task_ids:
+            tasks = [None if name == BASE_NAME else name for name in part]
+            with holding(self._adapted.adapters, self._submodels, tasks) as task_ids:
                 likelihoods = self._adapted.own_likelihoods(row.repeated(task_ids))
             found |= zip(part, likelihoods, strict=True)
         return found
 
-    @contextmanager
-    def _numbered(self, names: Sequence[str]) -> Iterator[list[int]]:
-        """Yield the task id of each name, with their Submodels in memory until the block ends."""
-        tasks = [None if name == BASE_NAME else name for name in names]
-        if self._submodels is not None:
-            with self._submodels.using(tasks) as slots:
-                yield slots
-            return
-        numbers = {task: index for index, task in enumerate(self._adapted.adapters.tasks)}
-        yield [BASE_TASK if task is None else numbers[task] for task in tasks]
+
+@contextmanager
+def holding(
+    adapters: AdapterStack | None, submodels: SubmodelCache | None, tasks: Sequence[str | None]
+) -> Iterator[list[int]]:
+    """Yield the id of each task, -1 for None (the base model alone); Submodels stay in memory inside."""
+    if submodels is not None:
+        with submodels.using(tasks) as slots:
+            yield slots
+        return
+    numbers = {} if adapters is None else {task: index for index, task in enumerate(adapters.tasks)}
+    yield [BASE_TASK if task is None else numbers[task] for task in tasks]
 
 
 def _best(scores: Mapping[str, float], row: Batch) -> Choice:

@@ -63,6 +63,9 @@ def folder(adaptkit, corpus, settings, tmp_path, monkeypatch):
     run("base train conf/mini.yaml --set base.train.max_epochs=3")
     shutil.make_archive("asr_model", "zip", "exp/base")
     shutil.copyfile(next(corpus.glob("*.wav")), "hello.wav")
+    Path("recordings/anna").mkdir(parents=True)
+    shutil.copyfile("hello.wav", "recordings/anna/1.wav")
+    Path("recordings/anna/1.txt").write_text("A B")
     for name in ("residual", "tpa", "lora"):
         run(f"train conf/mini.yaml --adapter {name} --exp exp/{name}")
     for seed in (1, 2):

@@ -1,8 +1,12 @@
 """`adaptkit transcribe` as a user runs it, beside `adaptkit decode` on the same recordings."""
 
 import json
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.tables import read_table
@@ -25,7 +29,7 @@ def test_files_are_transcribed_as_a_data_directory_is(adaptkit, exp, base_dir, c
     adaptkit("decode", exp, corpus / "dump/valid", "--out", tmp_path / "out")
     expected = read_table(tmp_path / "out/text")
 
-    done = adaptkit("transcribe", *of_spk10.values(), "--exp", exp, "--speaker", "spk10", "--json")
+    done = adaptkit("transcribe", *of_spk10.values(), "--exp", exp, "--speaker", "spk10", "--format", "json")
 
     assert texts(done) == [expected[utt_id] for utt_id in of_spk10]
 
@@ -33,7 +37,7 @@ def test_files_are_transcribed_as_a_data_directory_is(adaptkit, exp, base_dir, c
 def test_submodels_and_adapters_transcribe_alike(adaptkit, exp, base_dir, of_spk10, tmp_path):
     adaptkit("submodels", "export", exp, tmp_path / "submodels")
     own, *_ = of_spk10.values()
-    more = ["--speaker", "spk10", "--json"]
+    more = ["--speaker", "spk10", "--format", "json"]
 
     one = adaptkit("transcribe", own, "--exp", exp, *more)
     other = adaptkit("transcribe", own, "--base", base_dir, "--submodels", tmp_path / "submodels", *more)
@@ -56,13 +60,14 @@ def test_n_best_are_printed_with_their_scores(adaptkit, base_dir, of_spk10):
     own, *_ = of_spk10.values()
     words = ["--search", "beam", "--search-set", "ctc_weight=1", "--search-set", "beam_size=4"]
 
-    done = adaptkit("transcribe", own, "--base", base_dir, *words, "--nbest", 3, "--json")
+    done = adaptkit("transcribe", own, "--base", base_dir, *words, "--nbest", 3, "--format", "json")
 
     (line,) = map(json.loads, done.stdout.splitlines())
-    scores = [entry["score"] for entry in line["nbest"]]
+    (segment,) = line["segments"]
+    scores = [entry["score"] for entry in segment["nbest"]]
     assert len(scores) == 3
     assert scores == sorted(scores, reverse=True)
-    assert (line["text"], line["score"]) == (line["nbest"][0]["text"], scores[0])
+    assert (line["text"], line["score"]) == (segment["nbest"][0]["text"], scores[0])
 
 
 @pytest.mark.parametrize(
@@ -117,11 +122,11 @@ def test_unknown_speakers_are_routed_as_decoding_does(
     routes = (tmp_path / "out/routes.tsv").read_text().splitlines()
     expected = {line.split()[0]: line.split()[2] for line in routes}
 
-    done = adaptkit("transcribe", *of_spk10.values(), "--exp", exp, "--json", "--route", *words)
+    done = adaptkit("transcribe", *of_spk10.values(), "--exp", exp, "--format", "json", "--route", *words)
 
     assert done.exit_code == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["chosen"] for line in lines] == [expected[utt_id] for utt_id in of_spk10]
+    assert [line["submodel"] or "(base)" for line in lines] == [expected[utt_id] for utt_id in of_spk10]
 
 
 def test_a_name_and_a_route_exclude_each_other(adaptkit, exp, of_spk10):
@@ -148,7 +153,61 @@ def test_n_best_without_json_are_refused(adaptkit, base_dir, of_spk10):
     done = adaptkit("transcribe", own, "--base", base_dir, "--nbest", 3)
 
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "--nbest needs --json" in done.stderr
+    assert "--nbest needs --format json" in done.stderr
+
+
+def test_the_submodel_that_was_used_is_named(adaptkit, exp, of_spk10):
+    own, *_ = of_spk10.values()
+    words = ["--exp", exp, "--unknown-speaker", "base", "--format", "json"]
+
+    known, stranger = (
+        json.loads(adaptkit("transcribe", own, *words, "--speaker", name).stdout) for name in ("spk10", "eve")
+    )
+
+    assert (known["submodel"], stranger["submodel"]) == ("spk10", None)
+
+
+@pytest.mark.parametrize(("form", "start"), [("srt", "1\n00:00:0"), ("vtt", "WEBVTT\n\n00:00:0")])
+def test_subtitles_have_the_times_of_the_words(adaptkit, base_dir, of_spk10, form, start):
+    own, *_ = of_spk10.values()
+
+    done = adaptkit("transcribe", own, "--base", base_dir, "--format", form)
+
+    assert done.stdout.startswith(start)
+    assert done.stdout.split("\n")[-2] == adaptkit("transcribe", own, "--base", base_dir).stdout.strip()
+
+
+def test_several_files_have_their_subtitles_in_a_folder(adaptkit, base_dir, of_spk10, tmp_path):
+    files, words = list(of_spk10.values()), ["--base", base_dir, "--format", "srt"]
+
+    refused = adaptkit("transcribe", *files, *words)
+    done = adaptkit("transcribe", *files, *words, "--out", tmp_path / "out")
+
+    assert (refused.exit_code, "needs --out" in refused.stderr) == (2, True)
+    names = [f"{Path(file).stem}.srt" for file in files]
+    assert done.stdout.split() == [str(tmp_path / "out" / name) for name in names]
+    assert [(tmp_path / "out" / name).read_text()[:2] for name in names] == ["1\n", "1\n"]
+
+
+def test_files_of_one_name_are_refused_in_one_folder(adaptkit, base_dir, of_spk10, tmp_path):
+    own, *_ = of_spk10.values()
+
+    done = adaptkit("transcribe", own, own, "--base", base_dir, "--out", tmp_path / "out")
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "several files would be" in done.stderr
+
+
+def test_a_long_recording_needs_the_detector_of_pauses(adaptkit, base_dir, tmp_path, monkeypatch):
+    own = tmp_path / "long.wav"
+    soundfile.write(own, np.zeros(12000), 8000)
+    monkeypatch.setitem(sys.modules, "silero_vad", None)
+
+    done = adaptkit("transcribe", own, "--base", base_dir, "--max-sec", 1)
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "what is longer than 1 s is cut at pauses" in done.stderr
+    assert "pip install 'adaptkit[long]'" in done.stderr
 
 
 def test_a_model_is_needed(adaptkit, tmp_path):

@@ -3,6 +3,7 @@
 A surface knows what the right result is, so that a wrong one which passes in silence is found.
 """
 
+import json
 import os
 import random
 import shutil
@@ -412,7 +413,52 @@ def runs(world: World, seed: int) -> Outcome:
     return classify(what, run)
 
 
+def imports(world: World, seed: int) -> Outcome:
+    """Damage the table of a corpus in another layout: refused, or a data directory that is valid."""
+    rng = _random("imports", seed)
+    folder = world.folder / "tried"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    data = datadir.read(world.data)
+    rows = [(data.recordings[u.recording], u.text, u.speaker) for u in data.utterances]
+    kind = rng.choice(["list.csv", "list.tsv", "metadata.csv", "metadata.jsonl", "ann.json"])
+    table = folder / kind
+    if kind == "ann.json":
+        files = [{"Filename": path, "Prompt": {"Transcript": text}} for path, text, _ in rows]
+        table.write_text(json.dumps({"Contributor ID": "ann", "Files": files}))
+    elif kind == "metadata.jsonl":
+        named = [dict(zip(("file_name", "text", "speaker"), row, strict=True)) for row in rows]
+        table.write_text("".join(f"{json.dumps(row)}\n" for row in named))
+    else:
+        mark = "\t" if kind == "list.tsv" else ","
+        names = ("file_name", "text", "speaker")
+        table.write_text("".join(f"{mark.join(row)}\n" for row in (names, *rows)))
+    what = _damage(table, rng) if rng.random() < 0.95 else "whole"
+
+    def run() -> None:
+        words = ("--layout", "sap") if kind == "ann.json" else ()
+        told = command("data", "import", table, folder / "data", *words)
+        found = datadir.read(folder / "data").utterances
+        if f"{len(found)} utterances" not in told:
+            raise Silent(f"{len(found)} utterances, but import: {told}")
+        if what == "whole" and sorted(u.text for u in found) != sorted(text for _, text, _ in rows):
+            raise Silent("other texts")
+
+    return classify(f"{kind}: {what}", run)
+
+
 SURFACES: dict[str, Callable[[World, int], Outcome]] = {
     function.__name__: function
-    for function in (data_dirs, audio, settings, base_files, adapter_files, dumps, runs, results, http)
+    for function in (
+        data_dirs,
+        audio,
+        settings,
+        base_files,
+        adapter_files,
+        dumps,
+        runs,
+        results,
+        http,
+        imports,
+    )
 }

@@ -14,6 +14,7 @@ from adaptkit import config
 from adaptkit.experiment import Experiment
 from adaptkit.features.archive import load_feats
 from adaptkit.features.fbank import cmvn_stats, write_cmvn
+from adaptkit.kaldi import datadir
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.tensors import read_tensors
 from adaptkit.training.run import train_adapters
@@ -55,10 +56,12 @@ def commands(world: World) -> list[Command]:
     def copy(what: Path, name: str) -> Callable[[], None]:
         return lambda: _replace(what, work / name)
 
+    wavs = sorted(read_table(data / "wav.scp").values())
     enroll = ("submodels", "enroll", world.exp, "--data", world.folder / "dump/new", "--speaker", "new")
     return [
         Command("feats", ("feats", data, out, *RATE, "--num-bins", 20, "--cmvn", out / "stats.npz"), out),
         Command("augment copy", ("augment", "copy", data, out, "--policy", noise, *RATE), out),
+        Command("data import", ("data", "import", world.folder / "list.csv", out), out),
         Command("data subset", ("data", "subset", data, out, "--first", 4), out),
         Command("data combine", ("data", "combine", out, data, dump), out),
         Command("data join", ("data", "join", data, out, "--max-sec", 2, *RATE), out),
@@ -73,6 +76,7 @@ def commands(world: World) -> list[Command]:
         Command("train, cached", ("train", cached, "--exp", out, *cpu), out, ("--resume",)),
         Command("train, folds", ("train", folds, "--exp", out, *cpu), out, ("--resume",)),
         Command("decode", ("decode", world.exp, dump, "--out", out, *cpu), out),
+        Command("transcribe", ("transcribe", *wavs, "--base", world.base, "--out", out, *cpu), out),
         Command(
             "score", ("score", data, work / "hyp"), work / "hyp", (), copy(world.exp / "decode_valid", "hyp")
         ),
@@ -179,6 +183,9 @@ def complete(world: World) -> None:
     }
     for name, tree in files.items():
         (folder / name).write_text(yaml.safe_dump(tree))
+    utterances = datadir.read(world.data)
+    rows = [f"{utterances.recordings[u.recording]},{u.text},{u.speaker}" for u in utterances.utterances]
+    (folder / "list.csv").write_text("\n".join(rows))
     arrays = map(load_feats, read_table(world.dump / "feats.scp").values())
     write_cmvn(world.dump / "feats_stats.npz", cmvn_stats(arrays))
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000)

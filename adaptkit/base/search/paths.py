@@ -15,3 +15,4 @@ class BestPath:
     tokens: list[int]
     score: float
     scores: Mapping[str, float] = field(default_factory=dict)  # of each scorer, before its weight
+    spans: tuple[tuple[int, int], ...] | None = None  # encoder frames of each token, if asked for

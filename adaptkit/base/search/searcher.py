@@ -1,11 +1,12 @@
 """A search with all its options, ready to be run on the encoder outputs of a model."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from adaptkit.base.search.align import align
 from adaptkit.base.search.beam import search_beam
 from adaptkit.base.search.greedy import greedy
 from adaptkit.base.search.lm import LanguageModel
@@ -22,11 +23,16 @@ class _Unwanted(Exception):
 
 @dataclass(frozen=True)
 class Searcher:
-    """A search, its language model and why it was chosen; made by `choose.new_searcher`."""
+    """A search, its language model and why it was chosen; made by `choose.new_searcher`.
+
+    `with_times` aligns the best hypothesis of each row with CTC, if the model has one that emits its text
+    alone: that of OWSM is prompted.
+    """
 
     options: SearchOptions = Greedy()
     lm: LanguageModel | None = None
     reason: str = ""
+    with_times: bool = False
 
     @property
     def nbest(self) -> int:
@@ -46,6 +52,24 @@ class Searcher:
         Each row is searched up to its own number of frames, so that results do not depend on the batch.
         `is_wanted` is asked again for every token, and rows no longer wanted are left out.
         """
+        for row, paths in self._find(model, encoded, frames, rows, is_wanted):
+            yield row, self._timed(model, encoded[row, : int(frames[row])], paths)
+
+    def _timed(self, model: nn.Module, encoded: Tensor, paths: list[BestPath]) -> list[BestPath]:
+        """Set the frames of the tokens of the best path, given the row's encoder output (U, D)."""
+        if not self.with_times or model.ctc is None or model.prompting is not None or not len(encoded):
+            return paths
+        best, *others = paths
+        return [replace(best, spans=align(model.ctc.log_softmax(encoded[None])[0], best.tokens)), *others]
+
+    def _find(
+        self,
+        model: nn.Module,
+        encoded: Tensor,
+        frames: Tensor,
+        rows: Sequence[int],
+        is_wanted: Callable[[int], bool] | None,
+    ) -> Iterator[tuple[int, list[BestPath]]]:
         if isinstance(self.options, Greedy):  # of the whole batch, since the exact bits depend on its size
             paths = greedy(model, encoded, frames)
             yield from ((row, [paths[row]]) for row in rows)
