@@ -137,7 +137,7 @@ class DecodeFolder:
 
     @property
     def routes(self) -> Path:
-        """What was chosen for each utterance, if the weights were not those of its speaker's name."""
+        """What was chosen for each utterance, if its weights were not chosen by the speaker's name."""
         return self.path / "routes.tsv"
 
     @property
@@ -165,7 +165,7 @@ class DecodeFolder:
         return self.path / "RESULT"
 
     def clear(self) -> None:
-        """Remove what was made of earlier hypotheses, before others are written."""
+        """Remove what was made from earlier hypotheses, before others are written."""
         for path in (self.record, self.score, self.result, self.routes):
             try:
                 remove(path)

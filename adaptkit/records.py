@@ -267,7 +267,7 @@ def _read(
 
 
 def _summarise(names: Sequence[str], table: Path) -> dict[str, Any]:
-    """Return in place of many names their number, the first few, and where all are."""
+    """Return, in place of many names, their number, the first few, and where all are."""
     return {"number": len(names), "first": list(names[:_NUM_SHOWN]), "table": table.name}
 
 

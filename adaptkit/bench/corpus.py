@@ -1,8 +1,8 @@
 """What a large corpus costs before training: reading, checking and measuring it, and planning an epoch.
 
-The data are made here: utterances of 1 to 2.9 s with a word per second or more, 100 of a speaker. They
-are either segments, 100 of each recording of 5 minutes, as in corpora of long recordings, or files of
-their own. In both cases many names are hard links to few files of noise, so that a million utterances
+The data are made here: utterances of 1 to 2.9 s with a word per second or more, 100 per speaker. They
+are either segments, 100 from each recording of 5 minutes, as in corpora of long recordings, or files of
+their own. In both cases many names are hard links to a few files of noise, so that a million utterances
 fit on a disk: every name is opened and decoded, but what is read comes from memory. A cold disk or a
 network drive adds to it.
 """
@@ -73,17 +73,17 @@ def measure_corpus(data: Path, *, num_jobs: int) -> Iterator[CorpusCost]:
 
 
 def in_new_process(call: Callable[..., Made], *words: object) -> Made:
-    """Return what a call makes in a process of its own, whose memory is that of the call."""
+    """Return the result of a call in a process of its own, so that only the call's memory is measured."""
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             return pool.submit(call, *words).result()
     except BrokenExecutor as error:
         remedy = "measure fewer utterances (--utterances) or free some memory"
-        raise AdaptkitError(f"the process that was measured was killed; {remedy}") from error
+        raise AdaptkitError(f"the measured process was killed; {remedy}") from error
 
 
 def timed(name: str, call: Callable[..., int], *words: object) -> CorpusCost:
-    """Return what a call took in this process."""
+    """Return the cost of a call in this process."""
     started, cpu_sec = time.perf_counter(), _cpu_sec()
     call(*words)
     return CorpusCost(name, time.perf_counter() - started, _cpu_sec() - cpu_sec, _peak_mb())
@@ -146,6 +146,6 @@ def _cpu_sec() -> float:
 
 
 def _peak_mb() -> float:
-    """Return the peak memory of this process; ru_maxrss would begin with that of the process before."""
+    """Return the peak memory of this process; ru_maxrss would begin with its parent's."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024 / 1e6

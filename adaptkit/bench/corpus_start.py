@@ -16,8 +16,8 @@ BATCH_FRAMES = 12_000
 def measure_start(data: Path, model_yaml: Path) -> list[CorpusCost]:
     """Return the cost of reading a set with its lengths, and of planning the batches of an epoch.
 
-    The batches are those of all speakers together, as for adapters that all share; `adaptkit bench scale`
-    plans those of many speakers.
+    The batches mix all speakers, as for a shared adapter; `adaptkit bench scale` plans those of
+    many speakers.
     """
     base = replace(create.untrained(model_yaml, 10), tokens=char_tokens([" ".join(WORDS)]))
     sets: list[Examples] = []

@@ -137,7 +137,7 @@ def _batch(speech: Speech, rows: Sequence[int]) -> Batch:
 def time_first(
     load: Callable[[], BaseModel], new_searcher: Callable[[BaseModel], Searcher]
 ) -> tuple[float, BaseModel, Searcher]:
-    """Return the seconds until the first hypothesis, of two seconds of noise; and what was loaded for it."""
+    """Return the seconds until the first hypothesis, for two seconds of noise, and what was loaded for it."""
     started = time.perf_counter()
     base = load()
     searcher = new_searcher(base)

@@ -26,7 +26,7 @@ class Floor:
 
     @property
     def name(self) -> str:
-        """A name for people."""
+        """A readable name."""
         if self.site is None:
             return "forward alone"
         if self.site.kind == "weight":
@@ -63,7 +63,7 @@ def find_floor(adapted: AdaptedModel, batch: Batch) -> Floor:
 
 
 class _Constant(Adapter):
-    """y = x + c at one site, c a number, initialised to zero."""
+    """y = x + c at one site, with a scalar c that is zero at first."""
 
     def __init__(self, site: Site):
         super().__init__()
@@ -71,7 +71,7 @@ class _Constant(Adapter):
         self.number = nn.Parameter(torch.zeros(()))
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
-        """Add the number to x_out (B, U, D) at its site."""
+        """Add the scalar to x_out (B, U, D) at its site."""
         return x_out + self.number.to(x_out.dtype) if site == self.site else x_out
 
 

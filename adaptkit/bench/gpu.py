@@ -1,4 +1,4 @@
-"""All benchmarks in one run, of the size that a GPU takes minutes for, as one table with the card's name."""
+"""All benchmarks in one run, sized to take a GPU minutes, as tables under the card's name."""
 
 import logging
 import time
@@ -185,7 +185,7 @@ def _steps(base: BaseModel, scale: Scale, precision: str, has_peft: bool) -> Sec
 
 
 def _per_hour(base: BaseModel, scale: Scale) -> Section:
-    """Train K speakers in one job, against one after the other; without start, data and validation."""
+    """Train K speakers in one job, and one after the other; without start-up, data and validation."""
     entry = read("residual", [])
     num_steps = EPOCHS * UTTERANCES // STEP_UTTERANCES
     rows: Rows = []

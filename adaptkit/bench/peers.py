@@ -1,4 +1,4 @@
-"""Training steps of others on the same batch: ESPnet's own trainer, and PEFT's LoRA."""
+"""Training steps of other toolkits on the same batch: ESPnet's own trainer, and PEFT's LoRA."""
 
 import copy
 from collections.abc import Callable

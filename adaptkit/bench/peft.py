@@ -1,4 +1,4 @@
-"""PEFT with the LoRA weights of an adapter stack, to compare ours with in training and in decoding."""
+"""PEFT with the LoRA weights of an adapter stack, for comparison in training and in decoding."""
 
 import copy
 import importlib.util
@@ -44,7 +44,7 @@ class PeftModel:
         self.adapted = AdaptedModel(replace(base, model=model), is_frozen=True).train(False)
 
     def mix(self, number: int) -> None:
-        """Use a different task for each row of the next batch, which PEFT does outside of training alone."""
+        """Use a different task for each row of the next batch, which PEFT supports outside training only."""
         self.names = self.tasks
 
     def activate(self, number: int) -> None:

@@ -1,7 +1,7 @@
 """Measure how the cost of training grows with the number of speakers.
 
-Everything is that of a real run: its plan of an epoch, its steps, a validation in mixed batches and a save of
-its state. The model has random weights, and all utterances share the features of a few, since the cost does
+Everything is as in a real run: the plan of an epoch, the steps, a validation in mixed batches and a save of
+the state. The model has random weights, and all utterances share the features of a few, since the cost does
 not depend on the content. Each number of speakers is measured in a process of its own, so that its peak
 memory is its own.
 """
@@ -157,7 +157,7 @@ def make_examples(
 
 
 def _entry_bytes(num_frames: int, num_bins: int) -> int:
-    """Return the size of a matrix of Kaldi's: a mark, its type, two sizes and the numbers."""
+    """Return the size of a Kaldi matrix: a mark, its type, two sizes and the numbers."""
     return len(b"\0BFM ") + 2 * len(b"\4    ") + 4 * num_frames * num_bins
 
 
@@ -180,7 +180,7 @@ def _plan(work: Workload, train: Examples, valid: Examples, folder: Path, adapte
 
 
 def _time_steps(loop: Loop, steps: Sequence[list[list[int]]], num_steps: int) -> float:
-    """Return the milliseconds that steps spread over an epoch take for an utterance."""
+    """Return the milliseconds per utterance of steps spread over an epoch."""
     stride = max(1, len(steps) // (num_steps + _NUM_WARM_UP))
     chosen, taken, started = steps[::stride][: num_steps + _NUM_WARM_UP], [], 0.0
 
@@ -196,12 +196,12 @@ def _time_steps(loop: Loop, steps: Sequence[list[list[int]]], num_steps: int) ->
 
 
 def _now(device: torch.device) -> float:
-    """Return the time; on a CPU, that which this process has used, as others may be busy."""
+    """Return the time; on a CPU, the CPU time of this process, as others may be busy."""
     return now(device) if device.type == "cuda" else time.process_time()
 
 
 def _time_save(loop: Loop) -> tuple[float, float, float]:
-    """Return the seconds in which training waits for a save, those until it is on disk, and its memory."""
+    """Return the seconds that training waits for a save, the seconds until it is on disk, and its memory."""
     meter = Meter(loop.device)
     with meter.running():
         started = time.perf_counter()
@@ -212,5 +212,5 @@ def _time_save(loop: Loop) -> tuple[float, float, float]:
 
 
 def reference(costs: Sequence[ScaleCost]) -> ScaleCost:
-    """Return the costs that others are compared with: those of 8 speakers, or else the first."""
+    """Return the costs that others are compared with: those for 8 speakers, otherwise the first."""
     return next((cost for cost in costs if cost.num_speakers == 8), costs[0])

@@ -1,4 +1,4 @@
-"""Time training steps of adapters, of full fine-tuning and of others, on the same batch in one run."""
+"""Time training steps of adapters, full fine-tuning and other toolkits on the same batch in one run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ def time_steps(
         first.append(espnet_step(base, batch, precision=precision))
         lora = next((entry for entry in kinds if entry.kind == "lora"), None)
         if lora is None:
-            raise ConfigError("PEFT is compared with our LoRA: add an adapter of type lora")
+            raise ConfigError("PEFT is compared with our LoRA; add an adapter of type lora")
         peers = peft_steps(base, lora, batch, size.num_tasks, precision=precision)
     steps = [*first, *_floors(base, floors.values(), batch, precision), *(one for one, _ in adapted), *peers]
     return run_rounds(steps, num_steps)

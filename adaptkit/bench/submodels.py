@@ -120,7 +120,7 @@ def check_same(methods: Sequence[DecodingMethod]) -> None:
             raise AdaptkitError(
                 f"'{name}' and '{MIXED}' differ in rows "
                 f"{listed(map(str, wrong.nonzero().flatten().tolist()))}, so their times cannot be compared; "
-                "check the base model for nan, else report this"
+                "check the base model for nan, otherwise report this"
             )
     unchanged = _distances(own, bare) <= TOLERANCE
     if bool(unchanged.any()):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def corpus(
     utterances: Annotated[int, typer.Option(metavar="N", min=1, help="Utterances of the corpus.")] = 100_000,
     files: Annotated[
-        bool, typer.Option("--files", help="A file for each utterance, not segments of long recordings.")
+        bool, typer.Option("--files", help="One file per utterance instead of segments of long recordings.")
     ] = False,
     model: Annotated[
         str,
@@ -28,7 +28,7 @@ def corpus(
         typer.Option(metavar="DIR", help="Where to make the corpus.", show_default="a temporary folder"),
     ] = None,
 ) -> None:
-    """Measure the reading, checking and planning of a large corpus, which it makes itself.
+    """Make a large corpus, and measure reading, checking and planning it.
 
     Example: adaptkit bench corpus --utterances 2000 --nj 2
     """

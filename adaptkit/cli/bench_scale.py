@@ -31,7 +31,7 @@ def scale(
     model: Annotated[
         str,
         typer.Option(
-            metavar="YAML", help="ESPnet's training yaml, or its name in conf/base: random weights."
+            metavar="YAML", help="ESPnet training yaml, or its name in conf/base, for random weights."
         ),
     ] = "conformer_6x64",
     adapter: Adapter = "residual",
@@ -43,13 +43,15 @@ def scale(
     batch_frames: Annotated[
         int, typer.Option(metavar="N", min=1, help="Feature frames of a batch, padding included.")
     ] = 12000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of json for each number.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a line of json per number of speakers.")
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="SVG", help="Also draw the costs to this file.")
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Measure planning, steps, validation, saving, memory and files of training for numbers of speakers.
+    """Measure the cost of training for several numbers of speakers: time, memory and files.
 
     Example: adaptkit bench scale --speakers 1,8,128 --steps 5
     """

@@ -47,7 +47,7 @@ def train(
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps to time per model.")] = 10,
     device: Device = "auto",
 ) -> None:
-    """Compare a training step with adapters to full fine-tuning, and to one that only back-propagates as far.
+    """Compare a training step with adapters to full fine-tuning, and to the least that the step can cost.
 
     Example: adaptkit bench train --base exp/base --adapter residual --adapter hra
     """

@@ -171,7 +171,7 @@ def perturb(
         typer.Option(
             "--speed",
             metavar="X",
-            help="A speed, several times; 1 for the originals.",
+            help="A speed; repeatable; 1 for the originals.",
             show_default="0.9, 1.0 and 1.1",
         ),
     ] = None,

@@ -30,7 +30,7 @@ def feats(
         str,
         typer.Option(
             metavar="CMD",
-            help="Run --nj jobs by Kaldi's run.pl, queue.pl or slurm.pl with its options.",
+            help="Run --nj jobs with Kaldi's run.pl, queue.pl or slurm.pl, given with its options.",
             show_default="threads of this process",
         ),
     ] = "",

@@ -1,4 +1,4 @@
-"""`adaptkit data import`: make a data directory of a corpus in another layout."""
+"""`adaptkit data import`: make a data directory from a corpus in another layout."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ Layout = Annotated[
         help="audiofolder: Hugging Face's, with metadata.csv or metadata.jsonl; table: a csv or tsv of path, "
         "text, speaker; lhotse: its manifests; sap: Speech Accessibility Project; folders: one for each "
         "speaker, with texts beside the audio.",
-        show_default="found by the files",
+        show_default="recognised from the files",
     ),
 ]
 Speaker = Annotated[
@@ -38,7 +38,7 @@ def import_corpus(
     check_audio: CheckAudio = True,
     tokens: Tokens = None,
 ) -> None:
-    """Make a data directory of a corpus in another layout, and validate it; the audio stays where it is.
+    """Make a data directory from a corpus in another layout, and validate it; the audio stays where it is.
 
     Example: adaptkit data import recordings data/own --layout folders
     """

@@ -37,7 +37,8 @@ def split(
     per_spk: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="N|P%", help="The same for the utterances of each speaker, who is in every OUT."
+            metavar="N|P%",
+            help="Divide each speaker's utterances in the same way; every speaker is in every OUT.",
         ),
     ] = None,
     disjoint_texts: Annotated[

@@ -224,7 +224,9 @@ def embed(
     block: Annotated[
         int,
         typer.Option(
-            metavar="N", min=0, help="The block of the encoder to read; later ones tell words, not voices."
+            metavar="N",
+            min=0,
+            help="The block of the encoder to read; later ones distinguish words, not voices.",
         ),
     ] = 0,
     per_speaker: Annotated[
@@ -233,7 +235,7 @@ def embed(
     allow_pipes: AllowPipes = False,
     device: Device = "auto",
 ) -> None:
-    """Describe the voice of every speaker, so that utterances without a name can find the nearest.
+    """Embed the voice of every speaker, to find the nearest one to utterances of unknown speakers.
 
     Example: adaptkit submodels embed exp/residual dump/train dump/anna
     """

@@ -1,9 +1,9 @@
 """Read the Speech Accessibility Project's corpus: a json for each contributor, beside their recordings.
 
 `<contributor>/<contributor>.json` has `Contributor ID` and a list `Files`, each with `Filename` and `Prompt`,
-whose `Transcript` says what was spoken. Marks in transcripts are read as the preparation of the project's
-challenge does (https://github.com/xiuwenz2/SAPC-template): what is in parentheses, such as repetitions and
-fillers, is left out; `{g: word}` is the best guess at a word, and `~` stands before single letters. A
+whose `Transcript` says what was spoken. Marks in transcripts are read as in the data preparation of the
+project's challenge (https://github.com/xiuwenz2/SAPC-template): what is in parentheses, such as repetitions
+and fillers, is left out; `{g: word}` is the best guess at a word, and `~` stands before single letters. A
 transcript with `#ts` has a line `start end words` for each part of a recording.
 
 Zheng et al., The Interspeech 2025 Speech Accessibility Project Challenge, arXiv:2507.22047.
@@ -19,7 +19,7 @@ from adaptkit.errors import DataError, shorten
 from adaptkit.files import parse_json, read_text, require_regular
 
 _UNKNOWN = re.compile(r"\{\s*[wu]\s*:?|\{\s*\}|\[[^\]]*\]|\((?:cs|ss)\s*:", re.IGNORECASE)
-_REMOVED = "words that are unknown, withheld or another's"
+_REMOVED = "words that are unknown, withheld or another person's"
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,13 @@ def read_contributions(source: Path) -> Iterator[Entry]:
 
 
 def _read_file(path: Path, file: Any, speaker: str) -> Iterator[Entry]:
-    """Read a recording; of one whose transcript has times, each of its parts."""
+    """Read a recording, in parts if its transcript has times."""
     name, prompt = (
         (file.get(key) for key in ("Filename", "Prompt")) if isinstance(file, dict) else (None, None)
     )
     transcript = prompt.get("Transcript") if isinstance(prompt, Mapping) else None
     if not isinstance(name, str) or not isinstance(transcript, str) or "\0" in name:
-        raise DataError(
-            f"{path}: an entry of 'Files' without Filename and Prompt: Transcript; fetch it again"
-        )
+        raise DataError(f"{path}: an entry of 'Files' lacks Filename or Prompt: Transcript; fetch it again")
     place, audio = f"{path}: {name}", path.parent / name
     if "#ts" not in transcript:
         yield _as_entry(place, audio, transcript, speaker)

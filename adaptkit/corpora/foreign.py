@@ -1,8 +1,8 @@
-"""Layouts of corpora that people have, each read as entries: audio, text, speaker.
+"""Corpus layouts other than Kaldi's, each read as entries: audio, text, speaker.
 
 audiofolder   Hugging Face's: a folder with metadata.csv or metadata.jsonl, whose `file_name` is relative to
-              it, with `transcription` or `text` and perhaps `speaker` or `speaker_id`
-table         a csv or tsv of path, text and speaker, with these names in its first line or without any
+              it, with `transcription` or `text` and optionally `speaker` or `speaker_id`
+table         a csv or tsv of path, text and speaker, with or without these names in its first line
 lhotse        cuts, or recordings and supervisions, read by lhotse (https://lhotse.readthedocs.io)
 sap           Speech Accessibility Project: a folder with <contributor>/<contributor>.json beside the audio
 folders       a folder for each speaker, with texts as <name>.txt beside the audio
@@ -60,7 +60,7 @@ def _read_audiofolder(source: Path) -> Iterator[Entry]:
         else next((source / name for name in _METADATA if (source / name).is_file()), None)
     )
     if table is None:
-        raise DataError(f"{source}: has neither {' nor '.join(_METADATA)}; name the folder that has")
+        raise DataError(f"{source}: has neither {' nor '.join(_METADATA)}; name the folder that has one")
     rows = _read_csv(table) if table.suffix == ".csv" else _read_jsonl(table)
     for place, row in rows:
         yield _as_entry(place, row, table.parent)
@@ -80,7 +80,7 @@ def _as_entry(place: str, row: Mapping[str, Any], folder: Path) -> Entry:
     for names, value in ((_PATHS, path), (_TEXTS, text)):
         if not isinstance(value, str):
             raise DataError(
-                f"{place}: no {' or '.join(names)} among {listed(map(str, row))}; name the columns so"
+                f"{place}: no {' or '.join(names)} among {listed(map(str, row))}; rename the columns"
             )
     if "\0" in path:
         raise DataError(f"{place}: a NUL character in the path; correct it")
@@ -129,7 +129,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _read_folders(source: Path) -> Iterator[Entry]:
-    """Read a folder for each speaker; of files that are not in one, nobody is said to speak."""
+    """Read a folder for each speaker; files outside such folders have no speaker."""
     if not source.is_dir():
         raise DataError(f"{source}: not a folder; name the one that holds a folder for each speaker")
     for audio in sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES):
@@ -142,7 +142,7 @@ def _read_folders(source: Path) -> Iterator[Entry]:
 def _read_lhotse(source: Path) -> Iterator[Entry]:
     if find_spec("lhotse") is None:
         raise AdaptkitError(
-            f"{source}: lhotse, which reads its manifests, is missing; pip install lhotse adds it"
+            f"{source}: its manifests are read by lhotse, which is not installed; pip install lhotse"
         )
     from lhotse import CutSet, RecordingSet, SupervisionSet, load_manifest
 
@@ -155,7 +155,9 @@ def _read_lhotse(source: Path) -> Iterator[Entry]:
         raise DataError(f"{source}: lhotse cannot read it: {error}; write it again with lhotse") from error
     for cut in (cut for manifest in manifests if isinstance(manifest, CutSet) for cut in manifest):
         if getattr(cut, "recording", None) is None:
-            raise DataError(f"{source}: {cut.id}: not cut of one recording; import the cuts before mixing")
+            raise DataError(
+                f"{source}: {cut.id}: not a cut from one recording; import the cuts from before mixing"
+            )
         for supervision in cut.supervisions:
             yield _of_supervision(source, supervision, cut.recording, cut.start)
     recordings = {one.id: one for m in manifests if isinstance(m, RecordingSet) for one in m}
@@ -166,7 +168,7 @@ def _read_lhotse(source: Path) -> Iterator[Entry]:
 def _pair(source: Path, recordings: Mapping[str, Any], supervisions: Sequence[Any]) -> Iterator[Entry]:
     """Read supervisions of recordings in a manifest of their own."""
     if bool(recordings) != bool(supervisions):
-        raise DataError(f"{source}: recordings and supervisions are needed; name the folder that holds both")
+        raise DataError(f"{source}: needs both recordings and supervisions; name the folder that holds them")
     for supervision in supervisions:
         if supervision.recording_id not in recordings:
             raise DataError(f"{source}: {supervision.id}: no recording {supervision.recording_id}; add it")
@@ -188,8 +190,8 @@ def _of_supervision(source: Path, supervision: Any, recording: Any, offset_sec: 
     files = recording.sources
     if len(files) != 1 or files[0].type != "file" or recording.num_channels != 1 or recording.transforms:
         raise DataError(
-            f"{place}: recording {recording.id} is not one file with one channel, as it was recorded; import "
-            "the manifests from before it was changed, with each channel as a file"
+            f"{place}: recording {recording.id} is not one unchanged file with one channel; import the "
+            "manifests from before it was changed, with a file for each channel"
         )
     audio = Path(files[0].source)
     if not audio.is_absolute() and not audio.exists():

@@ -1,4 +1,4 @@
-"""Make a Kaldi data directory of a corpus in another layout: `adaptkit data import`.
+"""Make a Kaldi data directory from a corpus in another layout: `adaptkit data import`.
 
 The module `foreign` reads the layouts. The audio stays where it is.
 """
@@ -32,10 +32,10 @@ class Imported:
 def import_corpus(
     source: Path, out: Path, *, layout: str | None = None, speaker: str | None = None
 ) -> Imported:
-    """Write a data directory of a corpus in a layout of `READERS`, found by its files if none is named.
+    """Write a data directory from a corpus in a layout of `READERS`, by default recognised from its files.
 
-    `speaker` is who speaks where the corpus does not say. Entries without audio or text are left out; more
-    than one in twenty of them are a DataError.
+    `speaker` is who speaks where the corpus does not say. Entries without audio or text are left out; if they
+    are more than one in twenty, this is a DataError.
     """
     layout = layout or find_layout(source)
     judged = [(entry, _find_fault(entry, speaker)) for entry in READERS[layout](source)]
@@ -64,7 +64,7 @@ def _find_fault(entry: Entry, speaker: str | None) -> str:
         raise DataError(f"{entry.place}: does not say who speaks; name the speaker with --speaker")
     strings = (str(entry.audio), entry.text, entry.speaker)
     if any("\0" in string or re.search("[\ud800-\udfff]", string) for string in strings):
-        return "characters that are no text"
+        return "characters that are not text"
     if "\n" in strings[0] or is_command(strings[0]):
         return "a file name that wav.scp cannot hold"
     try:
@@ -77,7 +77,7 @@ def _find_fault(entry: Entry, speaker: str | None) -> str:
 
 
 def _describe(path: Path, entries: Sequence[Entry], speaker: str | None) -> DataDir:
-    """Describe entries as utterances, whose ids begin with the speaker and go on with the audio file."""
+    """Describe entries as utterances, whose ids begin with the speaker and continue with the audio file."""
     names = _name_files({entry.audio for entry in entries})
     recordings, utterances, counts = {}, [], Counter()
     for entry in entries:
@@ -99,7 +99,7 @@ def _describe(path: Path, entries: Sequence[Entry], speaker: str | None) -> Data
 
 
 def _name_files(files: Iterable[Path]) -> dict[Path, str]:
-    """Name each file by as few of the last parts of its path as tell it from the others.
+    """Name each file by the fewest last parts of its path that tell it from the others.
 
     >>> names = _name_files([Path("a/x/1.wav"), Path("a/y/1.wav"), Path("a/y/2.wav")])
     >>> [names[file] for file in sorted(names)]

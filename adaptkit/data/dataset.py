@@ -141,7 +141,7 @@ class Examples(Dataset):
         return log_mel(speech, FbankOptions.from_dict(self.base.features))
 
     def _refuse_stale(self, utterance: Utterance, speech: Tensor, length: int) -> None:
-        """Refuse speech of another length than utt2dur says, where that was believed."""
+        """Refuse speech whose length differs from utt2dur, where that was relied on."""
         if self.base.features is not None or not is_stated(self.data, utterance):
             return
         seconds = len(speech) / self.base.rate_hz
@@ -203,7 +203,7 @@ def _refuse_long(data: DataDir, lengths: Sequence[int], base: BaseModel) -> None
 
 
 def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> list[int]:
-    """Return the number of feature frames of each utterance; of speech, those that its samples give."""
+    """Return the number of feature frames of each utterance; for speech, the number its samples give."""
     if base.features is not None and data.feats is not None:
         return corpus.count_frames(data)
     return frames_of(base, count_samples(data, rate_hz=base.rate_hz, allow_pipes=allow_pipes))
@@ -219,7 +219,7 @@ def frames_of(base: BaseModel, counts: Sequence[int]) -> list[int]:
 
 
 def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error") -> dict[str, int]:
-    """Return the id of every task of a data directory; a task without adapters has those of SHARED.
+    """Return the id of every task of a data directory; a task without adapters uses those of SHARED.
 
     If there are none, it is refused. With unknown="base" such a task is assigned to the base model instead.
     """
@@ -292,7 +292,7 @@ def find_frameless(examples: Examples) -> list[str]:
 
 
 def _confirm(examples: Examples, utt_ids: Collection[str]) -> None:
-    """Read utterances that would be left out because of what utt2dur says: a stale one is refused."""
+    """Read the utterances that would be left out by their utt2dur; one that is out of date is refused."""
     data = examples.data
     for index, utt_id in enumerate(data.utterances.ids if utt_ids and examples.taps is None else ()):
         if utt_id in utt_ids and is_stated(data, data.utterances[index]):

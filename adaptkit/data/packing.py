@@ -1,7 +1,7 @@
 """Pack the batches of many tasks into steps, in time that hardly grows with the number of tasks.
 
-A step begins with the task that has most batches left, and is filled with the batches closest to it in
-length: first those of tasks with about as many left, then of any task. The next batch of every task lies on
+A step begins with a batch of the task that has most batches left, and is filled with those closest to it in
+length: first from tasks with about as many left, then from any task. The next batch of every task lies on
 a shelf for its group and size, sorted by length, so that the closest one that still fits is found by
 bisection; packing takes O(n log n) for n batches.
 """
@@ -20,7 +20,7 @@ _Entry = tuple[str, int]  # a task, and how many batches it had left when it was
 
 
 def plan_steps(own: Mapping[str, Batches], data: TrainingSet, limits: StepLimits) -> list[list[Batches]]:
-    """Plan the steps of an epoch from each task's batches, at most one of each task in a step."""
+    """Plan the steps of an epoch from each task's batches, with at most one of each task in a step."""
     waiting = _Waiting({task: batches for task, batches in own.items() if batches}, data, limits)
     steps = []
     while waiting.most_left:
@@ -38,7 +38,7 @@ class _Batch:
     group: Group
 
     def bound(self, num_more: int, batch_frames: int) -> int:
-        """Return the longest length of so many more utterances with which the batch fits; -1 for none."""
+        """Return the greatest length that `num_more` more utterances may have in the batch; -1 for none."""
         longest = batch_frames // (len(self.indices) + num_more)
         return longest if self.longest <= longest else -1
 
@@ -50,7 +50,7 @@ class _Batch:
 
 @dataclass
 class _Shelf:
-    """Tasks by the length of their next batch; an entry that is not valid any more is dropped when met."""
+    """Tasks by the length of their next batch; an entry that is no longer valid is dropped when met."""
 
     is_valid: Callable[[_Entry], bool]
     lengths: list[int] = field(default_factory=list)  # sorted, each once
@@ -66,7 +66,7 @@ class _Shelf:
     def closest(self, length: int, bound: int) -> tuple[int, str] | None:
         """Return the task closest to a length and no longer than a bound, after its distance; None if none.
 
-        Of equally close ones it is the first by name.
+        Of equally close tasks, this is the first by name.
         """
         found = [self._first_from(bisect_right(self.lengths, min(length, bound)) - 1, -1, bound)]
         if bound > length:

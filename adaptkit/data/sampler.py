@@ -95,7 +95,7 @@ def count_batches(
 
 
 def _fits(batch: Sequence[int], index: int, longest: int, data: TrainingSet, limits: StepLimits) -> bool:
-    """Return whether a batch has room for an utterance, with which its longest has so many frames."""
+    """Return whether an utterance fits into a batch, whose longest then has `longest` frames."""
     num = len(batch) + 1
     is_small = num <= limits.task_utterances and longest * num <= limits.batch_frames
     return is_small and data.groups[batch[0]] == data.groups[index]

@@ -38,7 +38,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """What options name: the base model, and the experiment whose yaml describes it, if one does."""
+    """What the options name: the base model, and the experiment whose yaml describes it, if any."""
 
     base: Base
     base_only: bool
@@ -50,7 +50,7 @@ def find_source(options: ModelOptions) -> Source:
     if options.base_only and options.submodels is not None:
         raise ConfigError("--base-only leaves adapters out, but --submodels names some; use one of the two")
     if options.submodel_mb is not None and options.submodels is None:
-        raise ConfigError("--submodel-mb is the memory for --submodels, which is missing; set both")
+        raise ConfigError("--submodel-mb limits the memory for --submodels, which is missing; set both")
     if archive.is_base(options.exp):
         base = experiment.base_in(options.base or options.exp, options.overrides)
         return Source(base, base_only=options.submodels is None)

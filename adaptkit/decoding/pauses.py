@@ -40,9 +40,9 @@ def cut(recording: Recording, most_sec: float) -> list[tuple[float, float]]:
         return [(0.0, length_sec)]
     if find_spec("silero_vad") is None:
         raise AdaptkitError(
-            f"{recording.location}: lasts {length_sec:.1f} s; what is longer than {most_sec:g} s is cut at "
-            "pauses, which silero-vad finds: pip install 'adaptkit[long]' adds it; or set --max-sec to more, "
-            "if the model reads so much at once"
+            f"{recording.location}: lasts {length_sec:.1f} s; recordings of more than {most_sec:g} s "
+            "are cut at pauses by silero-vad, which is not installed; pip install 'adaptkit[long]', or raise "
+            "--max-sec if the model reads as much at once"
         )
     chances = list(_detect(recording))
     places, num_within = place_cuts(chances, length_sec, most_sec)

@@ -134,8 +134,8 @@ class Recognizer:
     ) -> Transcript | list[Transcript]:
         """Transcribe speech, samples (N,) with full scale 1, or a list of such arrays in batches.
 
-        A list gives a list in its order; `speaker` may then be a list too. What lasts longer than `max_sec`,
-        or than the model reads at once, is cut at pauses, which needs the extra `long`.
+        A list gives a list in its order; `speaker` may then be a list too. Audio longer than `max_sec`, or
+        than the model reads at once, is cut at pauses, which needs the extra `long`.
         """
         is_one = not isinstance(audio, list | tuple)
         arrays = [audio] if is_one else list(audio)
@@ -203,7 +203,7 @@ class Recognizer:
         return self.adapters is not None and self.submodels is None and not self.adapters.num_per_task
 
     def _find_used(self, tasks: Sequence[str]) -> dict[str, str | None]:
-        """Return by task whose weights its utterances get; None for the base model alone."""
+        """Return whose weights the utterances of each task get; None for the base model alone."""
         if self.adapters is None:
             return dict.fromkeys(tasks)
         known = frozenset(self.known)
@@ -271,8 +271,8 @@ def _refuse_unroutable(options: ModelOptions, adapters: AdapterStack | None) -> 
     """Refuse to choose where there is nothing to choose from."""
     if adapters is None and options.submodels is None:
         raise ConfigError(
-            f"--route {options.route.method}: {options.exp} is decoded without adapters, of which to choose; "
-            "name an experiment with adapters, or --submodels, or omit --route"
+            f"--route {options.route.method}: {options.exp} is decoded without adapters, so nothing can be "
+            "chosen; name an experiment with adapters, or --submodels, or omit --route"
         )
     if adapters is not None and not adapters.num_per_task:
         raise ConfigError(

@@ -95,12 +95,12 @@ def _choose_all(
 def _refuse_impossible(
     known: Sequence[str], options: RouteOptions, folder: Path, submodels: SubmodelCache | None
 ) -> None:
-    """Refuse a shared adapter that is missing, and more candidates than are in memory at once."""
+    """Refuse a shared adapter that is missing, and more candidates than fit in memory."""
     if options.method == "shared" and SHARED not in known:
         raise ConfigError(
-            f"--route shared: {folder} has no speaker '{SHARED}', as adapters for all are called, and "
-            "its training did not start from one (train.start); decode with the experiment that 'adaptkit "
-            "train --shared' makes, or use --route likelihood"
+            f"--route shared: {folder} has no shared adapter (speaker '{SHARED}'), and its training "
+            "did not start from one (train.start); decode with the experiment that 'adaptkit train --shared' "
+            "makes, or use --route likelihood"
         )
     if BASE_NAME in known:
         raise ConfigError(f"{folder}: a speaker is called {BASE_NAME}, which stands for the base model")

@@ -118,7 +118,7 @@ def _default_folder(options: DecodeOptions, base_only: bool) -> Path:
 
 
 def _describe_route(route: RouteOptions) -> list[str]:
-    """Return what distinguishes the folder of hypotheses of a way to choose weights; nothing by default."""
+    """Return the ending of the folder's name for a way to choose weights; empty by default."""
     if route.method == "own":
         return []
     nearest = [] if route.nearest is None else [f"nearest{route.nearest}"]
@@ -132,7 +132,7 @@ def _log_accuracy(out: Path, accuracy: float | None) -> None:
 
 
 def _write_record(out: Path, options: DecodeOptions, model: Recognizer, device: str) -> None:
-    """Write the record of a model that no training left one for: the base, Submodels, or a routed choice."""
+    """Write the record of a model that has none from training: the base, Submodels, or a routed choice."""
     made = _recorded_model(out, options, model)
     if made is not None:
         write_record(

@@ -27,7 +27,7 @@ from adaptkit.model.recognise import Hypothesis
 if TYPE_CHECKING:
     from adaptkit.decoding.recognizer import Recognizer
 
-MOST_SEC = 30.0  # recognised at once: the utterances of most corpora are shorter
+MOST_SEC = 30.0  # recognised in one piece: the utterances of most corpora are shorter
 _MOST_BYTES = 1 << 30  # of an array, 4.6 hours at 16 kHz
 _NOBODY = "-"  # the speaker of audio whose speaker is not named
 Speakers = str | Sequence[str | None] | None
@@ -54,7 +54,7 @@ def transcribe_arrays(
     *,
     most_sec: float = MOST_SEC,
 ) -> list[Transcript]:
-    """Transcribe samples (N,) as files with the same samples would be, which are held in memory."""
+    """Transcribe samples (N,) as files with the same samples would be; these are held in memory."""
     with ExitStack() as stack:
         places = []
         for index, array in enumerate(arrays):
@@ -127,7 +127,7 @@ class _Part:
 
 
 def _divide(location: str, recording: str, most_sec: float, *, folder: Path, rate_hz: int) -> list[_Piece]:
-    """Cut a recording where it is too long.
+    """Cut a recording that is too long.
 
     One that can only be decoded from its beginning is decoded once, to a file in `folder` for each part.
     """
@@ -156,7 +156,7 @@ def _describe(piece: _Piece, name: str, speaker: str | None, *, is_whole: bool) 
 
 
 def _read(base: BaseModel, part: _Part, found: Hypothesis, used: Mapping[str, str | None]) -> Segment:
-    """Put what was found in a part at its place in the recording."""
+    """Shift what was recognised in a part to its place in the recording."""
     return Segment(
         start_sec=part.start_sec,
         end_sec=part.end_sec,
@@ -188,9 +188,9 @@ def _as_wav(name: str, array: ArrayLike, rate_hz: int) -> bytes:
 
 
 def _refuse_unknown(recognizer: "Recognizer", speaker: str | None) -> None:
-    """Refuse adapters of which each speaker has its own, unless the speaker is named and has some.
+    """Refuse per-speaker adapters, unless the speaker is named and has some.
 
-    With adapters for all speakers beside them, any speaker has some.
+    With a shared adapter beside them, any speaker has some.
     """
     stack, options = recognizer.adapters, recognizer.options
     if stack is None or options.is_routed or (recognizer.submodels is None and not stack.num_per_task):

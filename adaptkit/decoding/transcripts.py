@@ -27,7 +27,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """What was recognised at once: a recording, or a part of a long one."""
+    """What was recognised in one piece: a recording, or a part of a long one."""
 
     start_sec: float
     end_sec: float

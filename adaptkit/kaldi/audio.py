@@ -90,7 +90,7 @@ def read_segments(
 def count_samples(data: DataDir, *, rate_hz: int, allow_pipes: bool = False) -> list[int]:
     """Return how many samples `read_audio` reads of each utterance at a sampling rate.
 
-    Only where a recording is a command, or is not there, this follows from the duration of the utterance, and
+    Only where a recording is a command, or is missing, does this follow from the utterance's duration, and
     may be off by some samples.
     """
     recordings = recording_rows(data)
@@ -113,7 +113,7 @@ def _count_all(
 ) -> np.ndarray:
     """Return what `_span` and `_count_at_rate` give for each utterance (N,); 0 where no header is known.
 
-    `places` (N,) says which of the recordings an utterance is of.
+    `places` (N,) says which recording each utterance is from.
     """
     rates_hz, totals = headers.rates_hz[places], headers.num_samples[places]
     starts, lengths = utterances.starts_sec, headers.durations_sec[places]

@@ -1,4 +1,4 @@
-"""Columns of strings: a million of them take the bytes of their text, rather than an object each."""
+"""Columns of strings: a million strings take the bytes of their text rather than an object each."""
 
 from array import array
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
@@ -91,16 +91,16 @@ class Strings(Sequence[str]):
         return Strings.of(map(self.__getitem__, rows.tolist()))
 
     def any_empty(self) -> bool:
-        """Whether one of the strings is empty."""
+        """Whether any string is empty."""
         return bool((np.diff(self._ends, prepend=0) == 0).any())
 
     def any(self) -> bool:
-        """Whether one of the strings is not empty."""
+        """Whether any string is not empty."""
         return bool(self._content)
 
 
 class Names(Sequence[str]):
-    """Strings of which few differ, such as speakers: a number into a list for each."""
+    """Strings with few distinct values, such as speakers: an index into a list for each."""
 
     __slots__ = ("codes", "names")
     __hash__ = None
@@ -124,7 +124,7 @@ class Names(Sequence[str]):
 
     @classmethod
     def constant(cls, name: str, count: int) -> "Names":
-        """Return a column of one name."""
+        """Return a column that repeats one name."""
         return cls((name,), np.zeros(count, np.int32))
 
     def __len__(self) -> int:
@@ -241,7 +241,7 @@ class _Values(ValuesView):
 
 
 def _cut(content: bytes, ends: list[int]) -> list[str]:
-    """Cut strings out of UTF-8; of ASCII, bytes are characters."""
+    """Cut strings out of UTF-8; in ASCII, bytes are characters."""
     text = content.decode(errors=_KEPT)
     starts = [0, *ends[:-1]]
     if len(text) == len(content):

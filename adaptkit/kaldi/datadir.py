@@ -93,7 +93,7 @@ def read(path: Path, *, needs_text: bool = True) -> DataDir:
 
 
 def _refuse_unusable(path: Path, utterances: Utterances, recordings: Table[str]) -> None:
-    """Refuse utterances whose recordings are unknown, and having none at all."""
+    """Refuse utterances whose recordings are unknown, and a set without utterances."""
     lost = utterances.ids.take(np.flatnonzero(recordings.rows(utterances.recordings) < 0))
     if len(lost):
         remedy = f"'adaptkit data fix {path}' drops them"
@@ -177,7 +177,7 @@ def _read_durations(path: Path) -> Table[float] | None:
     rows = np.flatnonzero(~((values > 0) & (values < MOST_SEC)))
     if len(rows):
         wrong = [f"{table.ids[row]} {table.column[row]}" for row in rows]
-        raise DataError(f"{path}: no durations: {listed(wrong, 3)}; delete the file, it is optional")
+        raise DataError(f"{path}: not durations: {listed(wrong, 3)}; delete the file, it is optional")
     return Table(table.ids, seconds)
 
 

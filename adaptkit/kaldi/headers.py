@@ -107,7 +107,7 @@ def _refuse_beyond_header(location: str, file: soundfile.SoundFile, num_bytes: i
     if width and is_doubtful and extra > share * frames * width + some:
         raise DataError(
             f"{location}: the header states {frames / file.samplerate:.2f} s, but {extra} more bytes follow, "
-            "as of files joined by cat or a recorder that was killed; write it again with the true length"
+            "as when files are joined by cat or a recorder is killed; write it again with the true length"
         )
 
 
@@ -137,8 +137,8 @@ def _refuse_joined(location: str, num_frames: int, source: Source) -> None:
         )
     if is_joined:
         raise DataError(
-            f"{location}: several streams one after the other, as of files joined by cat, of which only the "
-            "first would be read; decode each of them and join the results"
+            f"{location}: several streams one after the other, as when files are joined by cat; only the "
+            "first would be read, so decode each of them and join the results"
         )
 
 

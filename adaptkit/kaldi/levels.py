@@ -16,7 +16,7 @@ _CHUNK_SAMPLES = 1 << 20
 
 @dataclass(frozen=True)
 class Levels:
-    """A recording that was decoded, and the largest magnitude in each segment; NaN if one is no number."""
+    """A decoded recording, and the largest magnitude in each segment; NaN if a sample is not a number."""
 
     recording: Recording
     peaks: tuple[float, ...]
@@ -72,7 +72,7 @@ def _measure(
 
 
 def _peak(samples: np.ndarray) -> float:
-    """Return the largest magnitude of samples, with full scale 1; NaN if one is no number."""
+    """Return the largest magnitude of samples, with full scale 1; NaN if one is not a number."""
     if samples.dtype == np.float32:
         return float(np.abs(samples).max())
     return max(int(samples.max()), -int(samples.min())) / 2**15

@@ -77,8 +77,8 @@ def with_true_length(location: str, content: memoryview) -> bytes | None:
     if len(kinds) > 1:
         rates = sorted({kind[2] for kind in kinds})
         raise DataError(
-            f"{location}: frames of {len(kinds)} different formats ({', '.join(map(str, rates))} Hz), as of "
-            "files joined by cat; decode each of them and join the results"
+            f"{location}: frames of {len(kinds)} different formats ({', '.join(map(str, rates))} Hz), as "
+            "when files are joined by cat; decode each of them and join the results"
         )
     _refuse_missing(location, frames)
     if not sounding:

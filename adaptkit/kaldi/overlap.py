@@ -33,12 +33,14 @@ def find_repeated(texts: Collection[str], data: DataDir) -> list[Utterance]:
 
 
 def warn_of_common(train: DataDir, data: DataDir) -> None:
-    """Warn of utterances of a set that are in the training set too, and of its sentences that are."""
+    """Warn of utterances and sentences of a set that are also in the training set."""
     shared = find_shared(train, data)
     if shared:
         figures = (data.path, len(shared), len(data.utterances), train.path, listed(shared, _NUM_EXAMPLES))
         what = "are in the training set"
-        why = "results on them say nothing of others; remove them from either ('adaptkit data subset')"
+        why = (
+            "results on them say nothing of unseen data; remove them from either set ('adaptkit data subset')"
+        )
         _LOG.warning(f"%s: %d of %d utterances {what} %s: %s; {why}", *figures)
     if len(shared) < len(data.utterances):
         warn_of_sentences(train.path, train.utterances.texts, data)
@@ -54,7 +56,7 @@ def warn_of_tests(train: DataDir, paths: Sequence[Path]) -> None:
 
 
 def warn_of_sentences(train: Path, texts: Collection[str], data: DataDir) -> None:
-    """Warn of the sentences of a set that are among those of a training set; if nearly all are, say so."""
+    """Warn of sentences of a set that are also in a training set; if nearly all are, only say so."""
     repeated, num_all = find_repeated(texts, data), sum(map(bool, data.utterances.texts))
     if not repeated:
         return
@@ -65,7 +67,7 @@ def warn_of_sentences(train: Path, texts: Collection[str], data: DataDir) -> Non
     first = {u.text: u.utt_id for u in reversed(repeated)}
     examples = [f"'{shorten(text, 60)}' ({utt_id})" for text, utt_id in reversed(first.items())]
     shown = listed(examples, _NUM_EXAMPLES)
-    remedy = "'adaptkit data split --disjoint-texts' makes sets without any"
+    remedy = "'adaptkit data split --disjoint-texts' makes sets that share none"
     what = "are in the training set"
     _LOG.warning(f"%s: the sentences of %d of %d utterances {what} %s: %s; {remedy}", *figures, shown)
 

@@ -64,8 +64,8 @@ def map_in_jobs(
 ) -> Iterator[Made]:
     """Yield what `call` makes of the items, `size` at a time and in their order, with progress.
 
-    There are processes where several jobs are asked for and the items are many, otherwise threads. A bounded
-    number of chunks is under way at a time.
+    Processes are used for several jobs and many items, otherwise threads. A bounded number of chunks is
+    under way at a time.
     """
     size = size or _CHUNK
     chunks = (items[start : start + size] for start in range(0, len(items), size))
@@ -85,7 +85,7 @@ def _result(running: Future[Made], what: str) -> Made:
     try:
         return running.result()
     except BrokenExecutor as error:
-        why = "a process was killed, perhaps since there was no more memory"
+        why = "a process was killed, perhaps because memory ran out"
         raise AdaptkitError(f"{what}: {why}; run the same command with fewer jobs (--nj)") from error
 
 

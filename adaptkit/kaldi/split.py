@@ -71,7 +71,7 @@ def read_size(word: str) -> Size:
 
 
 def split_speakers(data: DataDir, options: SplitOptions) -> Split:
-    """Divide the speakers; each has all utterances in one part, but for those of sentences of another.
+    """Divide the speakers; each has all utterances in one part, except for sentences of another part.
 
     With `has_own_texts` a sentence stays in the part that has most utterances of it, and is left out of
     the others. Too few speakers are a DataError.
@@ -105,7 +105,7 @@ def split_within(data: DataDir, options: SplitOptions) -> Split:
 
     A speaker with fewer utterances than the sizes ask for has proportionally fewer in each part. With
     `has_own_texts` a sentence is in one part for all speakers, and the parts come as close to their sizes
-    as that allows. What is missing is said in `short`; speakers missing from a part are a DataError.
+    as that allows. `short` says what is missing; speakers missing from a part are a DataError.
     """
     _refuse_groupless(data, options)
     cells: dict[Cell, list[Utterance]] = defaultdict(list)

@@ -1,6 +1,6 @@
 """Kaldi tables: text files of `key value` lines with a single space, unique keys sorted in C order.
 
-Kaldi separates by ASCII white space, Python programs by any. Here, other white space counts as a space and
+Kaldi splits at ASCII white space, Python programs at any. Here, other white space counts as a space and
 invisible characters count as nothing (see `characters`), in keys and in values. The locations in an `.scp`
 file stay as they are, since the name of a file may contain either.
 """

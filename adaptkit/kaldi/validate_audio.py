@@ -56,7 +56,7 @@ class _Audio:
 def audio_problems(path: Path, tables: dict[str, Table], checks: Checks) -> Iterator[Problem]:
     """Find unusable recordings, and utterances whose times or texts do not match the audio.
 
-    Every recording is decoded: headers say nothing of a damaged middle, of silence or of values that are no
+    Every recording is decoded: headers say nothing of a damaged middle, of silence or of values that are not
     numbers. That takes about a second for an hour of FLAC.
     """
     audio = _Audio(path, tables)
@@ -196,7 +196,10 @@ def _wrong_durations(audio: _Audio) -> Iterator[Problem]:
         stated, seconds = _seconds(line.value), audio.seconds.get(utt_id)
         if seconds and stated > 0 and abs(stated - seconds) > max(0.1, DURATION_TOLERANCE * seconds):
             what = f"{utt_id}: {stated:g} s, but its audio has {seconds:.2f} s"
-            cause, example = "other durations than the audio has", f"{utt_id} ({stated:g} s, {seconds:.2f} s)"
+            cause, example = (
+                "durations that differ from the audio",
+                f"{utt_id} ({stated:g} s, {seconds:.2f} s)",
+            )
             fixed = f"'adaptkit data fix {audio.path}' drops the line"
             remedy = f"check the rate of the recording; if utt2dur is out of date, {fixed}"
             found = audio.problem("utt2dur", utt_id, what, remedy, cause=cause, example=example)

@@ -203,7 +203,7 @@ def _whiten(deviations: Tensor) -> Tensor:
 
 
 def _find_threshold(own: Sequence[Tensor], means: Tensor) -> float:
-    """Return the cosine at which as many utterances are taken for another's as are not known as their own.
+    """Return the cosine at which as many utterances are accepted as another's as are rejected as their own.
 
     `own` are whitened embeddings (N, P) of each speaker, `means` (K, P). Each utterance is compared with the
     mean of its speaker's others, and with the nearest other speaker. Without any to compare, it is -1.
@@ -241,7 +241,7 @@ def _write(made: SpeakerEmbeddings, path: Path) -> None:
 def _parse(tensors: Mapping[str, Tensor], header: Mapping[str, object], base: BaseModel) -> SpeakerEmbeddings:
     """Check what a file holds; a ValueError says what is wrong."""
     if header.get("holds") != "speakers" or header.get("format") != _FORMAT:
-        raise ValueError("written by adaptkit, but no embeddings of speakers of this version")
+        raise ValueError("written by adaptkit, but not as speaker embeddings of this version")
     fingerprint, tasks = header["base_fingerprint"], header["tasks"]
     if fingerprint != base.fingerprint:
         raise ValueError(f"made with base model {fingerprint}, but {base.path} is {base.fingerprint}")
@@ -252,7 +252,7 @@ def _parse(tensors: Mapping[str, Tensor], header: Mapping[str, object], base: Ba
     block, threshold, width = header["block"], header["threshold"], 2 * base.model.encoder.output_size()
     blocks = {site.block for site in base.sites if site.kind == "block"}
     if type(block) is not int or block not in blocks:
-        raise ValueError(f"block: {block} is none of the model's")
+        raise ValueError(f"block: {block} is not a block of the model")
     if not isinstance(threshold, float) or not -1 <= threshold <= 1:
         raise ValueError(f"threshold: expected a cosine, found {threshold}")
     shapes = {"centre": (width,), "whitener": (width, width), "means": (len(tasks), width)}

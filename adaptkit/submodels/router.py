@@ -2,8 +2,9 @@
 
 `likelihood` takes the weights under which the model gives its own best text the highest likelihood
 (`base.search.likelihood`); `embedding` the known speaker whose voice is nearest (`embeddings`), or the shared
-adapter if none is near. Likelihoods may be compared of the nearest voices only; with a shared adapter, of
-those that are near at all. The methods use no text, and no other utterance. docs/routing.md has figures.
+adapter if none is near. The likelihoods compared may be those of the nearest voices only and, with a shared
+adapter, of those that are near at all. The methods use no text, and no other utterance. docs/routing.md has
+figures.
 """
 
 import math
@@ -31,7 +32,7 @@ class RouteOptions:
 
     method: Method = "own"  # of the speaker that is named
     by: Literal["utterance", "speaker"] = "utterance"  # speaker: their first utterance decides for all
-    nearest: int | None = None  # of how many speakers the likelihood is computed; None: of all
+    nearest: int | None = None  # number of speakers whose likelihood is computed; None: all
     without_own: bool = False  # never the speaker's own, as if they were unknown
 
     @property
@@ -66,7 +67,7 @@ class Router:
     """Chooses weights for one utterance at a time, so that a choice does not depend on other utterances.
 
     The model must be in `hooked()`. `submodels` is the cache that holds its adapters, if they are Submodels.
-    A pass has `batch_frames` feature frames, so many of the candidates share one.
+    A pass has at most `batch_frames` feature frames; several candidates share one.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Router:
     def _with_fallback(self, near: Mapping[str, float], *, has_shared: bool) -> dict[str, float]:
         """Return the cosines and, for the shared adapter, the one below which a voice is not near.
 
-        The base model is no such fallback: it was worse than the nearest voice, also for unknown ones.
+        The base model is no such fallback: it was worse than the nearest voice, even for unknown ones.
         """
         if has_shared:
             return {**near, SHARED: self._embeddings.threshold}

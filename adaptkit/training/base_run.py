@@ -1,4 +1,4 @@
-"""Train a base model: from scratch, from the weights of another, or another itself on new data."""
+"""Train a base model: from scratch, from another's weights, or by training another further."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +28,7 @@ from adaptkit.training.validation import choose_metric
 def train_base(settings: Experiment, *, device: str, resume: bool = False, allow_pipes: bool = False) -> None:
     """Train a base model in the same loop, with all weights trainable.
 
-    It starts from random weights or from those of `base.init`, which need not be there to resume.
+    It starts from random weights or from those of `base.init`, which need not exist any more to resume.
     """
     wanted = settings.base
     _refuse_incomplete(wanted)
@@ -70,18 +70,18 @@ def train_base(settings: Experiment, *, device: str, resume: bool = False, allow
 def _refuse_incomplete(wanted: Base) -> None:
     if wanted.data is None or wanted.model is None and wanted.init is None:
         raise ConfigError(
-            "base: needs 'data' (train, valid) and 'model' (ESPnet's yaml), or 'init' (a base model to train "
-            "further), to be trained"
+            "base: training needs 'data' (train, valid), and 'model' (ESPnet's yaml) or 'init' (a base model "
+            "to train further)"
         )
     if wanted.init is not None and wanted.init.resolve() == wanted.dir.resolve():
         raise ConfigError(
-            f"base.init: {wanted.init} is base.dir too; a finished training goes on with --resume and "
+            f"base.init: {wanted.init} is base.dir too; continue a finished training with --resume and "
             "a larger base.train.max_epochs, or name another folder as base.dir"
         )
 
 
 def _describe_model(wanted: Base) -> dict[str, str]:
-    """Return a digest of the model's yaml, for a run to be resumed to compare."""
+    """Return a digest of the model's yaml, which a resumed run compares."""
     if wanted.model is None:
         return {}
     return {"model": digest(config.read_yaml(config.find_published("base", wanted.model)))}

@@ -38,8 +38,8 @@ class BestWeights:
     a task without validation utterances keeps its last weights. If they do, weights of different steps cannot
     be combined, and selection and early stopping are global.
 
-    The weights of the start are the first to be ranked. Where no later validation is better, they are the
-    result; the start is never averaged with others, and others only if the best of them is better than it.
+    The weights of the start are the first to be ranked. Where no later validation is better, they are
+    the result. The start is never averaged with others, which are averaged only if the best of them beats it.
     """
 
     def __init__(self, plan: Plan, trained: nn.Module, tasks: Sequence[str]):
@@ -83,13 +83,13 @@ class BestWeights:
         return not set(self.ids) & set(self.plan.train.data.tasks) - set(self.plan.valid.data.tasks)
 
     def refuse_lost(self, state: State) -> None:
-        """Refuse to go on with a run whose checkpoints are gone that its end would average."""
+        """Refuse to continue a run without the checkpoints that it would average at its end."""
         steps = state.kept_steps if self.plan.options.average > 1 else ()
         lost = [str(self._path(step)) for step in sorted(steps) if not self._path(step).exists()]
         if lost:
             raise CheckpointError(
-                f"{self.plan.folder}: cannot go on for more epochs: the checkpoints to average at the end "
-                f"(train.average) are gone: {listed(lost, 3)}; train in another folder"
+                f"{self.plan.folder}: cannot be trained for more epochs: the checkpoints to average at the "
+                f"end (train.average) are gone: {listed(lost, 3)}; train in another folder"
             )
 
     def finish(self, state: State) -> None:
@@ -113,7 +113,7 @@ class BestWeights:
         self.plan.write(self.best_by_task, replace(state, step=max(kept)))
 
     def remove_unnamed(self, *states: State) -> None:
-        """Remove the checkpoints that none of some states names; all if early stopping ended the run.
+        """Remove the checkpoints that no given state names; all if early stopping ended the run.
 
         Those of a run that ended otherwise stay, as it may be resumed with more epochs.
         """

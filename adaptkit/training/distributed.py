@@ -58,7 +58,7 @@ def is_first() -> bool:
 
 
 def of_first(value: Value) -> Value:
-    """Return the first process's value in all of them, for what they must decide alike.
+    """Return the first process's value in every process, for decisions on which they must agree.
 
     The others may look at a folder that the first one writes to already.
     """

@@ -211,7 +211,7 @@ def _refuse_misuse(options: EnrollOptions) -> None:
 
 
 def _refuse_idle(options: EnrollOptions, training: AdapterTraining) -> None:
-    """Refuse settings of validation without any, and two ways of validating."""
+    """Refuse validation settings without validation, and two ways of validating."""
     if options.valid is not None and training.folds is not None:
         raise ConfigError(
             f"--valid {options.valid}: train.folds={training.folds} holds out utterances of --data in its "
@@ -264,8 +264,8 @@ def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples |
     chosen = options.speakers or known
     if SHARED in chosen:
         raise DataError(
-            f"{options.data}: has a speaker '{SHARED}', as adapters for all speakers are called; give them "
-            "another name in utt2spk, or select the others with --speaker"
+            f"{options.data}: has a speaker named '{SHARED}', as the adapter for all speakers is; rename the "
+            "speaker in utt2spk, or select the others with --speaker"
         )
     train = _only(train, chosen)
     if options.valid is None:

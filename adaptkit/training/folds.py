@@ -1,4 +1,4 @@
-"""Deal the utterances of each speaker into folds, of which each trial holds out one for validation."""
+"""Deal each speaker's utterances into folds; each trial holds out one of them for validation."""
 
 import logging
 import random
@@ -50,7 +50,7 @@ def deal(examples: Examples, num_folds: int, *, seed: int) -> list[Fold]:
             held_out.update(families[original])
             validated.add(original)
     if single:
-        what = "have a single utterance, so nothing of them is held out"
+        what = "have a single utterance, which is never held out"
         counts = f"{len(single)} of {len(tasks)} speakers"
         _LOG.warning("%s: %s %s: %s", examples.data.path, counts, what, listed(single))
     return [Fold(frozenset(held_out), frozenset(own)) for held_out, own in folds if own]

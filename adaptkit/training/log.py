@@ -85,7 +85,7 @@ class TrainingLog:
         return f" (best for {len(better)} of {len(state.standings)} speakers{stopped})"
 
     def warn_of_unimproved(self, state: State) -> None:
-        """Warn of the speakers whose weights stay those of the start, at the end of a run."""
+        """Warn at the end of a run of the speakers that keep the weights of the start."""
         kept = state.list_unimproved(self.tasks)
         if kept:
             what = "no validation was better than that of the start, whose weights are kept"
@@ -133,7 +133,7 @@ class TrainingLog:
 
 
 def _quartiles(by_task: Mapping[str, float]) -> list[float | None]:
-    """Return the least, the quartiles and the largest of figures; None is infinite, which json has not."""
+    """Return minimum, quartiles and maximum of figures; None stands for infinity, which json lacks."""
     ordered = sorted(by_task.values())
     places = [round(part * (len(ordered) - 1) / 4) for part in range(5)] if ordered else []
     return [ordered[place] if math.isfinite(ordered[place]) else None for place in places]

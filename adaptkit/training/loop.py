@@ -118,10 +118,10 @@ class Loop:
         return self.state.num_epochs(self.options.max_epochs)
 
     def start(self) -> None:
-        """Validate what a new run starts from, which is kept unless training improves on it.
+        """Validate the start of a new run, which is kept unless training improves on it.
 
-        The random weights that a base model starts from are only logged: they may have fewer errors than a
-        model that has learned to be silent first, as CTC models do, but are no alternative to it.
+        The figures of a base model's random weights are only logged: they may make fewer errors than a model
+        that has just learned to output nothing, as CTC models do at first, but are no alternative to it.
         """
         if self.plan.valid is not None and self.rank == 0:
             chosen = " (auto: of the validation texts)" if self.options.valid_metric == "auto" else ""
@@ -283,7 +283,7 @@ class Loop:
     def save(self, *, waits: bool = False) -> None:
         """Write the state, and remove checkpoints that neither it nor the last one names.
 
-        So a kill loses nothing, though the file may be completed while training goes on.
+        So a kill loses nothing, even while the file is completed in the background.
         """
         if self.rank > 0:
             return

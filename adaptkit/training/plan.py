@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def min_gain(self) -> float:
-        """The gain over the start that is asked for; of a base model, none."""
+        """The required gain over the start; none for a base model."""
         return self.options.min_gain if isinstance(self.options, AdapterTraining) else 0.0
 
     @property
@@ -59,13 +59,15 @@ class Plan:
         return Steps(self.train, self.options, adapters)
 
     def warn_of_warm_up(self, adapters: AdapterStack) -> None:
-        """Warn if warm-up is not over when training is, as with few utterances and a step per epoch."""
+        """Warn if training ends before warm-up does, as with few utterances and one step per epoch."""
         limit = self.options.warmup_steps
         short = self.steps(adapters).list_short(limit)
         if short:
             most = max(short.values())
             how = f"take {most} steps or fewer, all of them in the warm-up of train.warmup_steps={limit}"
-            remedy = f"so their learning rate stays below train.lr; lower it, for example to {most // 10}"
+            remedy = (
+                f"so the learning rate never reaches train.lr; lower the warm-up, for example to {most // 10}"
+            )
             _LOG.warning("%s: %s: %s, %s", self.folder, listed(list(short), 5), how, remedy)
 
     def cached(self, adapters: AdapterStack) -> "Plan":

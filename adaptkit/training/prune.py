@@ -1,7 +1,7 @@
 """Remove adapters from one block after another and measure the WER: `adaptkit adapters prune`.
 
 Chen et al., Efficient adapters for giant speech models, 2023, arXiv:2306.08131: adapters can be removed, in
-particular from the lower blocks [abstract]. The further training of the remaining adapters is ours [ours].
+particular from the lower blocks [abstract]. Training the remaining adapters further is ours [ours].
 """
 
 import json

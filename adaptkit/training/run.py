@@ -185,7 +185,7 @@ def read_sets(
 ) -> tuple[Examples, Examples | None]:
     """Read the sets to train and to validate on, as `read_set` does.
 
-    Utterances and sentences of the training set in validation and test sets are warned of.
+    Warns of utterances and sentences that validation and test sets share with the training set.
     """
     train = read_set(sets.train, base, allow_pipes=allow_pipes, keeps_tasks=keeps_tasks)
     valid = None if sets.valid is None else read_set(sets.valid, base, allow_pipes=allow_pipes)

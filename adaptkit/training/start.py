@@ -1,7 +1,7 @@
 """Two-stage training: one adapter for all speakers first, then every speaker's weights from there.
 
-`train.shared` trains the first, whose only task is `per_task.SHARED`; `train.start` names it for the second,
-which copies it to its own folder (`RunFolder.start`), so that it does not depend on the first any more.
+`train.shared` trains the first, whose only task is `per_task.SHARED`. The second names it in `train.start`
+and copies it to its own folder (`RunFolder.start`), so that it no longer depends on the first.
 """
 
 import logging
@@ -41,12 +41,12 @@ def pooled(examples: Examples) -> Examples:
 
 
 def refuse_ambiguous(examples: Examples) -> None:
-    """Refuse a speaker of the name that adapters for all speakers have, beside others."""
+    """Refuse several speakers of which one is named SHARED, as the adapter for all speakers is."""
     tasks = examples.data.tasks
     if SHARED in tasks and len(tasks) > 1:
         raise DataError(
-            f"{examples.data.path}: has a speaker '{SHARED}', as adapters for all speakers are called; give "
-            "them another name in utt2spk, or in utt2task"
+            f"{examples.data.path}: has a speaker named '{SHARED}', as the adapter for all speakers is; "
+            "rename the speaker in utt2spk, or in utt2task"
         )
 
 
@@ -55,8 +55,8 @@ def take_start(
 ) -> dict[str, str]:
     """Start adapters from `train.start`, copied to the run's folder; return its digest for the identity.
 
-    A run that is resumed does without the original, if that is gone. With `train.freeze_shared` the weights
-    that tasks share are frozen.
+    A resumed run uses its copy if the original is gone. With `train.freeze_shared` the weights that tasks
+    share are frozen.
     """
     if options.start is None:
         return {}
@@ -85,9 +85,9 @@ def read_shared_start(path: Path, base: BaseModel) -> AdapterStack | None:
 
 
 def start_from_shared(stack: AdapterStack, shared: AdapterStack) -> None:
-    """Set the per-speaker weights of adapters to those of one for all speakers; an embedding is zero.
+    """Set the per-speaker weights of adapters to those of a shared adapter, and embeddings to zero.
 
-    With an embedding of zero, a speaker has g0, which is what the start has become in training.
+    An embedding of zero gives g0, which is what the start has become in training.
     """
     for member, like in zip(stack, shared, strict=True):
         if member.space is None:
@@ -111,9 +111,9 @@ def _read(path: Path) -> AdapterFile:
 
 
 def _choose(file: AdapterFile, adapters: AdapterStack, base: BaseModel, path: Path) -> AdapterFile:
-    """Return the part of a file that adapters start from: that of their tasks, or the one for all tasks.
+    """Return the part of a file that adapters start from: their own tasks, or the one for all speakers.
 
-    The latter may be the file's only task, and is called SHARED from here on.
+    The latter may be the file's only task, whatever its name; it is called SHARED from here on.
     """
     if file.base_fingerprint != base.fingerprint:
         raise CheckpointError(
@@ -132,8 +132,8 @@ def _choose(file: AdapterFile, adapters: AdapterStack, base: BaseModel, path: Pa
     difference = describe_difference(file.adapters, adapters.configs, but_for=_OF_BANK)
     if difference:
         raise CheckpointError(
-            f"train.start: {path}: adapters {difference}; set the same options, of which only "
-            f"{listed(_OF_BANK)} may differ, or train the shared adapter again"
+            f"train.start: {path}: adapters {difference}; set the same options (only "
+            f"{listed(_OF_BANK)} may differ), or train the shared adapter again"
         )
     return _cut(file, base, (only,), (SHARED,))
 
@@ -150,7 +150,7 @@ def _cut(file: AdapterFile, base: BaseModel, tasks: Sequence[str], names: Sequen
 
 
 def _copy(start: AdapterStack, adapters: AdapterStack, path: Path) -> None:
-    """Copy the weights of the same tasks, or those for all tasks to each of them."""
+    """Copy the weights of the same tasks, or those of the shared adapter to every task."""
     if (start.tasks, start.configs) == (adapters.tasks, adapters.configs):
         load_strictly(adapters, start.state_dict(), path)
         return
@@ -164,7 +164,7 @@ def _copy(start: AdapterStack, adapters: AdapterStack, path: Path) -> None:
 
 
 def _freeze(adapters: AdapterStack) -> None:
-    """Freeze what tasks share; a hypernetwork must have learned to make differences first."""
+    """Freeze the shared weights; a hypernetwork must have learned to tell speakers apart first."""
     for index, member in enumerate(adapters):
         if member.space is not None and not member.space.basis.any():
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""The state of a training run, its checkpoint for resuming, and the settings both runs must share."""
+"""The state of a training run, its checkpoint for resuming, and the settings that must not change."""
 
 import hashlib
 import json
@@ -107,9 +107,9 @@ class Saved:
     written: list[State] = field(default_factory=list)  # the state in the file, if any, or in progress
 
     def write(self, folder: Path, state: State) -> None:
-        """Write the state file, atomically, in the background once all is handed to the operating system.
+        """Write the state file atomically, in the background once the operating system has all of it.
 
-        The file of the last call is complete when this one begins.
+        The file of the previous call is complete when this one begins.
         """
         self.wait()
         parts = {
@@ -132,7 +132,7 @@ class Saved:
         thread.shutdown(wait=False)  # it ends when the file is complete
 
     def wait(self) -> None:
-        """Wait until the state file is complete; what went wrong in the background is raised here."""
+        """Wait until the state file is complete; errors in the background are raised here."""
         while self.pending:
             self.pending.pop().result()
 
@@ -190,7 +190,7 @@ class Saved:
 
 
 def read_state(header: Mapping[str, Any], path: Path) -> State:
-    """Return the progress in the header of a state file; the file of something else is refused."""
+    """Return the progress in the header of a state file; any other file is refused."""
     try:
         standings = {name: Standing(**entry) for name, entry in header["state"]["standings"].items()}
         content = {"choices": {}, **header["state"]}  # earlier states have none

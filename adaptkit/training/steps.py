@@ -43,10 +43,10 @@ class Steps:
         return first if is_first else self._plan(epoch, stopped)
 
     def count(self, task: str = WHOLE) -> int:
-        """Count the steps of a task in all epochs; of the whole run, or of adapters for all, estimate them.
+        """Count the steps of a task over all epochs; for the whole run, or a shared adapter, estimate them.
 
-        The estimate is that every epoch has as many steps as the first. It is what the learning rate of
-        weights that all tasks share decays over.
+        The estimate takes every epoch to have as many steps as the first. The learning rate of shared
+        weights decays over it.
         """
         name = task if self.is_by_task else WHOLE
         if name not in self._counts:
@@ -54,7 +54,7 @@ class Steps:
         return self._counts[name]
 
     def list_short(self, limit: int) -> dict[str, int]:
-        """Return the tasks with at most so many steps, which are counted only where they may be so few."""
+        """Return the tasks with at most `limit` steps; only tasks that may have so few are counted."""
         if not self.is_by_task:
             return dict.fromkeys(self.tasks, self.count()) if self.count() <= limit else {}
         most, epochs = self.limits.task_utterances, self.options.max_epochs

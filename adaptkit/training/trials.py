@@ -1,6 +1,6 @@
 """Trials: runs whose validations choose learning rates and numbers of epochs, before the run itself.
 
-A trial is a run of one learning rate in a subfolder of the run that it is for, and resumes as any run does.
+A trial is a run with one learning rate, in a subfolder of the actual run; it resumes like any run.
 With folds each trial holds out a part of every speaker's utterances; all utterances are then trained on, each
 speaker for the number of epochs and at the rate that were best for it on the held-out ones. Without folds the
 trials have the run's own validation set, and each speaker's weights are those of its best trial.
@@ -169,7 +169,7 @@ def _plan_final(plan: Plan, trials: Sequence[Trial]) -> Plan:
 
 
 def _assemble(adapted: AdaptedModel, folder: Path, choices: Mapping[str, Choice], *, by_task: bool) -> None:
-    """Load into the adapters the weights of the best trial, of each task or for all."""
+    """Load the weights of the best trial into the adapters, for each task or for all together."""
     if not is_first():
         return  # torch copies the weights of the first process to the others
     present, owned = adapted.trained.state_dict(), [name for name, _ in task_parameters(adapted.trained)]
@@ -182,7 +182,7 @@ def _assemble(adapted: AdaptedModel, folder: Path, choices: Mapping[str, Choice]
 
 
 def _remove_weights(folder: Path) -> None:
-    """Remove the weights and states of trials, which nothing needs any more; their logs stay."""
+    """Remove the weights and states of trials, which are no longer needed; their logs stay."""
     for trial in map(RunFolder, sorted(RunFolder(folder).trials.glob("lr_*"))):
         remove(trial.state)
         remove(trial.adapter)
@@ -195,8 +195,8 @@ def _names_rates(key: str) -> bool:
 
 def _refuse_longer(folder: Path) -> str:
     return (
-        f"{folder}: its trials of train.max_epochs chose what it trains, so it cannot go on for more epochs; "
-        "train in another folder, or remove this one to start over"
+        f"{folder}: trials over train.max_epochs chose its settings, so it cannot be trained for more "
+        "epochs; train in another folder, or remove this one to start over"
     )
 
 

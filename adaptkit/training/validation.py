@@ -30,7 +30,7 @@ class TaskFigures:
     num_utterances: int
 
     def errors(self, metric: Metric) -> tuple[int, int]:
-        """Return the number of errors and that of words or characters, for CER."""
+        """Return the number of errors, and of words or, for CER, characters."""
         cer = self.char_errors, self.num_chars
         return cer if metric == "cer" else (self.word_errors, self.num_words)
 
@@ -81,7 +81,7 @@ def validate(
 ) -> Validation:
     """Measure loss and error rates in batches of all tasks, since a row does not depend on the others.
 
-    Tasks whose figures are `known`, as their weights have not changed, are not validated again.
+    Tasks whose figures are `known`, because their weights have not changed, are not validated again.
     """
     known, left = known or {}, examples
     if known:

@@ -114,7 +114,7 @@ def test_the_quotes_of_a_tsv_are_text(record, imported):
         (
             "metadata.jsonl",
             '{"path": "1.wav", "text": "\\ud800", "speaker": "ann"}',
-            "characters that are no text",
+            "characters that are not text",
         ),
         (
             "metadata.jsonl",
@@ -251,7 +251,7 @@ def test_manifests_without_lhotse_name_the_remedy(adaptkit, record, tmp_path, mo
     done = adaptkit("data", "import", corpus, tmp_path / "data")
 
     assert find_layout(corpus) == "lhotse"
-    assert "pip install lhotse adds it" in done.stderr
+    assert "not installed; pip install lhotse" in done.stderr
 
 
 def test_what_validation_finds_is_shown(adaptkit, record, tmp_path):

@@ -173,8 +173,8 @@ def test_with_a_space_it_has_an_embedding_of_zero(run, base, new_exp, start, dat
 
 def test_what_cannot_be_chosen_from_is_refused(run, base_dir, new_exp, exp):
     cases = [
-        ({"exp": base_dir}, "likelihood", "decoded without adapters, of which to choose"),
-        ({"base_only": True}, "likelihood", "decoded without adapters, of which to choose"),
+        ({"exp": base_dir}, "likelihood", "decoded without adapters, so nothing can be chosen"),
+        ({"base_only": True}, "likelihood", "decoded without adapters, so nothing can be chosen"),
         (
             {"unknown_speaker": "base"},
             "embedding",

@@ -105,7 +105,9 @@ def test_the_base_alone_with_submodels_is_refused(run):
 
 
 def test_a_budget_of_nothing_is_refused(run):
-    with pytest.raises(ConfigError, match="--submodel-mb is the memory for --submodels, which is missing"):
+    with pytest.raises(
+        ConfigError, match="--submodel-mb limits the memory for --submodels, which is missing"
+    ):
         run(submodels=None, submodel_mb=1)
 
 

@@ -125,7 +125,7 @@ def test_utt2task_that_misses_an_utterance_is_refused(folder):
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e300"])
 def test_utt2dur_of_no_possible_duration_is_refused(folder, value):
     folder.write("utt2dur", f"anna-1 1.0\nanna-2 {value}\n")
-    with pytest.raises(DataError, match=f"utt2dur: no durations: anna-2 {value}; delete the file"):
+    with pytest.raises(DataError, match=f"utt2dur: not durations: anna-2 {value}; delete the file"):
         datadir.read(folder.path)
 
 

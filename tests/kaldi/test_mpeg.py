@@ -108,5 +108,7 @@ def test_a_missing_end_of_any_part_is_truncated(save, content):
 
 def test_parts_of_other_rates_are_refused(save):
     other = encode(speech(1), rate_hz=8000)
-    with pytest.raises(DataError, match=r"2 different formats \(8000, 16000 Hz\), as of files joined by cat"):
+    with pytest.raises(
+        DataError, match=r"2 different formats \(8000, 16000 Hz\), as when files are joined by cat"
+    ):
         probe(save(LOUD + other))

@@ -41,7 +41,7 @@ def test_sentences_in_common_are_counted_with_examples_and_a_remedy(messages):
         (
             "WARNING",
             "test: the sentences of 2 of 5 utterances are in the training set train: 'A' (test-0), "
-            "'B' (test-1); 'adaptkit data split --disjoint-texts' makes sets without any",
+            "'B' (test-1); 'adaptkit data split --disjoint-texts' makes sets that share none",
         )
     ]
 

@@ -338,7 +338,7 @@ def test_problems_of_every_kind_are_described_by_cause(segmented):
         "text:1: 2 times: empty text: anna-1, anna-2",
         "utt2dur:3: 2 times: 'x' is not a number of seconds: bert-1, bert-2",
         "text:3: 2 times: not in utt2task: bert-1, bert-2",
-        "utt2dur:1: 2 times: other durations than the audio has: anna-1 (7 s, 1.00 s), "
+        "utt2dur:1: 2 times: durations that differ from the audio: anna-1 (7 s, 1.00 s), "
         "anna-2 (7.5 s, 1.00 s)",
     ]
 

@@ -477,7 +477,7 @@ def test_a_shared_start_that_is_nowhere_is_refused_with_what_works(options, know
 def test_a_new_speaker_called_shared_is_refused(options, corpus, tmp_path):
     data = shutil.copytree(corpus / "dump/train", tmp_path / "data")
     write_table(data / "utt2task", dict.fromkeys(read_table(data / "utt2spk"), SHARED))
-    with pytest.raises(DataError, match="has a speaker 'shared', as adapters for all speakers are called"):
+    with pytest.raises(DataError, match="has a speaker named 'shared', as the adapter for all speakers is"):
         enroll.enroll(replace(options, data=data, speakers=()), device="cpu")
 
 

@@ -190,5 +190,5 @@ def test_another_encoder_is_no_start(base_settings, tmp_path):
     config.write_yaml(tmp_path / "wider.yaml", wider)
     with pytest.raises(ConfigError, match="has another encoder than base.model: encoder.*; omit base.model"):
         base_run.train_base(trained_further(settings, tmp_path, model=tmp_path / "wider.yaml"), device="cpu")
-    with pytest.raises(ConfigError, match="is base.dir too; a finished training goes on with --resume"):
+    with pytest.raises(ConfigError, match="is base.dir too; continue a finished training with --resume"):
         base_run.train_base(trained_further(settings, tmp_path, dir=tmp_path / "base"), device="cpu")

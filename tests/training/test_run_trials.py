@@ -71,7 +71,7 @@ def test_a_run_with_trials_is_not_begun_twice_nor_lengthened(made, tmp_path):
     train(made(folds=2, **SMALL), tmp_path / "exp")
     with pytest.raises(CheckpointError, match="holds a run already"):
         train(made(folds=2, **SMALL), tmp_path / "exp")
-    with pytest.raises(CheckpointError, match="its trials of .* cannot go on for more epochs"):
+    with pytest.raises(CheckpointError, match="trials over .* cannot be trained for more epochs"):
         train(made(folds=2, **{**SMALL, "max_epochs": 5}), tmp_path / "exp", resume=True)
 
 

@@ -210,7 +210,7 @@ def test_a_speaker_called_shared_beside_others_is_refused(settings, corpus, tmp_
     write_table(data / "utt2task", tasks)
     made = settings()
     made = made.model_copy(update={"data": made.data.model_copy(update={"train": data})})
-    with pytest.raises(DataError, match="has a speaker 'shared', as adapters for all speakers are called"):
+    with pytest.raises(DataError, match="has a speaker named 'shared', as the adapter for all speakers is"):
         train_adapters(made, tmp_path / "run", device="cpu")
 
 
