@@ -91,8 +91,8 @@ class AdapterTraining(Training):
     )
     select: Literal["auto", "speaker", "all"] = Field(
         "auto",
-        description="whose validation chooses learning rate, number of epochs and best weights; speaker: for "
-        "each speaker its own; all: for all alike, that of all together; auto: speaker, but all where "
+        description="whose validation chooses learning rate, number of epochs and best weights; speaker: each "
+        "speaker's, for that speaker; all: that of all speakers, for all; auto: speaker, but all where "
         "speakers share trained weights",
     )
     min_gain: Share = Field(
@@ -103,9 +103,9 @@ class AdapterTraining(Training):
     )
     folds: Annotated[PositiveInt, Field(ge=2, le=100)] | None = Field(
         None,
-        description="in place of data.valid: each speaker's utterances are dealt into this many parts, every "
-        "part is held out of one trial, and a last run trains on all utterances at the learning rate and for "
-        "the number of epochs that were best in the trials; null for none",
+        description="cross-validation in place of data.valid: each speaker's utterances are dealt into this "
+        "many parts, each trial holds out one, and a final run trains on all utterances at the learning rate "
+        "and for the number of epochs that were best in the trials; null for none",
     )
     task_utterances: PositiveInt = Field(
         8,
@@ -124,7 +124,7 @@ class AdapterTraining(Training):
     start: FilePath | None = Field(
         None,
         description="experiment whose shared adapter every speaker's weights start from: its folder or its "
-        "adapter file; if it has the same speakers and options, each goes on from their own weights",
+        "adapter file; if it has the same speakers and options, each continues from their own weights",
     )
     freeze_shared: StrictBool = Field(
         False,

@@ -4,7 +4,7 @@
 #   1 prepare data   2 validate   3 features and CMVN   4 augmentation   5 base model   6 adapter training
 #   7 decoding       8 scoring    9 report
 #
-# A finished stage can run again and changes nothing; a stopped one goes on where it was. With --adapt false the
+# Running a finished stage again changes nothing; a stopped one continues where it was. With --adapt false the
 # experiment is the base model itself. compare.sh runs this for several adapters, augmentations and seeds.
 
 set -euo pipefail
@@ -26,8 +26,8 @@ adapter=                         # other adapters than the yaml's: a row of its 
 augment=                         # other augmentation than the yaml's: a policy of conf/augment
 seed=                            # other seed than the yaml's
 search=                          # other search than the yaml's: a name in conf/decode, a yaml, or auto; several are compared
-lm=                              # folder of a language model of ESPnet's for the search
-exp=                             # folder of the experiment; none names it after the adapters, augmentation and seed
+lm=                              # folder of an ESPnet language model for the search
+exp=                             # folder of the experiment; if empty, named after the adapters, augmentation and seed
 expdir=exp                       # folder of all experiments, of the base model's results and of reports
 prepare_options=                 # further words for local/prepare.py
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
@@ -42,7 +42,7 @@ parse_options "$recipes/adapt.sh" "$@"
 need_adaptkit
 need_config
 need_policies
-$adapt || [ -z "$adapter" ] || die 2 "--adapter has no meaning for a base model, which --adapt false stops at"
+$adapt || [ -z "$adapter" ] || die 2 "--adapter has no effect with --adapt false, which stops at the base model"
 [ -z "$adapter" ] || need_adapter "$adapter"
 run=("$recipes/run_local.sh")
 [ -z "$cmd" ] || read -r -a run <<<"$cmd"

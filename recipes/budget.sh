@@ -4,7 +4,7 @@
 #
 #   1 a job for each speaker   2 decoding and scoring   3 report
 #
-# A finished stage can run again and changes nothing; a stopped one goes on where it was.
+# Running a finished stage again changes nothing; a stopped one continues where it was.
 
 set -euo pipefail
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,7 +15,7 @@ train=train                      # set that the yaml trains on
 valid=valid                      # set that the yaml validates on
 test=test                        # set of the same speakers, to decode and score
 few=                             # list of the speakers that get a job of their own
-validations=20                   # validations in each of their jobs, of which the best decides
+validations=20                   # validations in each of their jobs; the best decides
 expdir=exp/submodels             # folder with one_job, which gets budget/
 set=                             # changes of the yaml, as those of submodels.sh
 stage=1                          # first stage to run

@@ -3,9 +3,9 @@
 #
 # adapt.sh does the work, and the stages are its own: 1 to 5 once, 6 to 8 for every experiment, into exp/<name>/<seed>,
 # and 7 and 8 for the base model alone too. Stage 9 reports all of them, with those of earlier calls. With --adapt false
-# the experiments are base models, one for each augmentation and seed: 5 to 8 are then for every one of them.
+# the experiments are base models, one for each augmentation and seed: 5 to 8 then run for each of them.
 #
-# A finished stage can run again and changes nothing; a stopped one goes on where it was.
+# Running a finished stage again changes nothing; a stopped one continues where it was.
 
 set -euo pipefail
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -24,7 +24,7 @@ adapt=true                       # the experiments are adapters; false: base mod
 adapter=                         # adapters to compare, as in "hra tpa"; none or all takes every row of the yaml's 'compare:'
 augment=                         # augmentations to compare in place of adapters: policies of conf/augment
 seeds=1                          # seeds to train each of them with, as in "1 2 3"
-minus="residual full plain mixed mixed_mild" # experiments that the others are compared with, where they are there
+minus="residual full plain mixed mixed_mild" # experiments that the others are compared with, if present
 expdir=exp                       # folder of the experiments, of the base model's results and of reports
 prepare_options=                 # further words for local/prepare.py
 set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run a command on this machine, in the calling form of Kaldi's run.pl: run_local.sh [JOB=1:4] LOG COMMAND...
+# Run a command on this machine, called like Kaldi's run.pl: run_local.sh [JOB=1:4] LOG COMMAND...
 # Its output goes to LOG and to the terminal; jobs of an array run side by side, with JOB replaced by each number.
 set -euo pipefail
 

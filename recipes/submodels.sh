@@ -3,9 +3,9 @@
 #
 #   1 data, features and base model   2 one job for all speakers   3 one job per speaker, for a few   4 speaker embeddings
 #   5 one adapter for all, and per-speaker weights and speaker embeddings that start from it
-#   6 enrollment of new speakers      7 decoding and scoring       8 every Submodel on every speaker  9 reports
+#   6 enrolment of new speakers       7 decoding and scoring       8 every Submodel on every speaker  9 reports
 #
-# A finished stage can run again and changes nothing; a stopped one goes on where it was.
+# Running a finished stage again changes nothing; a stopped one continues where it was.
 
 set -euo pipefail
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -29,7 +29,7 @@ cross=2                          # utterances of each speaker that every Submode
 embeddings="4 16 64"             # dimensions of the speaker embeddings, a training for each
 two_stage_embeddings="16"        # dimensions of those that start from the adapter for all speakers
 counts="1 5 20 100"              # utterances to enroll a new speaker with
-starts="mean nearest"            # where enrollment starts, but for two-stage training: mean, nearest or new
+starts="mean nearest"            # where enrolment starts, except in two-stage training: mean, nearest or new
 routes="embedding likelihood"    # ways to choose among the two-stage weights where nobody says who speaks
 nearest=5                        # voices among which likelihood chooses
 expdir=exp/submodels             # folder of the experiments and of reports
@@ -37,7 +37,7 @@ set=                             # changes of the yaml, as in "train.lr=1e-4 tra
 embedding_set=                   # further changes for speaker embeddings
 shared_set=                      # further changes for the adapter for all speakers
 two_stage_set=                   # further changes for what starts from it; speaker embeddings have embedding_set too
-enroll_set=                      # further changes for enrollment, of train.* alone
+enroll_set=                      # further changes for enrolment, of train.* only
 stage=1                          # first stage to run
 stop_stage=9                     # last stage to run
 nj=2                             # jobs for features
@@ -120,7 +120,7 @@ train_second() {  # folder of what starts from it
   esac
 }
 
-enroll() {  # folder of an enrollment
+enroll() {  # folder of an enrolment
   local count=${1##*_} rest=${1%_*}
   "${run[@]}" "$1/log/enroll.log" adaptkit submodels enroll "${rest%_*}" \
     --data "dump/enroll_$count" --start "${rest##*_}" --out "$1" "${enroll_overrides[@]}"
@@ -183,7 +183,7 @@ if is_stage 5 "one adapter for all speakers, and what starts from it"; then
   for_each train_second "${second[@]}"
 fi
 
-if is_stage 6 "enrollment of new speakers"; then
+if is_stage 6 "enrolment of new speakers"; then
   for count in $counts; do adaptkit data subset "dump/$enroll" "dump/enroll_$count" --per-spk "$count"; done
   for_each enroll "${enrolled[@]}"
 fi

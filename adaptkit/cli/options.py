@@ -163,8 +163,8 @@ BatchFrames = Annotated[
 Route = Annotated[
     RouteMethod,
     typer.Option(
-        help="Weights of the speaker that is named, of the shared adapter, or chosen from the utterance: "
-        "those the model is surest with, or of the nearest voice."
+        help="Whose weights to use: the named speaker's (own), those of the shared adapter or, chosen from "
+        "the audio, those with the highest likelihood or of the nearest voice."
     ),
 ]
 RouteByOption = Annotated[

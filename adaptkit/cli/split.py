@@ -30,8 +30,7 @@ def split(
         list[str] | None,
         typer.Option(
             metavar="N|P%",
-            help="Whole speakers: how many, or which share, for each OUT in turn; without a value the last "
-            "has the rest.",
+            help="Divide whole speakers: number or share for each OUT; without one, the last gets the rest.",
         ),
     ] = None,
     per_spk: Annotated[

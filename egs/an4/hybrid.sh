@@ -5,7 +5,7 @@
 #   1 data   2 base model   3 language model   4 archive   5 import, decoding, scoring and report
 #   6 the same beams by ESPnet's own inference: its WER, and that of its texts against adaptkit's, 0 where they are equal
 #
-# A finished stage can run again and changes nothing; a stopped one goes on where it was.
+# Running a finished stage again changes nothing; a stopped one continues where it was.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Submodels of 128 unusual voices: one job for all against one job per voice for those of lists/random_16.txt, per-speaker
-# weights against speaker embeddings, and the enrollment of 8 new voices. Nothing is needed from outside; the base model is
+# weights against speaker embeddings, and the enrolment of 8 new voices. Nothing is needed from outside; the base model is
 # that of run.sh.
 #   ./submodels.sh --jobs 2
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1

@@ -73,8 +73,8 @@ def test_a_speaker_without_utterances_is_named(adaptkit, new_exp, corpus):
     ("changes", "message"),
     [
         ({"base_fingerprint": "0" * 32}, "made with base model 0+, but .*tiny is"),
-        ({"holds": "submodel"}, "no embeddings of speakers of this version"),
-        ({"block": 7}, "block: 7 is none of the model's"),
+        ({"holds": "submodel"}, "not as speaker embeddings of this version"),
+        ({"block": 7}, "block: 7 is not a block of the model"),
         ({"threshold": 3.0}, "threshold: expected a cosine, found 3"),
         ({"tasks": ["spk1"]}, "do not fit the base model and the speakers"),
         ({"tasks": ["a", "a", "b"]}, "a speaker is named twice"),
