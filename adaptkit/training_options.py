@@ -91,8 +91,8 @@ class AdapterTraining(Training):
     )
     select: Literal["auto", "speaker", "all"] = Field(
         "auto",
-        description="whose validation chooses learning rate, number of epochs and best weights; speaker: each "
-        "speaker's, for that speaker; all: that of all speakers, for all; auto: speaker, but all where "
+        description="whose validation chooses learning rate, number of epochs and best weights; speaker: "
+        "each speaker's, for that speaker; all: that of all speakers, for all; auto: speaker, but all where "
         "speakers share trained weights",
     )
     min_gain: Share = Field(

@@ -1,11 +1,14 @@
 """Refuse data directories whose features a base model does not read."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import DataError, listed
 from adaptkit.features.archive import load_feats, refuse_incomplete
-from adaptkit.features.fbank import read_options
+from adaptkit.features.fbank import FbankOptions, read_options
 from adaptkit.kaldi.datadir import DataDir
 
 
@@ -13,7 +16,7 @@ def refuse_misfit(data: DataDir, base: BaseModel) -> None:
     """Refuse a data directory without features, or with features other than the base model's."""
     if base.features is None:
         return
-    remedy = f"'adaptkit feats {data.path} dump/{data.path.name}' makes them"
+    remedy = f"'{_command(data.path, base.features)}' makes them"
     if data.feats is None:
         raise DataError(f"{data.path}: no feats.scp, which the base model {base.path} reads; {remedy}")
     rows = data.feats.rows(data.utterances.ids)
@@ -32,3 +35,13 @@ def refuse_misfit(data: DataDir, base: BaseModel) -> None:
         raise DataError(
             f"{data.path}/feats.scp: {num_bins} bins, {base.path} reads {base.features['num_bins']}; {remedy}"
         )
+
+
+def _command(data: Path, wanted: Mapping[str, float]) -> str:
+    """Return the command that extracts the wanted features into another folder."""
+    out, usual = Path("dump", data.name), FbankOptions().to_dict()
+    if out.resolve() == data.resolve():
+        out = out.with_name(f"{data.name}_{wanted['num_bins']}")
+    flags = {"rate_hz": "--rate", "num_bins": "--num-bins"}
+    changes = (f" {flag} {wanted[name]}" for name, flag in flags.items() if wanted[name] != usual[name])
+    return f"adaptkit feats {data} {out}{''.join(changes)}"

@@ -64,8 +64,14 @@ def _reasons(tables: dict[str, Table], faults: list[Problem]) -> dict[str, str]:
         is_recording = problem.path.name == "wav.scp" and "segments" in tables
         lost = users.get(problem.utt_id, []) if is_recording else [problem.utt_id]
         for utt_id in filter(None, lost):
-            reasons.setdefault(utt_id, str(problem))
+            reasons.setdefault(utt_id, _reason(problem))
     return dict(sorted(reasons.items(), key=lambda item: item[0].encode()))
+
+
+def _reason(problem: Problem) -> str:
+    """Return a problem without the remedy that is being carried out."""
+    is_under_way = "adaptkit data fix" in problem.remedy
+    return str(problem).removesuffix(f"; {problem.remedy}") if is_under_way else str(problem)
 
 
 def _drop_line(table: Table, number: int) -> None:

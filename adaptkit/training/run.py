@@ -144,7 +144,7 @@ def _refuse_untrained(train: Examples, valid: Examples) -> None:
         both = [task for task in names if task in known]
         remedy = f"or validate on the others: 'adaptkit data subset {path} OUT --spk-list FILE' with "
         raise DataError(
-            f"{path}: has speakers that {train.data.path} has no utterances of: {described}; add some there, "
+            f"{path}: has speakers without utterances in {train.data.path}: {described}; add some there, "
             + (f"{remedy}{listed(both)} in FILE" if both else "or name a validation set of its speakers")
         )
     validated = set(names)

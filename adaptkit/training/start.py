@@ -102,10 +102,12 @@ def find_file(start: Path) -> Path:
 
 
 def _read(path: Path) -> AdapterFile:
-    if path.name == RunFolder(path.parent).adapter.name and path.parent.is_dir() and not path.exists():
+    if not path.exists():
+        is_folder = path.name == RunFolder(path.parent).adapter.name and path.parent.is_dir()
+        what = f"{path.parent} has no {path.name}" if is_folder else f"{path}: no such file or folder"
         raise CheckpointError(
-            f"train.start: {path.parent} has no {path.name}; name a folder of trained adapters: {_MADE_BY}, "
-            "and 'adaptkit submodels pack' packs Submodels into one"
+            f"train.start: {what}; name a folder of trained adapters: {_MADE_BY}, and 'adaptkit submodels "
+            "pack' packs Submodels into one"
         )
     return checkpoint.load(path)
 
@@ -124,9 +126,14 @@ def _choose(file: AdapterFile, adapters: AdapterStack, base: BaseModel, path: Pa
         return _cut(file, base, adapters.tasks, adapters.tasks)
     only = SHARED if SHARED in file.tasks else file.tasks[0]
     if SHARED not in file.tasks and len(file.tasks) != 1:
+        what = (
+            f"adapters {describe_difference(file.adapters, adapters.configs)}"
+            if set(adapters.tasks) <= set(file.tasks)
+            else f"its speakers are {listed(file.tasks)}, but those of the training set are "
+            f"{listed(adapters.tasks)}"
+        )
         raise CheckpointError(
-            f"train.start: {path}: its speakers are {listed(file.tasks)}, but those of the training set are "
-            f"{listed(adapters.tasks)}; start from adapters of the same speakers and options, or from a "
+            f"train.start: {path}: {what}; start from adapters of the same speakers and options, or from a "
             f"shared adapter ({_MADE_BY})"
         )
     difference = describe_difference(file.adapters, adapters.configs, but_for=_OF_BANK)

@@ -195,7 +195,7 @@ def _names_rates(key: str) -> bool:
 
 def _refuse_longer(folder: Path) -> str:
     return (
-        f"{folder}: trials over train.max_epochs chose its settings, so it cannot be trained for more "
+        f"trials over train.max_epochs chose the settings of {folder}, so it cannot be trained for more "
         "epochs; train in another folder, or remove this one to start over"
     )
 

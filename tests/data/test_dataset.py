@@ -95,7 +95,8 @@ def test_a_table_of_lengths_with_a_hole_is_refused(folder, base, forget_records,
 
 
 def test_a_set_without_features_is_refused_with_the_command_that_makes_them(corpus, base):
-    with pytest.raises(DataError, match=r"no feats.scp.*'adaptkit feats .*data/train dump/train' makes them"):
+    remedy = r"data/train dump/train --rate 8000 --num-bins 20' makes them"
+    with pytest.raises(DataError, match=rf"no feats.scp.*'adaptkit feats .*{remedy}"):
         read_examples(corpus / "data/train", base)
 
 
