@@ -180,7 +180,7 @@ def test_what_cannot_be_chosen_from_is_refused(run, base_dir, new_exp, exp):
             "embedding",
             "--unknown-speaker base: no effect with --route embedding",
         ),
-        ({}, "shared", "has no speaker 'shared'.*train --shared' makes, or use --route likelihood"),
+        ({}, "shared", "has no shared adapter .*train --shared' makes, or use --route likelihood"),
         (
             {"exp": new_exp("all", kind="full", per_task=False)},
             "likelihood",

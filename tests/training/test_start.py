@@ -154,6 +154,15 @@ def test_a_frozen_start_that_could_learn_nothing_is_refused(base, new_exp, tmp_p
         take(exp, tmp_path / "run", build(base, entry), base, freeze_shared=True)
 
 
+def test_a_start_that_is_missing_or_has_other_options_is_refused_with_the_difference(base, new_exp, tmp_path):
+    entry = {"kind": "residual", "bottleneck": 3}
+    with pytest.raises(CheckpointError, match=r"train.start: .*gone: no such file or folder; .* --shared'"):
+        take(tmp_path / "gone", tmp_path / "run", build(base, entry), base)
+    exp = new_exp("other", {**entry, "bottleneck": 2}, tasks=SPEAKERS)
+    with pytest.raises(CheckpointError, match=r"adapters.0.bottleneck 2, not 3; start from .* same speakers"):
+        take(exp, tmp_path / "run", build(base, entry), base)
+
+
 # whole trainings
 
 
