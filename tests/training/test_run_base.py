@@ -115,7 +115,7 @@ def test_training_a_base_moves_its_weights_and_statistics(base_settings, tmp_pat
 
 
 def test_a_base_without_a_model_to_build_is_refused(settings):
-    with pytest.raises(ConfigError, match="base: needs 'data'"):
+    with pytest.raises(ConfigError, match="base: training needs 'data'"):
         base_run.train_base(settings(), device="cpu")
 
 
