@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -274,6 +275,8 @@ def _restate(problem: Mapping[str, Any], model: type[BaseModel]) -> InitErrorDet
     elif problem["type"] == "literal_error":
         choices = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
         message = f"{message}{nearest(str(problem['input']), choices)}"
+    elif problem["type"] == "string_type" and isinstance(problem["input"], int | float | date):
+        message = "expected text; put it in quotes, which yaml needs around a number or date: name='2380'"
     stated = PydanticCustomError("stated", "{message}", {"message": message})
     return {"type": stated, "loc": problem["loc"], "input": problem["input"]}
 

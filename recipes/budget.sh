@@ -57,7 +57,7 @@ train_alone() {  # a speaker: an epoch is one step, if all utterances are needed
   count=$(wc -l <"$data/train/utt2spk")
   per_epoch=$((count / rows > 1 ? count / rows : 1))
   "${run[@]}" "$exp/log/train.log" adaptkit train "$config" --exp "$exp" --resume "${overrides[@]}" \
-    --set "name=$1" --set "data.train=$data/train" --set "data.valid=$data/valid" --set train.batch_frames=1000000 \
+    --set "name='$1'" --set "data.train=$data/train" --set "data.valid=$data/valid" --set train.batch_frames=1000000 \
     --set "train.task_utterances=$(((count + per_epoch - 1) / per_epoch))" \
     --set "train.max_epochs=$((steps / per_epoch))" --set "train.valid_every=$((steps / per_epoch / validations + 1))"
 }

@@ -96,7 +96,7 @@ train_alone() {  # a speaker
   adaptkit data subset "dump/$train" "$data/train" --spk-list <(echo "$1")
   adaptkit data subset "dump/$valid" "$data/valid" --spk-list <(echo "$1")
   "${run[@]}" "$exp/log/train.log" adaptkit train "$config" --exp "$exp" --resume "${overrides[@]}" \
-    --set "name=$1" --set "data.train=$data/train" --set "data.valid=$data/valid"
+    --set "name='$1'" --set "data.train=$data/train" --set "data.valid=$data/valid"
 }
 
 train_embedding() {  # dimensions; optionally, prefix of the name and words for adaptkit train

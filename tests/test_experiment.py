@@ -119,6 +119,10 @@ def test_a_yaml_of_adapters_holds_nothing_else(path, tmp_path):
             "adapters.0.bottleneck: Input should be less than or equal to 65536",
         ),
         (f"train.seed={2**64}", "train.seed: Input should be less than or equal to 9223372036854775807"),
+        (
+            "name=2380",
+            "name: expected text; put it in quotes, which yaml needs around a number or date: name='2380'",
+        ),
         ("train.max_epochs=true", "train.max_epochs: Input should be a valid integer (seen: True)"),
         ("train.num_workers=1000000", "train.num_workers: Input should be less than or equal to 256"),
         ("train.temperature=1e-9", "train.temperature: Input should be greater than or equal to 0.1"),
