@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from sys import intern
 from typing import NamedTuple
 
 from adaptkit.characters import describe_strange
@@ -16,6 +17,7 @@ from adaptkit.kaldi.tables import is_clean, split_line
 
 EXAMPLES = 3  # of each cause
 _BLOCK_LINES = 5000
+_OF_NAMES = ("utt2spk", "utt2task", "utt2group", "spk2group")  # few different values
 _BROKEN = re.compile("[\ud800-\udfff]")  # of bytes that are not UTF-8
 
 
@@ -105,17 +107,23 @@ def scan_table(path: Path) -> tuple[Table, list[Problem]]:
     lines = split_lines(text)
     for first in range(0, len(lines), _BLOCK_LINES):
         block = lines[first : first + _BLOCK_LINES]
-        if not _take_clean(table, first + 1, block):
+        if not _take_clean(table, first + 1, block, is_of_names=path.name in _OF_NAMES):
             problems += _take(path, table, first + 1, block)
     return table, [*problems, *_order_problems(path, table)]
 
 
-def _take_clean(table: Table, first: int, lines: Sequence[str]) -> bool:
-    """Add lines, numbered from `first`, to a table if nothing can be wrong with any of them."""
+def _take_clean(table: Table, first: int, lines: Sequence[str], *, is_of_names: bool) -> bool:
+    """Add lines, numbered from `first`, to a table if nothing can be wrong with any of them.
+
+    Equal keys of several tables are one object, and equal names in one.
+    """
     if not is_clean("\n".join(lines)) or not all(map(_is_text, lines)):
         return False
     parts = [line.partition(" ") for line in lines]
-    added = {part[0]: Line(number, part[2]) for number, part in enumerate(parts, start=first)}
+    own = intern if is_of_names else str
+    added = {
+        intern(key): Line(number, own(value)) for number, (key, _, value) in enumerate(parts, start=first)
+    }
     if len(added) < len(lines) or not added.keys().isdisjoint(table):
         return False
     table.update(added)

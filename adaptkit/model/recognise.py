@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -16,6 +17,7 @@ from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
 
 _LOG = logging.getLogger(__name__)
+Found = TypeVar("Found")  # of a row of a batch
 _CPU_IS_FULL = "DefaultCPUAllocator"  # names itself in the RuntimeError for which torch has no class
 
 
@@ -73,7 +75,8 @@ def search_nbest(
 
     If the memory of the device does not suffice, the batch is halved, as often as it takes.
     """
-    found = _search_halving(adapted, batch, searcher)
+    paths = halving(batch, lambda part: adapted.recognise(part, searcher))
+    found = dict(zip(batch.utt_ids, paths, strict=True))
     refuse_infinite(found)
     return found
 
@@ -87,11 +90,10 @@ def refuse_infinite(found: Mapping[str, Sequence[BestPath]]) -> None:
         )
 
 
-def _search_halving(
-    adapted: AdaptedModel, batch: Batch, searcher: Searcher | None
-) -> dict[str, list[BestPath]]:
+def halving(batch: Batch, run: Callable[[Batch], Sequence[Found]]) -> list[Found]:
+    """Return what `run` finds for each row, of halves of the batch if the memory does not suffice for it."""
     try:
-        return dict(zip(batch.utt_ids, adapted.recognise(batch, searcher), strict=True))
+        return list(run(batch))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -105,10 +107,9 @@ def _search_halving(
         )
     if batch.inputs.is_cuda:
         torch.cuda.empty_cache()
-    _LOG.warning("out of memory with %d utterances, which are divided: %s", num_rows, reason)
+    _LOG.warning("out of memory with a batch of %d, which is divided: %s", num_rows, reason)
     halves = range(num_rows // 2), range(num_rows // 2, num_rows)
-    first, second = (_search_halving(adapted, batch.rows(list(half)), searcher) for half in halves)
-    return first | second
+    return [found for half in halves for found in halving(batch.rows(list(half)), run)]
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

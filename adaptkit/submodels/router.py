@@ -20,6 +20,7 @@ from adaptkit.data.dataset import BASE_NAME, BASE_TASK
 from adaptkit.errors import ConfigError, DataError
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.embedding import embed
+from adaptkit.model.recognise import halving
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.embeddings import SpeakerEmbeddings
 
@@ -67,7 +68,8 @@ class Router:
     """Chooses weights for one utterance at a time, so that a choice does not depend on other utterances.
 
     The model must be in `hooked()`. `submodels` is the cache that holds its adapters, if they are Submodels.
-    A pass has at most `batch_frames` feature frames; several candidates share one.
+    A pass has at most `batch_frames` feature frames; several candidates share one. If it does not fit in
+    memory, it is halved.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class Router:
             part = names[start : start + size]
             tasks = [None if name == BASE_NAME else name for name in part]
             with holding(self._adapted.adapters, self._submodels, tasks) as task_ids:
-                likelihoods = self._adapted.own_likelihoods(row.repeated(task_ids))
+                likelihoods = halving(row.repeated(task_ids), self._adapted.own_likelihoods)
             found |= zip(part, likelihoods, strict=True)
         return found
 

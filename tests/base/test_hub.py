@@ -119,14 +119,14 @@ class FakeHub(BaseHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_download_fetches_what_the_model_needs_though_nothing_else_may(new_archive, environment, tmp_path):
+def test_download_fetches_what_the_model_needs_though_nothing_else_may(new_archive, forking, tmp_path):
     root = shutil.copytree(new_archive("librispeech_conformer"), tmp_path / "hub", symlinks=False)
     (root / "large.bin").write_bytes(b"not needed")
     handler = type("Handler", (FakeHub,), {"root": root})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         place = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "cache")}
-        given = {**environment, **place, "HF_HUB_DISABLE_XET": "1"}
+        given = {**forking, **place, "HF_HUB_DISABLE_XET": "1"}
 
         def run(*more, **variables):
             command = ["adaptkit", "base", "import", TAG, "--out", str(tmp_path / "base"), *more]

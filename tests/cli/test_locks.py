@@ -84,17 +84,17 @@ def test_second_writer_is_refused_and_changes_nothing(
 
 
 @pytest.mark.slow
-def test_two_trainings_in_one_folder_leave_one_result(environment, yaml, tmp_path, tensors_in):
+def test_two_trainings_in_one_folder_leave_one_result(forking, yaml, tmp_path, tensors_in):
     command = ["adaptkit", "train", str(yaml), "--device", "cpu", "--exp"]
     both, alone = tmp_path / "both", tmp_path / "alone"
     pipe = subprocess.PIPE
-    started = [subprocess.Popen([*command, str(both)], env=environment, stderr=pipe, text=True) for _ in "ab"]
+    started = [subprocess.Popen([*command, str(both)], env=forking, stderr=pipe, text=True) for _ in "ab"]
     messages = [process.communicate()[1] for process in started]
     codes = sorted(process.returncode for process in started)
     assert codes == [0, 1], messages
     refused = next(m for m, process in zip(messages, started, strict=True) if process.returncode)
     assert "is writing to it" in refused or "--resume" in refused  # the latter if they did not overlap
-    subprocess.run([*command, str(alone)], env=environment, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([*command, str(alone)], env=forking, check=True, stderr=subprocess.DEVNULL)
     steps = [
         [json.loads(line).get("step") for line in (folder / "train.jsonl").read_text().splitlines()]
         for folder in (both, alone)

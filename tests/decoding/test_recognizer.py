@@ -153,7 +153,7 @@ def test_batches_are_halved_until_they_fit_in_memory(recognizer, arrays, fill, c
     assert full.sizes == [5, 2, 3, 1, 2]
     assert full.num_held == 0  # of the passes before
     assert [one.text for one in found] == [one.text for one in expected]
-    assert "out of memory with 5 utterances, which are divided" in caplog.text
+    assert "out of memory with a batch of 5, which is divided" in caplog.text
 
 
 def test_an_utterance_that_does_not_fit_by_itself_is_named(recognizer, arrays, fill):

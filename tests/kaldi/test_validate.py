@@ -88,6 +88,13 @@ def test_line_of_bad_form_is_reported(folder, name, before, after, problem):
     assert problem in heads(folder)
 
 
+def test_tables_share_the_keys_and_names_that_they_hold(folder):
+    texts, speakers = (scan_table(folder.path / name)[0] for name in ("text", "utt2spk"))
+    assert all(own is other for own, other in zip(texts, speakers, strict=True))
+    by_id = {id(line.value): line.value for line in speakers.values()}
+    assert sorted(by_id.values()) == sorted(set(by_id.values()))
+
+
 def test_capitals_sort_before_small_letters_as_in_c(folder):
     for name in ("wav.scp", "text", "utt2spk", "spk2utt"):
         folder.edit(name, b"anna", b"Anna")

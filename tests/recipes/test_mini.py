@@ -12,7 +12,7 @@ import pytest
 from adaptkit import config
 
 ROOT = Path(__file__).parents[2]
-FEW = ["--prepare-options", "--nj 2 --per-speaker 2", "--base-test-sets", "base_valid"]
+FEW = ["--prepare-options", "--per-speaker 2", "--base-test-sets", "base_valid"]
 SETS = "base_train base_valid adapt_train adapt_valid adapt_test"
 
 pytestmark = pytest.mark.slow

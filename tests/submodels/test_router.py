@@ -66,6 +66,24 @@ def likelihoods(base, stack, row):
         return [adapted.own_likelihoods(row.of_task(task))[0] for task in (0, 1, 2, -1)]
 
 
+def test_a_pass_that_does_not_fit_in_memory_is_halved(base, choose):
+    expected, sizes = choose(), []
+
+    def fill(module, args):
+        sizes.append(len(args[0]))
+        if sizes[-1] > 2:
+            torch.empty(1 << 60, dtype=torch.uint8)
+
+    handle = base.model.encoder.register_forward_pre_hook(fill)
+    try:
+        found = choose()
+    finally:
+        handle.remove()
+    assert sizes == [4, 2, 2]  # three speakers and the base
+    assert (found.name, found.runner_up) == (expected.name, expected.runner_up)
+    assert found.score == pytest.approx(expected.score, abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["residual", "hff", "full"])
 def test_the_likeliest_weights_and_the_next_are_chosen(base, new_stack, choose, row, kind):
     expected = likelihoods(base, new_stack(base, kind, is_trained=True), row)

@@ -115,7 +115,7 @@ def spoil(data, utt_id):
 
 
 @pytest.fixture(scope="module")
-def runs(base_dir, corpus, tmp_path_factory):
+def runs(base_dir, corpus, forking, tmp_path_factory):
     """A folder of what one process and two trained alike, what steps did there, and what the two said."""
     folder = tmp_path_factory.mktemp("processes")
     broken = shutil.copytree(corpus / "dump/train", folder / "broken")
@@ -139,20 +139,19 @@ def runs(base_dir, corpus, tmp_path_factory):
             train.train_adapters(made, folder / "one" / name, device="cpu")
     (folder / "script.py").write_text(SCRIPT)
     (folder / "said").write_text(
-        torchrun(folder, 2, ["good", *OPTIMIZERS, "folds", "grid", *KINDS, "broken"])
+        torchrun(folder, 2, ["good", *OPTIMIZERS, "folds", "grid", *KINDS, "broken"], forking)
     )
-    torchrun(folder, 4, KINDS)
+    torchrun(folder, 4, KINDS, forking)
     return folder
 
 
-def torchrun(folder, number, names):
+def torchrun(folder, number, names, environment):
     """Train experiments in 2 processes, or in 4 as on two machines, each in turn; return what they said."""
     alone = ["--standalone", "--nproc_per_node", "2"]
     meeting = ["--rdzv_backend", "c10d", "--rdzv_id", "tests", "--rdzv_endpoint", f"127.0.0.1:{free_port()}"]
     words = alone if number == 2 else ["--nnodes", "2", "--nproc_per_node", "2", *meeting]
-    command = [sys.executable, "-m", "torch.distributed.run", *words]
+    command = [environment["PYTHON_EXEC"], "-m", "torch.distributed.run", *words]
     command += ["script.py", __file__, WORDS[number], *names]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     logs = [folder / f"{WORDS[number]}.{machine}" for machine in range(number // 2)]
     with ExitStack() as stack:
         started = []

@@ -240,17 +240,18 @@ def test_a_speaker_without_utterances_to_validate_on_keeps_its_last_weights(job,
 # resuming
 
 
-@pytest.mark.parametrize("stop", [2 * EPOCH + 1, 4 * EPOCH, math.inf])
 @pytest.mark.parametrize("average", [1, 2])
-def test_a_run_in_which_speakers_had_stopped_resumes_to_the_same(job, assert_same, stop, average):
+def test_a_run_in_which_speakers_had_stopped_resumes_to_the_same(job, assert_same, average):
     options = {"valid": True, "average": average, "save_every_steps": 2, **STOPPING}
-    whole, resumed = job("whole", **options), job("run", **options)
+    whole = job("whole", **options)
     whole.fit()
-    job("run", stop=stop, **options).fit_until_stopped()
-    assert isinstance(resumed.fit(resume=True), State)
-    assert_same(resumed.weights, whole.weights)
-    assert_same(resumed.saved(), whole.saved())
-    assert standings_of(resumed.plan.folder) == standings_of(whole.plan.folder)
+    for stop in (2 * EPOCH + 1, 4 * EPOCH, math.inf):
+        job(f"run_{stop}", stop=stop, **options).fit_until_stopped()
+        resumed = job(f"run_{stop}", **options)
+        assert isinstance(resumed.fit(resume=True), State)
+        assert_same(resumed.weights, whole.weights)
+        assert_same(resumed.saved(), whole.saved())
+        assert standings_of(resumed.plan.folder) == standings_of(whole.plan.folder)
 
 
 def test_a_killed_run_in_which_a_speaker_had_stopped_resumes_to_the_same_bytes(

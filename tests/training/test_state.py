@@ -7,6 +7,7 @@ import pytest
 
 from adaptkit.errors import CheckpointError, TrainingError
 from adaptkit.tensors import write_tensors
+from adaptkit.training import state
 from adaptkit.training.standing import Standing
 from adaptkit.training.state import State
 
@@ -264,6 +265,15 @@ def test_without_patience_nothing_stops():
     for step in range(99):
         standing = standing.after([50.0, 1.0, step], average=1, patience=None)
     assert (standing.waited, standing.is_stopped) == (98, False)
+
+
+def test_the_digest_of_a_data_set_is_that_of_all_its_rows(examples, monkeypatch):
+    rows = [
+        (u.utt_id, u.task, u.text, length)
+        for u, length in zip(examples.data.utterances, examples.lengths, strict=True)
+    ]
+    monkeypatch.setattr(state, "_CHUNK", 5)  # of 18 utterances
+    assert state.describe_contents(examples, None) == {"training set": state.digest(rows)}
 
 
 def test_a_state_names_what_has_stopped_and_the_steps_kept_for_any():

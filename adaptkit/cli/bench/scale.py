@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adaptkit.cli.options import Adapter, AdapterOverrides, Device, choose_device
+from adaptkit.cli.options import Adapter, AdapterOverrides, Command, Device, choose_device
 
 _COLUMNS = {  # of the table, with the field and the decimals of each
     "speakers": ("num_speakers", 0),
@@ -22,6 +22,11 @@ _COLUMNS = {  # of the table, with the field and the decimals of each
     "run.json kB": ("record_kb", 1),
     "journal kB": ("journal_kb", 1),
 }
+
+
+def register(group: typer.Typer) -> None:
+    """Add the command to the group."""
+    group.command(cls=Command)(scale)
 
 
 def scale(

@@ -1,13 +1,10 @@
-"""`adaptkit bench`: measure the cost of training, augmentation, decoding and serving on this machine."""
+"""`adaptkit bench augment`, `submodels` and `decode`: what a model costs beside its training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adaptkit.cli.bench_corpus import corpus
-from adaptkit.cli.bench_scale import scale
-from adaptkit.cli.bench_train import gpu, train
 from adaptkit.cli.options import (
     Adapter,
     AdapterOverrides,
@@ -23,7 +20,6 @@ from adaptkit.cli.options import (
     Utterances,
     choose_device,
     load_benched,
-    new_group,
     refuse_both,
     request_search,
 )
@@ -35,17 +31,16 @@ if TYPE_CHECKING:
     from adaptkit.base.checkpoint import BaseModel
     from adaptkit.bench.serving import Served
 
-app = new_group("Measure the cost of corpora, training, augmentation, decoding and serving on this machine.")
-
-app.command(cls=Command)(train)
-app.command(cls=Command)(gpu)
-app.command(cls=Command)(scale)
-app.command(cls=Command)(corpus)
-
 NUM_CLIENTS = 64  # simultaneous
 
 
-@app.command(cls=Command)
+def register(group: typer.Typer) -> None:
+    """Add the commands to the group."""
+    group.command(cls=Command)(augment)
+    group.command(cls=Command)(submodels)
+    group.command(cls=Command)(decode)
+
+
 def augment(
     policy: Annotated[
         str, typer.Option(metavar="POLICY", help="A policy (name or yaml).")
@@ -86,7 +81,6 @@ def augment(
         typer.echo(f"{cost.name:14} {figures}")
 
 
-@app.command(cls=Command)
 def submodels(
     base: BenchBase = None,
     model: BenchModel = None,
@@ -148,7 +142,6 @@ def submodels(
         _print_served(found)
 
 
-@app.command(cls=Command)
 def decode(
     base: BenchBase = None,
     model: BenchModel = None,

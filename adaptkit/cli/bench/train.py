@@ -9,6 +9,7 @@ from adaptkit.cli.options import (
     AdapterOverrides,
     BenchBase,
     BenchModel,
+    Command,
     Device,
     Seconds,
     Utterances,
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from adaptkit.bench.timed import Cost
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands to the group."""
+    group.command(cls=Command)(train)
+    group.command(cls=Command)(gpu)
 
 
 def train(

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adaptkit.cli.options import Nj
+from adaptkit.cli.options import Command, Nj
 
 if TYPE_CHECKING:
     from adaptkit.bench.corpus import CorpusCost
+
+
+def register(group: typer.Typer) -> None:
+    """Add the command to the group."""
+    group.command(cls=Command)(corpus)
 
 
 def corpus(
