@@ -28,8 +28,8 @@ def adapt(
     `exp`, which is returned; its last part is the experiment's name.
 
     `adapter` is an adapter type, or a yaml of adapters by its name in conf/adapters or its path. `settings`
-    are those of an experiment by their full keys, such as {"adapters.0.bottleneck": 16, "train.lr": 1e-3}.
-    Without `valid` there must be {"train.folds": K}. `device` is cpu, cuda or cuda:N. With `resume` a run
+    are those of an experiment by their full keys, such as `{"adapters.0.bottleneck": 16, "train.lr": 1e-3}`.
+    Without `valid` there must be `"train.folds"`. `device` is cpu, cuda or cuda:N. With `resume` a run
     that was interrupted goes on, to the same weights, and a finished one is left as it is.
 
     What a user can mend is an AdaptkitError: a ConfigError for settings, a DataError for data directories, a
@@ -59,7 +59,7 @@ def enroll(
 
     `exp` is the folder of an experiment and `data` a data directory with the new `speakers`, or with new
     speakers only. They are added to a copy of the adapters in the folder `out`, or to those of `exp` itself;
-    that folder is returned. Without `valid`, the last weights are kept, or {"train.folds": K} among the
+    that folder is returned. Without `valid`, the last weights are kept, or `"train.folds"` among the
     `settings` chooses the number of epochs; only settings of `train` can change. New weights start from the
     shared adapter, if there is one, else from the mean of the known speakers, unless `start` says otherwise.
 
