@@ -128,7 +128,7 @@ class Variant(Config):
 
     adapter: str | None = Field(
         None,
-        description="adapters to start from, by name as `--adapter` takes it or by path; null: the entry's name",
+        description="adapters to start from, as `--adapter` names them; null: those of the entry's name",
     )
     set: dict[str, Any] = Field({}, description="settings that override it, as in adapters.0.bottleneck")
 
@@ -143,11 +143,12 @@ def load(
 ) -> Experiment:
     """Read and validate an experiment; `overrides` are like `adapters.0.bottleneck=32`.
 
-    `adapter` replaces the adapters, and possibly training options. It is an entry of the yaml's `compare:`, which
-    starts from what its `adapter` or its own name refers to and then sets what it lists. A name refers to the
-    yaml's own `adapters:` if it is that of the experiment, or else to a yaml in `conf/adapters`, or to an adapter
-    type; a path refers to the yaml there. `augment` is another augmentation, by name or path. The experiment is
-    then named after them. `shared` trains one adapter for all speakers, and adds `_shared` to the name.
+    `adapter` replaces the adapters, and possibly training options. It is an entry of the yaml's `compare:`,
+    which starts from what its `adapter` or its own name refers to and then sets what it lists. A name refers
+    to the yaml's own `adapters:` if it is that of the experiment, or else to a yaml in `conf/adapters`, or to
+    an adapter type; a path refers to the yaml there. `augment` is another augmentation, by name or path. The
+    experiment is then named after them. `shared` trains one adapter for all speakers, and adds `_shared` to
+    the name.
     """
     content = config.read_yaml(path)
     variants = _read_variants(content, path)
@@ -215,8 +216,8 @@ def _read_variants(content: dict[str, Any], path: Path) -> dict[str, Variant]:
     own = variants.get(str(content.get("name")))
     if own and own.adapter and content.get("adapters"):
         raise ConfigError(
-            f"{path}: compare.{content['name']}: adapter: the experiment has this name, so the entry starts from "
-            f"the yaml's own 'adapters:', not from '{own.adapter}'; leave 'adapter' out, or rename one of the two"
+            f"{path}: compare.{content['name']}: adapter: the experiment has this name, so the entry starts "
+            f"from its own 'adapters:', not from '{own.adapter}'; drop 'adapter', or rename one of the two"
         )
     return variants
 

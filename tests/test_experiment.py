@@ -119,7 +119,7 @@ def test_the_name_of_an_experiment_stands_for_its_own_adapters_and_any_other_for
 def test_a_row_with_the_name_of_the_experiment_starts_from_no_other_adapters(path):
     config.write_yaml(path, {**CONTENT, "compare": {"tiny": {"adapter": "hra"}}})
     with pytest.raises(
-        ConfigError, match=r"compare\.tiny: adapter: .* own 'adapters:', not from 'hra'; leave"
+        ConfigError, match=r"compare\.tiny: adapter: .* own 'adapters:', not from 'hra'; drop"
     ):
         experiment.load(path)
 
