@@ -126,7 +126,10 @@ class Experiment(Config):
 class Variant(Config):
     """An entry of an experiment's `compare:`: adapters to train in place of its own."""
 
-    adapter: str | None = Field(None, description="yaml of adapters, by name or path; null: the entry's name")
+    adapter: str | None = Field(
+        None,
+        description="adapters to start from, as `--adapter` names them; null: those of the entry's name",
+    )
     set: dict[str, Any] = Field({}, description="settings that override it, as in adapters.0.bottleneck")
 
 
@@ -140,14 +143,16 @@ def load(
 ) -> Experiment:
     """Read and validate an experiment; `overrides` are like `adapters.0.bottleneck=32`.
 
-    `adapter` replaces the adapters, and possibly training options: it is an entry of the yaml's `compare:`, a
-    yaml by its name in `conf/adapters` or by its path, or an adapter type. `augment` is another augmentation,
-    by name or path. The experiment is then named after them. `shared` trains one adapter for all speakers,
-    and adds `_shared` to the name.
+    `adapter` replaces the adapters, and possibly training options. It is an entry of the yaml's `compare:`,
+    which starts from what its `adapter` or its own name refers to and then sets what it lists. A name refers
+    to the yaml's own `adapters:` if it is that of the experiment, or else to a yaml in `conf/adapters`, or to
+    an adapter type; a path refers to the yaml there. `augment` is another augmentation, by name or path. The
+    experiment is then named after them. `shared` trains one adapter for all speakers, and adds `_shared` to
+    the name.
     """
     content = config.read_yaml(path)
     variants = _read_variants(content, path)
-    words = [] if adapter is None else _replacing(adapter, variants)
+    words = [] if adapter is None else _replacing(adapter, variants, content)
     names = [] if adapter is None else [_name_of_adapter(adapter)]
     if augment is not None:
         names.append(name_of(augment))
@@ -215,13 +220,24 @@ def _read_variants(content: dict[str, Any], path: Path) -> dict[str, Variant]:
     given = content.pop("compare", None) or {}
     if not isinstance(given, dict):
         raise ConfigError(f"{path}: compare: expected 'name: {{adapter: ..., set: {{...}}}}' lines")
-    return {name: config.check(Variant, row or {}, f"{path}: compare.{name}") for name, row in given.items()}
+    variants = {
+        name: config.check(Variant, row or {}, f"{path}: compare.{name}") for name, row in given.items()
+    }
+    own = variants.get(str(content.get("name")))
+    if own and own.adapter and content.get("adapters"):
+        raise ConfigError(
+            f"{path}: compare.{content['name']}: adapter: the experiment has this name, so the entry starts "
+            f"from its own 'adapters:', not from '{own.adapter}'; drop 'adapter', or rename one of the two"
+        )
+    return variants
 
 
-def _replacing(adapter: str, variants: Mapping[str, Variant]) -> list[str]:
+def _replacing(adapter: str, variants: Mapping[str, Variant], content: Mapping[str, Any]) -> list[str]:
     """Return the overrides that replace an experiment's adapters."""
     variant = variants.get(adapter, Variant(adapter=adapter))
-    given = _read_adapters(variant.adapter or adapter, variants)
+    word = variant.adapter or adapter
+    is_own = word == content.get("name") and content.get("adapters")
+    given = {"adapters": content["adapters"]} if is_own else _read_adapters(word, variants)
     train = {f"train.{name}": value for name, value in (given.get("train") or {}).items()}
     changes = {"name": _name_of_adapter(adapter), "adapters": given["adapters"], **train, **variant.set}
     return setting(changes)

@@ -73,6 +73,7 @@ list_rows() {
 need_adapter() {
   [[ $1 != *.yaml ]] || [ ! -f "$1" ] || return 0
   ! list_rows "$config" | grep -qxF -- "$1" || return 0
+  [ "$1" != "$(name_of "$config")" ] || ! grep -q '^adapters:' "$config" || return 0
   ! python -c 'import sys; from adaptkit.config import find_optional; sys.exit(not find_optional("adapters", sys.argv[1]))' \
     "$1" || return 0
   adaptkit adapters show "$1" >/dev/null || die 1 "--adapter $1: no such adapters, and no such row of 'compare:' in $config"

@@ -91,6 +91,39 @@ def test_other_adapters_name_the_experiment_and_keep_the_rest(path, tmp_path):
     assert loaded.base == experiment.load(path).base
 
 
+def test_the_name_of_an_experiment_stands_for_its_own_adapters_and_any_other_for_a_yaml(tmp_path):
+    rows = {
+        "residual": None,
+        "small": {"adapter": "residual", "set": {"adapters.0.blocks": [0]}},
+        "hra": None,
+    }
+    own = {
+        **CONTENT,
+        "name": "residual",
+        "adapters": [{"kind": "residual", "bottleneck": 8}],
+        "compare": rows,
+    }
+    path = tmp_path / "own.yaml"
+    config.write_yaml(path, own)
+    (small,) = experiment.load(path, adapter="small").adapters
+    assert experiment.load(path, adapter="residual") == experiment.load(path)
+    assert small == residual.Config(bottleneck=8, blocks=(0,))
+    assert (
+        experiment.load(path, adapter="hra").adapters[0].controller_width == 256
+    )  # of conf/adapters/hra.yaml
+    config.write_yaml(path, {**own, "name": "other", "compare": None})
+    assert experiment.load(path, adapter="other") == experiment.load(path)
+    assert experiment.load(path, adapter="residual").adapters == (residual.Config(bottleneck=64),)
+
+
+def test_a_row_with_the_name_of_the_experiment_starts_from_no_other_adapters(path):
+    config.write_yaml(path, {**CONTENT, "compare": {"tiny": {"adapter": "hra"}}})
+    with pytest.raises(
+        ConfigError, match=r"compare\.tiny: adapter: .* own 'adapters:', not from 'hra'; drop"
+    ):
+        experiment.load(path)
+
+
 def test_a_yaml_of_adapters_holds_nothing_else(path, tmp_path):
     config.write_yaml(tmp_path / "other.yaml", {"adapters": [], "base": {"dir": "exp/other"}})
     with pytest.raises(ConfigError, match="expected 'adapters' and optionally 'train', found adapters, base"):

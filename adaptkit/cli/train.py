@@ -30,8 +30,8 @@ def train(
         str | None,
         typer.Option(
             metavar="ADAPTER",
-            help="Replace the adapters by an adapter type, the name or path of a yaml with one, or an entry "
-            "of the section 'compare'; the experiment is named after it.",
+            help="Replace the adapters by an entry of the section 'compare', a yaml by name or path, or an "
+            "adapter type; the experiment is named after it, and its present name means its own adapters.",
         ),
     ] = None,
     augment: Augment = None,

@@ -128,6 +128,13 @@ def test_all_adapters_are_the_rows_of_the_yaml(folder):
     )
 
 
+@pytest.mark.parametrize(("own", "code"), [({"adapters": [{"kind": "hra"}]}, 0), ({}, 1)])
+def test_the_name_of_an_experiment_is_an_adapter_where_it_has_adapters(tmp_path, own, code):
+    config.write_yaml(tmp_path / "x.yaml", {"name": "my_own", "base": {"dir": "exp/base"}, **own})
+    done = compare("--config", "x.yaml", "--adapter", "my_own", "--stop-stage", "0", cwd=tmp_path)
+    assert done.returncode == code
+
+
 def test_all_adapters_of_a_yaml_without_rows_are_misuse(tmp_path):
     config.write_yaml(tmp_path / "x.yaml", {"name": "x", "base": {"dir": "exp/base"}})
     done = compare("--config", "x.yaml", "--adapter", "all", cwd=tmp_path)
