@@ -171,7 +171,7 @@ def make(content: Mapping[str, Any], changes: Mapping[str, Any], *, adapter: str
     `adapter` gives its adapters and perhaps training options, as that of `load`; `changes` are settings by
     their full keys, such as `adapters.0.bottleneck`.
     """
-    words = [*_replacing(adapter, {}), *setting({"name": content["name"], **changes})]
+    words = [*_replacing(adapter, {}, {}), *setting({"name": content["name"], **changes})]
     return _resolve(dict(content), words, where)
 
 
