@@ -135,7 +135,7 @@ def _describe_command(words: str, command: Any) -> Iterator[str]:
     shown = [record for record in records if record is not None and "--help" not in record[0]]
     rows = [f"| {_code(name)} | {_cell(text)} |" for name, text in shown]
     if rows:
-        yield "\n".join(["| argument or option | |", "|---|---|", *rows])
+        yield "\n".join(["| argument or option | meaning |", "|---|---|", *rows])
 
 
 def write_settings() -> str:
@@ -157,7 +157,7 @@ def write_settings() -> str:
             rows = [
                 f"| `{key.name}` | {_cell(key.type)} | {_default(key)} | {_cell(key.help)} |" for key in own
             ]
-            parts.append("\n".join(["| key | type | default | |", "|---|---|---|---|", *rows]))
+            parts.append("\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -166,7 +166,7 @@ def _default(key: Any) -> str:
         return "required"
     if isinstance(key.default, dict) and key.default:
         return ""
-    return f"`{_cell(json.dumps(key.default))}`"
+    return _code(json.dumps(key.default))
 
 
 def _cell(text: str) -> str:
@@ -180,4 +180,4 @@ def _code(text: str) -> str:
 
 def _text(text: str) -> str:
     """Return a help text as Markdown that shows its characters."""
-    return re.sub(r"([*_\[\]`])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return re.sub(r"([*_\[\]])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
