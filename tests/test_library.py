@@ -1,5 +1,6 @@
 """What `import adaptkit` offers."""
 
+import configparser
 import re
 import subprocess
 import sys
@@ -9,12 +10,13 @@ from pathlib import Path
 import pytest
 
 import adaptkit
+from adaptkit import config
 from adaptkit.base import checkpoint
 from adaptkit.kaldi import datadir, subset
 from tests.fixtures.models import SPEAKERS
 
 VOICES = dict(zip(SPEAKERS, ("child", "croak", "whisper"), strict=True))
-PAGE = Path(__file__).parents[1] / "docs/python.md"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def in_mini(base_dir, corpus, tmp_path, monkeypatch):
 
 
 def blocks():
-    return re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), flags=re.DOTALL)
 
 
 def test_an_archive_is_loaded(new_archive):
@@ -50,6 +52,12 @@ def test_the_import_itself_loads_neither_torch_nor_espnet():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["set()", adaptkit.__version__]
+
+
+def test_the_citation_is_of_this_version():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert config.read_yaml(ROOT / "CITATION.cff")["version"] == setup["metadata"]["version"]
 
 
 def test_every_public_name_is_there():
