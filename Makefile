@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 INSTALLED_TEST = $(VENV)/.installed-test
 IN_VENV = export PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help install install-test demo compare augment submodels speakers bench-gpu test test-next-espnet check fuzz kill audit lint lock clean
+.PHONY: help install install-test demo compare augment submodels speakers bench-gpu test test-next-espnet check fuzz kill audit lint catalog docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
@@ -67,6 +67,12 @@ kill: install-test  ## kill commands that write N times (N=40), and fill their d
 
 lint: install-test  ## check the code with ruff, and which module may import which with import-linter
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/lint-imports
+
+catalog: install  ## describe the adapter types again in adaptkit/adapters/catalog.json, after one has changed
+	$(IN_VENV); python -m adaptkit.adapters.describe
+
+docs: install-test  ## build the documentation into site/, without a network; links that lead nowhere are errors
+	$(IN_VENV); NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet
 
 # The second lock holds what the first has not: what the tests need besides. The third is for test-next-espnet.
 LOCK = $(UV) pip compile setup.cfg --override requirements.overrides --python-version 3.10 --universal \

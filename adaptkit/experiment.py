@@ -165,6 +165,16 @@ def load(
     return _resolve(content, [*words, *overrides], path)
 
 
+def make(content: Mapping[str, Any], changes: Mapping[str, Any], *, adapter: str, where: Path) -> Experiment:
+    """Validate an experiment that a program describes; `where` names it in messages.
+
+    `adapter` gives its adapters and perhaps training options, as that of `load`; `changes` are settings by
+    their full keys, such as `adapters.0.bottleneck`.
+    """
+    words = [*_replacing(adapter, {}, {}), *setting({"name": content["name"], **changes})]
+    return _resolve(dict(content), words, where)
+
+
 def load_base(path: Path, overrides: Sequence[str] = (), *, augment: str | None = None) -> Experiment:
     """Read an experiment for training its base model; `augment` replaces its augmentation and its name."""
     content = config.read_yaml(path)

@@ -1,4 +1,4 @@
-"""README.md repeats figures of RESULTS.md, and never others."""
+"""README.md and the guides repeat figures of the results, and never others."""
 
 import re
 from pathlib import Path
@@ -50,3 +50,20 @@ def test_figures_in_the_text_are_in_the_results():
     for text in intervals:
         for figure in figures(text):
             assert figure in figures(RESULTS), f"RESULTS.md lacks {text}"
+
+
+GUIDES = (
+    *("choosing", "coming_from", "domains", "many_speakers", "noise", "one_speaker", "trouble"),
+    "what_did_not_work",
+)
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_figures_of_a_guide_are_those_of_the_results(name):
+    measured = [ROOT / f"docs/{page}.md" for page in ("speed", "scale", "routing")]
+    sources = [ROOT / "RESULTS.md", *ROOT.glob("egs/*/RESULTS.md"), *measured]
+    known = figures(" ".join(path.read_text() for path in sources))
+    text = (ROOT / f"docs/{name}.md").read_text()
+    for part in (r"```.*?```", r"`[^`]*`", r"arXiv:\S+", r"wav2vec 2\.0"):
+        text = re.sub(part, "", text, flags=re.DOTALL)
+    assert figures(text) - known == set()

@@ -102,7 +102,7 @@ class BaseModel:
 
 
 def load(
-    path: Path,
+    path: str | Path,
     device: torch.device | str = "cpu",
     *,
     is_finished: bool = True,

@@ -30,9 +30,9 @@ class LoadedExperiment:
 
 
 def load_experiment(
-    exp: Path,
+    exp: str | Path,
     *,
-    base: Path | None = None,
+    base: str | Path | None = None,
     device: torch.device | str = "cpu",
     overrides: Sequence[str] = (),
 ) -> LoadedExperiment:
@@ -41,11 +41,11 @@ def load_experiment(
     `base` is the folder of the base model if it has moved; `overrides` change the experiment's settings. A
     missing or damaged file raises CheckpointError, as does a base model the adapters were not trained on.
     """
-    folder = RunFolder(exp)
+    folder = RunFolder(Path(exp))
     file = checkpoint.load(folder.adapter)  # before the base model, which takes seconds
     settings = experiment.load(folder.config, overrides)
     warn_of_unfinished(folder)
-    loaded = load(base or settings.base.dir, device, prompt=settings.base.prompt)
+    loaded = load(Path(base or settings.base.dir), device, prompt=settings.base.prompt)
     adapters = checkpoint.restore(file, loaded, folder.adapter)
     return LoadedExperiment(folder, settings, loaded, adapters, file)
 

@@ -144,6 +144,10 @@ def score(
     A missing or extra utterance is a ScoringError, as is a reference without words; an empty hypothesis
     counts as deletions. `speakers` and `groups` are by utterance too. Words are separated by white space;
     `normalize` names normal forms of `characters`, which are applied to both sides.
+
+    >>> report = score({"ann-1": "turn it off", "bob-1": "stop"}, {"ann-1": "turn off", "bob-1": "stop"})
+    >>> report.rate.wer
+    25.0
     """
     refs, hyps = (
         {utt_id: normalise(text, normalize) for utt_id, text in side.items()} for side in (refs, hyps)
