@@ -145,6 +145,12 @@ class Service:
             self.num_open -= 1
             self.metrics.requests_open.set(self.num_open)
 
+    @property
+    def most_sec(self) -> float:
+        """The longest recording, in seconds: that of the server, or of a model that reads less."""
+        most_sec = self.base.prompting.most_sec if self.base.prompting else self.limits.max_sec
+        return min(most_sec, self.limits.max_sec)
+
     def health(self) -> Health:
         """Return the state of the server."""
         return Health(
@@ -233,9 +239,7 @@ class Service:
         started = perf_counter()
         if task is not None and self.num_open <= self.cache.num_slots:  # else requests evict each other's
             self.cache.prefetch([task])
-        most_sec = self.base.prompting.most_sec if self.base.prompting else self.limits.max_sec
-        most_sec = min(most_sec, self.limits.max_sec)
-        speech = read_speech(body, rate_hz=self.base.rate_hz, most_sec=most_sec)
+        speech = read_speech(body, rate_hz=self.base.rate_hz, most_sec=self.most_sec)
         row = self._read(speech, task, is_routed=is_routed)
         return Prepared(row, speech.duration_sec, perf_counter() - started)
 

@@ -103,13 +103,13 @@ def test_the_examples_are_answers(schema):
 
 
 def test_the_page_names_every_route_and_loads_nothing(server):
-    page = server.get("/")
+    page = server.get("/docs")
     assert all(f"{verb.upper()} {path}" in page.text for path, verb in ROUTES)
     assert not re.search(r"<script|<link|src=|https?://(?!127\.0\.0\.1)", page.text)
 
 
 def test_the_page_has_code_where_the_description_has_backticks(server):
-    page = server.get("/").text
+    page = server.get("/docs").text
     assert "`" not in page
     assert "as listed by <code>GET /v1/submodels</code>" in page
 
