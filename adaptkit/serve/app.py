@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from adaptkit.serve import openapi
 from adaptkit.serve.audio import receive
+from adaptkit.serve.enrollment.routes import add_speakers
 from adaptkit.serve.middleware import AllowedHosts, Counting
 from adaptkit.serve.openapi import answered, refused
 from adaptkit.serve.schemas import Failure, Health, Recognised, Refusal, Submodels
@@ -44,6 +45,7 @@ def create_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_recognize(app, service)
     _add_state(app, service)
+    add_speakers(app, service)
     paths = frozenset(route.path for route in app.routes)
     app.add_middleware(AllowedHosts, names=service.hosts, refuse=_refuse_host)
     app.add_middleware(Counting, metrics=service.metrics, paths=paths)
