@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from adaptkit.cli.options import (
 )
 from adaptkit.cli.script import set_up_messages
 from adaptkit.errors import AdaptkitError
+
+if TYPE_CHECKING:
+    from adaptkit.serve.enrollment.service import EnrollmentSettings
 
 FOREIGN = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")  # another program's metrics
 Submodels = Annotated[
@@ -74,6 +77,30 @@ Nearest = Annotated[
     ),
 ]
 
+Enroll = Annotated[
+    Path | None,
+    typer.Option(
+        "--enroll",
+        metavar="DIR",
+        help="Let people enroll by voice: keep their recordings here, a data directory for each speaker, and "
+        "train Submodels on them; needs --prompts.",
+        show_default="no recordings are kept",
+    ),
+]
+PromptFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="The sentences that new speakers read aloud, as a Kaldi table of ids and texts.",
+        show_default=False,
+    ),
+]
+MaxRecordings = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=5, help="With --enroll: recordings of a speaker.", show_default="1000"),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -102,6 +129,9 @@ def serve(
     refresh_sec: RefreshSec = 2,
     preload: Preload = None,
     allowed_host: AllowedHost = None,
+    enroll: Enroll = None,
+    prompts: PromptFile = None,
+    max_recordings: MaxRecordings = None,
     device: Device = "auto",
 ) -> None:
     """Transcribe audio sent over HTTP, each request with the Submodel of its speaker.
@@ -114,14 +144,7 @@ def serve(
         from adaptkit.serve.service import ServerLimits, ServerSettings
     except ModuleNotFoundError as error:
         raise AdaptkitError(f"{error}; for the server, run: pip install 'adaptkit[serve]'") from error
-    limits = ServerLimits(
-        max_batch=max_batch,
-        batch_frames=batch_frames,
-        max_body_mb=max_body_mb,
-        max_sec=max_sec,
-        max_queue=max_queue,
-        timeout_sec=timeout_sec,
-    )
+    limits = ServerLimits(max_batch, batch_frames, max_body_mb, max_sec, max_queue, timeout_sec)
     settings = ServerSettings(
         base=base,
         submodels=submodels,
@@ -136,6 +159,7 @@ def serve(
         preload=tuple(dict.fromkeys(preload or ())),
         allowed_hosts=tuple(dict.fromkeys(allowed_host or ())),
         search=request_search(search, search_set, lm, nbest),
+        enrollment=_enrollment(enroll, prompts, max_recordings),
     )
     run(settings, device=choose_device(device), set_up=set_up_messages)
 
@@ -143,3 +167,19 @@ def serve(
 def _leave_foreign_metrics() -> None:
     for name in FOREIGN:
         os.environ.pop(name, None)
+
+
+def _enrollment(
+    enroll: Path | None, prompts: Path | None, max_recordings: int | None
+) -> "EnrollmentSettings | None":
+    """Return the settings of enrollment; refuse options of which one means nothing without the other."""
+    from adaptkit.serve.enrollment.service import EnrollmentSettings
+
+    if enroll is not None and prompts is None:
+        raise AdaptkitError(
+            f"--enroll {enroll}: needs the sentences to be read; add --prompts FILE, with lines 'id words'"
+        )
+    if enroll is None and (prompts is not None or max_recordings is not None):
+        name = "--prompts" if prompts is not None else "--max-recordings"
+        raise AdaptkitError(f"{name}: has no effect without --enroll; add --enroll DIR, or remove it")
+    return enroll and EnrollmentSettings(enroll.resolve(), prompts, max_recordings or 1000)

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from adaptkit.serve import openapi
 from adaptkit.serve.audio import receive
+from adaptkit.serve.enrollment.routes import add_speakers
 from adaptkit.serve.middleware import AllowedHosts, Counting
 from adaptkit.serve.openapi import answered, refused
 from adaptkit.serve.page import add_page
@@ -45,6 +46,7 @@ def create_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_recognize(app, service)
     _add_state(app, service)
+    add_speakers(app, service)
     add_page(app, most_sec=service.most_sec, most_bytes=service.limits.max_body_bytes)
     paths = frozenset(route.path for route in app.routes)
     app.add_middleware(AllowedHosts, names=service.hosts, refuse=_refuse_host)
