@@ -12,6 +12,7 @@ from playwright.sync_api import expect, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RATE_HZ = 16000
+TEXTS = ("AB", "C A", "BA", "ABC", "CC", "B", "CAB", "A B")
 NO_MICROPHONE = """() => {
   navigator.mediaDevices.getUserMedia = async () => { throw new DOMException("", "NotFoundError"); };
 }"""
@@ -62,6 +63,17 @@ def plain(started, base_dir, submodels):
     """A server without enrolment, also known as clinic.example, of four requests at once and short ones."""
     limits = ("--max-sec", "3", "--max-queue", "4", "--allowed-host", "clinic.example")
     with started("--base", base_dir, "--submodels", submodels, *limits) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def keeping(started, base_dir, submodels, tmp_path_factory):
+    """A server that keeps recordings and enrolls; it has the three Submodels too."""
+    folder = tmp_path_factory.mktemp("keeping")
+    (folder / "prompts.txt").write_text("".join(f"p{number} {text}\n" for number, text in enumerate(TEXTS)))
+    shutil.copytree(submodels, folder / "submodels")
+    own = ("--enroll", folder / "people", "--prompts", folder / "prompts.txt")
+    with started("--base", base_dir, "--submodels", folder / "submodels", *own) as server:
         yield server
 
 
@@ -246,4 +258,156 @@ def test_listening_can_be_stopped(plain, visit):
     press(page, "Listen")
     expect(page.get_by_role("button", name="Stop listening")).to_be_visible()
     expect(page.get_by_role("button", name="Listen", exact=True)).to_be_visible()
+    assert page.problems == []
+
+
+def tab_to(page, chosen):
+    """Press Tab until the focus is on the element of a selector."""
+    for _ in range(20):
+        if page.evaluate("selector => document.activeElement.matches(selector)", chosen):
+            return
+        page.keyboard.press("Tab")
+    pytest.fail(f"{chosen} is not reached by Tab")
+
+
+def assert_focused(page, chosen):
+    expect(page.locator(chosen)).to_be_focused()
+
+
+def test_a_speaker_is_made_recorded_and_deleted_by_keyboard_alone(keeping, visit):
+    page = visit(keeping.url)
+    page.get_by_role("heading", name="Somebody new").wait_for()
+    tab_to(page, "#new-name")
+    page.keyboard.type("two words")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("A name is one word")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("keys")
+    page.keyboard.press("Enter")
+    assert_focused(page, "#read-title")
+    tab_to(page, "#read .toggle")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Stop", exact=True).wait_for()
+    page.wait_for_timeout(700)
+    page.keyboard.press("Space")
+    assert_focused(page, "#keep")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Sentence 2 of 8 (1 recorded)")).to_be_visible()
+    assert_focused(page, "#read .toggle")
+
+    tab_to(page, "#delete")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    assert_focused(page, "#delete")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("keys is deleted.")).to_be_visible()
+    assert httpx.get(f"{keeping.url}/v1/speakers").json() == {"speakers": []}
+
+
+def test_a_recording_can_be_listened_to_and_replaced(keeping, visit):
+    page = visit(keeping.url)
+    page.get_by_label("A name for the new speaker").fill("bob")
+    press(page, "Make a new speaker")
+    record(page)
+    press(page, "Keep it and go on")
+    press(page, "Previous sentence")
+    first = recordings_of(keeping, "bob")
+
+    record(page, "Record again")
+    press(page, "Listen")
+    record(page, "Record again", seconds=0.9)
+    press(page, "Keep it and go on")
+    press(page, "Previous sentence")
+    expect(page.get_by_text("This sentence is recorded.")).to_be_visible()
+    press(page, "Listen")
+    page.get_by_role("button", name="Stop listening").wait_for()
+
+    second = recordings_of(keeping, "bob")
+    assert [(one["prompt"], one["text"]) for one in second] == [("p0", "AB")]
+    assert first[0]["id"] != second[0]["id"]
+    assert_fits_a_phone(page)
+    assert (page.problems, hosts(page)) == ([], {urlsplit(keeping.url).netloc})
+
+
+def recordings_of(server, speaker):
+    return httpx.get(f"{server.url}/v1/speakers/{speaker}").json()["recordings"]
+
+
+def test_a_screen_reader_finds_what_is_on_the_page(keeping, visit):
+    page = visit(keeping.url)
+    page.get_by_label("A name for the new speaker").fill("eve")
+    press(page, "Make a new speaker")
+    expect(page.locator("body")).to_match_aria_snapshot("""
+      - banner:
+        - heading "A recogniser for your voice" [level=1]
+        - paragraph:
+          - strong: eve
+        - button "Change speaker"
+        - navigation "Steps":
+          - button "1 Read"
+          - button "2 Learn"
+          - button "3 Speak"
+      - main:
+        - region "Read aloud":
+          - heading "Read aloud" [level=2]
+          - paragraph
+          - figure "Sentence 1 of 8 (0 recorded)":
+            - blockquote: AB
+          - button "Start recording"
+          - status
+          - alert
+          - button "Previous sentence" [disabled]
+          - button "Next sentence"
+      - contentinfo:
+        - button "Delete this speaker…"
+    """)
+    assert page.locator("#read .toggle").evaluate("one => one.getAttribute('aria-describedby')") == "prompt"
+    assert page.locator("#steps [aria-current=step]").all_inner_texts() == ["1 Read"]
+
+
+def test_a_voice_is_learned_used_corrected_and_deleted(keeping, visit, microphone, recordings):
+    microphone(tone())
+    page = visit(keeping.url)
+    page.get_by_label("A name for the new speaker").fill("anna")
+    press(page, "Make a new speaker")
+    press(page, "2 Learn")
+    press(page, "Learn my voice")
+    expect(page.get_by_role("alert")).to_contain_text("record at least 5")
+    for number in range(6):
+        path = f"{keeping.url}/v1/speakers/anna/recordings"
+        files = {"file": recordings[f"spk1-{number:02}"]}
+        assert httpx.post(path, files=files, data={"prompt": f"p{number}"}).status_code == 201
+
+    press(page, "Change speaker")
+    choose(page, "anna")
+    expect(page.get_by_text("Sentence 7 of 8 (6 recorded)")).to_be_visible()
+    for _ in range(2):
+        record(page)
+        press(page, "Keep it and go on")
+    expect(page.get_by_text("8 of 8 sentences are recorded")).to_be_visible()
+
+    press(page, "Learn my voice")
+    press(page, "Cancel")
+    expect(page.get_by_text("Cancelled. Your recordings are kept.")).to_be_visible(timeout=20000)
+    press(page, "Learn my voice again")
+    assert_focused(page, "#cancel")
+    expect(page.get_by_text("Your recogniser is ready.")).to_be_visible(timeout=60000)
+    assert_focused(page, "#try")
+
+    press(page, "Try it: speak")
+    record(page)
+    expect(page.get_by_role("heading", name="Your recogniser")).to_be_visible()
+    page.get_by_label("What you said").fill("CAB")
+    press(page, "Send the right words")
+    expect(page.get_by_text("Thank you.")).to_be_visible()
+    kept = [one["text"] for one in recordings_of(keeping, "anna") if one["kind"] == "correction"]
+    assert kept == ["CAB"]
+
+    press(page, "Delete this speaker…")
+    press(page, "Delete everything")
+    expect(page.get_by_text("anna is deleted.")).to_be_visible()
+    assert httpx.get(f"{keeping.url}/v1/speakers/anna").status_code == 404
+    assert "anna" not in httpx.get(f"{keeping.url}/v1/submodels").text
     assert page.problems == []
