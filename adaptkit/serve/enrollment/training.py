@@ -37,7 +37,6 @@ from adaptkit.training.run import read_set
 from adaptkit.training.validation import choose_metric, validate
 
 _LOG = logging.getLogger(__name__)
-_NICE = 19  # the lowest priority: the server answers first
 MAX_EPOCHS = 20
 # rates and epochs as docs/few_utterances.md advises: a few steps per epoch, with a start that is never lost
 _TRAINING = (
@@ -62,6 +61,7 @@ class Spec:
     submodels: str  # folder of Submodels
     work: str  # folder of the job, with the data directories `train` and `valid`
     device: str
+    nice: int = 0  # priority: 19 is the lowest, at which the server answers first
 
     @property
     def folder(self) -> Path:
@@ -210,12 +210,12 @@ def _leave_with_server() -> None:
 
 
 def main(words: Sequence[str]) -> None:
-    """Run the job of a file at the lowest priority; write its result beside."""
+    """Run the job of a file at its priority; write its result beside."""
     os.setpgid(0, 0)
-    os.nice(_NICE)
     Thread(target=_leave_with_server, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     spec = Spec(**parse_json(read_text(Path(words[0]))))
+    os.nice(spec.nice)
     try:
         result = train(spec)
     except AdaptkitError as error:

@@ -25,6 +25,7 @@ def options(base_dir, submodels, tmp_path_factory):
     shutil.copytree(submodels, folder / "submodels")
     (folder / "prompts").write_text("".join(f"p{n} {text}\n" for n, text in enumerate(TEXTS)))
     words = ["--base", base_dir, "--submodels", folder / "submodels", "--refresh-sec", "0.2"]
+    words += ["--enroll-nice", "1"]  # at 19, a machine that runs other tests would not get to it
     return [*words, "--enroll", folder / "people", "--prompts", folder / "prompts"]
 
 
@@ -96,7 +97,7 @@ def test_a_speaker_is_enrolled_and_again_with_a_correction(talk, options):
     assert job["state"] in ("installed", "not_better"), "".join(talk.server.log)[-3000:]
     assert (job["num_train"], job["num_valid"], job["progress"]) == (4, 2, 1.0)
     assert job["state"] == "not_better" or job["wer_new"] <= job["wer_start"]
-    assert nice in (0, 19)  # at its very beginning, or after
+    assert nice in (0, 1)  # at its very beginning, or after
     has_own = talk.ask("GET", "/speakers/anna").json()["has_submodel"]
     assert has_own == (job["state"] == "installed")
     answer = talk.server.post(talk.recordings["spk2-00"], "anna" if has_own else None).json()
