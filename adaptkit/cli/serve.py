@@ -101,6 +101,18 @@ MaxRecordings = Annotated[
     typer.Option(metavar="N", min=5, help="With --enroll: recordings of a speaker.", show_default="1000"),
 ]
 
+EnrollNice = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=19,
+        help="With --enroll: the priority of training; at 19 it takes what the server and others leave, "
+        "at 0 as much as they do.",
+        show_default="19",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -132,6 +144,7 @@ def serve(
     enroll: Enroll = None,
     prompts: PromptFile = None,
     max_recordings: MaxRecordings = None,
+    enroll_nice: EnrollNice = None,
     device: Device = "auto",
 ) -> None:
     """Transcribe audio sent over HTTP, each request with the Submodel of its speaker.
@@ -159,7 +172,7 @@ def serve(
         preload=tuple(dict.fromkeys(preload or ())),
         allowed_hosts=tuple(dict.fromkeys(allowed_host or ())),
         search=request_search(search, search_set, lm, nbest),
-        enrollment=_enrollment(enroll, prompts, max_recordings),
+        enrollment=_enrollment(enroll, prompts, max_recordings, enroll_nice),
     )
     run(settings, device=choose_device(device), set_up=set_up_messages)
 
@@ -170,7 +183,7 @@ def _leave_foreign_metrics() -> None:
 
 
 def _enrollment(
-    enroll: Path | None, prompts: Path | None, max_recordings: int | None
+    enroll: Path | None, prompts: Path | None, max_recordings: int | None, nice: int | None
 ) -> "EnrollmentSettings | None":
     """Return the settings of enrollment; refuse options of which one means nothing without the other."""
     from adaptkit.serve.enrollment.service import EnrollmentSettings
@@ -179,7 +192,10 @@ def _enrollment(
         raise AdaptkitError(
             f"--enroll {enroll}: needs the sentences to be read; add --prompts FILE, with lines 'id words'"
         )
-    if enroll is None and (prompts is not None or max_recordings is not None):
-        name = "--prompts" if prompts is not None else "--max-recordings"
-        raise AdaptkitError(f"{name}: has no effect without --enroll; add --enroll DIR, or remove it")
-    return enroll and EnrollmentSettings(enroll.resolve(), prompts, max_recordings or 1000)
+    given = {"--prompts": prompts, "--max-recordings": max_recordings, "--enroll-nice": nice}
+    idle = [name for name, value in given.items() if value is not None]
+    if enroll is None and idle:
+        raise AdaptkitError(f"{idle[0]}: has no effect without --enroll; add --enroll DIR, or remove it")
+    return enroll and EnrollmentSettings(
+        enroll.resolve(), prompts, max_recordings or 1000, 19 if nice is None else nice
+    )

@@ -28,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 _EVERY_SEC = 0.5  # between looks for jobs that another process of the server has queued
 _WATCH_SEC = 0.1  # between looks whether a job has ended, or is to be cancelled
 _CLOSING_SEC = 10.0
+_MOST_LOGGED = 2000  # bytes of what a process said that failed
 _PROGRAM = "adaptkit.serve.enrollment.training"
 
 
@@ -171,7 +172,8 @@ class Runner:
         """Install what a job has trained, if it is better; return the record of its end."""
         if code or not spec.result.exists():
             how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            _LOG.warning("the enrollment of %r was %s", job.speaker, how)
+            said = (spec.folder / "log").read_bytes()[-_MOST_LOGGED:].decode(errors="replace")
+            _LOG.warning("the enrollment of %r was %s; it said: %s", job.speaker, how, said.strip())
             hint = "memory may have run out" if code == -signal.SIGKILL else "see the log of the server"
             return job.end("failed", f"the training was {how}; {hint}; nothing has changed")
         result = Result(**parse_json(read_text(spec.result)))

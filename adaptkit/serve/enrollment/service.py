@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 
 import torch
@@ -40,6 +40,7 @@ class EnrollmentSettings:
     folder: Path
     prompts: Path  # a Kaldi table of prompt ids and texts
     max_recordings: int  # of a speaker
+    nice: int = 19  # priority of jobs: 19 is the lowest
 
 
 class Enrollment:
@@ -56,7 +57,7 @@ class Enrollment:
     ):
         self.prompts = read_prompts(settings.prompts, base)
         self._base, self._base_path, self._submodels = base, base.path.resolve(), submodels.resolve()
-        self._max_sec, self._look = max_sec, look
+        self._max_sec, self._look, self._nice = max_sec, look, settings.nice
         self._recordings = Recordings(settings.folder, most=settings.max_recordings)
         self._jobs = Jobs(self._recordings.folder)
         self._runner = Runner(self._recordings, self._jobs, self._make_spec, self._install)
@@ -79,7 +80,7 @@ class Enrollment:
     def as_refusal(self, error: AdaptkitError) -> Refusal:
         """Return what a client is told of an error, which is logged: nothing of the server's paths."""
         _LOG.warning("%s", error)
-        is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (ENOSPC, EDQUOT)
+        is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (ENOSPC, EDQUOT, EFBIG)
         if is_full:
             return Refusal(507, "the disk of the server is full, so nothing was kept; free some space there")
         return Refusal(500, self._without_folder(str(error)))
@@ -223,7 +224,7 @@ class Enrollment:
 
     def _make_spec(self, speaker: str, work: Path) -> Spec:
         device = str(next(self._base.model.parameters()).device)
-        return Spec(speaker, str(self._base_path), str(self._submodels), str(work), device)
+        return Spec(speaker, str(self._base_path), str(self._submodels), str(work), device, self._nice)
 
     def _install(self, spec: Spec) -> None:
         """Put the trained weights of a speaker in use, in this process at once."""

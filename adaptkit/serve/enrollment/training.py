@@ -22,6 +22,8 @@ from adaptkit.adapters.per_task import SHARED, shared_parameters, task_parameter
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import AdaptkitError, CheckpointError
+from adaptkit.features import extract
+from adaptkit.features.fbank import FbankOptions
 from adaptkit.files import parse_json, read_text, write_text
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
@@ -35,7 +37,6 @@ from adaptkit.training.run import read_set
 from adaptkit.training.validation import choose_metric, validate
 
 _LOG = logging.getLogger(__name__)
-_NICE = 19  # the lowest priority: the server answers first
 MAX_EPOCHS = 20
 # rates and epochs as docs/few_utterances.md advises: a few steps per epoch, with a start that is never lost
 _TRAINING = (
@@ -60,6 +61,7 @@ class Spec:
     submodels: str  # folder of Submodels
     work: str  # folder of the job, with the data directories `train` and `valid`
     device: str
+    nice: int = 0  # priority: 19 is the lowest, at which the server answers first
 
     @property
     def folder(self) -> Path:
@@ -116,8 +118,8 @@ def train(spec: Spec) -> Result:
     before = _measure_own(spec, base)
     options = EnrollOptions(
         exp=folder / "exp",
-        data=folder / "train",
-        valid=folder / "valid",
+        data=_with_feats(folder / "train", base),
+        valid=_with_feats(folder / "valid", base),
         speakers=(spec.speaker,),
         start=where,
         out=spec.trained.path,
@@ -132,6 +134,16 @@ def train(spec: Spec) -> Result:
     said = {"shared": "the shared adapter", "nearest": "the nearest voice", "new": "the base model"}[where]
     rates = (one.wer if math.isfinite(one.wer) else None for one in (compared, best))
     return Result("", is_better, *rates, start="your present voice" if before else said)
+
+
+def _with_feats(data: Path, base: BaseModel) -> Path:
+    """Return a data directory as the base model reads it: with features, if it reads those."""
+    if base.features is None:
+        return data
+    made = data.with_name(f"{data.name}_feats")
+    if not made.exists():
+        extract.extract(data, made, FbankOptions.from_dict(base.features))
+    return made
 
 
 def read_validations(folder: RunFolder) -> list[_Measured]:
@@ -183,7 +195,7 @@ def _measure_own(spec: Spec, base: BaseModel) -> _Measured | None:
         return None
     adapter = RunFolder(spec.folder / "own_exp").adapter
     stack = checkpoint.restore(checkpoint.load(adapter), base, adapter)
-    valid = replace(read_set(spec.folder / "valid", base), task_ids={spec.speaker: 0})
+    valid = replace(read_set(_with_feats(spec.folder / "valid", base), base), task_ids={spec.speaker: 0})
     adapted = AdaptedModel(base, stack).eval()
     with adapted.hooked():
         found = validate(adapted, valid, _BATCH_FRAMES, choose_metric("auto", valid))
@@ -192,17 +204,18 @@ def _measure_own(spec: Spec, base: BaseModel) -> _Measured | None:
 
 def _leave_with_server() -> None:
     """End this process, and what it started, once the server closes the other end of standard input."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):  # unbuffered: the lock of a buffer would be missed at the end
+        pass
     os.killpg(0, signal.SIGKILL)
 
 
 def main(words: Sequence[str]) -> None:
-    """Run the job of a file at the lowest priority; write its result beside."""
+    """Run the job of a file at its priority; write its result beside."""
     os.setpgid(0, 0)
-    os.nice(_NICE)
     Thread(target=_leave_with_server, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     spec = Spec(**parse_json(read_text(Path(words[0]))))
+    os.nice(spec.nice)
     try:
         result = train(spec)
     except AdaptkitError as error:

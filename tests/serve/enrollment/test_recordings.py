@@ -3,12 +3,14 @@
 import io
 import json
 import os
+import resource
 import threading
 
 import httpx
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from adaptkit.errors import AdaptkitError
 from adaptkit.kaldi import datadir, validate
@@ -211,8 +213,6 @@ def test_no_more_recordings_than_the_limit(desk, speech):
 
 
 def test_a_thousand_recordings_are_listed_at_once(tmp_path, noise):
-    import torch
-
     kept = Recordings(tmp_path, most=1001)
     kept.make("anna")
     many = [Recorded(f"{n:018x}", "AB", 1.0) for n in range(999)]
@@ -223,8 +223,6 @@ def test_a_thousand_recordings_are_listed_at_once(tmp_path, noise):
 
 
 def test_threads_and_commands_add_to_one_folder_without_loss(tmp_path, noise):
-    import torch
-
     stores = [Recordings(tmp_path, most=100) for _ in range(2)]
     stores[0].make("anna")
     speech = torch.from_numpy(noise())
@@ -242,8 +240,6 @@ def test_threads_and_commands_add_to_one_folder_without_loss(tmp_path, noise):
 
 @pytest.mark.parametrize("number", range(8))
 def test_a_change_that_fails_anywhere_leaves_what_was_there(tmp_path, noise, monkeypatch, number):
-    import torch
-
     kept, speech = Recordings(tmp_path, most=100), torch.from_numpy(noise())
     kept.make("anna")
     first = kept.add("anna", speech, 8000, Recorded("", "AB", 0.5, "prompt", "p0"))
@@ -289,3 +285,24 @@ def test_a_name_that_is_being_removed_is_gone(tmp_path):
         kept.read("anna")
     assert Recordings(tmp_path, most=5).names() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_answer_and_nothing_is_half_there(desk, noise):
+    enrollment, speech = desk().server.service.enrollment, torch.from_numpy(noise())
+    enrollment.make("anna")
+    kept, limits = enrollment._recordings, resource.getrlimit(resource.RLIMIT_FSIZE)
+    first = kept.add("anna", speech, 8000, Recorded("", "AB", 0.5, "prompt", "p0"))
+    for most_bytes in (1000, 8050, 40):  # for audio, and for tables
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
+        try:
+            with pytest.raises(AdaptkitError) as error:
+                kept.add("anna", speech[:10], 8000, Recorded("", "AB " * 3000, 0.5, "prompt", "p0"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        refusal = enrollment.as_refusal(error.value)
+        assert (refusal.status, "disk" in str(refusal), "/" in str(refusal)) == (507, True, False)
+        assert kept.read("anna") == [first]
+    kept.add("anna", speech, 8000, Recorded("", "BA", 0.5, "prompt", "p0"))
+    folder = kept.folder / "anna"
+    assert validate.find_problems(folder) == []
+    assert [path.suffix for path in (folder / "wav").iterdir()] == [".wav"]
