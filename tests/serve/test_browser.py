@@ -261,6 +261,34 @@ def test_listening_can_be_stopped(plain, visit):
     assert page.problems == []
 
 
+def guard(route):
+    """Stand before a server as a proxy does, and let through only who has the token."""
+    if route.request.headers.get("authorization") == "Bearer sesame":
+        route.continue_()
+    else:
+        route.fulfill(status=401, json={"status": 401, "message": "no token"})
+
+
+def test_a_token_is_asked_for_until_it_is_right_and_kept_in_the_tab(plain, visit):
+    page = visit(plain.url)
+    page.route("**/v1/**", guard)
+    page.reload()
+    for token, help_text in (("wrong", "The person who runs it"), ("sesame", "was not accepted")):
+        expect(page.get_by_role("dialog", name="Access token")).to_contain_text(help_text)
+        page.get_by_label("Token", exact=True).fill(token)
+        page.keyboard.press("Enter")
+    expect(page.get_by_label("Speaker", exact=True)).to_be_visible()
+
+    page.reload()
+    expect(page.get_by_label("Speaker", exact=True)).to_be_visible()
+    page.evaluate("sessionStorage.clear()")
+    page.reload()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("alert")).to_contain_text("needs an access token")
+    press(page, "Try again")
+    expect(page.get_by_role("dialog")).to_be_visible()
+
+
 def tab_to(page, chosen):
     """Press Tab until the focus is on the element of a selector."""
     for _ in range(20):
@@ -391,6 +419,7 @@ def test_a_voice_is_learned_used_corrected_and_deleted(keeping, visit, microphon
     press(page, "Learn my voice")
     press(page, "Cancel")
     expect(page.get_by_text("Cancelled. Your recordings are kept.")).to_be_visible(timeout=20000)
+    assert_focused(page, "#start")
     press(page, "Learn my voice again")
     assert_focused(page, "#cancel")
     expect(page.get_by_text("Your recogniser is ready.")).to_be_visible(timeout=60000)

@@ -365,7 +365,7 @@ function showJob(job) {
 function describe(job) {
   const tenths = Math.floor(10 * job.progress) * 10;
   const better =
-    job.wer_new === null
+    job.wer_new === null || job.wer_start === null
       ? ""
       : ` On the sentences kept aside, about ${job.wer_new.toFixed(0)} of 100 words are wrong; before, it was ` +
         `${job.wer_start.toFixed(0)}.`;
@@ -409,9 +409,17 @@ $("start").onclick = () =>
     $("cancel").hidden = false;
     $("cancel").focus();
     await follow();
-    if (!$("learn").hidden) ($("try").hidden ? $("start") : $("try")).focus();
+    if (!$("learn").hidden && !IN_PROGRESS.includes(speaker.job.state)) {
+      ($("try").hidden ? $("start") : $("try")).focus();
+    }
   });
-$("cancel").onclick = () => run(() => send("DELETE", path(speaker.speaker, "enroll")).then(follow));
+$("cancel").onclick = () =>
+  run(async () => {
+    $("job-text").textContent = "Cancelling…";
+    await whileDisabled($("cancel"), () => send("DELETE", path(speaker.speaker, "enroll")));
+    await follow();
+    $("start").focus();
+  });
 $("try").onclick = () => run(() => show("speak"));
 
 // --- Speak
