@@ -7,6 +7,7 @@ const QUIET = 0.005; // loudness of the loudest twentieth of the recording, -46 
 const CLIPPED = 0.98; // resampling moves samples that were cut at 1
 const MOST_CLIPPED = 10;
 const FLOOR_DB = -60;
+const BESIDE = 2000; // bytes of a request beside its samples: the head of the file, and the parts of a form
 
 const MICROPHONE = {
   NotAllowedError:
@@ -17,6 +18,7 @@ const MICROPHONE = {
 const INSECURE =
   "Browsers give no microphone to pages without encryption. Open this page by an address that begins with " +
   "https://, or on the server's own computer by http://localhost and the same port.";
+const NOT_LOADED = "A part of this page could not be loaded. Check that the server is running, then try again.";
 
 export const PROBLEMS = {
   short: "That was too short. Speak after the button says “Stop”, and press it when you have finished.",
@@ -28,8 +30,11 @@ export const PROBLEMS = {
 
 export class MicrophoneError extends Error {}
 
-/** Start to record; `onLevel(0 to 1, seconds)` is called as sound arrives, `onLost()` if the microphone goes. */
-export async function record({ onLevel, onLost }) {
+/**
+ * Start to record at most `maxSec` seconds, or what `maxBytes` bytes can hold. As sound arrives, `onLevel` is called
+ * with its level from 0 to 1 and the seconds so far; at the limit `onFull()`, and `onLost()` if the microphone goes.
+ */
+export async function record({ maxSec, maxBytes, onLevel, onFull, onLost }) {
   if (!window.isSecureContext || !navigator.mediaDevices) throw new MicrophoneError(INSECURE);
   const stream = await openMicrophone();
   const pieces = [];
@@ -43,23 +48,24 @@ export async function record({ onLevel, onLost }) {
     let source;
     [context, source] = await connect(stream);
     const node = new AudioWorkletNode(context, "capture", { channelCount: 1, channelCountMode: "explicit" });
+    const rateHz = context.sampleRate;
+    const most = Math.floor(Math.min(maxSec * rateHz, (maxBytes - BESIDE) / 2)); // samples
     const ended = new Promise((resolve) => {
       node.port.onmessage = ({ data }) => {
         if (data === "end") return resolve();
         pieces.push(data);
         numSamples += data.length;
-        onLevel(measure(data), numSamples / context.sampleRate);
+        onLevel(measure(data), numSamples / rateHz);
+        if (numSamples >= most) onFull(most / rateHz);
       };
     });
     source.connect(node).connect(context.destination); // some browsers run only what leads there; it is silent
     await context.resume();
     stream.getAudioTracks()[0].addEventListener("ended", onLost);
-    const finish = async (mostSec) => {
+    const finish = async () => {
       node.port.postMessage("stop");
       await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 1000))]);
-      const rateHz = context.sampleRate;
       close();
-      const most = Math.floor(mostSec * rateHz); // the last piece may begin before that and end after it
       return newTake(join(pieces, numSamples).subarray(0, most), rateHz);
     };
     return { finish, close };
@@ -88,6 +94,7 @@ async function connect(stream) {
       return [context, source];
     } catch (error) {
       context.close();
+      if (error.name === "AbortError") throw new MicrophoneError(NOT_LOADED);
       if (error.name !== "NotSupportedError") throw error;
     }
   }

@@ -3,11 +3,7 @@
 import { MicrophoneError, PROBLEMS, record } from "./audio.js";
 import { ServerError, explain, form, read, send } from "./server.js";
 
-const MORE = 44; // bytes of a WAV file beside its samples, of 2 bytes, at 48 kHz at most
-const MAX_SEC = Math.min(
-  Number(document.body.dataset.maxSec),
-  (Number(document.body.dataset.maxBytes) - MORE) / 96000 - 1,
-);
+const LIMITS = { maxSec: Number(document.body.dataset.maxSec), maxBytes: Number(document.body.dataset.maxBytes) };
 const EVERY_MS = 1000;
 const BASE = { speaker: null, has_submodel: false, recordings: [], job: null, isEnrolled: false };
 const IN_PROGRESS = ["queued", "running"];
@@ -56,7 +52,9 @@ class Recorder {
     let session;
     try {
       session = await record({
+        ...LIMITS,
         onLevel: (level, seconds) => mine === this.attempt && this.hear(level, seconds),
+        onFull: (seconds) => mine === this.attempt && run(() => this.stopAtLimit(seconds)),
         onLost: () => mine === this.attempt && run(() => this.stop("The microphone went away. ")),
       });
     } catch (error) {
@@ -68,7 +66,7 @@ class Recorder {
   }
 
   hear(level, seconds) {
-    if (this.state === "starting") {
+    if (this.state === "starting" && this.session) {
       this.state = "recording";
       this.toggle.textContent = "Stop";
       this.toggle.classList.add("recording");
@@ -77,9 +75,6 @@ class Recorder {
     }
     if (this.state !== "recording") return;
     this.show(level, `${seconds.toFixed(0)} s – ${level < 0.2 ? "quiet" : level > 0.95 ? "too loud" : "good"}`);
-    if (seconds >= MAX_SEC && this.session) {
-      run(() => this.stop(`Stopped after ${MAX_SEC.toFixed(0)} s, the longest that the server takes. `));
-    }
   }
 
   show(level, words) {
@@ -87,11 +82,15 @@ class Recorder {
     this.level.textContent = words;
   }
 
+  stopAtLimit(seconds) {
+    return this.stop(`Stopped after ${seconds.toFixed(0)} s, the longest that the server takes. `);
+  }
+
   async stop(why = "") {
     if (this.state !== "recording" || !this.session) return;
     this.state = "finishing";
     const mine = this.attempt;
-    const found = await this.session.finish(MAX_SEC);
+    const found = await this.session.finish();
     if (mine !== this.attempt) return;
     const said = PROBLEMS[found.problem] ?? `Recorded ${found.durationSec.toFixed(1)} s.`;
     this.reset(why + said, found.canBeKept ? () => found.wav : null);
