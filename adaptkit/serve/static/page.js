@@ -403,6 +403,9 @@ $("start").onclick = () =>
     try {
       speaker.job = await (await send("POST", path(speaker.speaker, "enroll"))).json();
     } catch (error) {
+      if (error.status === 422) {
+        throw new ServerError(0, `Record more sentences first. The server says: ${error.message}.`);
+      }
       if (error.status !== 409) throw error; // it is being learned already, asked for on another page
     }
     $("cancel").hidden = false;
