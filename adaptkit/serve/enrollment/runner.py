@@ -155,6 +155,7 @@ class Runner:
                 stdin=subprocess.PIPE,  # its end tells the process that this one has ended
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env={"OMP_WAIT_POLICY": "passive", **os.environ},  # threads that wait leave their core
             )
         try:
             while process.poll() is None:
