@@ -5,7 +5,7 @@ const SHORTEST_SEC = 0.3;
 const SILENT = 0.001; // largest sample; a muted microphone gives zeros
 const QUIET = 0.005; // loudness of the loudest twentieth of the recording, -46 dBFS
 const CLIPPED = 0.98; // resampling moves samples that were cut at 1
-const MOST_CLIPPED = 10;
+const MOST_CLIPPED = 0.002; // of the samples; the server keeps no recording with more than 0.005
 const FLOOR_DB = -60;
 const BESIDE = 2000; // bytes of a request beside its samples: the head of the file, and the parts of a form
 
@@ -23,9 +23,9 @@ const NOT_LOADED = "A part of this page could not be loaded. Check that the serv
 export const PROBLEMS = {
   short: "That was too short. Speak after the button says “Stop”, and press it when you have finished.",
   silent: "Nothing was heard. Check that the microphone is switched on and not muted.",
-  quiet: "That was very quiet. Come closer to the microphone, or raise its level. You can keep it all the same.",
+  quiet: "That was very quiet. If you can, come closer to the microphone, or raise its level, and record it again.",
   clipped:
-    "That was too loud for the microphone. Move back a little, or lower its level. You can keep it all the same.",
+    "That was too loud for the microphone. Move back a little, or lower its level, and record it again.",
 };
 
 export class MicrophoneError extends Error {}
@@ -130,7 +130,7 @@ function judge(samples, rateHz) {
   if (samples.length < SHORTEST_SEC * rateHz) return "short";
   const sizes = samples.map(Math.abs);
   if (sizes.every((size) => size < SILENT)) return "silent";
-  if (sizes.filter((size) => size >= CLIPPED).length > MOST_CLIPPED) return "clipped";
+  if (sizes.filter((size) => size >= CLIPPED).length > MOST_CLIPPED * sizes.length) return "clipped";
   const width = Math.round(rateHz / 50);
   const levels = [];
   for (let start = 0; start + width <= samples.length; start += width) {
