@@ -74,6 +74,8 @@ def test_a_wheel_holds_the_files_of_the_repository_and_nothing_that_runs_made(wh
         }
         assert {name for name in shipped if name.startswith(f"{folder}/")} == tracked
     assert {"py.typed", "adapters/catalog.json", "report/templates/report.css"} <= shipped
+    page = {path.name for path in (ROOT / "adaptkit/serve/static").iterdir()}
+    assert {f"serve/static/{name}" for name in page} <= shipped
 
 
 def test_every_module_of_the_package_is_in_the_wheel(wheel):

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from adaptkit.cli.options import (
 )
 from adaptkit.cli.script import set_up_messages
 from adaptkit.errors import AdaptkitError
+
+if TYPE_CHECKING:
+    from adaptkit.serve.enrollment.service import EnrollmentSettings
 
 FOREIGN = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")  # another program's metrics
 Submodels = Annotated[
@@ -74,6 +77,42 @@ Nearest = Annotated[
     ),
 ]
 
+Enroll = Annotated[
+    Path | None,
+    typer.Option(
+        "--enroll",
+        metavar="DIR",
+        help="Let people enroll by voice: keep their recordings here, a data directory for each speaker, and "
+        "train Submodels on them; needs --prompts.",
+        show_default="no recordings are kept",
+    ),
+]
+PromptFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="The sentences that new speakers read aloud, as a Kaldi table of ids and texts.",
+        show_default=False,
+    ),
+]
+MaxRecordings = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=5, help="With --enroll: recordings of a speaker.", show_default="1000"),
+]
+
+EnrollNice = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=19,
+        help="With --enroll: the priority of training; at 19 it takes what the server and others leave, "
+        "at 0 as much as they do.",
+        show_default="19",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -102,6 +141,10 @@ def serve(
     refresh_sec: RefreshSec = 2,
     preload: Preload = None,
     allowed_host: AllowedHost = None,
+    enroll: Enroll = None,
+    prompts: PromptFile = None,
+    max_recordings: MaxRecordings = None,
+    enroll_nice: EnrollNice = None,
     device: Device = "auto",
 ) -> None:
     """Transcribe audio sent over HTTP, each request with the Submodel of its speaker.
@@ -114,14 +157,7 @@ def serve(
         from adaptkit.serve.service import ServerLimits, ServerSettings
     except ModuleNotFoundError as error:
         raise AdaptkitError(f"{error}; for the server, run: pip install 'adaptkit[serve]'") from error
-    limits = ServerLimits(
-        max_batch=max_batch,
-        batch_frames=batch_frames,
-        max_body_mb=max_body_mb,
-        max_sec=max_sec,
-        max_queue=max_queue,
-        timeout_sec=timeout_sec,
-    )
+    limits = ServerLimits(max_batch, batch_frames, max_body_mb, max_sec, max_queue, timeout_sec)
     settings = ServerSettings(
         base=base,
         submodels=submodels,
@@ -136,6 +172,7 @@ def serve(
         preload=tuple(dict.fromkeys(preload or ())),
         allowed_hosts=tuple(dict.fromkeys(allowed_host or ())),
         search=request_search(search, search_set, lm, nbest),
+        enrollment=_enrollment(enroll, prompts, max_recordings, enroll_nice),
     )
     run(settings, device=choose_device(device), set_up=set_up_messages)
 
@@ -143,3 +180,22 @@ def serve(
 def _leave_foreign_metrics() -> None:
     for name in FOREIGN:
         os.environ.pop(name, None)
+
+
+def _enrollment(
+    enroll: Path | None, prompts: Path | None, max_recordings: int | None, nice: int | None
+) -> "EnrollmentSettings | None":
+    """Return the settings of enrollment; refuse options of which one means nothing without the other."""
+    from adaptkit.serve.enrollment.service import EnrollmentSettings
+
+    if enroll is not None and prompts is None:
+        raise AdaptkitError(
+            f"--enroll {enroll}: needs the sentences to be read; add --prompts FILE, with lines 'id words'"
+        )
+    given = {"--prompts": prompts, "--max-recordings": max_recordings, "--enroll-nice": nice}
+    idle = [name for name, value in given.items() if value is not None]
+    if enroll is None and idle:
+        raise AdaptkitError(f"{idle[0]}: has no effect without --enroll; add --enroll DIR, or remove it")
+    return enroll and EnrollmentSettings(
+        enroll.resolve(), prompts, max_recordings or 1000, 19 if nice is None else nice
+    )

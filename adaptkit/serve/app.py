@@ -14,8 +14,10 @@ from starlette.requests import ClientDisconnect
 
 from adaptkit.serve import openapi
 from adaptkit.serve.audio import receive
+from adaptkit.serve.enrollment.routes import add_speakers
 from adaptkit.serve.middleware import AllowedHosts, Counting
 from adaptkit.serve.openapi import answered, refused
+from adaptkit.serve.page import add_page
 from adaptkit.serve.schemas import Failure, Health, Recognised, Refusal, Submodels
 from adaptkit.serve.service import Service
 
@@ -44,6 +46,8 @@ def create_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_recognize(app, service)
     _add_state(app, service)
+    add_speakers(app, service)
+    add_page(app, most_sec=service.most_sec, most_bytes=service.limits.max_body_bytes)
     paths = frozenset(route.path for route in app.routes)
     app.add_middleware(AllowedHosts, names=service.hosts, refuse=_refuse_host)
     app.add_middleware(Counting, metrics=service.metrics, paths=paths)
@@ -117,7 +121,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
         """Export request counts and latencies, batch sizes, and the state of the queue and the cache."""
         return Response(service.format_metrics(), media_type=openapi.METRICS_TYPE)
 
-    @app.get("/", include_in_schema=False)
+    @app.get("/docs", include_in_schema=False)
     def page() -> HTMLResponse:
         """Show the API as a page."""
         return HTMLResponse(openapi.render_docs(app.openapi()))
@@ -137,7 +141,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
-        where = f"{request.method} {request.url.path}: {error.detail}; GET / lists the routes"
+        where = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists the routes"
         return _failure(error.status_code, where, error.headers)
 
     @app.exception_handler(Exception)

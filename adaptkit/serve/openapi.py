@@ -90,6 +90,7 @@ REFUSED = {
         "Too many requests are in progress.",
         "256 requests are in progress already; send this later",
     ),
+    507: ("The disk of the server is full.", "the disk of the server is full, so nothing was kept"),
     504: ("No response in time.", "no response in time; send it again, or ask for a higher --timeout-sec"),
 }
 METRICS_TYPE = "text/plain; version=0.0.4"

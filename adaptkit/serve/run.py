@@ -15,6 +15,7 @@ import uvicorn
 from adaptkit.base import checkpoint
 from adaptkit.errors import AdaptkitError
 from adaptkit.serve.app import create_app
+from adaptkit.serve.enrollment.service import hold_folder
 from adaptkit.serve.service import ServerSettings, Service
 from adaptkit.serve.timeouts import TimedConnection
 from adaptkit.serve.workers import Started, leave_on_signals, supervise
@@ -28,7 +29,7 @@ def serve(settings: ServerSettings, *, device: str, set_up: Callable[[], None]) 
 
     `set_up` is called in each worker process.
     """
-    with _reserved(settings.host, settings.port) as held:
+    with _reserved(settings.host, settings.port) as held, hold_folder(settings.enrollment):
         address = held.family, held.getsockname()
         announce = partial(_announce, *address[1][:2], settings.num_workers)
         if settings.num_workers > 1:

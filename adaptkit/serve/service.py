@@ -1,6 +1,7 @@
 """The recognition service: from the body of a request to its response, with the threads it needs."""
 
 import asyncio
+import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.search_options import SearchRequest
 from adaptkit.serve.audio import Speech, read_speech
 from adaptkit.serve.batching import Found, Queue, Room, Waiting
+from adaptkit.serve.enrollment.service import Enrollment, EnrollmentSettings
 from adaptkit.serve.metrics import Metrics
 from adaptkit.serve.model_worker import ModelThread
 from adaptkit.serve.routing import new_routing
@@ -74,6 +76,7 @@ class ServerSettings:
     preload: tuple[str, ...] = ()  # speakers whose Submodels are loaded at startup and kept
     allowed_hosts: tuple[str, ...] = ()  # further names that Host headers may have
     search: SearchRequest = SearchRequest()
+    enrollment: EnrollmentSettings | None = None  # None: no recordings are kept
     route_nearest: int | None = None  # voices whose likelihoods are compared; None for the default
 
 
@@ -115,6 +118,14 @@ class Service:
             batch_frames=settings.limits.batch_frames,
             num_preloaded=len(settings.preload),
         )
+        self.most_sec = min(base.prompting.most_sec if base.prompting else math.inf, self.limits.max_sec)
+        self.enrollment = settings.enrollment and Enrollment(
+            settings.enrollment,
+            base,
+            submodels=settings.submodels,
+            max_sec=self.most_sec,
+            look=self._watch.look_now,
+        )
         recognizer = Recognizer(base, searcher, self.cache.stack, self.cache, options=options)
         self._worker = ModelThread(recognizer, self.queue, on_batch=self._note, routing=self._routing)
 
@@ -123,9 +134,13 @@ class Service:
             self.cache.pin(self._preload)
         self._worker.start(self._read(Speech(torch.zeros(self.base.rate_hz), 1.0)))
         self._watch.start()
+        if self.enrollment is not None:
+            self.enrollment.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.enrollment is not None:
+            self.enrollment.close()
         self._watch.close()
         self._readers.shutdown(cancel_futures=True)
         self.queue.close()
@@ -233,9 +248,7 @@ class Service:
         started = perf_counter()
         if task is not None and self.num_open <= self.cache.num_slots:  # else requests evict each other's
             self.cache.prefetch([task])
-        most_sec = self.base.prompting.most_sec if self.base.prompting else self.limits.max_sec
-        most_sec = min(most_sec, self.limits.max_sec)
-        speech = read_speech(body, rate_hz=self.base.rate_hz, most_sec=most_sec)
+        speech = read_speech(body, rate_hz=self.base.rate_hz, most_sec=self.most_sec)
         row = self._read(speech, task, is_routed=is_routed)
         return Prepared(row, speech.duration_sec, perf_counter() - started)
 

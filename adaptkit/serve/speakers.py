@@ -87,7 +87,7 @@ class Watch:
 
     def __init__(self, look: Callable[[], None], every_sec: float):
         self._look, self._every_sec = look, every_sec
-        self._closing = Event()
+        self._closing, self._woken, self._looked = Event(), Event(), Event()
         self._thread = Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -99,14 +99,25 @@ class Watch:
         """Whether the thread is running."""
         return self._thread.is_alive()
 
+    def look_now(self) -> None:
+        """Scan at once, and wait until that is done, or a while if it hangs."""
+        self._looked.clear()
+        self._woken.set()
+        self._looked.wait(_CLOSING_SEC)
+
     def close(self) -> None:
         """Stop the thread; one that hangs in a scan, as on a lost network drive, is left behind."""
         self._closing.set()
+        self._woken.set()
         self._thread.join(_CLOSING_SEC)
 
     def _run(self) -> None:
         logged = ""
-        while not self._closing.wait(self._every_sec):
+        while not self._closing.is_set():
+            is_awaited = self._woken.wait(self._every_sec)
+            self._woken.clear()
+            if self._closing.is_set():
+                return
             try:
                 self._look()
                 logged = ""
@@ -114,3 +125,5 @@ class Watch:
                 if str(error) != logged:
                     _LOG.warning("%s", error, exc_info=not isinstance(error, AdaptkitError))
                 logged = str(error)
+            if is_awaited:
+                self._looked.set()
