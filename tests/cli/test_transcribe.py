@@ -206,7 +206,7 @@ def test_a_long_recording_needs_the_detector_of_pauses(adaptkit, base_dir, tmp_p
     done = adaptkit("transcribe", own, "--base", base_dir, "--max-sec", 1)
 
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "what is longer than 1 s is cut at pauses" in done.stderr
+    assert "recordings of more than 1 s are cut at pauses" in done.stderr
     assert "pip install 'adaptkit[long]'" in done.stderr
 
 
