@@ -51,6 +51,15 @@ AllowedHost = Annotated[
         "address of the connection; repeatable.",
     ),
 ]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Answer only requests with a token of this file, a token per line, in the header "
+        "'Authorization: Bearer TOKEN'.",
+        show_default=False,
+    ),
+]
 Preload = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Load this speaker's Submodel at startup and keep it; repeatable."),
@@ -141,6 +150,7 @@ def serve(
     refresh_sec: RefreshSec = 2,
     preload: Preload = None,
     allowed_host: AllowedHost = None,
+    token_file: TokenFile = None,
     enroll: Enroll = None,
     prompts: PromptFile = None,
     max_recordings: MaxRecordings = None,
@@ -153,6 +163,7 @@ def serve(
     """
     _leave_foreign_metrics()
     try:
+        from adaptkit.serve.access import read_tokens
         from adaptkit.serve.run import serve as run
         from adaptkit.serve.service import ServerLimits, ServerSettings
     except ModuleNotFoundError as error:
@@ -171,6 +182,7 @@ def serve(
         num_workers=workers,
         preload=tuple(dict.fromkeys(preload or ())),
         allowed_hosts=tuple(dict.fromkeys(allowed_host or ())),
+        tokens=() if token_file is None else read_tokens(token_file),
         search=request_search(search, search_set, lm, nbest),
         enrollment=_enrollment(enroll, prompts, max_recordings, enroll_nice),
     )

@@ -1,7 +1,7 @@
 """The HTTP application: its routes, and the responses to refusals and errors."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Mapping
 from importlib import metadata
 from time import perf_counter
 from typing import Annotated, Any, TypeVar
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from adaptkit.serve import openapi
+from adaptkit.serve.access import Access
 from adaptkit.serve.audio import receive
 from adaptkit.serve.enrollment.routes import add_speakers
 from adaptkit.serve.middleware import AllowedHosts, Counting
@@ -49,6 +50,7 @@ def create_app(service: Service) -> FastAPI:
     add_speakers(app, service)
     add_page(app, most_sec=service.most_sec, most_bytes=service.limits.max_body_bytes)
     paths = frozenset(route.path for route in app.routes)
+    app.add_middleware(Access, tokens=service.tokens, refuse=_failure)
     app.add_middleware(AllowedHosts, names=service.hosts, refuse=_refuse_host)
     app.add_middleware(Counting, metrics=service.metrics, paths=paths)
     return app
@@ -149,7 +151,7 @@ def _add_errors(app: FastAPI) -> None:
         return _failure(500, "internal error; see the log of the server")  # which has the traceback
 
 
-def _failure(status: int, message: str, headers: Any = None) -> Response:
+def _failure(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return an error response and close the connection, since the body may not have been read."""
     retry = {"Retry-After": "1"} if status == 503 else {}
     content = Failure(status=status, message=message).model_dump()

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -75,6 +75,7 @@ class ServerSettings:
     num_workers: int = 1  # processes, each with its own models and limits
     preload: tuple[str, ...] = ()  # speakers whose Submodels are loaded at startup and kept
     allowed_hosts: tuple[str, ...] = ()  # further names that Host headers may have
+    tokens: tuple[str, ...] = field(default=(), repr=False)  # one is needed, if there are any
     search: SearchRequest = SearchRequest()
     enrollment: EnrollmentSettings | None = None  # None: no recordings are kept
     route_nearest: int | None = None  # voices whose likelihoods are compared; None for the default
@@ -94,7 +95,7 @@ class Service:
 
     def __init__(self, base: BaseModel, settings: ServerSettings):
         self.base, self.limits, self._preload = base, settings.limits, settings.preload
-        self.hosts = (settings.host, *settings.allowed_hosts)
+        self.hosts, self.tokens = (settings.host, *settings.allowed_hosts), settings.tokens
         searcher = new_searcher(base, settings.search)
         self.most_nbest = searcher.nbest
         options = ModelOptions(settings.base, submodels=settings.submodels, search=settings.search)
