@@ -145,7 +145,7 @@ def as_markdown(comparison: Comparison) -> str:
         f"## Results on {quote_code(comparison.set_name)}",
         explain(comparison),
         markdown(join(as_cells(comparison))),
-        *list_notes(comparison.results),
+        *map(escape_markdown, list_notes(comparison.results)),
         *markdown_sections([*list_speaker_sections(comparison), *list_group_sections(comparison)]),
         "### WER by speaker",
         markdown(as_speaker_rows(comparison.results)),

@@ -8,6 +8,7 @@ from adaptkit.records import RunRecord
 from adaptkit.report import html, summary
 from adaptkit.report.notes import list_notes
 from adaptkit.report.runs import load
+from adaptkit.tables import escape_markdown
 
 
 def rows_of(folders, **options):
@@ -31,6 +32,14 @@ def test_speakers_that_kept_their_start_are_named(experiments):
     assert rows_of(experiments)["residual64"]["unimproved"] == ["ann"]
     for render in (summary.as_table, summary.as_markdown, html.render_page):
         assert f"{expected}, as no validation was better: ann." in render(comparison)
+
+
+def test_names_of_speakers_are_escaped_in_the_notes_of_markdown(experiments):
+    path = experiments[1] / "run.json"
+    dataclasses.replace(RunRecord.read(path), unimproved=["bob & <co>"]).write(path)
+    text = summary.as_markdown(load(experiments))
+    assert f"as no validation was better: {escape_markdown('bob & <co>')}." in text
+    assert "better: bob & <co>." not in text
 
 
 def test_what_trials_chose_is_reported(experiments):
