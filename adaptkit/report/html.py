@@ -8,7 +8,7 @@ from string import Template
 
 from adaptkit.characters import visible
 from adaptkit.report import charts
-from adaptkit.report.notes import list_notes
+from adaptkit.report.notes import list_notes, list_warnings
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.report.sections import Cell, list_group_sections, list_speaker_sections
 from adaptkit.report.summary import (
@@ -105,7 +105,7 @@ def _experiments(comparison: Comparison) -> str:
         for name, row in zip(_swatched(comparison.results), rows, strict=True)
     ]
     titles = [escape(title) + _small(below) for title, below in head]
-    notes = "".join(map(_note, list_notes(comparison.results)))
+    notes = "".join(map(_note, [*list_notes(comparison.results), *list_warnings(comparison)]))
     return _table(titles, body, best={(rates.index(min(rates)), 1)}) + notes
 
 

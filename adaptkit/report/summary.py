@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from adaptkit.report.notes import list_notes
+from adaptkit.report.notes import list_notes, list_warnings
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.report.sections import (
     Cell,
@@ -145,7 +145,7 @@ def as_markdown(comparison: Comparison) -> str:
         f"## Results on {quote_code(comparison.set_name)}",
         explain(comparison),
         markdown(join(as_cells(comparison))),
-        *map(escape_markdown, list_notes(comparison.results)),
+        *map(escape_markdown, [*list_notes(comparison.results), *list_warnings(comparison)]),
         *markdown_sections([*list_speaker_sections(comparison), *list_group_sections(comparison)]),
         "### WER by speaker",
         markdown(as_speaker_rows(comparison.results)),

@@ -6,7 +6,7 @@ import statistics
 
 from adaptkit.records import RunRecord
 from adaptkit.report import html, summary
-from adaptkit.report.notes import list_notes
+from adaptkit.report.notes import list_notes, list_warnings
 from adaptkit.report.runs import load
 from adaptkit.tables import escape_markdown
 
@@ -40,6 +40,18 @@ def test_names_of_speakers_are_escaped_in_the_notes_of_markdown(experiments):
     text = summary.as_markdown(load(experiments))
     assert f"as no validation was better: {escape_markdown('bob & <co>')}." in text
     assert "better: bob & <co>." not in text
+
+
+def test_intervals_over_few_speakers_and_the_lowest_p_are_warned_of(experiments):
+    comparison, few = load(experiments, minus=["none"]), "Intervals over 2 speakers are unreliable"
+    difference = comparison.differences[1][0]
+    comparison.differences[1][0] = dataclasses.replace(difference, p_value=2 / 1001)
+    lowest = "the lowest that 1,000 resamples can show: residual64 minus none."
+    for render in (summary.as_markdown, html.render_page):
+        assert few in render(comparison)
+        assert lowest in render(comparison)
+    comparison.differences[1][0] = dataclasses.replace(difference, p_value=4 / 1001)
+    assert "residual64 minus none" not in "".join(list_warnings(comparison))
 
 
 def test_what_trials_chose_is_reported(experiments):
