@@ -17,17 +17,17 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from adaptkit.characters import visible
 from adaptkit.report.runs import ExperimentResult, find_baseline
+from adaptkit.report.speakers import has_many
 from adaptkit.scoring.counts import ErrorCounts
 from adaptkit.scoring.wer import ONE_SPEAKER, Interval
 
 NUM_COLOURS = 8  # the page defines --series-0 (the baseline) to --series-8
 INK, MUTED, LINE = "#010101", "#020202", "#030303"  # placeholders, see `_to_svg`
 WIDTH = 10.0  # inches
-MOST_SPEAKERS = 200  # with a bar each
 _POINTS = 150  # per curve; of losses, each is the mean over a range of steps
 _STYLE = {
     "text.parse_math": False,  # names may contain a dollar sign
@@ -76,11 +76,11 @@ def choose_looks(results: Sequence[ExperimentResult]) -> list[Look]:
 def draw_speakers(results: Sequence[ExperimentResult]) -> str:
     """Draw the overall and per-speaker WER as grouped bars, with whiskers for the intervals.
 
-    More than MOST_SPEAKERS are drawn as curves instead, from the lowest WER to the highest.
+    Of many, the shares of speakers up to each WER are drawn instead.
     """
     speakers = list(results[0].score.by_speaker)
-    if len(speakers) > MOST_SPEAKERS:
-        return _draw_sorted(results)
+    if has_many(results):
+        return _draw_distribution(results)
     names = [None, *speakers] if len(speakers) > 1 else speakers
     most = max(4, 120 // (len(results) + 1))  # groups beside each other
     num_rows = math.ceil(len(names) / most)
@@ -94,18 +94,19 @@ def draw_speakers(results: Sequence[ExperimentResult]) -> str:
         return _to_svg(figure, "Word error rate by speaker")
 
 
-def _draw_sorted(results: Sequence[ExperimentResult]) -> str:
+def _draw_distribution(results: Sequence[ExperimentResult]) -> str:
+    """Draw the empirical distribution function of the speakers' WER."""
     with _drawing():
-        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         ax = figure.subplots()
         for look, result in zip(choose_looks(results), results, strict=True):
-            rates = sorted(counts.rate for counts in result.score.by_speaker.values())
-            shares = np.linspace(0, 100, _POINTS)
+            rates = [counts.rate for counts in result.score.by_speaker.values()]
             style = "--" if look.fill == "hollow" else "-"
-            ax.plot(shares, np.percentile(rates, shares), style, color=_series(look.colour), linewidth=1.4)
-        ax.set(xlabel="speakers, from the lowest WER to the highest (%)", ylabel="WER (%)", xlim=(0, 100))
-        ax.set_ylim(0, None)
-        return _to_svg(figure, "Word error rate by speaker, sorted")
+            ax.ecdf(rates, linestyle=style, color=_series(look.colour), linewidth=1.6)
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+        ax.set(xlabel="WER (%)", ylabel="speakers up to this WER", ylim=(0, 1))
+        ax.set_xlim(0, None)
+        return _to_svg(figure, "Distribution of the word error rates of speakers")
 
 
 def draw_training(results: Sequence[ExperimentResult]) -> str:

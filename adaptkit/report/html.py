@@ -10,14 +10,15 @@ from adaptkit.characters import visible
 from adaptkit.report import charts
 from adaptkit.report.notes import list_notes, list_warnings
 from adaptkit.report.runs import Comparison, ExperimentResult
-from adaptkit.report.sections import list_group_sections, list_speaker_sections
+from adaptkit.report.sections import Section, list_group_sections, list_speaker_sections
+from adaptkit.report.speakers import find_best, has_many, list_rate_sections
 from adaptkit.report.summary import (
     as_cells,
-    as_speaker_rows,
     explain,
     list_versions,
     summarise,
 )
+from adaptkit.report.worst import find_worst_utterances
 from adaptkit.scoring.bootstrap import LEVEL
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -26,34 +27,33 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def render_page(comparison: Comparison) -> str:
     """Render the page."""
     results = comparison.results
-    looks, speakers = charts.choose_looks(results), as_speaker_rows(results)
+    looks, best = charts.choose_looks(results), find_best(results)
     rates = [result.score.total.rate for result in results]
     names = [(look, result.name) for look, result in zip(looks, results, strict=True)]
     trained = [name for name, result in zip(names, results, strict=True) if result.runs[0].progress.loss]
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            title=f"Word error rates on {comparison.set_name}",
-            text=explain(comparison),
-            level=LEVEL,
-            headline=_list_cards(comparison),
-            experiments=as_cells(comparison),
-            best_experiment={(1 + rates.index(min(rates)), 1)},
-            warnings=[*list_notes(results), *list_warnings(comparison)],
-            sections=[*list_speaker_sections(comparison), *list_group_sections(comparison)],
-            looks=looks,
-            names=names,
-            trained=trained,
-            sizes=charts.draw_sizes(results),
-            bars=charts.draw_speakers(results),
-            bars_note=_explain_bars(results),
-            curves=charts.draw_training(results) if trained else "",
-            speakers=[[(cell, "") for cell in row] for row in speakers],
-            best_speakers=_find_lowest(speakers),
-            made=list(map(_describe_run, results)),
-            versions=list_versions(results),
-        )
+    template = _environment().get_template("report.html")
+    return template.render(
+        title=f"Word error rates on {comparison.set_name}",
+        text=explain(comparison),
+        level=LEVEL,
+        headline=_list_cards(comparison),
+        experiments=as_cells(comparison),
+        best_experiment={(1 + rates.index(min(rates)), 1)},
+        warnings=[*list_notes(results), *list_warnings(comparison)],
+        sections=[*list_speaker_sections(comparison), *list_group_sections(comparison)],
+        looks=looks,
+        names=names,
+        trained=trained,
+        sizes=charts.draw_sizes(results),
+        bars=charts.draw_speakers(results),
+        is_many=has_many(results),
+        bars_note=_explain_bars(results),
+        curves=charts.draw_training(results) if trained else "",
+        rates=[(section, _find_lowest(section)) for section in list_rate_sections(results)],
+        best=best.name,
+        worst=find_worst_utterances(best),
+        made=list(map(_describe_run, results)),
+        versions=list_versions(results),
     )
 
 
@@ -105,18 +105,18 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _find_lowest(rows: Sequence[Sequence[str]]) -> set[tuple[int, int]]:
+def _find_lowest(section: Section) -> set[tuple[int, int]]:
     """Find row and column of the lowest rate of each row below the head."""
     best = set()
-    for index, row in enumerate(rows[1:], 1):
-        rates = list(map(float, row[1:]))
+    for index, row in enumerate(section.rows[1:], 1):
+        rates = [float(figure) for figure, _ in row[1:]]
         best |= {(index, column) for column, rate in enumerate(rates, 1) if rate == min(rates)}
     return best
 
 
 def _explain_bars(results: Sequence[ExperimentResult]) -> str:
-    if len(results[0].score.by_speaker) > charts.MOST_SPEAKERS:
-        return "The speakers of each experiment are sorted by their WER."
+    if has_many(results):
+        return "Each curve shows the share of speakers whose WER is at most the one below it."
     return f"Whiskers: {LEVEL} % bootstrap intervals; 'all' pools the speakers."
 
 
