@@ -133,7 +133,8 @@ def _share_harmed(difference: Difference) -> float | None:
 
 def as_table(comparison: Comparison) -> str:
     """Format the experiments as aligned text, overall and by group."""
-    parts = ["\n".join([aligned(join(as_cells(comparison))), *list_notes(comparison.results)])]
+    notes = [*list_notes(comparison.results), *list_warnings(comparison)]
+    parts = ["\n".join([aligned(join(as_cells(comparison))), *notes])]
     parts += [f"{one.title}\n{aligned(join(one.rows))}" for one in list_group_sections(comparison)]
     return "\n\n".join(parts)
 
