@@ -11,6 +11,7 @@ from adaptkit.report import charts
 from adaptkit.report.notes import list_notes, list_warnings
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.report.sections import Section, list_group_sections, list_speaker_sections
+from adaptkit.report.sizes import draw_sizes
 from adaptkit.report.speakers import find_best, has_many, list_rate_sections
 from adaptkit.report.summary import (
     as_cells,
@@ -44,7 +45,7 @@ def render_page(comparison: Comparison) -> str:
         looks=looks,
         names=names,
         trained=trained,
-        sizes=charts.draw_sizes(results),
+        sizes=draw_sizes(results),
         bars=charts.draw_speakers(results),
         is_many=has_many(results),
         bars_note=_explain_bars(results),
