@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from adaptkit.characters import visible
+from adaptkit.characters import abridge, visible
 from adaptkit.report.runs import ExperimentResult, find_baseline
 from adaptkit.report.speakers import has_many
 from adaptkit.scoring.counts import ErrorCounts
@@ -28,7 +28,6 @@ from adaptkit.scoring.wer import ONE_SPEAKER, Interval
 NUM_COLOURS = 8  # the page defines --series-0 (the baseline) to --series-8
 INK, MUTED, LINE = "#010101", "#020202", "#030303"  # placeholders, see `to_svg`
 WIDTH = 10.0  # inches
-_LONGEST_NAME = 21  # characters
 _POINTS = 150  # per curve; of losses, each is the mean over a range of steps
 _STYLE = {
     "text.parse_math": False,  # names may contain a dollar sign
@@ -147,7 +146,7 @@ def _draw_groups(
     ax: Axes, results: Sequence[ExperimentResult], names: Sequence[str | None], width: int
 ) -> None:
     """Draw a group of bars per name, with a bar per experiment, on an axis of `width` groups."""
-    labels = [ONE_SPEAKER if name is None else shorten(visible(name)) for name in names]
+    labels = [ONE_SPEAKER if name is None else abridge(visible(name)) for name in names]
     bar = 0.8 / len(results)
     places = np.arange(len(names))
     for index, (look, result) in enumerate(zip(choose_looks(results), results, strict=True)):
@@ -188,15 +187,6 @@ def _draw_curve(ax: Axes, points: Sequence[tuple[int, float]], look: Look) -> No
             "marker": "o" if len(points) < 30 else None,
         }
         ax.plot(steps, values, color=series(look.colour), linewidth=1.4, ms=3, **style)
-
-
-def shorten(name: str) -> str:
-    """Return a name with its middle left out if it is long, as beginnings and ends tell names apart.
-
-    >>> shorten("speaker"), shorten("houlsby_after_attention_512")
-    ('speaker', 'houlsby_af…ention_512')
-    """
-    return name if len(name) <= _LONGEST_NAME else f"{name[:10]}…{name[-10:]}"
 
 
 def series(index: int) -> str:

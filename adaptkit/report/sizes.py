@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from adaptkit.characters import abridge
 from adaptkit.report.charts import (
     MUTED,
     WIDTH,
@@ -15,7 +16,6 @@ from adaptkit.report.charts import (
     drawing,
     find_rates,
     series,
-    shorten,
     to_svg,
 )
 from adaptkit.report.runs import ExperimentResult, find_baseline
@@ -89,7 +89,7 @@ def _write_names(ax: Axes, named: Sequence[tuple[Look, ExperimentResult]]) -> No
     taken = [(x - 5.0, x + 5.0, y) for x, y in places]  # left, right, height
     taken += [(*edges, y) for (_, result), (_, y) in zip(named, places, strict=True) if _is_alone(result)]
     for (look, result), point, (x, y) in zip(named, points, places, strict=True):
-        name = shorten(result.name)
+        name = abridge(result.name)
         left, right, height = _find_room(x, y, 5.5 * len(name), taken, edges)
         taken.append((left, right, height))
         side = {"xytext": (9, height - y)} if left > x else {"xytext": (-9, height - y), "ha": "right"}
