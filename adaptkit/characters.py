@@ -37,6 +37,7 @@ _SPACELESS = re.compile(  # Thai, Lao, Tibetan, Myanmar, Khmer; Japanese and Chi
 _CONTROLS = bytes((*range(10), *range(11, 32), 127))  # of ASCII, the line feed aside
 _STRANGE = re.compile(f"(?![ \n])\\s|[{_FORMATS}{_FILLERS}{_JOINERS}]")  # what `clean` may change
 _LONGEST_WORD = 30  # characters
+_LONGEST_NAME = 21  # in figures
 
 FORMS: Mapping[str, Callable[[str], str]] = {
     "lower": str.lower,
@@ -126,6 +127,15 @@ def visible(text: str) -> str:
     """
     hidden = re.compile(f"{_INVISIBLE.pattern}|(?! )\\s|\0")
     return hidden.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
+
+def abridge(name: str) -> str:
+    """Return a name with its middle left out if it is long, as beginnings and ends tell names apart.
+
+    >>> abridge("speaker"), abridge("houlsby_after_attention_512")
+    ('speaker', 'houlsby_af…ention_512')
+    """
+    return name if len(name) <= _LONGEST_NAME else f"{name[:10]}…{name[-10:]}"
 
 
 def _name(character: str) -> str:

@@ -113,6 +113,8 @@ class ReportFormat(str, Enum):
     table = "table"
     md = "md"
     json = "json"
+    csv = "csv"
+    latex = "latex"
     html = "html"
 
 

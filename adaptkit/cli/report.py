@@ -43,37 +43,59 @@ def report(
     Example: adaptkit report exp/none exp/residual/1 exp/residual/2 --minus none --format md
     """
     from adaptkit.files import write_text
-    from adaptkit.report import by_set, runs
-    from adaptkit.report import summary as reporting
+    from adaptkit.report import runs
 
-    library = reporting
     if test_sets and len(test_sets) > 1:
         if form is ReportFormat.html:
             raise typer.BadParameter("html needs a single --test-set", param_hint="--format")
-        library, compared = by_set, by_set.load(experiments, test_sets, minus=minus or ())
+        written = _render_sets(form, experiments, test_sets, minus or ())
     else:
         compared = runs.load(experiments, test_sets[0] if test_sets else None, minus=minus or ())
         if form is ReportFormat.table and out is None and sys.stdout.isatty():
             _print_report(compared)
             return
-    if form is ReportFormat.html:
-        from adaptkit.report.html import render_page as render
-    else:
-        render = {"table": library.as_table, "md": library.as_markdown, "json": library.as_json}[form.value]
+        written = _render(form, compared)
     if out:
-        write_text(out, render(compared) + "\n")
+        write_text(out, written + "\n")
     else:
-        typer.echo(render(compared))
+        typer.echo(written)
+
+
+def _render(form: ReportFormat, compared: "Comparison") -> str:
+    """Format a report on one set."""
+    from adaptkit.report import summary
+    from adaptkit.report.csv import as_csv
+    from adaptkit.report.latex import as_latex
+
+    if form is ReportFormat.html:
+        from adaptkit.report.html import render_page
+
+        return render_page(compared)
+    forms = {"table": summary.as_table, "md": summary.as_markdown, "json": summary.as_json}
+    return (forms | {"csv": as_csv, "latex": as_latex})[form.value](compared)
+
+
+def _render_sets(
+    form: ReportFormat, experiments: Sequence[Path], test_sets: Sequence[str], minus: Sequence[str]
+) -> str:
+    """Format a report on several sets."""
+    from adaptkit.report import by_set
+    from adaptkit.report.csv import sets_as_csv
+    from adaptkit.report.latex import sets_as_latex
+
+    forms = {"table": by_set.as_table, "md": by_set.as_markdown, "json": by_set.as_json}
+    forms |= {"csv": sets_as_csv, "latex": sets_as_latex}
+    return forms[form.value](by_set.load(experiments, test_sets, minus=minus))
 
 
 def _print_report(compared: "Comparison") -> None:
     """Print the table of experiments, their notes, and the tables of groups on a terminal."""
     from adaptkit.report import summary
-    from adaptkit.report.notes import list_notes
+    from adaptkit.report.notes import list_notes, list_warnings
     from adaptkit.report.sections import list_group_sections
 
     _print_table(summary.as_cells(compared))
-    for note in list_notes(compared.results):
+    for note in [*list_notes(compared.results), *list_warnings(compared)]:
         typer.echo(note)
     for section in list_group_sections(compared):
         typer.echo(section.title)

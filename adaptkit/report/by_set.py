@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adaptkit.report import runs, summary
+from adaptkit.report.notes import list_warnings
 from adaptkit.report.runs import Comparison, ExperimentResult, Run
 from adaptkit.report.sections import (
     Cell,
@@ -16,9 +17,9 @@ from adaptkit.report.sections import (
     rate_head,
 )
 from adaptkit.scoring.wer import pool
-from adaptkit.tables import aligned, markdown
+from adaptkit.tables import aligned, escape_markdown, markdown
 
-_ALL = "all"  # the sets pooled
+ALL = "all"  # the sets pooled
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def as_table(conditions: Sequence[SetComparison]) -> str:
     """Format a table for each group of sets as aligned text, and one for each group of utterances."""
     parts = []
     for group in conditions:
-        parts.append(aligned(summary.join(as_cells(group))))
-        parts += [f"{one.title}\n{aligned(summary.join(one.rows))}" for one in _group_sections(group)]
+        parts.append("\n".join([aligned(summary.join(as_cells(group))), *list_warnings(group.together)]))
+        parts += [f"{one.title}\n{aligned(summary.join(one.rows))}" for one in list_group_sections(group)]
     return "\n\n".join(parts)
 
 
@@ -62,7 +63,8 @@ def as_markdown(conditions: Sequence[SetComparison]) -> str:
     parts = []
     for group in conditions:
         parts += [_explain(group), markdown(summary.join(as_cells(group)))]
-        sections = [*list_speaker_sections(group.together), *_group_sections(group)]
+        parts += map(escape_markdown, list_warnings(group.together))
+        sections = [*list_speaker_sections(group.together), *list_group_sections(group)]
         parts += summary.markdown_sections(sections)
     return "\n\n".join([*parts, *summary.list_provenance(conditions[0].together.results)])
 
@@ -83,7 +85,7 @@ def as_json(conditions: Sequence[SetComparison]) -> str:
 def as_cells(conditions: SetComparison) -> list[list[Cell]]:
     """Return the table, head first: WER by experiment and set, pooled WER, and its paired differences."""
     names = [comparison.set_name for comparison in conditions.by_set]
-    several = [_ALL] if len(names) > 1 else []
+    several = [ALL] if len(names) > 1 else []
     head = [("experiment", ""), *((name, "") for name in [*names, *several])]
     head += [(title, "") for title, _ in rate_head(conditions.together)]
     rows = []
@@ -95,20 +97,26 @@ def as_cells(conditions: SetComparison) -> list[list[Cell]]:
     return [head, *rows]
 
 
-def _group_sections(conditions: SetComparison) -> list[Section]:
+def list_group_sections(conditions: SetComparison) -> list[Section]:
+    """Return a table for each group of utterances; none if the data has no groups."""
     parts = {group: conditions.of_group(group) for group in conditions.together.groups}
     return [
         Section(describe_group(group, part.by_set[0]), as_cells(part), []) for group, part in parts.items()
     ]
 
 
+def list_remarks(group: SetComparison) -> list[str]:
+    """Return what the figures mean, and warnings."""
+    return [_explain(group), *list_warnings(group.together)]
+
+
 def _explain(group: SetComparison) -> str:
-    pooled = f" '{_ALL}' pools the errors of the {len(group.by_set)} sets, and so does 'minus'."
+    pooled = f" '{ALL}' pools the errors of the {len(group.by_set)} sets, and so does 'minus'."
     return summary.explain_rates(group.together) + (pooled if len(group.by_set) > 1 else "")
 
 
 def _name(comparison: Comparison, group: SetComparison) -> str:
-    return _ALL if comparison is group.together else comparison.set_name
+    return ALL if comparison is group.together else comparison.set_name
 
 
 def _join(comparisons: Sequence[Comparison]) -> Comparison:

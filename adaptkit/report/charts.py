@@ -17,17 +17,17 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from adaptkit.characters import visible
+from adaptkit.characters import abridge, visible
 from adaptkit.report.runs import ExperimentResult, find_baseline
+from adaptkit.report.speakers import has_many
 from adaptkit.scoring.counts import ErrorCounts
 from adaptkit.scoring.wer import ONE_SPEAKER, Interval
 
 NUM_COLOURS = 8  # the page defines --series-0 (the baseline) to --series-8
-INK, MUTED, LINE = "#010101", "#020202", "#030303"  # placeholders, see `_to_svg`
+INK, MUTED, LINE = "#010101", "#020202", "#030303"  # placeholders, see `to_svg`
 WIDTH = 10.0  # inches
-MOST_SPEAKERS = 200  # with a bar each
 _POINTS = 150  # per curve; of losses, each is the mean over a range of steps
 _STYLE = {
     "text.parse_math": False,  # names may contain a dollar sign
@@ -76,36 +76,37 @@ def choose_looks(results: Sequence[ExperimentResult]) -> list[Look]:
 def draw_speakers(results: Sequence[ExperimentResult]) -> str:
     """Draw the overall and per-speaker WER as grouped bars, with whiskers for the intervals.
 
-    More than MOST_SPEAKERS are drawn as curves instead, from the lowest WER to the highest.
+    Of many, the shares of speakers up to each WER are drawn instead.
     """
     speakers = list(results[0].score.by_speaker)
-    if len(speakers) > MOST_SPEAKERS:
-        return _draw_sorted(results)
+    if has_many(results):
+        return _draw_distribution(results)
     names = [None, *speakers] if len(speakers) > 1 else speakers
     most = max(4, 120 // (len(results) + 1))  # groups beside each other
     num_rows = math.ceil(len(names) / most)
     size = math.ceil(len(names) / num_rows)
-    with _drawing():
-        figure = Figure(figsize=(WIDTH, 2.7 * num_rows), layout="constrained")
+    with drawing():
+        figure = Figure(figsize=(WIDTH, 3.2 * num_rows), layout="constrained")
         axes = figure.subplots(num_rows, squeeze=False, sharey=True)[:, 0]
         for row, ax in enumerate(axes):
             _draw_groups(ax, results, names[row * size : (row + 1) * size], width=size)
         axes[0].set_ylim(0, None)  # shared by all rows, so set after the last one
-        return _to_svg(figure, "Word error rate by speaker")
+        return to_svg(figure, "Word error rate by speaker")
 
 
-def _draw_sorted(results: Sequence[ExperimentResult]) -> str:
-    with _drawing():
-        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+def _draw_distribution(results: Sequence[ExperimentResult]) -> str:
+    """Draw the empirical distribution function of the speakers' WER."""
+    with drawing():
+        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         ax = figure.subplots()
         for look, result in zip(choose_looks(results), results, strict=True):
-            rates = sorted(counts.rate for counts in result.score.by_speaker.values())
-            shares = np.linspace(0, 100, _POINTS)
+            rates = [counts.rate for counts in result.score.by_speaker.values()]
             style = "--" if look.fill == "hollow" else "-"
-            ax.plot(shares, np.percentile(rates, shares), style, color=_series(look.colour), linewidth=1.4)
-        ax.set(xlabel="speakers, from the lowest WER to the highest (%)", ylabel="WER (%)", xlim=(0, 100))
-        ax.set_ylim(0, None)
-        return _to_svg(figure, "Word error rate by speaker, sorted")
+            ax.ecdf(rates, linestyle=style, color=series(look.colour), linewidth=1.6)
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+        ax.set(xlabel="WER (%)", ylabel="speakers up to this WER", ylim=(0, 1))
+        ax.set_xlim(0, None)
+        return to_svg(figure, "Distribution of the word error rates of speakers")
 
 
 def draw_training(results: Sequence[ExperimentResult]) -> str:
@@ -119,7 +120,7 @@ def draw_training(results: Sequence[ExperimentResult]) -> str:
     shown = {title: name for title, name in curves.items() if any(getattr(r.progress, name) for _, r in runs)}
     if not shown:
         return ""
-    with _drawing():
+    with drawing():
         figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
         for ax, (title, name) in zip(
             figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
@@ -130,78 +131,28 @@ def draw_training(results: Sequence[ExperimentResult]) -> str:
             ax.set_xlabel("optimizer step")
             ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             ax.margins(x=0.02)
-        return _to_svg(figure, "Training curves")
-
-
-def draw_sizes(results: Sequence[ExperimentResult]) -> str:
-    """Draw WER against parameters per speaker, with the baseline as a line; empty if none was trained."""
-    base = find_baseline(results)
-    pairs = zip(choose_looks(results), results, strict=True)
-    trained = [(look, result) for look, result in pairs if result.record.params_trainable]
-    if not trained:
-        return ""
-    with _drawing():
-        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
-        ax = figure.subplots()
-        for look, result in trained:
-            rates, reach = _rates(result, [None])
-            colour = _series(look.colour)
-            style = {"fmt": "o", "markersize": 7, "elinewidth": 1.2, "capsize": 3}
-            face = "none" if look.fill == "hollow" else colour
-            ax.errorbar(result.record.params_per_task, rates, reach, color=colour, mfc=face, **style)
-        ax.set(xlabel="parameters per speaker", ylabel="WER (%)")
-        _scale_sizes(ax, [result.record.params_per_task for _, result in trained])
-        ax.margins(x=0.12, y=0.15)
-        if not base.record.params_trainable:
-            _draw_baseline(ax, base)
-        _write_names(ax, trained)
-        return _to_svg(figure, "Word error rate against parameters per speaker")
+        return to_svg(figure, "Training curves")
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     """Draw in our style; the page brings the font, so that what matplotlib's own lacks is no matter."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
         yield
 
 
-def _scale_sizes(ax: Axes, sizes: Sequence[int]) -> None:
-    """Make the horizontal axis logarithmic, with room for 0 if speakers share all parameters."""
-    least, most = min((size for size in sizes if size), default=1), max(sizes)
-    ax.set_xscale("symlog", linthresh=least, linscale=0.3)
-    if 0 not in sizes and most < 10 * least:
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-    else:
-        digits = (1,) if most > 300 * least else (1, 2, 5)
-        ticks = [digit * 10**power for power in range(12) for digit in digits]
-        ax.set_xticks([size for size in (0, *ticks) if size in sizes or least / 2 <= size <= 2 * most])
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.minorticks_off()
-
-
-def _draw_baseline(ax: Axes, base: ExperimentResult) -> None:
-    """Draw the WER of the base model alone as a line, or as a title if the line would flatten the rest."""
-    low, high = ax.get_ylim()
-    rate, colour = base.score.total.rate, _series(0)
-    if rate < high + (high - low):
-        ax.axhspan(base.score.interval.low, base.score.interval.high, color=colour, alpha=0.15, lw=0)
-        ax.axhline(rate, color=colour, linestyle="--", linewidth=1.2)
-    else:
-        ax.set_title(f"{base.name}: {rate:.2f}, above this range", color=MUTED)
-
-
 def _draw_groups(
     ax: Axes, results: Sequence[ExperimentResult], names: Sequence[str | None], width: int
 ) -> None:
     """Draw a group of bars per name, with a bar per experiment, on an axis of `width` groups."""
-    labels = [ONE_SPEAKER if name is None else visible(name) for name in names]
+    labels = [ONE_SPEAKER if name is None else abridge(visible(name)) for name in names]
     bar = 0.8 / len(results)
     places = np.arange(len(names))
     for index, (look, result) in enumerate(zip(choose_looks(results), results, strict=True)):
-        rates, errors = _rates(result, names)
+        rates, errors = find_rates(result, names)
         x = places + (index - (len(results) - 1) / 2) * bar
-        colour = _series(look.colour)
+        colour = series(look.colour)
         face = "none" if look.fill == "hollow" else colour
         ax.bar(x, rates, bar * 0.8, facecolor=face, edgecolor=colour, linewidth=0.8)
         ax.errorbar(x, rates, errors, fmt="none", color=INK, elinewidth=0.8, capsize=1.5, alpha=0.65)
@@ -211,7 +162,7 @@ def _draw_groups(
     ax.set(xlim=(-0.6, width - 0.4), ylabel="WER (%)")
 
 
-def _rates(result: ExperimentResult, names: Sequence[str | None]) -> tuple[list[float], np.ndarray]:
+def find_rates(result: ExperimentResult, names: Sequence[str | None]) -> tuple[list[float], np.ndarray]:
     """Return the WER of each speaker, None for all, and the reach of its interval down and up (2, names)."""
     score = result.score
     known: dict[str | None, tuple[ErrorCounts, Interval]] = {
@@ -235,46 +186,18 @@ def _draw_curve(ax: Axes, points: Sequence[tuple[int, float]], look: Look) -> No
             "linestyle": "--" if look.fill == "hollow" else "-",
             "marker": "o" if len(points) < 30 else None,
         }
-        ax.plot(steps, values, color=_series(look.colour), linewidth=1.4, ms=3, **style)
+        ax.plot(steps, values, color=series(look.colour), linewidth=1.4, ms=3, **style)
 
 
-def _write_names(ax: Axes, trained: Sequence[tuple[Look, ExperimentResult]]) -> None:
-    """Label the points with the names of their experiments, avoiding overlaps."""
-    ax.figure.draw_without_rendering()  # fixes the scales
-    points = [(result.record.params_per_task, result.score.total.rate) for _, result in trained]
-    places = ax.transData.transform(points) * 72 / ax.figure.dpi  # typographic points
-    taken = [(x - 5.0, x + 5.0, y) for x, y in places]  # left, right, height
-    for (look, result), point, (x, y) in zip(trained, points, places, strict=True):
-        left, right, height = _find_room(x, y, 5.5 * len(result.name), taken)
-        taken.append((left, right, height))
-        side = {"xytext": (9, height - y)} if left > x else {"xytext": (-9, height - y), "ha": "right"}
-        place = {"textcoords": "offset points", "va": "center", **side}
-        ax.annotate(result.name, point, color=_series(look.colour), **place)
-
-
-def _find_room(
-    x: float, y: float, width: float, taken: Sequence[tuple[float, float, float]]
-) -> tuple[float, float, float]:
-    """Find left, right and height for a label beside (x, y) that overlaps none of `taken`."""
-    for shift in range(200):
-        for height in (y + shift, y - shift):
-            for left in (x + 9, x - 9 - width):
-                if not any(
-                    left < end and start < left + width and abs(height - at) < 11 for start, end, at in taken
-                ):
-                    return left, left + width, height
-    return x + 9, x + 9 + width, y
-
-
-def _series(index: int) -> str:
+def series(index: int) -> str:
     """Return the placeholder for the page's colour number `index`."""
     return f"#0400{index:02x}"
 
 
-def _to_svg(figure: Figure, title: str) -> str:
+def to_svg(figure: Figure, title: str) -> str:
     """Return a figure as an svg element, with its placeholder colours replaced by CSS variables."""
     variables = {INK: "--ink", MUTED: "--muted", LINE: "--line"}
-    variables |= {_series(index): f"--series-{index}" for index in range(NUM_COLOURS + 1)}
+    variables |= {series(index): f"--series-{index}" for index in range(NUM_COLOURS + 1)}
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({"svg.hashsalt": title}):  # makes the page reproducible

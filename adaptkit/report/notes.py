@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 from adaptkit.adapters.per_task import SHARED
 from adaptkit.errors import listed
-from adaptkit.report.runs import ExperimentResult
+from adaptkit.report.runs import Comparison, ExperimentResult
+from adaptkit.scoring.bootstrap import NUM_RESAMPLES
+
+_FEWEST_SPEAKERS = 10  # for intervals over speakers
+_LOWEST_P = 2 / (NUM_RESAMPLES + 1)
 
 
 def list_notes(results: Sequence[ExperimentResult]) -> list[str]:
@@ -19,6 +23,28 @@ def list_notes(results: Sequence[ExperimentResult]) -> list[str]:
         ),
         *(_describe_unimproved(result) for result in results if result.unimproved),
     ]
+
+
+def list_warnings(comparison: Comparison) -> list[str]:
+    """Warn of intervals over few speakers, and of p-values as low as the number of resamples allows."""
+    warnings, num_speakers = [], len(comparison.results[0].score.by_speaker)
+    if 1 < num_speakers < _FEWEST_SPEAKERS:
+        warnings.append(
+            f"Intervals over {num_speakers} speakers are unreliable, and say little of other speakers: "
+            f"have {_FEWEST_SPEAKERS} or more."
+        )
+    lowest = [
+        f"{result.name} minus {difference.other}"
+        for result in comparison.results
+        for difference in comparison.differences_of(result)
+        if difference and difference.p_value <= _LOWEST_P
+    ]
+    if lowest:
+        warnings.append(
+            f"p is at most {_LOWEST_P:.3f}, the lowest that {NUM_RESAMPLES:,} resamples can show: "
+            f"{listed(lowest)}."
+        )
+    return warnings
 
 
 def _describe_choices(result: ExperimentResult) -> str:

@@ -5,9 +5,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
-from adaptkit.report.notes import list_notes
+from adaptkit.characters import visible
+from adaptkit.report.notes import list_notes, list_warnings
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.report.sections import (
     Cell,
@@ -18,12 +17,12 @@ from adaptkit.report.sections import (
     rate_cells,
     rate_head,
 )
+from adaptkit.report.speakers import find_best, list_rate_sections
+from adaptkit.report.worst import find_worst_utterances
 from adaptkit.scoring.bootstrap import LEVEL
+from adaptkit.scoring.text import align
 from adaptkit.scoring.wer import Difference
 from adaptkit.tables import aligned, escape_markdown, markdown, quote_code
-
-_MOST_SPEAKERS = 200  # with a row each
-_QUANTILES = {"lowest": 0, "5 %": 5, "25 %": 25, "median": 50, "75 %": 75, "95 %": 95, "highest": 100}
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,8 @@ def _share_harmed(difference: Difference) -> float | None:
 
 def as_table(comparison: Comparison) -> str:
     """Format the experiments as aligned text, overall and by group."""
-    parts = ["\n".join([aligned(join(as_cells(comparison))), *list_notes(comparison.results)])]
+    notes = [*list_notes(comparison.results), *list_warnings(comparison)]
+    parts = ["\n".join([aligned(join(as_cells(comparison))), *notes])]
     parts += [f"{one.title}\n{aligned(join(one.rows))}" for one in list_group_sections(comparison)]
     return "\n\n".join(parts)
 
@@ -145,13 +145,29 @@ def as_markdown(comparison: Comparison) -> str:
         f"## Results on {quote_code(comparison.set_name)}",
         explain(comparison),
         markdown(join(as_cells(comparison))),
-        *list_notes(comparison.results),
-        *markdown_sections([*list_speaker_sections(comparison), *list_group_sections(comparison)]),
-        "### WER by speaker",
-        markdown(as_speaker_rows(comparison.results)),
+        *map(escape_markdown, [*list_notes(comparison.results), *list_warnings(comparison)]),
+        *markdown_sections(
+            [
+                *list_speaker_sections(comparison),
+                *list_group_sections(comparison),
+                *list_rate_sections(comparison.results),
+            ]
+        ),
+        *_list_worst(find_best(comparison.results)),
         *list_provenance(comparison.results),
     ]
     return "\n\n".join(parts)
+
+
+def _list_worst(result: ExperimentResult) -> list[str]:
+    """Return the alignments of the worst utterances in Markdown; empty without any."""
+    worst = find_worst_utterances(result)
+    if not worst:
+        return []
+    blocks = [align(one.score) for one in worst]
+    lines = "\n\n".join(blocks).split("\n")
+    code = "\n".join(f"    {visible(line)}".rstrip() for line in lines)
+    return [f"### {escape_markdown(f'Utterances with the most errors of {result.name}')}", code]
 
 
 def markdown_sections(sections: Sequence[Section]) -> list[str]:
@@ -185,18 +201,6 @@ def as_cells(comparison: Comparison) -> list[list[Cell]]:
         _experiment_cells(summarise(result), rate_cells(comparison, result)) for result in comparison.results
     ]
     return [head, *rows]
-
-
-def as_speaker_rows(results: Sequence[ExperimentResult]) -> list[list[str]]:
-    """Return the WER table by speaker, a column per experiment; of many speakers, only quantiles."""
-    rows = [summarise(result) for result in results]
-    names = [row.name for row in rows]
-    if len(rows[0].by_task) > _MOST_SPEAKERS:
-        rates = [np.percentile(list(row.by_task.values()), list(_QUANTILES.values())) for row in rows]
-        columns = ([f"{rate:.2f}" for rate in own] for own in rates)
-        return [["of all speakers", *names], *map(list, zip(_QUANTILES, *columns, strict=True))]
-    speakers = ([s, *(f"{row.by_task[s]:.2f}" for row in rows)] for s in rows[0].by_task)
-    return [["speaker", *names], *speakers]
 
 
 def explain(comparison: Comparison) -> str:

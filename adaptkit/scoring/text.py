@@ -41,7 +41,7 @@ def format_report(
         lines += ["", *_describe_groups(report)]
     lines += ["", *_list_speakers(report, most_speakers)]
     if with_alignments:
-        lines += ["", *map(_align, report.utterances)]
+        lines += ["", *map(align, report.utterances)]
     return "\n".join(lines) + "\n"
 
 
@@ -137,7 +137,7 @@ def _count_cells(speakers: SpeakerChanges) -> list[str]:
     return [*(f"{n:g}" for n in counts), f"{speakers.harmed_by_chance:.1f}", *(f"{n:g}" for n in surely)]
 
 
-def _align(utterance: UtteranceScore) -> str:
+def align(utterance: UtteranceScore) -> str:
     """Format the word alignment of an utterance like Kaldi's per_utt file.
 
     The lines are reference words (ref), hypothesis words (hyp), with `***` for none, and operations (op): C

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adaptkit import locks
-from adaptkit.characters import split_words
+from adaptkit.characters import abridge, split_words, visible
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import BASE_NAME, BASE_TASK, Examples, find_frameless, read_examples
 from adaptkit.errors import ConfigError
@@ -90,7 +90,7 @@ def cross(
         kept = set(subset.choose_per_speaker(examples.data, per_speaker))
         examples = examples.without({u.utt_id for u in examples.data.utterances} - kept)
     matrix = measure(AdaptedModel(loaded.base, loaded.adapters).eval(), examples, batch_frames)
-    title = f"WER of {data.name} by Submodels of {exp.resolve().name}"
+    title = f"WER of {abridge(visible(data.name))}\nby Submodels of {abridge(visible(exp.resolve().name))}"
     with locks.hold(out, wait=True):
         _write_tsv(matrix, out / "matrix.tsv")
         draw(matrix, out / "matrix.png", title=title)
@@ -138,9 +138,7 @@ def draw(matrix: CrossMatrix, path: Path, *, title: str) -> None:
             matrix.rates, vmin=0, vmax=_MOST_WER, cmap="magma_r", aspect="auto", interpolation="nearest"
         )
         ax.axvline(len(matrix.submodels) - 0.5, color="white", linewidth=2)
-        ax.set_title(title, loc="left")
-        ax.set_xlabel("Submodel (column of matrix.tsv, from 0); right of the line: base model alone")
-        ax.set_ylabel("speaker (row of matrix.tsv, from 0)")
+        figure.suptitle(title, x=0.01, ha="left")
         _name(ax, "x", [*matrix.submodels, BASE_NAME])
         _name(ax, "y", matrix.speakers)
         figure.colorbar(image, label="WER in percent", extend="max")
@@ -170,10 +168,14 @@ def _write_tsv(matrix: CrossMatrix, path: Path) -> None:
 
 
 def _name(ax: Axes, axis: str, names: Sequence[str]) -> None:
-    """Write names along an axis, if there are few enough to read."""
-    if len(names) > _MOST_NAMES:
-        return
+    """Label an axis, with the names along it if there are few enough to read."""
+    shown = [abridge(visible(name)) for name in names] if len(names) <= _MOST_NAMES else []
     if axis == "x":
-        ax.set_xticks(range(len(names)), names, rotation=90)
+        number = "" if shown else " (column of matrix.tsv, from 0)"
+        ax.set_xlabel(f"Submodel{number}\nright of the line: base model alone")
+        if shown:
+            ax.set_xticks(range(len(names)), shown, rotation=90)
     else:
-        ax.set_yticks(range(len(names)), names)
+        ax.set_ylabel("speaker" if shown else "speaker (row of matrix.tsv, from 0)")
+        if shown:
+            ax.set_yticks(range(len(names)), shown)

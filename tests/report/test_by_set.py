@@ -128,7 +128,10 @@ def test_markdown_has_a_table_for_each_group_and_says_how_they_were_made(with_lo
 
 
 def test_report_on_several_sets_is_a_column_for_each(report, folders):
-    head, *rows = report(*folders, "--test-set", "test", "--test-set", "noisy").stdout.splitlines()
+    head, *rows, warning, _ = report(
+        *folders, "--test-set", "test", "--test-set", "noisy"
+    ).stdout.splitlines()
+    assert warning.startswith("Intervals over 2 speakers")
 
     assert head.split()[:4] == ["experiment", "test", "noisy", "all"]
     assert [row.split()[0] for row in rows] == ["none", "residual64"]
@@ -143,7 +146,16 @@ def test_report_on_sets_of_other_references_is_a_table_for_each(report, with_lon
     ]
 
 
-@pytest.mark.parametrize(("form", "start"), [("md", "10 utterances"), ("json", "["), ("table", "exp")])
+@pytest.mark.parametrize(
+    ("form", "start"),
+    [
+        ("md", "10 utterances"),
+        ("json", "["),
+        ("table", "exp"),
+        ("csv", "set,experiment"),
+        ("latex", "% needs"),
+    ],
+)
 def test_report_on_several_sets_writes_a_file(report, folders, tmp_path, form, start):
     done = report(
         *folders, "--test-set", "test", "--test-set", "noisy", "--format", form, "--out", tmp_path / "out"

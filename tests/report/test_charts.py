@@ -4,12 +4,14 @@ import dataclasses
 import re
 
 import pytest
+from matplotlib.figure import Figure
 
 from adaptkit.records import RunRecord
-from adaptkit.report import charts
+from adaptkit.report import charts, sizes
 from adaptkit.report import html as page
 from adaptkit.report.runs import load
 from adaptkit.scoring.wer import score
+from tests.fixtures.runs import HYPS
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def results(comparison):
     return comparison.results
 
 
-@pytest.mark.parametrize("draw", [charts.draw_speakers, charts.draw_training, charts.draw_sizes])
+@pytest.mark.parametrize("draw", [charts.draw_speakers, charts.draw_training, sizes.draw_sizes])
 def test_figure_takes_every_colour_from_the_page(draw, comparison):
     svg = draw(comparison.results)
     defined = set(re.findall(r"(--[\w-]+):", page.render_page(comparison)))
@@ -58,12 +60,12 @@ def test_names_of_one_point_stand_on_either_side(seeded):
     none, _, residual, hra = seeded  # the last two recognised the same
     record = RunRecord.read(hra / "run.json")
     dataclasses.replace(record, params_per_task=2500).write(hra / "run.json")
-    svg = charts.draw_sizes(load([none, residual, hra]).results)
+    svg = sizes.draw_sizes(load([none, residual, hra]).results)
     assert dict(re.findall(r"text-anchor: (\w+)[^>]*>(residual64|hra)<", svg)).keys() == {"start", "end"}
 
 
 def test_base_far_above_the_adapters_is_told_and_not_drawn(seeded):
-    svg = charts.draw_sizes(load(seeded[:2]).results)  # 50 % and 0 %
+    svg = sizes.draw_sizes(load(seeded[:2]).results)  # 50 % and 0 %
     assert "none: 50.00, above this range" in svg
     assert "var(--series-0)" not in svg
 
@@ -71,5 +73,26 @@ def test_base_far_above_the_adapters_is_told_and_not_drawn(seeded):
 def test_parameters_that_all_tasks_share_stand_at_zero(seeded):
     record = RunRecord.read(seeded[3] / "run.json")
     dataclasses.replace(record, params_per_task=0).write(seeded[3] / "run.json")
-    labels = re.findall(r">([\dk.]+)</text>", charts.draw_sizes(load(seeded).results))
+    labels = re.findall(r">([\dk.]+)</text>", sizes.draw_sizes(load(seeded).results))
     assert labels[0] == "0"
+
+
+def test_base_alone_stands_at_zero_with_its_name(write_run):
+    near = {**HYPS["none"], "ann-1": "a b c"}  # one deletion less of 40 words
+    svg = sizes.draw_sizes(load([write_run("none", HYPS["none"]), write_run("residual64", near)]).results)
+    assert re.findall(r">([\dk.]+)</text>", svg)[:2] == ["0", "2.5k"]
+    assert ">none</text>" in svg
+
+
+def test_long_names_are_shortened_in_figures_and_stay_within(seeded):
+    record = RunRecord.read(seeded[3] / "run.json")
+    dataclasses.replace(record, name="hra_" + 60 * "x").write(seeded[3] / "run.json")
+    svg = sizes.draw_sizes(load(seeded).results)
+    assert ">hra_xxxxxx…xxxxxxxxxx</text>" in svg
+
+
+@pytest.mark.parametrize(("least", "scale"), [(300, "linear"), (200, "log")])
+def test_axis_of_sizes_is_logarithmic_beyond_ten_times(least, scale):
+    ax = Figure().subplots()
+    sizes._scale_sizes(ax, [least, 2500])
+    assert ax.get_xscale() == scale

@@ -1,12 +1,15 @@
 """The html page."""
 
+import dataclasses
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from adaptkit.characters import visible
 from adaptkit.kaldi.tables import write_table
+from adaptkit.records import RunRecord
 from adaptkit.report import html as page
 from adaptkit.report.runs import Comparison, load
 from adaptkit.scoring import files as score_files
@@ -42,6 +45,20 @@ def test_names_are_escaped(comparison):
     html = page.render_page(comparison)
     assert "<co>" not in html
     assert html.count("bob &amp; &lt;co&gt;") == 2  # below the bars and in the table
+
+
+def test_everything_that_runs_bring_is_escaped(experiments):
+    path = experiments[1] / "run.json"
+    hostile = '{{ 7 * 7 }}</code><b title="x">\'$title\x1b'
+    record = dataclasses.replace(RunRecord.read(path), name=hostile, command=hostile, unimproved=[hostile])
+    dataclasses.replace(record, versions={hostile: hostile}).write(path)
+    html = page.render_page(load(experiments))
+    texts = list(parse(html).itertext())
+    shown = visible(hostile)
+    assert {shown} <= set(texts)  # its names in the table and legend, its command
+    assert f"{shown}: 1 of 2 speakers kept" in "".join(texts)
+    assert f"Versions of {shown}: {shown} {shown}," in "".join(texts)
+    assert "<b title" not in html
 
 
 def test_names_in_any_script_draw_without_a_warning(write_run, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from adaptkit.errors import ScoringError
 from adaptkit.kaldi.tables import write_table
-from adaptkit.report import by_set, html, summary
+from adaptkit.report import by_set, html, speakers, summary
 from adaptkit.report.runs import load
 from adaptkit.report.sections import list_group_sections, list_speaker_sections
 from tests.fixtures.runs import ANN_WRONG, HYPS, REFS
@@ -115,14 +115,20 @@ def test_runs_scored_with_and_without_groups_are_refused(write_run, tmp_path):
         load(folders)
 
 
-def test_many_speakers_are_told_by_quantiles(write_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(summary, "_MOST_SPEAKERS", 1)
-    monkeypatch.setattr(html.charts, "MOST_SPEAKERS", 1)
+def test_many_speakers_are_told_by_quantiles_and_the_worst(write_run, monkeypatch):
+    monkeypatch.setattr(speakers, "MOST_SPEAKERS", 1)
+    monkeypatch.setattr(speakers, "NUM_WORST", 1)
     comparison = load([write_run(name, hyps) for name, hyps in HYPS.items()])
-    rows = summary.as_speaker_rows(comparison.results)
+    quantiles, worst = speakers.list_rate_sections(comparison.results)
+    rows = [[figure for figure, _ in row] for row in quantiles.rows]
     assert (rows[0], rows[1], rows[-1]) == (
         ["of all speakers", "none", "residual64"],
         ["lowest", "50.00", "0.00"],
         ["highest", "50.00", "25.00"],
     )
-    assert "speakers, from the lowest WER to the highest" in html.render_page(comparison)
+    assert worst.title == "Highest WER with residual64"
+    assert [[figure for figure, _ in row] for row in worst.rows[1:]] == [["ann", "50.00", "25.00"]]
+    page = html.render_page(comparison)
+    assert "speakers up to this WER" in page
+    assert "bob &amp;" not in page
+    assert "### Highest WER with residual64\n\n| speaker |" in summary.as_markdown(comparison)

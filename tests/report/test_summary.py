@@ -6,8 +6,9 @@ import statistics
 
 from adaptkit.records import RunRecord
 from adaptkit.report import html, summary
-from adaptkit.report.notes import list_notes
+from adaptkit.report.notes import list_notes, list_warnings
 from adaptkit.report.runs import load
+from adaptkit.tables import escape_markdown
 
 
 def rows_of(folders, **options):
@@ -31,6 +32,26 @@ def test_speakers_that_kept_their_start_are_named(experiments):
     assert rows_of(experiments)["residual64"]["unimproved"] == ["ann"]
     for render in (summary.as_table, summary.as_markdown, html.render_page):
         assert f"{expected}, as no validation was better: ann." in render(comparison)
+
+
+def test_names_of_speakers_are_escaped_in_the_notes_of_markdown(experiments):
+    path = experiments[1] / "run.json"
+    dataclasses.replace(RunRecord.read(path), unimproved=["bob & <co>"]).write(path)
+    text = summary.as_markdown(load(experiments))
+    assert f"as no validation was better: {escape_markdown('bob & <co>')}." in text
+    assert "better: bob & <co>." not in text
+
+
+def test_intervals_over_few_speakers_and_the_lowest_p_are_warned_of(experiments):
+    comparison, few = load(experiments, minus=["none"]), "Intervals over 2 speakers are unreliable"
+    difference = comparison.differences[1][0]
+    comparison.differences[1][0] = dataclasses.replace(difference, p_value=2 / 1001)
+    lowest = "the lowest that 1,000 resamples can show: residual64 minus none."
+    for render in (summary.as_table, summary.as_markdown, html.render_page):
+        assert few in render(comparison)
+        assert lowest in render(comparison)
+    comparison.differences[1][0] = dataclasses.replace(difference, p_value=4 / 1001)
+    assert "residual64 minus none" not in "".join(list_warnings(comparison))
 
 
 def test_what_trials_chose_is_reported(experiments):
@@ -96,7 +117,7 @@ def test_each_baseline_has_its_column(seeded):
 
 def test_table_is_aligned_and_marks_the_difference(experiments):
     lines = summary.as_table(load(experiments)).splitlines()
-    assert len({len(line) for line in lines}) == 1
+    assert len({len(line) for line in lines[:3]}) == 1
     assert lines[2].startswith("residual64 (residual)")
     assert "-37.50* (" in lines[2]
     assert "5,000 (5.00 %)" in lines[2]

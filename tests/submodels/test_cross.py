@@ -5,6 +5,7 @@ from dataclasses import replace
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from adaptkit.data.dataset import BASE_TASK, read_examples
 from adaptkit.model.adapted import AdaptedModel
@@ -93,3 +94,12 @@ def test_the_table_and_the_picture_are_written(adapted, valid, tmp_path):
     assert lines[0].split("\t") == ["speaker", "spk1", "spk10", "spk2", "(base)", "words"]
     assert len(lines) == 4
     assert matplotlib.image.imread(tmp_path / "matrix.png").ndim == 3
+
+
+def test_axes_are_named_and_long_names_abridged():
+    ax = Figure().subplots()
+    cross._name(ax, "x", ["spk1", "speaker_with_a_long_name", "(base)"])
+    cross._name(ax, "y", [f"spk{number}" for number in range(49)])
+    assert ax.get_xlabel() == "Submodel\nright of the line: base model alone"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["spk1", "speaker_wi…_long_name", "(base)"]
+    assert ax.get_ylabel() == "speaker (row of matrix.tsv, from 0)"

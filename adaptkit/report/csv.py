@@ -1,0 +1,81 @@
+"""The figures of a report as comma-separated values: a row per experiment, then per group and per speaker."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+from adaptkit.characters import visible
+from adaptkit.report.by_set import ALL, SetComparison
+from adaptkit.report.runs import Comparison
+from adaptkit.scoring.wer import Difference
+
+_HEAD = ["set", "experiment", "part", "name", "seeds", "words", "errors", "wer", "wer_low", "wer_high"]
+_HEAD += ["parameters", "parameters_per_speaker"]  # words and errors are summed over the seeds
+
+
+def as_csv(comparison: Comparison) -> str:
+    """Format a comparison: rates and differences in percent, `part` is all, group or speaker."""
+    return _write([(comparison.set_name, comparison)])
+
+
+def sets_as_csv(conditions: Sequence[SetComparison]) -> str:
+    """Format comparisons on several sets; `all` pools those with the same references."""
+    named = []
+    for group in conditions:
+        named += [(one.set_name, one) for one in group.by_set]
+        named += [(ALL, group.together)] if len(group.by_set) > 1 else []
+    return _write(named)
+
+
+def _write(comparisons: Sequence[tuple[str, Comparison]]) -> str:
+    head = list(_HEAD)
+    for base in comparisons[0][1].baselines:
+        head += [f"minus {base.name}", f"minus {base.name} low", f"minus {base.name} high"]
+        head.append(f"p against {base.name}")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(map(visible, head))
+    for name, comparison in comparisons:
+        for row in _list_rows(comparison):
+            writer.writerow([visible(name), *row])
+    return buffer.getvalue().rstrip("\n")
+
+
+def _list_rows(comparison: Comparison) -> Iterator[list[object]]:
+    yield from _list_rates(comparison, "all", "")
+    for group in comparison.groups:
+        yield from _list_rates(comparison.of_group(group), "group", group)
+    bases = [base.score.by_speaker for base in comparison.baselines]
+    for result in comparison.results:
+        score = result.score
+        for speaker, counts in score.by_speaker.items():
+            interval = score.speaker_intervals[speaker]
+            rates = [counts.words, counts.errors, counts.rate, interval.low, interval.high]
+            row = [result.name, "speaker", visible(speaker), len(result.runs), *_rounded(rates), "", ""]
+            for base, other in zip(comparison.baselines, bases, strict=True):
+                points = "" if base is result else round(counts.rate - other[speaker].rate, 2)
+                row += [points, "", "", ""]
+            yield row
+
+
+def _list_rates(comparison: Comparison, part: str, name: str) -> Iterator[list[object]]:
+    for result in comparison.results:
+        total, interval = result.score.total, result.score.interval
+        rates = _rounded([total.words, total.errors, total.rate, interval.low, interval.high])
+        record, seeds = result.record, len(result.runs)
+        sizes = [record.params_trainable, record.params_per_task]
+        row: list[object] = [result.name, part, visible(name), seeds, *rates, *sizes]
+        for difference in comparison.differences_of(result):
+            row += _list_difference(difference)
+        yield row
+
+
+def _list_difference(difference: Difference | None) -> list[object]:
+    if difference is None:
+        return [""] * 4
+    points = (difference.points, difference.interval.low, difference.interval.high)
+    return [*_rounded(points), round(difference.p_value, 4)]
+
+
+def _rounded(numbers: Sequence[float]) -> list[float]:
+    return [round(number, 2) for number in numbers]

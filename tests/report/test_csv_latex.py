@@ -1,0 +1,64 @@
+"""Reports as comma-separated values and in LaTeX."""
+
+import csv
+import io
+
+import pytest
+
+from adaptkit.kaldi.tables import write_table
+from adaptkit.report.latex import escape_latex
+from tests.fixtures.runs import ANN_WRONG, HYPS, REFS
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_csv_lists_experiments_groups_and_speakers(write_run, tmp_path, adaptkit):
+    write_table(tmp_path / "data/utt2group", {u: u[:3] for u in REFS})
+    folders = [write_run("none", HYPS["none"]), write_run("residual64", ANN_WRONG)]
+    rows = rows_of(adaptkit("report", *folders, "--format", "csv").stdout)
+    found = {(row["experiment"], row["part"], row["name"]): row for row in rows}
+    assert len(rows) == len(found) == 2 * (1 + 2 + 2)
+    whole = found["residual64", "all", ""]
+    assert [whole[k] for k in ("set", "words", "errors", "wer", "minus none")] == [
+        *("test", "40", "5", "12.5", "-37.5")
+    ]
+    assert (found["residual64", "group", "ann"]["wer"], found["residual64", "group", "bob"]["wer"]) == (
+        *("25.0", "0.0"),
+    )
+    speaker = found["residual64", "speaker", "bob & <co>"]
+    assert (speaker["wer"], speaker["minus none"], speaker["p against none"]) == ("0.0", "-50.0", "")
+
+
+def test_csv_quotes_names(write_run, tmp_path, adaptkit):
+    write_table(tmp_path / "data/utt2spk", dict.fromkeys(REFS, 'a, "b"'))
+    rows = rows_of(adaptkit("report", write_run("none", HYPS["none"]), "--format", "csv").stdout)
+    assert [row["name"] for row in rows] == ["", 'a, "b"']
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("_%&#${}", r"\_\%\&\#\$\{\}"),
+        ("\\~^", r"\textbackslash{}\textasciitilde{}\textasciicircum{}"),
+        ("[2cm]*<>|", r"{[}2cm{]}{*}\textless{}\textgreater{}\textbar{}"),
+        ("a---b", "a-{}-{}-b"),
+        ("Jörg 日本 –", "Jörg 日本 --"),
+        ("a\nb", r"a\textbackslash{}nb"),
+    ],
+)
+def test_latex_takes_nothing_for_markup(text, expected):
+    assert escape_latex(text) == expected
+
+
+def test_latex_has_a_table_for_experiments_and_speakers(experiments, adaptkit):
+    text = adaptkit("report", *experiments, "--format", "latex").stdout
+    assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") == 3
+    assert (
+        "\\midrule\nann & 50.00 & 25.00 \\\\\nbob \\& \\textless{}co\\textgreater{} & 50.00 & 0.00 \\\\"
+        in text
+    )
+    (row,) = [line for line in text.splitlines() if line.startswith("residual64 {\\footnotesize (residual)}")]
+    assert " & $-$37.50{*} {\\footnotesize ($-$" in row
+    assert row.count(" & ") == 9
