@@ -67,7 +67,7 @@ def test_misuse_exits_with_2(adaptkit, words):
     [
         (["decode", "exp/x", "dump/test", "--unknown-speaker", "ignore"], "'error', 'base'"),
         (["submodels", "enroll", "exp/x", "--data", "d", "--start", "middle"], "'mean', 'nearest', 'new'"),
-        (["report", "exp/x", "--format", "pdf"], "'table', 'md', 'json', 'html'"),
+        (["report", "exp/x", "--format", "pdf"], "'table', 'md', 'json', 'csv', 'latex', 'html'"),
     ],
 )
 def test_a_wrong_choice_is_misuse_and_names_the_choices(adaptkit, words, choices):
