@@ -1,19 +1,17 @@
 """The HTTP application: its routes, and the responses to refusals and errors."""
 
-import asyncio
-from collections.abc import Awaitable, Coroutine
 from importlib import metadata
 from time import perf_counter
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from adaptkit.serve import openapi
 from adaptkit.serve.audio import receive
+from adaptkit.serve.clients import received, unless_gone
 from adaptkit.serve.enrollment.routes import add_speakers
 from adaptkit.serve.middleware import AllowedHosts, Counting
 from adaptkit.serve.openapi import answered, refused
@@ -21,10 +19,8 @@ from adaptkit.serve.page import add_page
 from adaptkit.serve.schemas import Failure, Health, Recognised, Refusal, Submodels
 from adaptkit.serve.service import Service
 
-_CLIENT_GONE = 499  # nginx's status for a client that disconnected; only metrics show it
 _LONGEST_NAME = 1000
 _LONGEST_SHOWN = 100  # characters of a header
-Result = TypeVar("Result")
 Speaker = Annotated[
     str | None,
     Query(min_length=1, max_length=_LONGEST_NAME, description=openapi.SPEAKER, examples=["bob"]),
@@ -73,9 +69,9 @@ def _add_recognize(app: FastAPI, service: Service) -> None:
         _refuse_unknown_parameters(request, ("speaker", "nbest"))
         with service.admitted():
             receiving = receive(request.headers, request.stream(), limits.max_body_bytes)
-            body = await _received(receiving, limits.timeout_sec)
+            body = await received(receiving, limits.timeout_sec)
             work = service.recognise(body, speaker, nbest, started_sec=started)
-            return await _unless_gone(request, work, limits.timeout_sec - (perf_counter() - started))
+            return await unless_gone(request, work, limits.timeout_sec - (perf_counter() - started))
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
@@ -169,35 +165,3 @@ def _refuse_unknown_parameters(request: Request, known: tuple[str, ...]) -> None
             raise Refusal(400, f"{name}: unknown parameter; the parameters are: {', '.join(known)}")
     if len(names) > len(set(names)):
         raise Refusal(400, f"{names[0]}: given {len(names)} times; send it once")
-
-
-async def _received(body: Awaitable[bytes], timeout_sec: float) -> bytes:
-    try:
-        return await asyncio.wait_for(body, timeout_sec)
-    except asyncio.TimeoutError as error:
-        raise Refusal(408, f"the body was not complete after {timeout_sec:g} s; send it again") from error
-    except ClientDisconnect as error:
-        raise Refusal(_CLIENT_GONE, "the client disconnected while its body was read") from error
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result], timeout_sec: float) -> Result:
-    """Await the result of a request until its timeout, or until the client disconnects."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
-    try:
-        first = asyncio.FIRST_COMPLETED
-        done, _ = await asyncio.wait({working, leaving}, timeout=timeout_sec, return_when=first)
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-    if working in done:
-        return working.result()
-    if leaving in done:
-        raise Refusal(_CLIENT_GONE, "the client disconnected before the response")
-    raise Refusal(504, "no response in time; send it again, or ask for a higher --timeout-sec")
-
-
-async def _left(request: Request) -> None:
-    """Wait until the client disconnects; the body must have been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
