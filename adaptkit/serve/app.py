@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from adaptkit.serve import openapi
+from adaptkit.serve import openai, openai_schemas, openapi
+from adaptkit.serve.api_page import add_api_page
 from adaptkit.serve.audio import receive
 from adaptkit.serve.clients import received, unless_gone
 from adaptkit.serve.enrollment.routes import add_speakers
@@ -35,6 +36,8 @@ def create_app(service: Service) -> FastAPI:
         summary=openapi.SUMMARY,
         description=openapi.ABOUT,
         version=metadata.version("adaptkit"),
+        servers=[{"url": ".", "description": "this server"}],  # relative to the description
+        openapi_url=None,  # add_api_page has it
         docs_url=None,  # FastAPI's pages load scripts from other hosts
         redoc_url=None,
         redirect_slashes=False,  # else /health/ is answered 307 without a message
@@ -42,7 +45,9 @@ def create_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_recognize(app, service)
     _add_state(app, service)
+    openai.add_openai(app, service)
     add_speakers(app, service)
+    add_api_page(app)
     add_page(app, most_sec=service.most_sec, most_bytes=service.limits.max_body_bytes)
     paths = frozenset(route.path for route in app.routes)
     app.add_middleware(AllowedHosts, names=service.hosts, refuse=_refuse_host)
@@ -117,44 +122,45 @@ def _add_state(app: FastAPI, service: Service) -> None:
         """Export request counts and latencies, batch sizes, and the state of the queue and the cache."""
         return Response(service.format_metrics(), media_type=openapi.METRICS_TYPE)
 
-    @app.get("/docs", include_in_schema=False)
-    def page() -> HTMLResponse:
-        """Show the API as a page."""
-        return HTMLResponse(openapi.render_docs(app.openapi()))
-
 
 def _add_errors(app: FastAPI) -> None:
     """Return every error with the same kind of body."""
 
     @app.exception_handler(Refusal)
     async def refusal(request: Request, error: Refusal) -> Response:
-        return _failure(error.status, str(error))
+        return _failure(request.url.path, error.status, error)
 
     @app.exception_handler(RequestValidationError)
     async def misuse(request: Request, error: RequestValidationError) -> Response:
         problems = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
-        return _failure(400, "; ".join(problems))
+        return _failure(request.url.path, 400, "; ".join(problems))
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         where = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists the routes"
-        return _failure(error.status_code, where, error.headers)
+        return _failure(request.url.path, error.status_code, where, error.headers)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
-        return _failure(500, "internal error; see the log of the server")  # which has the traceback
+        return _failure(
+            request.url.path, 500, "internal error; see the log of the server"
+        )  # which has the traceback
 
 
-def _failure(status: int, message: str, headers: Any = None) -> Response:
+def _failure(path: str, status: int, why: str | Refusal, headers: Any = None) -> Response:
     """Return an error response and close the connection, since the body may not have been read."""
     retry = {"Retry-After": "1"} if status == 503 else {}
-    content = Failure(status=status, message=message).model_dump()
+    if openai.is_own(path):
+        content = openai_schemas.failure(status, why)
+    else:
+        content = Failure(status=status, message=str(why)).model_dump()
     return JSONResponse(content, status, headers={**(headers or {}), **retry, "Connection": "close"})
 
 
-def _refuse_host(host: str) -> Response:
+def _refuse_host(path: str, host: str) -> Response:
     named = f"Host {host[:_LONGEST_SHOWN]!r}: this server is not known by that name"
-    return _failure(400, f"{named}; use localhost, or name it when starting the server: --allowed-host NAME")
+    remedy = "use localhost, or name it when starting the server: --allowed-host NAME"
+    return _failure(path, 400, f"{named}; {remedy}")
 
 
 def _refuse_unknown_parameters(request: Request, known: tuple[str, ...]) -> None:

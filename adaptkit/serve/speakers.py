@@ -76,6 +76,10 @@ class Speakers:
             what = f"Submodels; '{SHARED}' serves every speaker without one"
             _LOG.info("%s: %d %s", self._folder, len(self.names), what)
 
+    def written_sec(self, speaker: str) -> int:
+        """Return when a speaker's file was written, in seconds since 1970; 0 if it has gone."""
+        return written_sec(self._folder / file_name(speaker))
+
     def without_folder(self, message: str) -> str:
         """Remove the server's paths from a message to a client."""
         return message.replace(f"{self._folder}/", "")
@@ -84,6 +88,14 @@ class Speakers:
         """Return a question whether a similar name is meant; empty if there is none."""
         place = bisect(self.names, speaker)
         return nearest(speaker, self.names[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS])
+
+
+def written_sec(path: Path) -> int:
+    """Return when a file was written, in seconds since 1970; 0 if it has gone."""
+    try:
+        return int(path.stat().st_mtime)
+    except OSError:
+        return 0
 
 
 class Watch:
