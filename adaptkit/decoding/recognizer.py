@@ -175,10 +175,18 @@ class Recognizer:
             yield task_ids
 
     def search_rows(
-        self, batch: Batch, is_wanted: Callable[[int], bool] | None = None
+        self,
+        batch: Batch,
+        is_wanted: Callable[[int], bool] | None = None,
+        *,
+        with_times: frozenset[int] = frozenset(),
     ) -> Iterator[tuple[int, list[BestPath]]]:
-        """Yield the rows of a batch with their n best hypotheses; inside `adapted.hooked()` and `weights`."""
-        yield from self.adapted.recognise_rows(batch.to(self.device), self.searcher, is_wanted)
+        """Yield the rows of a batch with their n best hypotheses; inside `adapted.hooked()` and `weights`.
+
+        The best ones of the rows in `with_times` have the frames of their tokens, if the model tells them.
+        """
+        searcher = replace(self.searcher, with_times=with_times)
+        yield from self.adapted.recognise_rows(batch.to(self.device), searcher, is_wanted)
 
     def _route(self, examples: Examples) -> dict[str, Choice]:
         options = self.options

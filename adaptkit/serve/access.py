@@ -15,11 +15,11 @@ from adaptkit.errors import ConfigError
 from adaptkit.files import read_text, require_regular
 
 OPEN = ("/", "/docs", "/openapi.json", "/health")  # to everybody, as are the files below the next two
-_OPEN_BELOW = ("/static/", "/docs/")
+_OPEN_BELOW = ("/static/", "/docs-files/")
 _PERSONAL = ("/v1/speakers", "/v1/corrections")  # and what is below them
 _READING = ("GET", "HEAD")
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
-Refuse = Callable[[int, str, Mapping[str, str]], Response]
+Refuse = Callable[[str, int, str, Mapping[str, str]], Response]  # of a path, with status, reason and headers
 
 
 class Access:
@@ -46,16 +46,16 @@ class Access:
         is_personal = any(path == own or path.startswith(f"{own}/") for own in _PERSONAL)
         if is_personal and scope["method"] not in _READING and not _is_own_site(headers):
             message = "a page of another site may not change anything here; use the page of this server"
-            return self._refuse(403, message, {})
+            return self._refuse(path, 403, message, {})
         if self._tokens and not self._is_known(headers.get("authorization", "")):
             message = "a token is needed; send it in the header 'Authorization: Bearer TOKEN'"
-            return self._refuse(401, message, {"WWW-Authenticate": "Bearer"})
+            return self._refuse(path, 401, message, {"WWW-Authenticate": "Bearer"})
         if is_personal and not self._tokens and not _is_local(scope, headers):
             message = (
                 "the data of speakers can be used from this machine only; start the server with "
                 "--token-file FILE, and send one of its tokens"
             )
-            return self._refuse(403, message, {})
+            return self._refuse(path, 403, message, {})
         return None
 
     def _is_known(self, authorization: str) -> bool:

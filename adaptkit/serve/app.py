@@ -1,20 +1,20 @@
 """The HTTP application: its routes, and the responses to refusals and errors."""
 
-import asyncio
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from time import perf_counter
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
-from adaptkit.serve import openapi
+from adaptkit.serve import openai, openai_schemas, openapi
 from adaptkit.serve.access import Access
+from adaptkit.serve.api_page import add_api_page
 from adaptkit.serve.audio import receive
+from adaptkit.serve.clients import received, unless_gone
 from adaptkit.serve.enrollment.routes import add_speakers
 from adaptkit.serve.middleware import AllowedHosts, Counting
 from adaptkit.serve.openapi import answered, refused
@@ -22,10 +22,8 @@ from adaptkit.serve.page import add_page
 from adaptkit.serve.schemas import Failure, Health, Recognised, Refusal, Submodels
 from adaptkit.serve.service import Service
 
-_CLIENT_GONE = 499  # nginx's status for a client that disconnected; only metrics show it
 _LONGEST_NAME = 1000
 _LONGEST_SHOWN = 100  # characters of a header
-Result = TypeVar("Result")
 Speaker = Annotated[
     str | None,
     Query(min_length=1, max_length=_LONGEST_NAME, description=openapi.SPEAKER, examples=["bob"]),
@@ -40,6 +38,8 @@ def create_app(service: Service) -> FastAPI:
         summary=openapi.SUMMARY,
         description=openapi.ABOUT,
         version=metadata.version("adaptkit"),
+        servers=[{"url": ".", "description": "this server"}],  # relative to the description
+        openapi_url=None,  # add_api_page has it
         docs_url=None,  # FastAPI's pages load scripts from other hosts
         redoc_url=None,
         redirect_slashes=False,  # else /health/ is answered 307 without a message
@@ -47,7 +47,9 @@ def create_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_recognize(app, service)
     _add_state(app, service)
+    openai.add_openai(app, service)
     add_speakers(app, service)
+    add_api_page(app)
     add_page(app, most_sec=service.most_sec, most_bytes=service.limits.max_body_bytes)
     paths = frozenset(route.path for route in app.routes)
     app.add_middleware(Access, tokens=service.tokens, refuse=_failure)
@@ -75,9 +77,9 @@ def _add_recognize(app: FastAPI, service: Service) -> None:
         _refuse_unknown_parameters(request, ("speaker", "nbest"))
         with service.admitted():
             receiving = receive(request.headers, request.stream(), limits.max_body_bytes)
-            body = await _received(receiving, limits.timeout_sec)
+            body = await received(receiving, limits.timeout_sec)
             work = service.recognise(body, speaker, nbest, started_sec=started)
-            return await _unless_gone(request, work, limits.timeout_sec - (perf_counter() - started))
+            return await unless_gone(request, work, limits.timeout_sec - (perf_counter() - started))
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
@@ -123,44 +125,47 @@ def _add_state(app: FastAPI, service: Service) -> None:
         """Export request counts and latencies, batch sizes, and the state of the queue and the cache."""
         return Response(service.format_metrics(), media_type=openapi.METRICS_TYPE)
 
-    @app.get("/docs", include_in_schema=False)
-    def page() -> HTMLResponse:
-        """Show the API as a page."""
-        return HTMLResponse(openapi.render_docs(app.openapi()))
-
 
 def _add_errors(app: FastAPI) -> None:
     """Return every error with the same kind of body."""
 
     @app.exception_handler(Refusal)
     async def refusal(request: Request, error: Refusal) -> Response:
-        return _failure(error.status, str(error))
+        return _failure(request.url.path, error.status, error)
 
     @app.exception_handler(RequestValidationError)
     async def misuse(request: Request, error: RequestValidationError) -> Response:
         problems = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
-        return _failure(400, "; ".join(problems))
+        return _failure(request.url.path, 400, "; ".join(problems))
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         where = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists the routes"
-        return _failure(error.status_code, where, error.headers)
+        return _failure(request.url.path, error.status_code, where, error.headers)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
-        return _failure(500, "internal error; see the log of the server")  # which has the traceback
+        return _failure(
+            request.url.path, 500, "internal error; see the log of the server"
+        )  # which has the traceback
 
 
-def _failure(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+def _failure(
+    path: str, status: int, why: str | Refusal, headers: Mapping[str, str] | None = None
+) -> Response:
     """Return an error response and close the connection, since the body may not have been read."""
     retry = {"Retry-After": "1"} if status == 503 else {}
-    content = Failure(status=status, message=message).model_dump()
+    if openai.is_own(path):
+        content = openai_schemas.failure(status, why)
+    else:
+        content = Failure(status=status, message=str(why)).model_dump()
     return JSONResponse(content, status, headers={**(headers or {}), **retry, "Connection": "close"})
 
 
-def _refuse_host(host: str) -> Response:
+def _refuse_host(path: str, host: str) -> Response:
     named = f"Host {host[:_LONGEST_SHOWN]!r}: this server is not known by that name"
-    return _failure(400, f"{named}; use localhost, or name it when starting the server: --allowed-host NAME")
+    remedy = "use localhost, or name it when starting the server: --allowed-host NAME"
+    return _failure(path, 400, f"{named}; {remedy}")
 
 
 def _refuse_unknown_parameters(request: Request, known: tuple[str, ...]) -> None:
@@ -171,35 +176,3 @@ def _refuse_unknown_parameters(request: Request, known: tuple[str, ...]) -> None
             raise Refusal(400, f"{name}: unknown parameter; the parameters are: {', '.join(known)}")
     if len(names) > len(set(names)):
         raise Refusal(400, f"{names[0]}: given {len(names)} times; send it once")
-
-
-async def _received(body: Awaitable[bytes], timeout_sec: float) -> bytes:
-    try:
-        return await asyncio.wait_for(body, timeout_sec)
-    except asyncio.TimeoutError as error:
-        raise Refusal(408, f"the body was not complete after {timeout_sec:g} s; send it again") from error
-    except ClientDisconnect as error:
-        raise Refusal(_CLIENT_GONE, "the client disconnected while its body was read") from error
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result], timeout_sec: float) -> Result:
-    """Await the result of a request until its timeout, or until the client disconnects."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
-    try:
-        first = asyncio.FIRST_COMPLETED
-        done, _ = await asyncio.wait({working, leaving}, timeout=timeout_sec, return_when=first)
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-    if working in done:
-        return working.result()
-    if leaving in done:
-        raise Refusal(_CLIENT_GONE, "the client disconnected before the response")
-    raise Refusal(504, "no response in time; send it again, or ask for a higher --timeout-sec")
-
-
-async def _left(request: Request) -> None:
-    """Wait until the client disconnects; the body must have been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

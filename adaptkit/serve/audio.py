@@ -25,7 +25,9 @@ class Speech:
     duration_sec: float
 
 
-async def receive(headers: Mapping[str, str], chunks: AsyncIterator[bytes], most_bytes: int) -> bytes:
+async def receive(
+    headers: Mapping[str, str], chunks: AsyncIterator[bytes], most_bytes: int, *, remedy: str = _AS_IT_IS
+) -> bytes:
     """Receive a body; stop as soon as its announced or received size exceeds the limit."""
     announced = headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > most_bytes:
@@ -36,7 +38,7 @@ async def receive(headers: Mapping[str, str], chunks: AsyncIterator[bytes], most
         if len(body) > most_bytes:
             raise _too_large("more", most_bytes)
     if not body:
-        raise Refusal(400, f"the body is empty; {_AS_IT_IS}")
+        raise Refusal(400, f"the body is empty; {remedy}")
     return bytes(body)
 
 

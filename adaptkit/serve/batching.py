@@ -8,6 +8,7 @@ from time import perf_counter
 
 from torch import Tensor
 
+from adaptkit.decoding.transcripts import Word
 from adaptkit.serve.schemas import Alternative, Routed, SubmodelUsed
 
 
@@ -24,6 +25,8 @@ class Found:
     batch_size: int
     batch_speakers: int
     route: Routed | None = None  # how the Submodel was chosen, if not by name
+    tokens: tuple[int, ...] = ()  # of the best hypothesis
+    words: tuple[Word, ...] | None = None  # of the best with their times, if asked for and known
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,7 @@ class Waiting:
     since_sec: float = field(default_factory=perf_counter)
     is_dropped: threading.Event = field(default_factory=threading.Event)
     is_routed: bool = False  # the model thread chooses the Submodel, since nobody has named the speaker
+    timed_sec: float | None = None  # duration of the audio, if the times of words are asked for
     num_tries: int = 1  # Submodels may be removed after they were chosen
 
 

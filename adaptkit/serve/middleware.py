@@ -13,14 +13,14 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 class AllowedHosts:
-    """Refuses requests whose Host header names another machine, with `refuse(host)`.
+    """Refuses requests whose Host header names another machine, with `refuse(path, host)`.
 
     A page of another site can make a browser resolve its own name to this server (DNS rebinding), and would
     then read its answers. Allowed are the local names, `names`, and the numeric address that the client has
     connected to, since an attack needs a name; ports are ignored.
     """
 
-    def __init__(self, app: ASGIApp, names: Iterable[str], refuse: Callable[[str], Response]):
+    def __init__(self, app: ASGIApp, names: Iterable[str], refuse: Callable[[str, str], Response]):
         self._app, self._refuse = app, refuse
         self._names = frozenset(host_name(name) for name in (*_LOCAL, *names))
 
@@ -32,7 +32,9 @@ class AllowedHosts:
         found = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         name = host_name(found[0]) if len(found) == 1 else ""
         is_allowed = bool(name) and (name in self._names or name == _address(scope))
-        await (self._app if is_allowed else self._refuse(", ".join(found)))(scope, receive, send)
+        await (self._app if is_allowed else self._refuse(scope["path"], ", ".join(found)))(
+            scope, receive, send
+        )
 
 
 def host_name(host: str) -> str:

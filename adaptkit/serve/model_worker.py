@@ -13,6 +13,7 @@ from adaptkit.base.search.paths import BestPath
 from adaptkit.data.batches import Batch, collate
 from adaptkit.data.dataset import BASE_TASK, Example
 from adaptkit.decoding.recognizer import Recognizer
+from adaptkit.decoding.transcripts import Word, find_words
 from adaptkit.errors import AdaptkitError
 from adaptkit.kaldi.datadir import Utterance
 from adaptkit.serve.batching import Found, Queue, Waiting
@@ -104,7 +105,11 @@ class ModelThread:
             loaded = perf_counter()
             used = [None if slot == BASE_TASK else _used(submodels.submodel_in(slot)) for slot in slots]
             rows = replace(collated, task_ids=tuple(slots))
-            found = self._recognizer.search_rows(rows, lambda row: not batch[row].is_dropped.is_set())
+            found = self._recognizer.search_rows(
+                rows,
+                lambda row: not batch[row].is_dropped.is_set(),
+                with_times=frozenset(row for row, item in enumerate(batch) if item.timed_sec is not None),
+            )
             for row, paths in found:
                 yield (
                     batch[row],
@@ -118,6 +123,8 @@ class ModelThread:
                         batch_size=len(batch),
                         batch_speakers=num_speakers,
                         route=self._routing and _describe(self._routing.method, choices[row]),
+                        tokens=tuple(paths[0].tokens),
+                        words=self._words(batch[row], paths[0]),
                     ),
                 )
 
@@ -129,6 +136,14 @@ class ModelThread:
 
     def _text(self, path: BestPath) -> str:
         return self._tokens.decode(path.tokens)
+
+    def _words(self, item: Waiting, path: BestPath) -> tuple[Word, ...] | None:
+        """Return the words of the best hypothesis with their times, if the request asks for them."""
+        if item.timed_sec is None:
+            return None
+        base = self._recognizer.base
+        frame_sec = base.subsampling * base.frame_shift_ms / 1000
+        return find_words(self._tokens, path, start_sec=0.0, frame_sec=frame_sec, end_sec=item.timed_sec)
 
 
 def _collate(batch: Sequence[Waiting]) -> Batch:

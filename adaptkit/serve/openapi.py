@@ -1,17 +1,19 @@
-"""OpenAPI descriptions beyond the types: statuses, examples and the body, also rendered as a small page."""
+"""OpenAPI descriptions beyond the types: statuses, examples and the body."""
 
-import re
-from html import escape
 from typing import Any
 
 from adaptkit.serve.schemas import Failure
 
 SUMMARY = "Speech recognition with a Submodel for every speaker"
+EXAMPLE_ADDRESS = "http://127.0.0.1:8000"  # replaced by the one that the client has used
 ABOUT = (
     "One base model is in memory, with the most recently used Submodels. Requests for different speakers "
     "are batched together, each row with its own Submodel. With `--workers`, several such processes share "
     "the incoming connections: `/metrics` sums over them, other responses describe the one that answers.\n\n"
-    "`curl --data-binary @speech.wav 'http://127.0.0.1:8000/v1/recognize?speaker=bob'`"
+    f"    curl --data-binary @speech.wav '{EXAMPLE_ADDRESS}/v1/recognize?speaker=bob'\n"
+    f"    curl -F file=@speech.wav -F model=bob {EXAMPLE_ADDRESS}/v1/audio/transcriptions\n\n"
+    "Programs made for OpenAI's API take this address as their base URL, with `/v1` at its end: "
+    f'`OpenAI(base_url="{EXAMPLE_ADDRESS}/v1", api_key="unused")`.'
 )
 SPEAKER = (
     "The speaker whose Submodel to use, as listed by `GET /v1/submodels`; the base model if omitted. One "
@@ -117,34 +119,3 @@ def refused(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def answered(example: dict[str, Any], meaning: str) -> dict[str, Any]:
     """Describe a successful response with an example."""
     return {"description": meaning, "content": {"application/json": {"example": example}}}
-
-
-def render_docs(schema: dict[str, Any]) -> str:
-    """Render the OpenAPI description as an HTML page that loads nothing from other hosts."""
-    about = "".join(f"<p>{_mark_up(part)}</p>" for part in schema["info"]["description"].split("\n\n"))
-    routes = "".join(
-        _route(verb, path, operation)
-        for path, verbs in schema["paths"].items()
-        for verb, operation in verbs.items()
-    )
-    title = escape(schema["info"]["title"])
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><h1>{title}</h1>{about}"
-        f"<p>Full description: <a href=openapi.json>openapi.json</a></p>{routes}</html>"
-    )
-
-
-def _route(verb: str, path: str, operation: dict[str, Any]) -> str:
-    parameters = [f"{one['name']}: {one['description']}" for one in operation.get("parameters", [])]
-    if "requestBody" in operation:
-        parameters.append(f"body: {operation['requestBody']['description']}")
-    answers = [f"{status}: {answer['description']}" for status, answer in operation["responses"].items()]
-    items = "".join(f"<li>{_mark_up(line)}</li>" for line in (*parameters, *answers))
-    return (
-        f"<h2>{verb.upper()} {escape(path)}</h2><p>{_mark_up(operation['description'])}</p><ul>{items}</ul>"
-    )
-
-
-def _mark_up(text: str) -> str:
-    """Return text as HTML, with code between backticks marked up."""
-    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))

@@ -19,6 +19,7 @@ from adaptkit.decoding.recognizer import Recognizer
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.search_options import SearchRequest
+from adaptkit.serve.answers import Prepared, describe
 from adaptkit.serve.audio import Speech, read_speech
 from adaptkit.serve.batching import Found, Queue, Room, Waiting
 from adaptkit.serve.enrollment.service import Enrollment, EnrollmentSettings
@@ -32,7 +33,6 @@ from adaptkit.serve.schemas import (
     Recognised,
     Refusal,
     Submodels,
-    Timings,
     UnusableFile,
 )
 from adaptkit.serve.speakers import Speakers, Watch
@@ -40,7 +40,9 @@ from adaptkit.submodels.cache import SubmodelCache
 
 _NUM_READERS = 2  # threads that read audio and compute features: 3 ms for 3 s of speech
 _MOST_TRIES = 4  # of a request whose Submodel turns out to be gone
-_NOTHING = Found((Alternative(text="", score=0.0),), None, 0.0, 0.0, 0.0, 0.0, batch_size=0, batch_speakers=0)
+_NOTHING = Found(
+    (Alternative(text="", score=0.0),), None, 0.0, 0.0, 0.0, 0.0, batch_size=0, batch_speakers=0, words=()
+)
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,6 @@ class ServerSettings:
     search: SearchRequest = SearchRequest()
     enrollment: EnrollmentSettings | None = None  # None: no recordings are kept
     route_nearest: int | None = None  # voices whose likelihoods are compared; None for the default
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Audio in the form the model reads."""
-
-    row: Waiting | None  # None if the audio is too short for the encoder
-    audio_sec: float
-    features_sec: float
 
 
 class Service:
@@ -195,22 +188,25 @@ class Service:
                 f"nbest: {nbest}, but this server finds {self.most_nbest}; ask for fewer, or start it with a "
                 f"beam search and --nbest {nbest}",
             )
-        task = self.speakers.choose(speaker)
+        prepared, found = await self.find(body, speaker)
+        return describe(prepared, found, speaker, nbest, perf_counter() - started_sec)
+
+    async def find(
+        self, body: bytes, speaker: str | None, *, is_base: bool = False, with_times: bool = False
+    ) -> tuple[Prepared, Found]:
+        """Find the words in an audio file, with their times if asked for; cancelling this gives up.
+
+        `is_base` asks for the base model alone, also where the server chooses a Submodel for whom it does not
+        know.
+        """
+        task = None if is_base else self.speakers.choose(speaker)
+        is_routed = not is_base and self.speakers.is_routed(speaker)
         prepared = await asyncio.get_running_loop().run_in_executor(
-            self._readers, self._prepare, body, task, self.speakers.is_routed(speaker)
+            self._readers, self._prepare, body, task, is_routed, with_times
         )
         found = _NOTHING if prepared.row is None else await self._find(prepared.row)
         self.metrics.audio_seconds.inc(prepared.audio_sec)
-        return Recognised(
-            text=found.nbest[0].text,
-            score=found.nbest[0].score,
-            nbest=None if nbest is None else list(found.nbest[:nbest]),
-            speaker=speaker,
-            submodel=found.submodel,
-            route=found.route,
-            audio_sec=prepared.audio_sec,
-            timings=_timings(prepared, found, perf_counter() - started_sec),
-        )
+        return prepared, found
 
     async def _find(self, waiting: Waiting) -> Found:
         self.queue.put(waiting)
@@ -244,16 +240,23 @@ class Service:
         """Record the state of the queue and the cache, so that any process can export it."""
         self.metrics.note(len(self.queue), self.cache.stats())
 
-    def _prepare(self, body: bytes, task: str | None, is_routed: bool) -> Prepared:
+    def _prepare(self, body: bytes, task: str | None, is_routed: bool, with_times: bool) -> Prepared:
         """Read a body into the form the model reads, while its Submodel is being loaded."""
         started = perf_counter()
         if task is not None and self.num_open <= self.cache.num_slots:  # else requests evict each other's
             self.cache.prefetch([task])
         speech = read_speech(body, rate_hz=self.base.rate_hz, most_sec=self.most_sec)
-        row = self._read(speech, task, is_routed=is_routed)
+        row = self._read(speech, task, is_routed=is_routed, with_times=with_times)
         return Prepared(row, speech.duration_sec, perf_counter() - started)
 
-    def _read(self, speech: Speech, task: str | None = None, *, is_routed: bool = False) -> Waiting | None:
+    def _read(
+        self,
+        speech: Speech,
+        task: str | None = None,
+        *,
+        is_routed: bool = False,
+        with_times: bool = False,
+    ) -> Waiting | None:
         """Convert speech to a row for the model; None if it is too short for the encoder."""
         options = self._options
         if options is None:
@@ -265,7 +268,8 @@ class Service:
             return None
         scaled = self.base.preprocessor.scale(speech.samples)
         inputs = scaled if options is None else log_mel(scaled, options)
-        return Waiting(inputs, num_frames, task, is_routed=is_routed)
+        timed_sec = speech.duration_sec if with_times else None
+        return Waiting(inputs, num_frames, task, is_routed=is_routed, timed_sec=timed_sec)
 
 
 def _room(base: BaseModel, cache: SubmodelCache, settings: ServerSettings) -> Room:
@@ -284,16 +288,3 @@ def _room(base: BaseModel, cache: SubmodelCache, settings: ServerSettings) -> Ro
         mixes_lengths=padding.mixes_lengths(base.model),
         mixes_speakers=not cache.stack.changes_weights,
     )
-
-
-def _timings(prepared: Prepared, found: Found, total_sec: float) -> Timings:
-    seconds = {
-        "features_ms": prepared.features_sec,
-        "queue_ms": found.queue_sec,
-        "route_ms": found.route_sec,
-        "load_ms": found.load_sec,
-        "model_ms": found.model_sec,
-        "total_ms": total_sec,
-    }
-    in_ms = {name: round(1000 * value, 3) for name, value in seconds.items()}
-    return Timings(**in_ms, batch_size=found.batch_size, batch_speakers=found.batch_speakers)

@@ -50,7 +50,11 @@ class Speakers:
             return SHARED
         if self._unknown == "shared":
             raise Refusal(409, f"the Submodel of '{SHARED}', for speakers without one, is not in the folder")
-        raise Refusal(404, f"speaker: there is no Submodel of '{speaker}'{self._hint(speaker)}")
+        near, more = self.near(speaker), "; GET /v1/submodels lists them"
+        raise Refusal(
+            404,
+            f"speaker: there is no Submodel of '{speaker}'{near or more}; omit speaker for the base model",
+        )
 
     def is_routed(self, speaker: str | None) -> bool:
         """Return whether the Submodel for a request is chosen by its audio, as nobody is named or known."""
@@ -72,14 +76,26 @@ class Speakers:
             what = f"Submodels; '{SHARED}' serves every speaker without one"
             _LOG.info("%s: %d %s", self._folder, len(self.names), what)
 
+    def written_sec(self, speaker: str) -> int:
+        """Return when a speaker's file was written, in seconds since 1970; 0 if it has gone."""
+        return written_sec(self._folder / file_name(speaker))
+
     def without_folder(self, message: str) -> str:
         """Remove the server's paths from a message to a client."""
         return message.replace(f"{self._folder}/", "")
 
-    def _hint(self, speaker: str) -> str:
+    def near(self, speaker: str) -> str:
+        """Return a question whether a similar name is meant; empty if there is none."""
         place = bisect(self.names, speaker)
-        near = nearest(speaker, self.names[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS])
-        return f"{near or '; GET /v1/submodels lists them'}; omit speaker for the base model"
+        return nearest(speaker, self.names[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS])
+
+
+def written_sec(path: Path) -> int:
+    """Return when a file was written, in seconds since 1970; 0 if it has gone."""
+    try:
+        return int(path.stat().st_mtime)
+    except OSError:
+        return 0
 
 
 class Watch:

@@ -40,7 +40,7 @@ def test_every_route_but_the_open_ones_needs_a_token(serve):
             found[method, path] = ask(server, method, path).status_code
 
     is_open = {path for (_, path), status in found.items() if status != 401}
-    assert {path for path in is_open if not path.startswith(("/static/", "/docs/"))} <= set(OPEN)
+    assert {path for path in is_open if not path.startswith(("/static/", "/docs-files/"))} <= set(OPEN)
     assert is_open >= {"/", "/health", "/openapi.json", "/static/page.js"}
     assert found["POST", "/v1/recognize"] == found["GET", "/metrics"] == 401
     assert found["PUT", "/v1/speakers/spk1"] == found["POST", "/v1/corrections"] == 401
@@ -67,6 +67,12 @@ def test_only_a_token_of_the_file_is_accepted(serve, headers, status):
     if status == 401:
         assert response.headers["www-authenticate"] == "Bearer"
         assert "Authorization: Bearer TOKEN" in response.json()["message"]
+
+
+def test_routes_of_openai_refuse_in_its_form(serve):
+    response = ask(serve(tokens=TOKENS), "GET", "/v1/models")
+    assert response.status_code == 401
+    assert "Authorization: Bearer TOKEN" in response.json()["error"]["message"]
 
 
 def test_with_a_token_other_hosts_may_do_everything(serve):

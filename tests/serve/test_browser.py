@@ -427,3 +427,20 @@ def test_a_voice_is_learned_used_corrected_and_deleted(keeping, visit, microphon
     assert httpx.get(f"{keeping.url}/v1/speakers/anna").status_code == 404
     assert "anna" not in httpx.get(f"{keeping.url}/v1/submodels").text
     assert page.problems == []
+
+
+def test_the_page_of_the_api_shows_every_route_and_asks_its_own_server_only(plain, visit):
+    page = visit(f"{plain.url}/docs")
+    page.locator(".opblock").first.wait_for()
+    operations = [
+        verb for verbs in httpx.get(f"{plain.url}/openapi.json").json()["paths"].values() for verb in verbs
+    ]
+    assert page.locator(".opblock").count() == len(operations)
+
+    page.locator(".opblock", has_text="/health").click()
+    press(page, "Try it out")
+    press(page, "Execute")
+    page.locator(".live-responses-table").wait_for()
+    assert f"'{plain.url}/health'" in page.locator(".curl-command").inner_text()
+    assert '"ready": true' in page.locator(".live-responses-table").inner_text()
+    assert (page.problems, hosts(page) - {""}) == ([], {urlsplit(plain.url).netloc})

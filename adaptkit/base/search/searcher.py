@@ -25,14 +25,14 @@ class _Unwanted(Exception):
 class Searcher:
     """A search, its language model and why it was chosen; made by `choose.new_searcher`.
 
-    `with_times` aligns the best hypothesis of each row with CTC, if the model has one that emits its text
-    alone: that of OWSM is prompted.
+    `with_times` aligns the best hypothesis of each row, or of these rows of a batch, with CTC, if the model
+    has one that emits its text alone: that of OWSM is prompted.
     """
 
     options: SearchOptions = Greedy()
     lm: LanguageModel | None = None
     reason: str = ""
-    with_times: bool = False
+    with_times: bool | frozenset[int] = False
 
     @property
     def nbest(self) -> int:
@@ -53,11 +53,12 @@ class Searcher:
         `is_wanted` is asked again for every token, and rows no longer wanted are left out.
         """
         for row, paths in self._find(model, encoded, frames, rows, is_wanted):
-            yield row, self._timed(model, encoded[row, : int(frames[row])], paths)
+            is_timed = self.with_times if isinstance(self.with_times, bool) else row in self.with_times
+            yield row, self._timed(model, encoded[row, : int(frames[row])], paths) if is_timed else paths
 
     def _timed(self, model: nn.Module, encoded: Tensor, paths: list[BestPath]) -> list[BestPath]:
         """Set the frames of the tokens of the best path, given the row's encoder output (U, D)."""
-        if not self.with_times or model.ctc is None or model.prompting is not None or not len(encoded):
+        if model.ctc is None or model.prompting is not None or not len(encoded):
             return paths
         best, *others = paths
         return [replace(best, spans=align(model.ctc.log_softmax(encoded[None])[0], best.tokens)), *others]

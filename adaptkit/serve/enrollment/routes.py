@@ -10,7 +10,7 @@ from adaptkit.errors import AdaptkitError
 from adaptkit.serve.enrollment import openapi
 from adaptkit.serve.enrollment.schemas import Job, Prompts, Recording, Speaker, Speakers
 from adaptkit.serve.enrollment.service import Enrollment
-from adaptkit.serve.forms import Form, read_form
+from adaptkit.serve.forms import Form, FormFields, read_form
 from adaptkit.serve.openapi import answered, refused
 from adaptkit.serve.schemas import Refusal
 from adaptkit.serve.service import Service
@@ -221,7 +221,7 @@ async def _read(request: Request, service: Service, known: tuple[str, ...]) -> F
     _enrollment(service)
     limits = service.limits
     return await read_form(
-        request, known=known, most_bytes=limits.max_body_bytes, timeout_sec=limits.timeout_sec
+        request, FormFields(known), most_bytes=limits.max_body_bytes, timeout_sec=limits.timeout_sec
     )
 
 
