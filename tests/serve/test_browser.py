@@ -376,7 +376,10 @@ def test_a_screen_reader_finds_what_is_on_the_page(keeping, visit):
           - button "Previous sentence" [disabled]
           - button "Next sentence"
       - contentinfo:
-        - button "Delete this speaker…"
+        - paragraph:
+          - button "Delete this speaker…"
+        - paragraph:
+          - 'link "For programs: the API of this server"'
     """)
     assert page.locator("#read .toggle").evaluate("one => one.getAttribute('aria-describedby')") == "prompt"
     assert page.locator("#steps [aria-current=step]").all_inner_texts() == ["1 Read"]
