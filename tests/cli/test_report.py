@@ -21,7 +21,7 @@ def report(adaptkit):
 
 def test_report_prints_a_plain_table_where_there_is_no_terminal(report, experiments):
     lines = report(*experiments).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["experiment", "none", "residual64"]
+    assert [line.split()[0] for line in lines[:3]] == ["experiment", "none", "residual64"]
 
 
 def test_report_prints_json_for_machines(report, experiments):
