@@ -83,7 +83,10 @@ def read_tokens(path: Path) -> tuple[str, ...]:
 def _is_own_site(headers: Headers) -> bool:
     """Whether the page that sent a request, if one did, is of this server."""
     origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    try:
+        return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    except ValueError:  # it is no address
+        return False
 
 
 def _is_local(scope: Scope, headers: Headers) -> bool:

@@ -19,7 +19,7 @@ from adaptkit.serve.enrollment.routes import add_speakers
 from adaptkit.serve.middleware import AllowedHosts, Counting
 from adaptkit.serve.openapi import answered, refused
 from adaptkit.serve.page import add_page
-from adaptkit.serve.schemas import Failure, Health, Recognised, Refusal, Submodels
+from adaptkit.serve.schemas import Health, Recognised, Refusal, Submodels
 from adaptkit.serve.service import Service
 
 _LONGEST_NAME = 1000
@@ -145,9 +145,8 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
-        return _failure(
-            request.url.path, 500, "internal error; see the log of the server"
-        )  # which has the traceback
+        why = "internal error; see the log of the server"  # which has the traceback
+        return _failure(request.url.path, 500, why)
 
 
 def _failure(
@@ -155,10 +154,8 @@ def _failure(
 ) -> Response:
     """Return an error response and close the connection, since the body may not have been read."""
     retry = {"Retry-After": "1"} if status == 503 else {}
-    if openai.is_own(path):
-        content = openai_schemas.failure(status, why)
-    else:
-        content = Failure(status=status, message=str(why)).model_dump()
+    is_openai = openai.is_own(path)
+    content = openai_schemas.failure(status, why) if is_openai else openapi.failed(status, str(why))
     return JSONResponse(content, status, headers={**(headers or {}), **retry, "Connection": "close"})
 
 

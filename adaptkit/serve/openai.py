@@ -33,7 +33,7 @@ from adaptkit.serve.openai_schemas import (
     Usage,
     failure,
 )
-from adaptkit.serve.openapi import REFUSED, RETRY, answered
+from adaptkit.serve.openapi import answered, refused
 from adaptkit.serve.schemas import Refusal
 from adaptkit.serve.service import Service
 from adaptkit.serve.speakers import written_sec
@@ -137,14 +137,7 @@ def _describe(service: Service, name: str) -> Model:
 
 
 def _refused(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the error statuses of a route, with an example of each."""
-    described: dict[int | str, dict[str, Any]] = {}
-    for status in statuses:
-        meaning, message = REFUSED[status]
-        example = {"application/json": {"example": failure(status, message)}}
-        headers = RETRY if status == 503 else {}
-        described[status] = {"model": Failed, "description": meaning, "content": example, **headers}
-    return described
+    return refused(*statuses, model=Failed, failed=failure)
 
 
 def _unknown(service: Service, name: str) -> Misuse:

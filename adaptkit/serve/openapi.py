@@ -1,8 +1,9 @@
 """OpenAPI descriptions beyond the types: statuses, examples and the body."""
 
+from collections.abc import Callable
 from typing import Any
 
-from adaptkit.serve.schemas import Failure
+from adaptkit.serve.schemas import Answer, Failure
 
 SUMMARY = "Speech recognition with a Submodel for every speaker"
 EXAMPLE_ADDRESS = "http://127.0.0.1:8000"  # replaced by the one that the client has used
@@ -105,14 +106,21 @@ METRICS = {
 RETRY = {"headers": {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}}
 
 
-def refused(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the error statuses of a route, with an example of each."""
-    described = {}
+def failed(status: int, message: str) -> dict[str, Any]:
+    """Return the body of an error response."""
+    return Failure(status=status, message=message).model_dump()
+
+
+def refused(
+    *statuses: int, model: type[Answer] = Failure, failed: Callable[[int, str], dict[str, Any]] = failed
+) -> dict[int | str, dict[str, Any]]:
+    """Describe the error statuses of a route, with an example of each as `failed` makes it."""
+    described: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         meaning, message = REFUSED[status]
-        example = {"application/json": {"example": {"status": status, "message": message}}}
+        example = {"application/json": {"example": failed(status, message)}}
         headers = RETRY if status == 503 else {}
-        described[status] = {"model": Failure, "description": meaning, "content": example, **headers}
+        described[status] = {"model": model, "description": meaning, "content": example, **headers}
     return described
 
 

@@ -111,7 +111,7 @@ def test_without_tokens_other_hosts_are_recognised(server, audio):
 @pytest.mark.parametrize("tokens", [(), TOKENS])
 def test_a_page_of_another_site_changes_nothing(serve, tokens):
     server = serve(tokens=tokens)
-    for origin in ("http://evil.example", "http://localhost:1", "null"):
+    for origin in ("http://evil.example", "http://localhost:1", "null", "http://["):
         headers = {"Origin": origin, **bearer(TOKENS[0])}
         assert ask(server, "DELETE", "/v1/speakers/spk1", headers=headers).status_code == 403
     headers["Origin"] = "http://localhost"
