@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 INSTALLED_TEST = $(VENV)/.installed-test
 IN_VENV = export PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help install install-test demo compare augment submodels speakers bench-gpu test test-next-espnet check fuzz kill audit lint catalog docs lock clean
+.PHONY: help install install-test demo compare augment submodels speakers bench-gpu test test-next-espnet check fuzz kill audit lint catalog readme docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## print the targets
@@ -70,6 +70,9 @@ lint: install-test  ## check the code with ruff, and which module may import whi
 
 catalog: install  ## describe the adapter types again in adaptkit/adapters/catalog.json, after one has changed
 	$(IN_VENV); python -m adaptkit.adapters.describe
+
+readme: install  ## fill the tables of README.md and docs/ from the results again, after these have changed
+	$(VENV)/bin/python docs/theme/tables.py
 
 docs: install-test  ## build the documentation into site/, without a network; links that lead nowhere are errors
 	$(IN_VENV); NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet

@@ -32,8 +32,8 @@ def in_mini(base_dir, corpus, tmp_path, monkeypatch):
         subset.save(made, [whole])
 
 
-def blocks():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), flags=re.DOTALL)
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
 def test_an_archive_is_loaded(new_archive):
@@ -68,7 +68,7 @@ def test_every_public_name_is_there():
 @pytest.mark.slow
 def test_the_page_on_python_runs_from_top_to_bottom(in_mini, capsys):
     names = {}
-    for block in blocks():
+    for block in blocks("docs/python.md"):
         exec(block, names)
 
     printed = capsys.readouterr().out
@@ -76,6 +76,21 @@ def test_the_page_on_python_runs_from_top_to_bottom(in_mini, capsys):
     assert "child: WER" in printed
     assert "('child', 'whisper')" in printed
     assert "did you mean 'bottleneck'?" in printed
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_adapt_transcribe_and_enroll(in_mini, capsys):
+    data = datadir.read(Path("dump/adapt_valid"))
+    Path("recording.wav").write_bytes(Path(next(iter(data.recordings.values()))).read_bytes())
+    anna = [replace(u, speaker="anna", task="anna") for u in data.utterances]
+    subset.save(replace(data, path=Path("dump/anna"), utterances=tuple(anna)), [data])
+    (block,) = blocks("README.md")
+    names = {}
+    exec(block, names)
+
+    assert names["transcript"].submodel == "child"
+    assert adaptkit.load_experiment(names["exp"]).adapters.tasks[-1] == "anna"
+    assert f"{names['transcript'].score}\n" in capsys.readouterr().out
 
 
 def test_adapters_without_validation_are_refused_as_by_the_command(in_mini):

@@ -88,9 +88,9 @@ def test_every_module_of_the_package_is_in_the_wheel(wheel):
 def test_an_installed_wheel_answers_with_its_own_version_and_modules(installed, tmp_path):
     folder, environment = installed
     program = "import adaptkit.cli.main; print(adaptkit.__version__, adaptkit.__file__)"
-    assert run(["adaptkit", "--version"], tmp_path, environment) == "adaptkit 0.1.0\n"
+    assert run(["adaptkit", "--version"], tmp_path, environment) == "adaptkit 0.2.0\n"
     assert run([sys.executable, "-c", program], tmp_path, environment).split() == [
-        "0.1.0",
+        "0.2.0",
         str(folder / "adaptkit/__init__.py"),
     ]
 

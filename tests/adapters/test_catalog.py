@@ -30,10 +30,10 @@ def test_the_catalogue_is_read_without_torch(run_process):
     assert "torch" not in loaded
 
 
-def test_the_readme_has_a_row_of_each_kind():
+def test_the_page_on_types_has_a_row_of_each():
     infos = read_catalog().values()
     rows = [f"| `{i.kind}` | {i.title} | {i.closed_form} | {i.cited} |" for i in infos]
-    section = (ROOT / "README.md").read_text().split("\n## Adapters\n")[1].split("\n## ")[0]
+    section = (ROOT / "docs/choosing.md").read_text().split("\n## The types\n")[1].split("\n## ")[0]
     assert [line for line in section.splitlines() if line.startswith("| `")] == rows
 
 
