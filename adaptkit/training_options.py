@@ -39,8 +39,10 @@ class Training(Config):
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd is plain, without momentum")
     lr: PositiveFloat = Field(1e-3, description="peak learning rate")
     weight_decay: NonNegativeFloat = Field(0.0, description="decoupled weight decay")
-    warmup_steps: NonNegativeInt = Field(
-        50, description="steps over which the learning rate rises from 0; for adapters, counted per speaker"
+    warmup_steps: NonNegativeInt | None = Field(
+        None,
+        description="steps over which the learning rate rises from 0; for adapters, counted per speaker; "
+        "null: a tenth of all steps, at most 50",
     )
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = Field(
         "linear", description="decay after warm-up; linear and cosine reach 0 after the last step"

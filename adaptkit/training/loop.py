@@ -23,7 +23,7 @@ from adaptkit.training.log import TrainingLog
 from adaptkit.training.optimizer import PerTask, StepSettings
 from adaptkit.training.plan import Plan
 from adaptkit.training.precision import autocast, find_not_finite, seed_everything
-from adaptkit.training.schedule import learning_rate
+from adaptkit.training.schedule import choose_warmup, learning_rate
 from adaptkit.training.standing import WHOLE, Measured
 from adaptkit.training.state import Saved, State, refuse_another
 from adaptkit.training.validation import TaskFigures, Validation, validate
@@ -210,12 +210,12 @@ class Loop:
 
     def _rate(self, step: int, task: str) -> float:
         """Return the learning rate of a task's step, or of the run's step if `task` is WHOLE."""
-        options, choices = self.options, self.state.choices
+        options, choices, num_steps = self.options, self.state.choices, self.steps.count(task)
         return learning_rate(
             step,
-            self.steps.count(task),
+            num_steps,
             peak=choices[task].lr if choices else options.lr,
-            warmup_steps=options.warmup_steps,
+            warmup_steps=choose_warmup(options.warmup_steps, num_steps),
             schedule=options.schedule,
         )
 

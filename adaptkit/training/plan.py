@@ -61,13 +61,10 @@ class Plan:
     def warn_of_warm_up(self, adapters: AdapterStack) -> None:
         """Warn if training ends before warm-up does, as with few utterances and one step per epoch."""
         limit = self.options.warmup_steps
-        short = self.steps(adapters).list_short(limit)
-        if short:
+        if limit is not None and (short := self.steps(adapters).list_short(limit)):
             most = max(short.values())
             how = f"take {most} steps or fewer, all of them in the warm-up of train.warmup_steps={limit}"
-            remedy = (
-                f"so the learning rate never reaches train.lr; lower the warm-up, for example to {most // 10}"
-            )
+            remedy = "so the learning rate never reaches train.lr; leave the warm-up out, or lower it"
             _LOG.warning("%s: %s: %s, %s", self.folder, listed(list(short), 5), how, remedy)
 
     def cached(self, adapters: AdapterStack) -> "Plan":

@@ -2,6 +2,13 @@
 
 import math
 
+_MOST_WARMUP = 50  # steps, unless the options say how many
+
+
+def choose_warmup(warmup_steps: int | None, num_steps: int) -> int:
+    """Return the number of warm-up steps: as the options say, or a tenth of all steps, at most 50."""
+    return min(num_steps // 10, _MOST_WARMUP) if warmup_steps is None else warmup_steps
+
 
 def learning_rate(step: int, num_steps: int, *, peak: float, warmup_steps: int, schedule: str) -> float:
     """Return the learning rate of a step, counted from 0: linear warmup, then the schedule's decay.

@@ -3,7 +3,7 @@
 A comment above a table, which is not shown, names its source:
 
     <!-- table
-    of: egs/voices/RESULTS.md           # the page, of which the first table with these columns and rows is meant
+    of: egs/voices/RESULTS.md           # the page; its first table with these columns and rows
     rows: {none: no adapters, tpa: '`tpa`'}             # experiment: its name here; without it all rows
     columns: {WER: WER (95 % interval), size: [egs/fsdd/RESULTS.md, per task]}    # or a list of names to keep
     -->
@@ -28,7 +28,7 @@ def pages() -> list[Path]:
 
 
 def fill(text: str) -> str:
-    """Return a page with its copied tables filled again; raises `ValueError` where a source lacks a figure."""
+    """Return a page with its copied tables filled; raises `ValueError` where a source lacks a figure."""
     return _COPIED.sub(lambda match: f"<!-- table\n{match['spec']}-->\n\n{_make(match['spec'])}", text)
 
 
@@ -53,7 +53,9 @@ def _pad(cell: str) -> str:
 def _find(page: str, columns: list[str], rows: list[str]) -> dict[str, dict[str, str]]:
     """Return the first table of a page that has some columns and rows: its cells by row and column."""
     for table in _TABLE.findall((ROOT / page).read_text(encoding="utf-8")):
-        head, _, *lines = ([cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines())
+        head, _, *lines = (
+            [cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()
+        )
         found = {_name(cells[0]): dict(zip(head, cells, strict=True)) for cells in lines}
         if set(columns) <= set(head) and set(rows) <= set(found):
             return found
@@ -71,7 +73,7 @@ def main() -> None:
         text = path.read_text(encoding="utf-8")
         if (filled := fill(text)) != text:
             path.write_text(filled, encoding="utf-8")
-            print(f"{path.relative_to(ROOT)}: tables filled", file=sys.stderr)
+            sys.stderr.write(f"{path.relative_to(ROOT)}: tables filled\n")
 
 
 if __name__ == "__main__":

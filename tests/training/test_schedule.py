@@ -2,7 +2,7 @@
 
 import pytest
 
-from adaptkit.training.schedule import learning_rate
+from adaptkit.training.schedule import choose_warmup, learning_rate
 
 
 def rates(num_steps, total=None, **options):
@@ -44,3 +44,10 @@ def test_without_warm_up_training_starts_at_the_peak(schedule):
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_a_training_shorter_than_its_warm_up_only_rises(schedule):
     assert rates(3, warmup_steps=10, schedule=schedule) == pytest.approx([0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_steps", "steps"), [(None, 9, 0), (None, 40, 4), (None, 10**4, 50), (7, 3, 7), (0, 99, 0)]
+)
+def test_a_warm_up_that_is_not_set_is_a_tenth_of_the_steps_but_at_most_50(asked, num_steps, steps):
+    assert choose_warmup(asked, num_steps) == steps
