@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README, RESULTS = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "RESULTS.md"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SOURCES = [ROOT / "RESULTS.md", *ROOT.glob("egs/*/RESULTS.md")]
+SOURCES += [ROOT / f"docs/{page}.md" for page in ("measured", "routing", "scale", "search", "speed")]
+RESULTS = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
 FIGURE = re.compile(r"\d[\d,]*\.\d+|\d{1,3}(?:,\d{3})+")
 
 
@@ -23,8 +26,8 @@ def figures(text: str) -> set[str]:
 
 
 def name_of(cell: str) -> str:
-    """The experiment of a row: 'hra_ffn (hra)' and 'one_job, a table' without what explains them."""
-    return re.split(r" \(|, a ", cell.strip("`"))[0]
+    """The experiment of a row: 'hra_ffn (hra)' without what explains it, by its name in the results."""
+    return cell.strip("`").split(" (")[0].replace("egs/voices, table", "per-speaker weights")
 
 
 def measured_rows() -> list[list[str]]:
@@ -37,7 +40,7 @@ def measured_rows() -> list[list[str]]:
 def test_a_row_of_figures_is_that_of_one_table_in_the_results(row):
     wanted = figures(" ".join(row[1:]))
     rows = [other for other in rows_of(RESULTS) if name_of(other[0]) == name_of(row[0])]
-    assert any(wanted <= figures(" ".join(other[1:])) for other in rows), f"RESULTS.md has no row {row}"
+    assert any(wanted <= figures(" ".join(other[1:])) for other in rows), f"no table has the row {row}"
 
 
 def test_figures_in_the_text_are_in_the_results():
@@ -49,7 +52,7 @@ def test_figures_in_the_text_are_in_the_results():
     assert intervals
     for text in intervals:
         for figure in figures(text):
-            assert figure in figures(RESULTS), f"RESULTS.md lacks {text}"
+            assert figure in figures(RESULTS), f"no page of results has {text}"
 
 
 GUIDES = (
@@ -60,10 +63,17 @@ GUIDES = (
 
 @pytest.mark.parametrize("name", GUIDES)
 def test_figures_of_a_guide_are_those_of_the_results(name):
-    measured = [ROOT / f"docs/{page}.md" for page in ("speed", "scale", "routing")]
-    sources = [ROOT / "RESULTS.md", *ROOT.glob("egs/*/RESULTS.md"), *measured]
-    known = figures(" ".join(path.read_text() for path in sources))
     text = (ROOT / f"docs/{name}.md").read_text()
     for part in (r"```.*?```", r"`[^`]*`", r"arXiv:\S+", r"wav2vec 2\.0"):
         text = re.sub(part, "", text, flags=re.DOTALL)
-    assert figures(text) - known == set()
+    assert figures(text) - figures(RESULTS) == set()
+
+
+def test_figures_of_the_claims_are_on_the_pages_that_they_link_to():
+    wrong = []
+    for block in re.split(r"\n\n|\n(?=- )", (ROOT / "RESULTS.md").read_text(encoding="utf-8")):
+        links = re.findall(r"\]\(([^)#:]+)[)#]", block)
+        linked = figures(" ".join((ROOT / link).read_text(encoding="utf-8") for link in links))
+        text = re.sub(r"\]\([^)]*\)|arXiv:\S+", "", block)
+        wrong += [f"{figure} in {block[:60]!r}" for figure in sorted(figures(text) - linked)]
+    assert wrong == []
