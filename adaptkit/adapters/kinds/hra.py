@@ -53,7 +53,7 @@ class Hra(Adapter):
     h_0 = 0; u is a vector and * element-wise; head_k(h) = M h + c, or M2 relu(M1 h + c1) + c2 with `ffn`. The
     last matrix and bias of a head are initialised to zero, so an untrained adapter changes nothing; W is
     Xavier-uniform, b = 0 and u uniform from 0 to 1, so that units remember over different numbers of blocks;
-    with u = 1 they would all sum over all blocks, and training on egs/voices is slower (RESULTS.md) [ours].
+    with u = 1 they would all sum over all blocks, and training is slower (egs/voices/RESULTS.md) [ours].
 
     Parameters: D H + 2 H + K (H D + D); with width D, L blocks and K tasks, in detail:
 
