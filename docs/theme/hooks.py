@@ -29,6 +29,8 @@ SECTIONS = {
     "search": "Search",
 }
 _LINK = re.compile(r"(?<=\]\()([^)\s#]+)((?:#[^)\s]*)?)(?=\))")
+_CELL = re.compile(r"<t[dh]\b.*?</t[dh]>", re.DOTALL)
+_INTERVAL = re.compile(r"\((?:95 % interval|-?[\d.]+ to -?[\d.]+)\)")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -65,6 +67,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
     parts = _FENCE.split(markdown)
     return "".join(part if part.startswith("```") else _LINK.sub(lead, part) for part in parts)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Let no interval in a table be broken into lines."""
+    return _CELL.sub(lambda cell: _INTERVAL.sub(r'<span class="interval">\g<0></span>', cell[0]), html)
 
 
 def _place_of(uri: str) -> str:
