@@ -35,7 +35,7 @@ class Policy(Config):
     noise: Noise | None = Field(None, description="noise and reverberation; null for none")
     speed: Annotated[tuple[Speed, ...], AfterValidator(check_speeds)] | None = Field(
         None,
-        description="speeds, one of which each utterance gets before noise and masks, such as [0.9, 1.0, 1.1] "
+        description="speeds, one of which each utterance gets before noise and masks, as [0.9, 1.0, 1.1] "
         "in Ko et al., 2015; null for none",
     )
     mix: Mix = Field(Mix(), description="how noise and SpecAugment are mixed")
