@@ -15,7 +15,7 @@ def find_recordings(places: Iterable[Path], key: str) -> tuple[Recording, ...]:
 
     A folder is searched recursively, in the order of paths, unless it contains a wav.scp; a list has lines
     `name location` like wav.scp. Relative paths start at the working folder. Recordings must be readable and
-    have one channel; otherwise a ConfigError lists the problems.
+    have one channel; otherwise a DataError lists the problems.
     """
     locations = [location for place in places for location in _locate(place, key)]
     recordings, problems = [], []
