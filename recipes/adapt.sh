@@ -4,37 +4,37 @@
 #   1 prepare data   2 validate   3 features and CMVN   4 augmentation   5 base model   6 adapter training
 #   7 decoding       8 scoring    9 report
 #
-# Running a finished stage again changes nothing; a stopped one continues where it was. With --adapt false the
-# experiment is the base model itself. compare.sh runs this for several adapters, augmentations and seeds.
+# Running a finished stage again changes nothing; an interrupted stage resumes. With --adapt false the experiment
+# is the base model itself. compare.sh runs this for several adapters, augmentations and seeds.
 
 set -euo pipefail
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # options
 config=                          # yaml of the experiment
-corpus=                          # folder of the corpus as distributed, where the recipe does not make it
+corpus=                          # folder of the corpus as distributed, unless the recipe makes the corpus
 sets="train valid test"          # data sets that local/prepare.py makes
 test_sets="test"                 # data sets to decode and score with the base model and with adapters
 base_test_sets=                  # data sets to decode and score with the base model alone
 train_base=true                  # train the base model of the yaml; false uses the one in its folder
 base=                            # model tag or archive to import as the base model, in place of the yaml's
-import_options=                  # further words for 'adaptkit base import', as in --download
-features=true                    # make features in dump/; false for a base model that reads speech, from data/
-decode_base=true                 # decode and score with the base model alone too; false where that is done
+import_options=                  # further options of 'adaptkit base import', such as --download
+features=true                    # extract features into dump/; false for a base model that reads speech, from data/
+decode_base=true                 # decode and score with the base model alone too; false if that is already done
 adapt=true                       # train and decode adapters; false stops at the base model
-adapter=                         # other adapters: a row of the yaml's 'compare:', a name in conf/adapters, or a type; the yaml's own by its 'name:'
-augment=                         # other augmentation than the yaml's: a policy of conf/augment
-seed=                            # other seed than the yaml's
-search=                          # other search than the yaml's: a name in conf/decode, a yaml, or auto; several are compared
+adapter=                         # adapters, if not the yaml's: a row of its 'compare:', a name in conf/adapters, or a type; its 'name:' stands for its own
+augment=                         # augmentation, if not the yaml's: a policy of conf/augment
+seed=                            # seed, if not the yaml's
+search=                          # search, if not the yaml's: a name in conf/decode, a yaml, or auto; several are compared
 lm=                              # folder of an ESPnet language model for the search
 exp=                             # folder of the experiment; if empty, named after the adapters, augmentation and seed
 expdir=exp                       # folder of all experiments, of the base model's results and of reports
-prepare_options=                 # further words for local/prepare.py
-set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
+prepare_options=                 # further options of local/prepare.py
+set=                             # changes to the yaml, as in "train.lr=1e-4 train.max_epochs=5"
 stage=1                          # first stage to run
 stop_stage=9                     # last stage to run
-nj=2                             # jobs for features; with --cmd, of an array
-cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
+nj=2                             # parallel jobs for features; with --cmd, jobs of an array
+cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty: this machine
 # end
 
 . "$recipes/lib.sh"
@@ -64,7 +64,7 @@ done
 [ -z "$augment" ] || chosen+=(--augment "$augment")
 [ -z "$seed" ] || chosen+=(--seed "$seed")
 decoded=$config none=$expdir/none base_log=$expdir/log/base.log base_chosen=()
-is_base=false  # trained as an experiment of its own, rather than in the yaml's base.dir
+is_base=false  # trained as a separate experiment, rather than in the yaml's base.dir
 $adapt || [ -z "$exp$augment$seed" ] || is_base=true
 name=${adapter:-${augment:-$(name_of "$config")}}
 exp=${exp:-$expdir/$(basename "$name" .yaml)${seed:+/$seed}}

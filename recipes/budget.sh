@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# One job for all speakers against one job for each of a few, all with the same budget: each of these jobs takes as many steps
-# as the one for all did, with at least as many utterances in a step. Run it from egs/<corpus>, after submodels.sh.
+# Compare one job for all speakers with one job for each of a few, all with the same budget: each of these jobs takes as many
+# steps as the one for all, with at least as many utterances in a step. Run it from egs/<corpus>, after submodels.sh.
 #
 #   1 a job for each speaker   2 decoding and scoring   3 report
 #
-# Running a finished stage again changes nothing; a stopped one continues where it was.
+# Running a finished stage again changes nothing; an interrupted stage resumes.
 
 set -euo pipefail
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # options
-config=conf/submodels.yaml       # yaml of the one job, which those of one speaker change
+config=conf/submodels.yaml       # yaml of the one job; those for one speaker are derived from it
 train=train                      # set that the yaml trains on
 valid=valid                      # set that the yaml validates on
 test=test                        # set of the same speakers, to decode and score
-few=                             # list of the speakers that get a job of their own
+few=                             # list of the speakers that get a separate job
 validations=20                   # validations in each of their jobs; the best decides
-expdir=exp/submodels             # folder with one_job, which gets budget/
-set=                             # changes of the yaml, as those of submodels.sh
+expdir=exp/submodels             # folder with one_job; results go to its budget/
+set=                             # changes to the yaml, as for submodels.sh
 stage=1                          # first stage to run
 stop_stage=3                     # last stage to run
-jobs=1                           # trainings at a time, which share the cores
-cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
+jobs=1                           # parallel trainings, which share the cores
+cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty: this machine
 # end
 
 . "$recipes/lib.sh"
@@ -37,7 +37,7 @@ for word in $set; do overrides+=(--set "$word"); done
 mapfile -t speakers < <(cut -d' ' -f1 "$few")
 out=$expdir/budget
 
-# Print the steps of the one job, and the utterances of a step on average, rounded up.
+# Print the number of steps of the one job, and its mean number of utterances per step, rounded up.
 read -r steps rows < <(
   python - "$expdir/one_job" "dump/$train" <<'END'
 import sys

@@ -1,38 +1,38 @@
 #!/usr/bin/env bash
 # Compare adapters or augmentations, each with several seeds, on the same base model and data. Run it from egs/<corpus>.
 #
-# adapt.sh does the work, and the stages are its own: 1 to 5 once, 6 to 8 for every experiment, into exp/<name>/<seed>,
-# and 7 and 8 for the base model alone too. Stage 9 reports all of them, with those of earlier calls. With --adapt false
-# the experiments are base models, one for each augmentation and seed: 5 to 8 then run for each of them.
+# It calls adapt.sh and has the same stages: 1 to 5 run once, 6 to 8 for every experiment, into exp/<name>/<seed>, and
+# 7 and 8 for the base model alone too. Stage 9 reports all of them, with those of earlier calls. With --adapt false the
+# experiments are base models, one for each augmentation and seed, and stages 5 to 8 run for each of them.
 #
-# Running a finished stage again changes nothing; a stopped one continues where it was.
+# Running a finished stage again changes nothing; an interrupted stage resumes.
 
 set -euo pipefail
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # options
 config=                          # yaml of the experiment
-corpus=                          # folder of the corpus as distributed, where the recipe does not make it
+corpus=                          # folder of the corpus as distributed, unless the recipe makes the corpus
 sets="train valid test"          # data sets that local/prepare.py makes
 test_sets="test"                 # data sets to decode and score with every experiment
 base_test_sets=                  # data sets to decode and score with the base model alone
 train_base=true                  # train the base model of the yaml; false uses the one in its folder
 base=                            # model tag or archive to import as the base model, in place of the yaml's
-import_options=                  # further words for 'adaptkit base import', as in --download
-features=true                    # make features in dump/; false for a base model that reads speech, from data/
+import_options=                  # further options of 'adaptkit base import', such as --download
+features=true                    # extract features into dump/; false for a base model that reads speech, from data/
 adapt=true                       # the experiments are adapters; false: base models, one for each of --augment
-adapter=                         # adapters to compare, as in "hra tpa"; none or all takes every row of the yaml's 'compare:'
+adapter=                         # adapters to compare, as in "hra tpa"; empty or all: every row of the yaml's 'compare:'
 augment=                         # augmentations to compare in place of adapters: policies of conf/augment
-seeds=1                          # seeds to train each of them with, as in "1 2 3"
-minus="residual full plain mixed mixed_mild" # experiments that the others are compared with, if present
+seeds=1                          # seeds of each training, as in "1 2 3"
+minus="residual full plain mixed mixed_mild" # experiments to compare the others with, if present
 expdir=exp                       # folder of the experiments, of the base model's results and of reports
-prepare_options=                 # further words for local/prepare.py
-set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
+prepare_options=                 # further options of local/prepare.py
+set=                             # changes to the yaml, as in "train.lr=1e-4 train.max_epochs=5"
 stage=1                          # first stage to run
 stop_stage=9                     # last stage to run
-nj=2                             # jobs for features
-jobs=1                           # experiments at a time, which share the cores
-cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
+nj=2                             # parallel jobs for features
+jobs=1                           # parallel experiments, which share the cores
+cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty: this machine
 # end
 
 . "$recipes/lib.sh"
@@ -48,12 +48,12 @@ fi
 for name in $adapter; do need_adapter "$name"; done
 dump=dump
 $features || dump=data
-experiments=()  # name/seed; all of one seed, then of the next, so that a stopped comparison is whole for some seeds
+experiments=()  # name/seed; seed by seed, so that an interrupted comparison is complete for some seeds
 for seed in $seeds; do
   for name in $adapter $augment; do experiments+=("$name/$seed"); done
 done
 
-adapt() {  # first and last stage, further options: what is asked for of these stages
+adapt() {  # first and last stage, further options: those of these stages within --stage and --stop-stage
   "$recipes/adapt.sh" --config "$config" --corpus "$corpus" --sets "$sets" --test-sets "$test_sets" --expdir "$expdir" \
     --base "$base" --import-options "$import_options" --features "$features" \
     --prepare-options "$prepare_options" --set "$set" --nj "$nj" --cmd "$cmd" "${@:3}" \

@@ -1,10 +1,10 @@
-# What recipes share: options, messages, where commands run, and reports. Sourced by bash.
+# Functions shared by recipes: options, messages, where commands run, and reports. Sourced by bash.
 
-say() {  # one line of progress, on stderr like every message that is not a result
+say() {  # print a line of progress on stderr, like every message that is not a result
   printf '%s %s\n' "$(date +%H:%M:%S)" "$*" >&2
 }
 
-die() {  # end with a message: 1 cannot, 2 misuse
+die() {  # exit status, message: 1 for a failure, 2 for misuse
   printf '%s: %s\n' "$(basename "$0")" "$2" >&2
   exit "$1"
 }
@@ -46,13 +46,13 @@ need_adaptkit() {
   command -v adaptkit >/dev/null || die 1 "adaptkit is not on PATH; activate the environment it is installed in"
 }
 
-# Refuse an experiment's yaml that is not given or not there.
+# Refuse a missing yaml of an experiment.
 need_config() {
   [ -n "$config" ] || die 2 "--config is needed; see --help"
   [ -f "$config" ] || die 2 "no $config here; --config names the yaml of an experiment"
 }
 
-# Refuse augmentations that would not be the ones that stage 4 shows.
+# Refuse augmentations other than those shown by stage 4.
 need_policies() {
   [ -z "$augment" ] || [ -z "$adapter" ] || die 2 "give --adapter or --augment, not both"
   [[ " $augment " != *" own "* ]] || die 2 "--augment names policies of conf/augment; the yaml says 'own'"
@@ -69,7 +69,7 @@ list_rows() {
   sed -n '/^compare:/,/^[a-z]/s/^  \([A-Za-z0-9_.+-]*\):.*/\1/p' "$1"
 }
 
-# Refuse adapters that 'adaptkit train --adapter' would not find.
+# Refuse adapters unknown to 'adaptkit train --adapter'.
 need_adapter() {
   [[ $1 != *.yaml ]] || [ ! -f "$1" ] || return 0
   ! list_rows "$config" | grep -qxF -- "$1" || return 0
@@ -79,27 +79,27 @@ need_adapter() {
   adaptkit adapters show "$1" >/dev/null || die 1 "--adapter $1: no such adapters, and no such row of 'compare:' in $config"
 }
 
-# Find out whether a stage is to be run, and say so.
+# Whether a stage is to be run; if so, announce it.
 is_stage() {
   [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ] || return 1
   say "stage $1: $2"
 }
 
-# Find out whether a set can be scored: its text is there and holds more than ids.
+# Whether a set can be scored: its text exists and holds more than ids.
 has_references() {  # set
   grep -qs '[^[:space:]][[:space:]]\{1,\}[^[:space:]]' "data/$1/text" && return 0
   say "data/$1 has no references; its hypotheses are in decode_$1 and are not scored"
   return 1
 }
 
-searches=("")  # that sets are decoded with; the empty one is the yaml's
+searches=("")  # to decode sets with; the empty one is the yaml's
 
-# Print the name of a set as a search decodes it: its own, with that of the search, as in test_beam, if there are several.
+# Print the name of a decoded set: that of the set, followed by the search, as in test_beam, if there are several.
 name_decoded() {  # set, search
   if [ "${#searches[@]}" -gt 1 ]; then printf '%s_%s\n' "$1" "$(basename "$2" .yaml)"; else printf '%s\n' "$1"; fi
 }
 
-# Report scored runs on each of $test_sets, and on all of them side by side.
+# Report scored runs on each of $test_sets, and on all of them together.
 report_sets() {  # words of 'adaptkit report'
   local name by as form all=()
   for name in $test_sets; do
@@ -120,7 +120,7 @@ report_sets() {  # words of 'adaptkit report'
   fi
 }
 
-# Threads that wait by spinning make training several times slower when another program wants a core too.
+# Threads that spin while waiting make training several times slower when another program needs a core.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
 # Call a function with each of several words, $jobs of them at a time; fail, at the end, if one of them did.

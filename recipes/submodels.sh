@@ -2,47 +2,47 @@
 # Train Submodels of many speakers and enroll new ones, from recordings to reports. Run it from egs/<corpus>.
 #
 #   1 data, features and base model   2 one job for all speakers   3 one job per speaker, for a few   4 speaker embeddings
-#   5 one adapter for all, and per-speaker weights and speaker embeddings that start from it
+#   5 a shared adapter, and per-speaker weights and speaker embeddings that start from it
 #   6 enrolment of new speakers       7 decoding and scoring       8 every Submodel on every speaker  9 reports
 #
-# Running a finished stage again changes nothing; a stopped one continues where it was.
+# Running a finished stage again changes nothing; an interrupted stage resumes.
 
 set -euo pipefail
 recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # options
-config=conf/submodels.yaml       # yaml of the one job, which those with speaker embeddings and those of one speaker change
-base_config=                     # yaml of the base model to train; none uses the one in its folder
-corpus=                          # folder of the corpus as distributed, where the recipe does not make it
-prepare_options=                 # further words for local/prepare.py
+config=conf/submodels.yaml       # yaml of the one job; those with speaker embeddings and for one speaker are derived from it
+base_config=                     # yaml of the base model to train; empty uses the one in its folder
+corpus=                          # folder of the corpus as distributed, unless the recipe makes the corpus
+prepare_options=                 # further options of local/prepare.py
 sets="train valid test"          # data sets that local/prepare.py makes
-known=                           # list of the speakers to train, where sets hold others: makes dump/known_<set>
-new=                             # list of the speakers to enroll, where sets hold others: makes dump/new_<set>
+known=                           # list of the speakers to train, if sets hold others: makes dump/known_<set>
+new=                             # list of the speakers to enroll, if sets hold others: makes dump/new_<set>
 train=train                      # set that the yaml trains on
 valid=valid                      # set that the yaml validates on
 test=test                        # set of the same speakers, to decode and score
-few=                             # list of the speakers that get a job of their own too
-enroll=new_train                 # set of new speakers, to enroll them with
+few=                             # list of the speakers that also get a separate job
+enroll=new_train                 # set of new speakers, to enroll them from
 new_test=new_test                # set of new speakers, to decode and score
 base_test=                       # data directory of the base model's own speakers, with features
 cross=2                          # utterances of each speaker that every Submodel transcribes
-embeddings="4 16 64"             # dimensions of the speaker embeddings, a training for each
-two_stage_embeddings="16"        # dimensions of those that start from the adapter for all speakers
-counts="1 5 20 100"              # utterances to enroll a new speaker with
-starts="mean nearest"            # where enrolment starts, except in two-stage training: mean, nearest or new
-routes="embedding likelihood"    # ways to choose among the two-stage weights where nobody says who speaks
-nearest=5                        # voices among which likelihood chooses
+embeddings="4 16 64"             # dimensions of the speaker embeddings, one training each
+two_stage_embeddings="16"        # dimensions of those that start from the shared adapter
+counts="1 5 20 100"              # numbers of utterances to enroll a new speaker with
+starts="mean nearest"            # starts of enrolment, except in two-stage training: mean, nearest or new
+routes="embedding likelihood"    # routes by which unnamed speakers get two-stage weights
+nearest=5                        # nearest voices among which likelihood chooses
 expdir=exp/submodels             # folder of the experiments and of reports
-set=                             # changes of the yaml, as in "train.lr=1e-4 train.max_epochs=5"
+set=                             # changes to the yaml, as in "train.lr=1e-4 train.max_epochs=5"
 embedding_set=                   # further changes for speaker embeddings
-shared_set=                      # further changes for the adapter for all speakers
-two_stage_set=                   # further changes for what starts from it; speaker embeddings have embedding_set too
+shared_set=                      # further changes for the shared adapter
+two_stage_set=                   # further changes for adapters that start from it; speaker embeddings get embedding_set too
 enroll_set=                      # further changes for enrolment, of train.* only
 stage=1                          # first stage to run
 stop_stage=9                     # last stage to run
-nj=2                             # jobs for features
-jobs=1                           # trainings and decodings at a time, which share the cores
-cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
+nj=2                             # parallel jobs for features
+jobs=1                           # parallel trainings and decodings, which share the cores
+cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty: this machine
 # end
 
 . "$recipes/lib.sh"
@@ -67,7 +67,7 @@ for word in $enroll_set; do enroll_overrides+=(--set "$word"); done
 mapfile -t speakers < <(cut -d' ' -f1 "$few")
 trained=("$expdir/one_job")
 for size in $embeddings; do trained+=("$expdir/space_$size"); done
-second=("$expdir/two_stage")  # what starts from the adapter for all speakers
+second=("$expdir/two_stage")  # experiments that start from the shared adapter
 for size in $two_stage_embeddings; do second+=("$expdir/two_stage_space_$size"); done
 enrolled=()  # as in exp/submodels/space_16_nearest_5 and exp/submodels/two_stage_shared_5
 for count in $counts; do
@@ -105,12 +105,12 @@ train_embedding() {  # dimensions; optionally, prefix of the name and words for 
     --set "name=$name" --set adapters.0.bank=space --set "adapters.0.space_dim=$1" "${embedding_overrides[@]}" "${@:3}"
 }
 
-train_first() {  # the adapter for all speakers
+train_first() {  # the shared adapter
   "${run[@]}" "$expdir/shared/log/train.log" adaptkit train "$config" --shared --exp "$expdir/shared" --resume \
     "${overrides[@]}" --set name=shared "${shared_overrides[@]}"
 }
 
-train_second() {  # folder of what starts from it
+train_second() {  # folder of an experiment that starts from it
   local name words=(--set "train.start=$expdir/shared" "${two_stage_overrides[@]}")
   name=$(basename "$1")
   case $name in

@@ -1,9 +1,9 @@
 """The interface between adapters and the base model.
 
 At each `Site` of a kind it wants, an adapter computes the new output: `adapt(site, x_in, x_out)`. It is
-called by forward hooks (`base.sites.attached`); nothing in the base is replaced. A module of `adapters/kinds`
-holds a docstring with the paper, a frozen `Config`, one `Adapter` subclass with its equation, and `build`;
-its file name is the `kind` of the yaml. There is no other list of adapter types.
+called by forward hooks (`base.sites.attached`); no module of the base model is replaced. A module of
+`adapters/kinds` holds a docstring with the paper, a frozen `Config`, one `Adapter` subclass with its
+equation, and `build`; its file name is the `kind` of the yaml. There is no other list of adapter types.
 """
 
 import importlib
@@ -27,7 +27,7 @@ from adaptkit.tensors import AllocationLimit, memory_bytes
 
 
 class AdapterConfig(Config):
-    """The options of every adapter type: its name, and where the weights of the tasks come from."""
+    """The options of every adapter type: its name, and the source of the per-task weights."""
 
     kind: str
     bank: Literal["table", "space"] = Field(
@@ -48,23 +48,24 @@ class AdapterConfig(Config):
         return self
 
 
-Blocks = Annotated[tuple[StrictInt, ...], Field(min_length=1, max_length=1000)] | None  # those with adapters
+Blocks = Annotated[tuple[StrictInt, ...], Field(min_length=1, max_length=1000)] | None  # blocks with adapters
 
 
 class Adapter(nn.Module):
     """Base class of all adapter types: the kinds of site it wants, and the new output of each.
 
-    `task_ids` (B,) holds the task of every row during a forward pass. A row of the base itself has an
-    arbitrary valid index, since whatever `adapt` returns for it is replaced by `x_out`. `adapt` may change
-    `x_out` in place; with gradients enabled only if the module that made it does not need it to go backward.
+    `task_ids` (B,) holds the task of every row during a forward pass. A row for the base model itself has an
+    arbitrary valid index, since the result of `adapt` for it is replaced with `x_out`. `adapt` may change
+    `x_out` in place; with gradients enabled, only if the module that computed it does not need it for the
+    backward pass.
     """
 
     wants: frozenset[str] = frozenset()
     task_ids: Tensor | None = None
     frames: Tensor | None = None  # (B,) length of each row, while it adapts the encoder's output
-    spares_encoder: bool = False  # true if nothing before the encoder's output changes
+    spares_encoder: bool = False  # whether only the encoder's output changes
     taps: tuple[Site, ...] = ()  # blocks whose outputs it reads, if it spares the encoder
-    is_cached: bool = False  # true if training reads these and the encoder's output from disk
+    is_cached: bool = False  # whether training reads these and the encoder's output from disk
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class Adapter(nn.Module):
         raise NotImplementedError
 
     def differences(self, task: int) -> Mapping[str, Tensor]:
-        """Return what a task adds to parameters of the base, by their names; for sites of kind `weight`."""
+        """Return a task's differences to the base model's parameters, by name; for sites of kind `weight`."""
         return {}
 
     def group(self, task: int) -> int:
@@ -97,11 +98,11 @@ class Adapter(nn.Module):
         return 0
 
     def fold(self, task: int) -> Sequence[Fold]:
-        """Return the changes to the base's own weights that are equivalent to a task's adapter.
+        """Return the changes to the base model's weights that are equivalent to a task's adapter.
 
-        Where there are none, this raises ConfigError with the reason.
+        If there are none, this raises ConfigError with the reason.
         """
-        raise ConfigError("it is not a linear map parallel to a linear map of the base")
+        raise ConfigError("it is not a linear map parallel to a linear map of the base model")
 
     def begin(self) -> None:
         """Start a forward pass of the encoder; an adapter with state over depth resets it here."""
@@ -126,7 +127,7 @@ class AdapterStack(nn.ModuleList):
 
     @property
     def changes_weights(self) -> bool:
-        """Whether the base's own weights change, so that a pass serves tasks of one `group` only."""
+        """Whether the base model's weights change, so that a pass serves tasks of one `group` only."""
         return any("weight" in member.wants for member in self)
 
     @property
@@ -136,16 +137,16 @@ class AdapterStack(nn.ModuleList):
 
     @property
     def num_per_task(self) -> int:
-        """The parameter count per task: what one more task adds."""
+        """The parameter count per task, that of one additional task."""
         return sum(parameter[0].numel() for _, parameter in task_parameters(self))
 
     def group(self, task: int) -> tuple[int, ...]:
-        """Return a value that is equal for tasks that one pass can serve, as they change the same weights."""
+        """Return a value that is equal for tasks with equal weight differences, which one pass can serve."""
         members = self if self.changes_weights else ()
         return tuple(member.group(task) if task >= 0 else -1 for member in members)
 
     def differences(self, task: int) -> dict[str, Tensor]:
-        """Return what a task adds to parameters of the base, by their names; empty for the base itself."""
+        """Return a task's differences to the base model's parameters, by name; empty for the base model."""
         total: dict[str, Tensor] = {}
         for member in self if task >= 0 and self.changes_weights else ():
             with member.alone(task):
@@ -166,7 +167,7 @@ class AdapterStack(nn.ModuleList):
 
     @contextmanager
     def for_tasks(self, task_ids: Sequence[int], device: torch.device | str = "cpu") -> Iterator[None]:
-        """Set the task of every row for the forward passes inside the block; -1 is the base itself."""
+        """Set the task of every row for the forward passes inside the block; -1 is the base model itself."""
         outside = [index for index in task_ids if not -1 <= index < len(self.tasks)]
         if outside:
             raise ValueError(f"task ids {sorted(set(outside))} are outside the {len(self.tasks)} tasks")
@@ -182,9 +183,9 @@ class AdapterStack(nn.ModuleList):
                 member.choose_tasks(None)
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor, frames: Tensor | None = None) -> Tensor:
-        """Apply each adapter that wants this kind of site in turn; rows of the base are left unchanged.
+        """Apply each adapter that wants this kind of site in turn; rows of the base model stay unchanged.
 
-        `frames` (B,) holds the lengths of the rows at the encoder's output; without them no row is padded.
+        `frames` (B,) holds the lengths of the rows at the encoder's output; None means that no row is padded.
         """
         if any(member.task_ids is None for member in self):
             raise ConfigError(
@@ -253,10 +254,10 @@ def build(
 ) -> AdapterStack:
     """Build an experiment's adapters; one without any site to act on is refused.
 
-    Per-task weights are initialised from `seed` and the name of the task, the others from `seed`, so a task
-    starts from the same weights whatever other tasks there are. With seed=None per-task weights stay zero, to
-    be loaded later. Adapters that take more than `most_bytes`, by default the memory of this machine, are
-    refused before they take it.
+    Per-task weights are initialised from `seed` and the name of the task, the others from `seed`, so that a
+    task's initial weights do not depend on other tasks. With seed=None per-task weights stay zero, to be
+    loaded later. Adapters that would take more than `most_bytes`, by default the memory of this machine, are
+    refused before they are allocated.
     """
     members = []
     most_bytes = memory_bytes() if most_bytes is None else most_bytes

@@ -1,7 +1,7 @@
 """The paper, equation, parameter count and options of every adapter type, without loading torch.
 
-`catalog.json` stores what `adapters.describe` reads from the files of `adapters/kinds`, with a digest of each
-file. An adapter type that is new, or has changed since, is read from its file, which loads torch (3 s).
+`catalog.json` stores the descriptions that `adapters.describe` reads from the files of `adapters/kinds`, with
+a digest of each file. A new or changed adapter type is read from its file, which loads torch (3 s).
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Option:
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """The documentation of an adapter type; fields are empty where its file breaks the convention."""
+    """The documentation of an adapter type; a field is empty if the file breaks the convention."""
 
     kind: str
     title: str
@@ -59,12 +59,12 @@ class AdapterInfo:
         return ", ".join([" ".join([author + others, *year[-1:]]), *number[:1]])
 
     def as_text(self, values: Mapping[str, Any] | None = None) -> str:
-        """Format the whole documentation for a terminal, with an example of a yaml."""
+        """Format the whole documentation for a terminal, with a yaml example."""
         parts = (self.title, self.papers, f"Provenance: {self.provenance}", self.equation)
         return "\n\n".join([*parts, f"Parameters: {self.parameters}", self.as_yaml(values)])
 
     def as_yaml(self, values: Mapping[str, Any] | None = None) -> str:
-        """Format an entry for an experiment's yaml, with the description and type of each option above it.
+        """Format an entry for an experiment's yaml, with each option's description and type above it.
 
         `values` replace the defaults.
         """

@@ -2,11 +2,11 @@
 
 The docstrings of an adapter type follow this convention, as in `adapters/kinds/residual.py`:
 
-- module: one line saying what it is; then its papers, the most important first, as authors, title, year,
+- module: a one-line description; then its papers, the most important first, as authors, title, year,
   arXiv number, separated by `;`; then `Provenance:` and the source of each part, marked [abstract], [review],
   [code] or [ours];
 - its Adapter, or `build` if the Adapter belongs to another type: the equation; then `Parameters:` and the
-  closed form of the parameter count, of which tables show the part before the first `;` or full stop.
+  closed form of the parameter count; tables show the part before the first `;` or full stop.
 
 Every option of its Config has a description. `python -m adaptkit.adapters.describe` writes `catalog.json`.
 """
@@ -61,7 +61,7 @@ def read(word: str, overrides: Sequence[str] = ()) -> AdapterConfig:
 
 
 def measure(entry: AdapterConfig, sites: Sequence[Site]) -> AdapterSize:
-    """Count the sites and parameters of an adapter; a second task adds the parameter count per task."""
+    """Count the sites and parameters of an adapter, the latter also per task."""
     one, two = (api.build([entry], sites, [f"task{k}" for k in range(tasks)], seed=0) for tasks in (1, 2))
     per_task = two.num_parameters - one.num_parameters
     return AdapterSize(_count_sites(entry, one, sites), per_task, one.num_parameters - per_task)
@@ -110,7 +110,7 @@ def _count_sites(entry: AdapterConfig, stack: AdapterStack, sites: Sequence[Site
 
 
 def _described(module: ModuleType) -> Any:
-    """Return the object whose docstring has the equation: the module's own Adapter, otherwise `build`."""
+    """Return the object whose docstring has the equation: the module's own Adapter, else `build`."""
     classes = (member for _, member in inspect.getmembers(module, inspect.isclass))
     own = (c for c in classes if issubclass(c, Adapter) and c.__module__ == module.__name__)
     return next(own, module.build)

@@ -1,4 +1,4 @@
-"""Changes to the base's own weights that are equivalent to a task's adapter."""
+"""Changes to the base model's weights that are equivalent to a task's adapter."""
 
 from dataclasses import dataclass
 
@@ -18,10 +18,10 @@ class Added:
 
 @dataclass(frozen=True)
 class Widened:
-    """Hidden units to append to a feed-forward: W_in (R, D), b_in (R,), W_out (D, R); b_out (D,) is added."""
+    """Hidden units to append to a feed-forward: W_in (R, D), b_in (R,), W_out (D, R); b_out (D,) to add."""
 
     site: Site  # of kind ffn or ffn_macaron
-    activation: str  # required of the feed-forward: the name of its class in lower case
+    activation: str  # class name, in lower case, of the activation that the feed-forward must have
     weight_in: Tensor
     bias_in: Tensor
     weight_out: Tensor

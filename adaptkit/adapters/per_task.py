@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-SHARED = "shared"  # the task of an adapter for all speakers; it also serves those without one of their own
+SHARED = "shared"  # the task of the shared adapter, which also serves speakers without adapters
 
 
 @dataclass(frozen=True)
 class TakenSlices:
     """Copies of some tasks' slices of parameters, used in place of the tables while these tasks are trained.
 
-    Their gradients have the size of these slices, while that of a table would have the size of all tasks.
+    Their gradients have the size of these slices, whereas that of a table would have the size of all tasks.
     """
 
     task_ids: Tensor  # (n,) sorted; no other task may be used meanwhile
@@ -35,11 +35,11 @@ class TakenSlices:
 class TaskOwned(nn.Module):
     """A module with per-task parameters: index k of their first axis belongs to task k alone."""
 
-    made: Mapping[str, Tensor] | None = None  # by a hypernetwork: slices of every row (B, ...), in a pass
+    made: Mapping[str, Tensor] | None = None  # slices of every row (B, ...), from a hypernetwork, in a pass
     taken: TakenSlices | None = None  # in a step of training
 
     def draw(self, task: int) -> None:
-        """Initialise a task's slices, zero so far, from torch's global generator; some stay zero."""
+        """Initialise a task's slices, so far zero, from torch's global generator; some stay zero."""
 
     def of_row_tasks(self, name: str, task_ids: Tensor) -> Tensor:
         """Return the slice of a parameter for the task of each row (B, ...)."""
@@ -84,7 +84,7 @@ class TaskLinear(TaskOwned):
         self.has_bias, self.init = has_bias, None if zero else init
 
     def draw(self, task: int) -> None:
-        """Initialise a task's weight; for the whole table, the fans would include K."""
+        """Initialise a task's weight; initialised as a whole, the table's fans would include K."""
         if self.init is not None:
             self.init(self.weight.data[task])
 
@@ -131,9 +131,9 @@ class TaskBias(TaskOwned):
 
 
 class TaskDifferences(TaskOwned):
-    """What each task adds to parameters of the base: one table (K, *shape) per name, initialised to zero.
+    """Each task's differences to the base model's parameters: tables (K, *shape) by name, initially zero.
 
-    Parameters: K times those of the base. Names may not contain dots (`Site.key` has none).
+    Parameters: K times those of the chosen parameters. Names may not contain dots (`Site.key` has none).
     """
 
     def __init__(self, num_tasks: int, shapes: Mapping[str, Sequence[int]]):
@@ -147,8 +147,8 @@ class Hypernetwork(nn.Module):
 
     It replaces the tables in the parts of a module built for one task; their weights become g0. G is
     initialised to zero, so an untrained adapter with a hypernetwork changes nothing either; e_k is drawn from
-    a normal distribution of variance 1 / E, so that its length is about 1. As with the two matrices of LoRA,
-    G learns from the first step and e_k from the second on [ours]. Parameters: K E + E P + P.
+    a normal distribution of variance 1 / E, so that its norm is about 1. As with the two matrices of LoRA,
+    G learns from the first step and e_k from the second [ours]. Parameters: K E + E P + P.
 
     The embeddings are stored and trained as e_k / 32: AdamW changes every parameter by about the learning
     rate, whatever its scale, and a task takes few steps compared with G, which learns from all tasks. For 32
@@ -229,7 +229,7 @@ def task_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def shared_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the parameters that all tasks share with their names."""
+    """Yield the parameters shared by all tasks, with their names."""
     owned = {name for name, _ in task_parameters(module)}
     yield from ((name, parameter) for name, parameter in module.named_parameters() if name not in owned)
 
@@ -238,7 +238,7 @@ def shared_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def taking(module: nn.Module, task_ids: Sequence[int]) -> Iterator[dict[str, Tensor]]:
     """Use copies of some tasks' slices of the trained parameters inside the block; yield them by name.
 
-    The tasks are in order, and no other may be used meanwhile.
+    The tasks must be in ascending order; no other task may be used inside the block.
     """
     taken: dict[str, Tensor] = {}
     parts, ids = owning_parts(module), torch.tensor(task_ids, dtype=torch.long)
@@ -257,7 +257,7 @@ def taking(module: nn.Module, task_ids: Sequence[int]) -> Iterator[dict[str, Ten
 
 
 def weights_of(module: nn.Module, space: Hypernetwork | None, task: int) -> dict[str, Tensor]:
-    """Return a task's slice of each table by name, also where a hypernetwork `space` replaces the tables."""
+    """Return a task's slice of each table by name, even if a hypernetwork `space` replaces the tables."""
     if space is None:
         return {name: table.detach()[task].clone() for name, table in task_parameters(module)}
     with torch.no_grad(), space.alone(task):

@@ -5,7 +5,7 @@ speech recognition, 2020, arXiv:2005.08100, without its gate and BatchNorm; `Att
 al., Attention is all you need, 2017, arXiv:1706.03762, with a learned score per distance as in Raffel et al.,
 Exploring the limits of transfer learning with a unified text-to-text transformer, 2020, arXiv:1910.10683.
 
-They take h (B, U, d), z (B, U, d), which a row's own scale and shift made of the norm of h, and is_frame
+They take h (B, U, d), z (B, U, d), which is the norm of h with the row's own scale and shift, and is_frame
 (B, U), false beyond the end of a row, or None if no row is padded; they return (B, U, d).
 """
 
@@ -40,10 +40,10 @@ class SharedLinear(nn.Linear):
 
 
 class Convolution(nn.Module):
-    """h + W_2 relu(W_1 (w * z + b) + b_1) + b_2, * a convolution over time with a filter per channel.
+    """h + W_2 relu(W_1 (w * z + b) + b_1) + b_2, with * a convolution over time with a filter per channel.
 
-    The kernel has m frames: (m - 1) / 2 before and as many after; those beyond a row's end count as zero.
-    w is initialised to 1 in the middle and small values beside it. Parameters: m d + d + 4 d d + 3 d.
+    The kernel spans m frames, (m - 1) / 2 of them before and as many after; those beyond a row's end count as
+    zero. w is initialised to 1 in the middle and small values elsewhere. Parameters: m d + d + 4 d d + 3 d.
     """
 
     def __init__(self, dim: int, kernel: int):
@@ -67,9 +67,9 @@ class Convolution(nn.Module):
 class Attention(nn.Module):
     """h' + W_2 relu(W_1 norm(h') + b_1) + b_2 with h' = h + W_o [head_1 ; ... ; head_H] + b_o.
 
-    head_i = softmax(q_i k_i^T / sqrt(d / H) + r_i) v_i, q, k and v affine maps of z and r_i the score of a
-    distance in time, from -16 to 16 frames, initialised to zero. Frames beyond a row's end are masked.
-    Parameters: 4 d d + 4 d + 33 H + 4 d d + 3 d.
+    head_i = softmax(q_i k_i^T / sqrt(d / H) + r_i) v_i, where q, k and v are affine maps of z and r_i is the
+    score of a distance in time, from -16 to 16 frames, initialised to zero. Frames beyond a row's end are
+    masked. Parameters: 4 d d + 4 d + 33 H + 4 d d + 3 d.
     """
 
     def __init__(self, dim: int, num_heads: int):

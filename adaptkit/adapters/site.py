@@ -9,7 +9,7 @@ SITE_KINDS = (
     *("ffn_macaron_in", "ffn_macaron_out", "ffn_in", "ffn_out"),  # the two linear maps of each
     *("query", "key", "value", "out"),
     "encoder_out",
-    "weight",  # a parameter of the base, which an adapter changes by a difference of its `shape`
+    "weight",  # a parameter of the base model, changed by adding a difference of its `shape`
 )
 
 
@@ -17,7 +17,7 @@ SITE_KINDS = (
 class Site:
     """A place in the base model where an adapter can act; `block` counts from 0, -1 outside the blocks."""
 
-    name: str  # path of the module or parameter in the base, for example encoder.encoders.0.feed_forward
+    name: str  # path of the module or parameter, for example encoder.encoders.0.feed_forward
     kind: str  # one of SITE_KINDS
     block: int
     dim_in: int

@@ -1,8 +1,8 @@
 """Noisy copies of data directories, written as recordings: training data, and test sets at given SNRs.
 
 In addition to the tables of a data directory there are `audio/`, `utt2noise` (utterance: SNR in dB, noise
-recording, room or `-` for none; `inf - -` is digital silence) and `copies.jsonl`, which records what each
-audio file is made from: a second run makes only files that are missing or out of date.
+recording, room or `-` for none; `inf - -` is digital silence) and `copies.jsonl`, which records the sources
+of each audio file, so that a second run makes only files that are missing or out of date.
 """
 
 import logging
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Copies:
-    """How many copies of each utterance, whether the clean utterances are included, and the seed."""
+    """The number of copies of each utterance, whether the clean utterances are included, and the seed."""
 
     number: int = 1
     with_clean: bool = True
@@ -108,7 +108,7 @@ class _Copy:
 
 @dataclass(frozen=True)
 class _Made(Copied):
-    """A copy that was made, and how."""
+    """A finished copy, with its noise and room."""
 
     snr_db: float
     noise: str
@@ -117,7 +117,7 @@ class _Made(Copied):
 
 
 def _make(plan: Sequence[_Copy], bank: NoiseBank, folder: Path, allow_pipes: bool) -> dict[str, _Made]:
-    """Make the copies that are missing or out of date; a killed run continues where it stopped."""
+    """Make the copies that are missing or out of date, so that a killed run can be continued."""
     by_id, noises = {one.utt_id: one for one in plan}, bank.list_contents()
     wanted = {utt_id: one.wanted(noises) for utt_id, one in by_id.items()}
     num_new = 0

@@ -1,4 +1,4 @@
-"""A corpus to apply a policy to: the lengths of all utterances, and features and speech of single ones."""
+"""A corpus to which a policy is applied: lengths of all utterances, features and speech of single ones."""
 
 import re
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Corpus:
     data: DataDir
     num_frames: Tensor  # (B,) in the order of the utterances
     num_bins: int
-    options: FbankOptions | None  # of its features; None if Kaldi itself made them
+    options: FbankOptions | None  # of its features; None if made by Kaldi itself
 
     @property
     def path(self) -> Path:
@@ -66,7 +66,7 @@ class Corpus:
 
 
 def read_corpus(path: Path) -> Corpus:
-    """Read a data directory; if it has no features, assume those that `adaptkit feats` would make.
+    """Read a data directory; if it has no features, assume those of `adaptkit feats`.
 
     The lengths then follow from the durations.
     """
@@ -91,8 +91,8 @@ def read_corpus(path: Path) -> Corpus:
 def count_frames(data: DataDir) -> list[int]:
     """Return the number of feature frames of each utterance.
 
-    They stand in the records of adaptkit's archives; for those that Kaldi made, in `utt2num_frames`, or they
-    are counted.
+    They come from the records of adaptkit's archives; for Kaldi's archives, from `utt2num_frames` or the
+    archives themselves.
     """
     locations = data.feats.column.take(data.feats.rows(data.utterances.ids))
     recorded = count_recorded(locations)

@@ -30,9 +30,9 @@ def expected_share(options: SpecAugment, num_frames: int, num_bins: int) -> floa
 
 
 def measured_share(options: SpecAugment, lengths: Tensor, num_bins: int, keys: Tensor) -> Tensor:
-    """Return the share of values under the masks that `augment` draws, (B,) in float64.
+    """Return the share of values that `augment` masks, (B,) in float64.
 
-    For utterances of lengths (B,) in frames and with keys (B,); 0 for an utterance of length 0.
+    Utterances have lengths (B,) in frames and keys (B,); the share is 0 for an utterance of length 0.
     """
     draws = draw(options, lengths, num_bins, keys)
     size = int(lengths.max())
@@ -50,7 +50,7 @@ def _chance(size: int, lowest: int, end: int) -> Tensor:
     """
     bends = torch.zeros(size + 1, dtype=torch.float64)
     widths = torch.arange(lowest, max(lowest, end))
-    weights = 1 / ((size - widths).double() * len(widths))  # of a start, and of a width
+    weights = 1 / ((size - widths).double() * len(widths))  # probability of a start and of a width
     for place, sign in ((0 * widths, 1), (widths, -1), (size - widths, -1), (0 * widths + size, 1)):
         bends.index_add_(0, place, sign * weights)
     return bends.cumsum(dim=0).cumsum(dim=0)[:size]

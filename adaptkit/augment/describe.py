@@ -1,4 +1,4 @@
-"""Describe a policy in words, and warn of utterances of a corpus that it changes too little or too much."""
+"""Describe a policy in words, and warn of utterances in a corpus that it changes too little or too much."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from adaptkit.augment.policy import Policy
 from adaptkit.augment.specaugment import SpecAugment
 from adaptkit.errors import listed
 
-LITTLE, MUCH = 0.05, 0.5  # masked shares of the values outside this range are warned of
-_FEW_FRAMES = 0.03  # and so are smaller shares of the frames under time masks, although bins are masked too
+LITTLE, MUCH = 0.05, 0.5  # masked shares of the values outside this range cause a warning
+_FEW_FRAMES = 0.03  # as do smaller shares of the frames under time masks, even if bins are masked too
 _REACHED = 0.05  # share of the utterances that a proposed W may leave unwarped
 
 
 def describe_policy(policy: Policy) -> list[str]:
-    """Describe what a policy does, one line for each part of it."""
+    """Describe a policy, one line for each part."""
     lines = [_describe_speeds(policy.speeds)] if policy.speeds != (1.0,) else []
     lines += _describe_spec(policy.spec) if policy.spec else []
     if policy.noise:
@@ -119,7 +119,7 @@ def _count(corpus: Corpus, chosen: Tensor) -> str:
 
 
 def _mend_warp(corpus: Corpus, is_some: Tensor) -> str:
-    """Propose the largest W that warps all but a few."""
+    """Propose the largest W that warps nearly all utterances."""
     frames = corpus.num_frames[is_some].sort().values
     window = (int(frames[int(_REACHED * len(frames))]) - 1) // 2
     share = 100 * float((frames > 2 * window).double().mean())

@@ -1,4 +1,4 @@
-"""Values for masked places other than zero: the means of an utterance, or noise of its mean and variance."""
+"""Values for masked places other than zero: an utterance's means, or noise with its mean and variance."""
 
 import torch
 from torch import Tensor, segment_reduce
@@ -10,7 +10,7 @@ def moments(feats: Tensor, is_own: Tensor, lengths: Tensor) -> tuple[Tensor, Ten
     """Return the mean and standard deviation of each bin over the frames of each row, both (B, F).
 
     `feats` is (B, T, F), `is_own` (B, T) marks the frames that are not padding and `lengths` (B,) counts
-    them. Frames are summed in order, so the result is bit-identical whatever the padding. A row of length 0
+    them. Frames are summed in order, so that the result is bit-identical with any padding. A row of length 0
     gives zeros.
     """
     own = feats[is_own].to(torch.promote_types(feats.dtype, torch.float32))  # (N, F)

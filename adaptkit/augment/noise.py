@@ -25,12 +25,12 @@ from adaptkit.errors import DataError
 from adaptkit.kaldi.audio import Recording, read_audio
 
 _LOG = logging.getLogger(__name__)
-FRAME_SEC = 0.02  # for the power by which speech is detected
-MARGIN = 10**1.59  # 15.9 dB, from the mean power of the speech to that of its quietest frame; ITU-T P.56
-TRIES = 10  # random positions in a recording, which may be silent
-QUIET = 0.01  # 20 dB; a noise segment this much quieter under the speech has its sound in the pauses
+FRAME_SEC = 0.02  # for the power used to detect speech
+MARGIN = 10**1.59  # 15.9 dB between the mean power of the speech and that of its quietest frame; ITU-T P.56
+TRIES = 10  # random positions in a recording, which may be silent in places
+QUIET = 0.01  # 20 dB; a noise segment quieter by this under the speech has its sound in the pauses
 STEP = 2.0**-15  # quantisation step of 16 bits; silence has no more power
-RESPONSE_SEC = 4.0  # used of a recorded room response; later reflections are ignored
+RESPONSE_SEC = 4.0  # length used of a recorded room response; later reflections are ignored
 RECORDED_RESPONSES = 128  # kept in memory, 32 MB at 16 kHz
 
 
@@ -45,7 +45,7 @@ ReverberationTime = Annotated[float, Field(strict=True, ge=0.1, le=1.0)]  # s
 
 
 class Noise(Config):
-    """How speech is made noisy: every noisy utterance gets noise, and some of them reverberation first."""
+    """How speech is made noisy: every noisy utterance gets noise, some of them after reverberation."""
 
     noises: tuple[FilePath, ...] = Field(
         min_length=1, description="folders of noise recordings, or Kaldi lists (`name location`)"
@@ -70,7 +70,7 @@ class Perturbed:
     """Noisy speech, and the noise and room it was made with."""
 
     speech: Tensor  # (N,); may exceed full scale 1, where a 16-bit file clips
-    noise: str  # location of the recording; empty if the speech is digital silence, to which none is added
+    noise: str  # location of the recording; empty for digital silence, which gets no noise
     snr_db: float
     room: str  # location of the response, or `generated/<number>`; empty for none
 
@@ -87,8 +87,8 @@ class NoiseBank:
         """Make speech (N,) noisy; the result depends only on the speech and `key`.
 
         With probability `room_share` the speech is convolved with a room response, at the same level. The SNR
-        holds over the active part of the speech, as found before reverberation. Digital silence has none, and
-        stays as it is.
+        refers to the active part of the speech, as found before reverberation. Digital silence has no SNR and
+        stays unchanged.
         """
         rng, clean = Random(key % 2**64), speech.double().numpy()  # Random(-1) would be Random(1)
         active = active_samples(speech, self.rate_hz).numpy()
@@ -107,7 +107,7 @@ class NoiseBank:
         return Perturbed(noisy, recording.location, snr_db, room)
 
     def list_contents(self) -> str:
-        """Return the options, and each recording with its rate and length, to detect any change of them."""
+        """Return the options, and each recording with its rate and length, to detect changes."""
         recordings = (f"{r.location} {r.rate_hz} {r.num_samples}" for r in self.noises + self.rooms)
         return "\n".join([f"{self.options.model_dump_json()} {self.rate_hz}", *recordings])
 
@@ -160,7 +160,7 @@ def active_samples(speech: Tensor, rate_hz: int) -> Tensor:
 
 @functools.cache
 def _warn_of_silence(location: str) -> None:
-    """Warn once per recording that another one is drawn in its place."""
+    """Warn once per silent recording that another one is drawn in its place."""
     _LOG.warning("%s: nothing but digital silence; other noises are used, drop it from the list", location)
 
 
@@ -189,7 +189,7 @@ def _read_response(recording: Recording, rate_hz: int) -> Response:
 
 def _read_somewhere(recording: Recording, rate_hz: int, num_samples: int, rng: Random) -> np.ndarray:
     """Read noise (N,) from a random position; a recording that is too short is repeated."""
-    needed = -(-num_samples * recording.rate_hz // rate_hz)  # at its own rate, rounded up
+    needed = -(-num_samples * recording.rate_hz // rate_hz)  # at the recording's rate, rounded up
     if recording.num_samples >= needed:
         first = rng.randint(0, recording.num_samples - needed)
         return _read(recording, rate_hz, first, first + needed)[:num_samples]

@@ -110,7 +110,7 @@ def _draw_feats(ax: Axes, panel: Panel, frame_sec: float) -> AxesImage:
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        cmap="RdBu_r",  # white is zero, which masks are filled with
+        cmap="RdBu_r",  # white is zero, the value of masks
         vmin=-SPREAD,
         vmax=SPREAD,
         extent=(0, num_frames * frame_sec, 0, num_bins),
@@ -122,7 +122,7 @@ def _draw_shares(ax: Axes, shown: Sequence[PolicySurvey], corpus: Corpus) -> Non
     dots = list(_choose_dots(corpus))
     for index, one in enumerate(shown):
         spec, colour = one.policy.spec, f"C{index % 10}"
-        wider = 3 * (1 - (index + 1) / len(shown))  # lower ones are wider, so that equal curves show
+        wider = 3 * (1 - (index + 1) / len(shown))  # lower lines are wider, so that equal curves show
         drawn = [(length, measure(spec, corpus, chosen)) for length, chosen in dots]
         curve = list(_expect_curve(spec, corpus)) if has_closed_form(spec) else drawn
         ax.plot(*_scaled(curve, corpus), "-", lw=1.5 + wider, color=colour, label=one.name)

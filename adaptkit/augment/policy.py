@@ -35,14 +35,14 @@ class Policy(Config):
     noise: Noise | None = Field(None, description="noise and reverberation; null for none")
     speed: Annotated[tuple[Speed, ...], AfterValidator(check_speeds)] | None = Field(
         None,
-        description="speeds of which each utterance gets one, before noise and masks, as [0.9, 1.0, 1.1] in "
-        "Ko et al., 2015; null for none",
+        description="speeds, one of which each utterance gets before noise and masks, as [0.9, 1.0, 1.1] "
+        "in Ko et al., 2015; null for none",
     )
     mix: Mix = Field(Mix(), description="how noise and SpecAugment are mixed")
 
     @property
     def speeds(self) -> tuple[float, ...]:
-        """The speeds, of which one alone, 1, changes nothing."""
+        """The speeds; a single speed of 1 changes nothing."""
         return self.speed or (1.0,)
 
     @property
@@ -59,7 +59,7 @@ class Policy(Config):
 
 
 def _read_any(content: object) -> object:
-    """Validate a policy that is written out in a yaml; its problems keep their full keys."""
+    """Validate a policy written out in a yaml; problems are reported with full keys."""
     if content is None or content == "own" or isinstance(content, Policy):
         return content
     if not isinstance(content, dict):

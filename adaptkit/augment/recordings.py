@@ -14,8 +14,8 @@ def find_recordings(places: Iterable[Path], key: str) -> tuple[Recording, ...]:
     """Read the header of every recording in folders and lists; `key` is the policy's option for messages.
 
     A folder is searched recursively, in the order of paths, unless it contains a wav.scp; a list has lines
-    `name location` like wav.scp. Relative paths start at the working folder. A recording must be readable and
-    have one channel.
+    `name location` like wav.scp. Relative paths start at the working folder. Recordings must be readable and
+    have one channel; otherwise a DataError lists the problems.
     """
     locations = [location for place in places for location in _locate(place, key)]
     recordings, problems = [], []

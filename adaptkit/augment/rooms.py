@@ -1,8 +1,8 @@
 """Simulated room responses: shoebox rooms by the image source method of pyroomacoustics.
 
 Allen and Berkley, Image method for efficiently simulating small-room acoustics, 1979; Scheibler, Bezzam and
-Dokmanic, Pyroomacoustics, 2018, arXiv:1710.04196. The sizes are ours: living rooms and offices, not so flat
-that the decay has two slopes.
+Dokmanic, Pyroomacoustics, 2018, arXiv:1710.04196. The sizes are ours: living rooms and offices, high enough
+that the decay does not have two slopes.
 """
 
 import functools
@@ -17,7 +17,7 @@ MOST_ROOMS = 1000  # kept in memory, 80 MB at 16 kHz and 0.6 s
 SIDES_M = ((3.0, 6.0), (3.0, 5.0), (2.5, 3.5))  # shortest and longest; the last is the height
 WALL_M = 0.5  # smallest distance of speaker and microphone from a wall
 SPEED = 343.0  # of sound in m/s; pyroomacoustics' default
-SLOWNESS = 1.15  # these rooms decay more slowly than Eyring's diffuse field; median of 40, from 0.1 to 0.6 s
+SLOWNESS = 1.15  # decay time relative to Eyring's diffuse field; median of 40 rooms, from 0.1 to 0.6 s
 REACH = 0.6  # of the reverberation time: reflections are complete down to -36 dB, at a fifth of the cost
 
 
@@ -33,11 +33,11 @@ class Response:
 def make_response(number: int, rt60_sec: tuple[float, float], rate_hz: int) -> Response:
     """Simulate room `number`: its dimensions, positions and reverberation time follow from the number.
 
-    The reverberation time is drawn between two limits; measured on the response it is within about 20 % of
-    that, as the decay also depends on the positions. Simulation takes up to 0.1 s for a time of 0.6 s, 0.4 s
-    for 1 s.
+    The reverberation time is drawn between two limits in seconds; the time measured on the response is within
+    about 20 % of it, as the decay also depends on the positions. Simulation takes up to 0.1 s for a
+    reverberation time of 0.6 s, and 0.4 s for 1 s.
     """
-    import pyroomacoustics  # takes 3 s, which trainings without noise need not wait
+    import pyroomacoustics  # takes 3 s, which training without noise avoids
 
     pyroomacoustics.constants.set("num_threads", 1)  # the last bits of its sums depend on it
     rng = Random(number)

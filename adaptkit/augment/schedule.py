@@ -16,7 +16,7 @@ _SPEED = 1  # number of the draw; see augment.specaugment
 class UtteranceAugmentation:
     """How one utterance is augmented in one epoch."""
 
-    key: int  # of all its random draws
+    key: int  # for all random draws
     is_noisy: bool
     is_masked: bool
     speed: float = 1.0
@@ -29,7 +29,7 @@ class UtteranceAugmentation:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A policy in one epoch of a run; seed, epoch and utterance id alone determine the augmentation."""
+    """A policy in one epoch of a run; only seed, epoch and utterance id determine the augmentation."""
 
     policy: Policy
     seed: int

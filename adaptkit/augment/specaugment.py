@@ -1,7 +1,7 @@
 """SpecAugment: time warps, frequency masks and time masks, fixed or adapted to an utterance's length.
 
 Park et al., SpecAugment, 2019, arXiv:1904.08779; adaptive masks from Park et al., SpecAugment on large scale
-datasets, 2020, arXiv:1912.05533. Each utterance is augmented by its own length, independent of its batch.
+datasets, 2020, arXiv:1912.05533. Augmentation depends on each utterance's own length, not on its batch.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ Ratios = Annotated[tuple[Share, Share], BeforeValidator(_from_zero)]
 
 
 class SpecAugment(Config):
-    """How features are warped and masked; a width N stands for the range [0, N), its end excluded."""
+    """How features are warped and masked; a width N stands for the range [0, N), without its end."""
 
     time_warp: Annotated[NonNegativeInt, Field(le=10_000)] = Field(
         0, description="largest time warp W, in frames; 0 for none"
@@ -149,7 +149,7 @@ def augment(options: SpecAugment, feats: Tensor, lengths: Tensor, keys: Tensor) 
     if options.fill != "zero":
         means, deviations = moments(feats.detach(), is_own, lengths)
     out = _warped(feats, draws, lengths)
-    for is_masked in (bins, steps):  # factors and weights of 0 and 1 are three times as fast as a bool mask
+    for is_masked in (bins, steps):  # factors of 0 and 1 are three times as fast as a bool mask
         if options.fill == "zero":
             out.mul_((~is_masked).to(out.dtype))
         else:
@@ -181,8 +181,8 @@ def covered(starts: Tensor, widths: Tensor, size: int) -> Tensor:
 def sources(draws: Draws, lengths: Tensor, num_steps: int) -> Tensor:
     """Return the position in an utterance from which each frame of its warp is read, (B, T) in float64.
 
-    Frame w0 + w reads w0, the first and last frame read themselves, with linear interpolation between them. A
-    shift to the very end squeezes one side out. Padding frames read themselves.
+    Frame w0 + w reads frame w0, and the first and the last frame read themselves, with linear interpolation
+    between these three. A shift to the very end removes one side. Padding frames read themselves.
     """
     frame = torch.arange(num_steps, device=lengths.device, dtype=torch.float64)
     anchor, last = draws.anchors[:, None].double(), lengths[:, None].double() - 1
@@ -294,6 +294,6 @@ def _add_noise(out: Tensor, is_masked: Tensor, deviations: Tensor, keys: Tensor,
 
 
 def _first_of_noise(options: SpecAugment) -> int:
-    """Return the first number that no mask of any utterance uses."""
+    """Return the first draw number that no mask of any utterance uses."""
     most = options.most_time_masks if options.time_masks is None else options.time_masks
     return MASKS + 2 * (options.freq_masks + most)

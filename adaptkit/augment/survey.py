@@ -1,7 +1,7 @@
 """Survey the effect of a policy on a corpus: the masked and warped share of its utterances, by length.
 
-Adaptive policies mask little of short utterances (Park et al., 2020, arXiv:1912.05533), fixed ones much; the
-effect on a corpus depends on the lengths of its utterances.
+Adaptive policies mask little of short utterances (Park et al., 2020, arXiv:1912.05533), and fixed ones much,
+so the effect on a corpus depends on the lengths of its utterances.
 """
 
 import logging
@@ -28,7 +28,7 @@ from adaptkit.tables import aligned, markdown
 NUM_DRAWS = 2500  # per mean; a share deviates by at most 1/2, so the error is below 1 % = 1 / (2 sqrt(2500))
 NUM_ROWS = 8  # at most, plus one for all utterances
 _STEPS_SEC = tuple(digit * 10.0**power for power in (-1, 0, 1) for digit in (1, 2, 5))  # between edges
-_CHUNK = 256  # utterances that are drawn at a time
+_CHUNK = 256  # utterances drawn at a time
 _MOST_LENGTHS, _DRAWS_EACH = 64, 256  # if there is no closed form
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Row:
-    """Means over utterances of similar length, and the effect of a policy on those that it masks."""
+    """Means over utterances of similar length, and the effect of a policy on the masked ones."""
 
     name: str  # range of lengths
     num_utterances: int
@@ -132,7 +132,7 @@ def _expect_closed(spec: SpecAugment, lengths: Tensor, corpus: Corpus) -> Tensor
 
 
 def _expect_drawn(spec: SpecAugment, lengths: Tensor, corpus: Corpus) -> Tensor:
-    """Draw the shares of increasing lengths (L,); of many, only some are drawn, for all up to the next."""
+    """Draw the shares for increasing lengths (L,); if many, a drawn length stands for the next ones."""
     drawn = lengths[torch.linspace(0, len(lengths) - 1, min(_MOST_LENGTHS, len(lengths))).long()]
     keys = torch.tensor([make_key(0, epoch, "") for epoch in range(_DRAWS_EACH)])
     shares = [measured_share(spec, x.expand(_DRAWS_EACH), corpus.num_bins, keys).mean() for x in drawn]

@@ -19,9 +19,9 @@ from adaptkit.base.model_file import choose_model, list_models, refuse_training_
 from adaptkit.errors import AdaptkitError, CheckpointError, listed, shorten
 from adaptkit.folders import RunFolder
 
-_TASKS = ("asr", "s2t")  # of ESPnet's recognisers, as meta.yaml abbreviates them
+_TASKS = ("asr", "s2t")  # tasks of ESPnet's recognisers, as abbreviated in meta.yaml
 _NOTICES = re.compile(r"(licen[cs]e|copying|notice|readme)\b.*", re.IGNORECASE)
-_LEVELS = 4  # between a model file and the root of its archive
+_LEVELS = 4  # most folders between a model file and the root of its archive
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ModelFiles:
         return next((path for path in (*inside, Path(name)) if os.path.isfile(path)), None)
 
     def moved(self, old: Path, new: Path) -> "ModelFiles":
-        """Return the files with those below the folder `old` named below `new`."""
+        """Return the files with the folder `old` replaced by `new` in their paths."""
 
         def move(value: Any) -> Any:
             if isinstance(value, tuple):
@@ -113,9 +113,9 @@ def locate(source: Path, *, model_file: str | None = None) -> ModelFiles:
 
 
 def is_base(path: Path) -> bool:
-    """Whether a path is that of a base model, rather than of an experiment or its yaml."""
+    """Whether a path leads to a base model, rather than to an experiment or its yaml."""
     path = Path(path)
-    if not os.path.isdir(path):  # which no name is too long for
+    if not os.path.isdir(path):  # unlike Path.is_dir, it accepts names of any length
         return os.path.isfile(path) and path.suffix in (".pth", ".zip")
     if RunFolder(path).model.exists() or (path / META).is_file():
         return True
@@ -128,7 +128,7 @@ def _refuse_unusable(source: Path) -> None:
 
 
 def is_zip(source: Path) -> bool:
-    """Whether a model's source is a zip; a `.pth` is one too, of torch's own."""
+    """Whether a model's source is a zip of files; a `.pth`, which torch writes as a zip, is not."""
     return source.suffix != ".pth" and source.is_file() and zipped.is_zip(source)
 
 
@@ -149,7 +149,7 @@ def _in_folder(folder: Path, model_file: str | None) -> ModelFiles:
             f"{folder}: holds several models: {listed(map(str, inner))}; give the folder of one"
         )
     if not inner and list_models(folder):
-        return _beside(_choose(folder, model_file))  # which says that its config.yaml is missing
+        return _beside(_choose(folder, model_file))  # an error: its config.yaml is missing
     if not inner:
         raise _nothing(folder)
     return _beside(_choose(inner[0], model_file))
@@ -215,7 +215,7 @@ def _beside(model: Path) -> ModelFiles:
 
 
 def _root_above(config: Path) -> Path:
-    """Return the folder that holds `exp`, where paths of a configuration in exp/... start; else its own."""
+    """Return the folder above `exp`, where paths of a configuration in exp/... start; else its own folder."""
     folders = Path(os.path.abspath(config)).parents
     return next((folder.parent for folder in folders[1:_LEVELS] if folder.name == "exp"), config.parent)
 

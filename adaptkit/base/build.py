@@ -50,13 +50,13 @@ _DEFAULTS = {  # of options that an ESPnet training yaml may omit, as in espnet2
     **{"use_preprocessor": True, "non_linguistic_symbols": None, "cleaner": None, "g2p": None},
 }
 _CONFS = [f"{section}_conf" for section in (*CLASSES, "ctc", "joint_net")]
-_OTHER_CTC = ("builtin2", "brctc", "cudnnctc", "gtnctc", "warpctc")  # losses of the same weights
+_OTHER_CTC = ("builtin2", "brctc", "cudnnctc", "gtnctc", "warpctc")  # other losses, with the same weights
 _MOST_STATISTICS = 64 << 20  # bytes
 MODEL_KEYS = frozenset((*_DEFAULTS, *_CONFS, "token_list", "token_type", "bpemodel"))
 
 
 def complete(config: Mapping[str, Any], where: str = "config.yaml") -> dict[str, Any]:
-    """Check a configuration and fill in what ESPnet's yaml may omit, so that ESPnet itself reads the result.
+    """Check a configuration and fill in the options that ESPnet's yaml may omit, so that ESPnet can read it.
 
     Anything wrong raises a ConfigError whose message begins with `where`.
     """
@@ -99,7 +99,7 @@ def build(
 
 
 def _with_builtin_ctc(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """Replace other implementations of the CTC loss, which need packages of their own, by torch's."""
+    """Replace other implementations of the CTC loss, which need further packages, with torch's."""
     kind = config["ctc_conf"].get("ctc_type", "builtin")
     if kind not in _OTHER_CTC:
         return config
@@ -134,7 +134,7 @@ def _build_known(config: Mapping[str, Any]) -> nn.Module:
         parts["prompt_encoder"] = _make(config, "promptencoder", input_size=size, input_layer=None)
     with transducer.importable():
         built = _call(import_class(path), "model_conf", model_conf, encoder=encoder, **parts, **outer)
-    built.error_calculator = None  # a transducer has one nevertheless
+    built.error_calculator = None  # transducers create it even with report_cer: false
     return built.float()  # GlobalMVN has float64 statistics until its first forward pass converts them
 
 
@@ -207,18 +207,18 @@ def _call(kind: type[nn.Module], conf_name: str, config: Mapping[str, Any], **gi
 
 @contextlib.contextmanager
 def _refusing(what: str) -> Iterator[None]:
-    """Convert whatever ESPnet raises about its options to a ConfigError that begins with `what`."""
+    """Convert any exception of ESPnet's to a ConfigError that begins with `what`."""
     try:
         yield
     except AdaptkitError:
         raise
-    except Exception as error:  # it checks few of them, so any exception can follow
+    except Exception as error:  # ESPnet checks few options, so any exception can follow
         raise ConfigError(f"{what}: {type(error).__name__}: {error}"[:2000]) from error
 
 
 @contextlib.contextmanager
 def _naming(where: str) -> Iterator[None]:
-    """Begin the errors of a section with the file that holds it."""
+    """Prefix the errors of a section with the file that holds it."""
     try:
         yield
     except ConfigError as error:
@@ -226,7 +226,7 @@ def _naming(where: str) -> Iterator[None]:
 
 
 def _check_statistics(path: Path) -> None:
-    """Refuse statistics that are no file of a plausible size; numpy itself unpickles nothing."""
+    """Refuse a statistics file of implausible size; numpy's loader does not unpickle."""
     require_regular(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -235,8 +235,8 @@ def _check_statistics(path: Path) -> None:
         num_bytes = path.stat().st_size
     if num_bytes > _MOST_STATISTICS:
         raise ConfigError(
-            f"normalize_conf.stats_file {path}: {num_bytes} bytes are no statistics of features; 'adaptkit "
-            "feats --cmvn' makes them"
+            f"normalize_conf.stats_file {path}: {num_bytes} bytes are too many for statistics of features; "
+            "'adaptkit feats --cmvn' computes them"
         )
 
 

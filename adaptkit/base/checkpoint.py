@@ -46,18 +46,18 @@ class BaseModel:
     model: nn.Module  # an ESPnetASRModel
     tokens: TokenList
     sites: tuple[Site, ...]
-    fingerprint: str  # of all that changes its output: identifies what an adapter was trained on
+    fingerprint: str  # hash of all that affects the output; adapters fit no other
     features: Mapping[str, Any] | None  # options of the features it was trained on; None if it reads speech
     preprocessor: Preprocessor  # of speech and texts
 
     @property
     def width(self) -> int:
-        """D, the width of the encoder."""
+        """The width D of the encoder."""
         return self.model.encoder.output_size()
 
     @property
     def num_blocks(self) -> int:
-        """L, the number of blocks of the encoder."""
+        """The number of blocks of the encoder."""
         return len(self.model.encoder.encoders)
 
     @property
@@ -74,7 +74,7 @@ class BaseModel:
 
     @property
     def prompting(self) -> owsm.Prompting | None:
-        """How an OWSM model is prompted; None for others."""
+        """The prompt of an OWSM model; None for others."""
         return self.model.prompting
 
     @property
@@ -91,7 +91,7 @@ class BaseModel:
         return int(float(rate.removesuffix("k")) * 1000) if rate.endswith("k") else int(rate)
 
     def to(self, device: torch.device | str) -> "BaseModel":
-        """Move the model itself, not a copy, to a device."""
+        """Move the model (in place, not a copy) to a device."""
         self.model.to(device)
         return self
 
@@ -161,7 +161,7 @@ def load_files(
 def wrap(
     path: Path, config: Mapping[str, Any], model: nn.Module, files: ModelFiles | None = None
 ) -> BaseModel:
-    """Freeze a model and collect what `BaseModel` holds; without `files`, they are those of `path`."""
+    """Freeze a model and collect the fields of `BaseModel`; `files` defaults to those of `path`."""
     files = archive.own_files(path) if files is None else files
     model.eval().requires_grad_(False)
     features = schema.read_features(config, str(files.config))
@@ -227,9 +227,9 @@ def with_statistics(
 
 @torch.no_grad()
 def _try(base: BaseModel) -> None:
-    """Encode a second of silence: ESPnet accepts options with which a model cannot run.
+    """Encode a second of silence, since ESPnet accepts options with which a model cannot run.
 
-    For an encoder of contextual blocks it is long enough for several of them.
+    For contextual-block encoders, the silence is long enough for several blocks.
     """
     blocks = 2 * getattr(base.model.encoder, "block_size", 0) * base.subsampling  # frames
     frames = max(100, blocks)
@@ -261,13 +261,13 @@ def _find_bpe(config: Mapping[str, Any], files: ModelFiles) -> bytes | None:
 
 
 def _refuse_changed(base: BaseModel) -> None:
-    """Refuse a model that is not the one its run.json was written for; a model of ESPnet's has none."""
+    """Refuse a model that has changed since its run.json was written; ESPnet's models have none."""
     record = RunFolder(base.path).record
     if not record.exists():
         return
     require_regular(record)
     expected = RunRecord.read(record).base_fingerprint
-    if expected.partition("-")[0] != base.fingerprint.partition("-")[0]:  # with any prompt
+    if expected.partition("-")[0] != base.fingerprint.partition("-")[0]:  # whatever the prompt
         raise CheckpointError(
             f"{base.path}: the model is {base.fingerprint}, but {record} was written for {expected}: "
             "model.pth, config.yaml or the BPE model has changed since, or it was trained by an earlier "

@@ -52,7 +52,7 @@ CLASSES = {
     "postencoder": {},
     "model": {"espnet": "espnet2.asr.espnet_model.ESPnetASRModel"},
 }
-# section: option: the package that it needs; it may unpickle files or download a model
+# section: option: required package; these classes may unpickle files or download models
 UNTRUSTED = {
     "frontend": {
         "s3prl": "s3prl",
@@ -64,7 +64,7 @@ UNTRUSTED = {
     "decoder": {"whisper": "openai-whisper", "hugging_face_transformers": "transformers"},
     "postencoder": {"hugging_face_transformers": "transformers"},
 }
-_MODULES = {"openai-whisper": "whisper"}  # of packages whose module has another name
+_MODULES = {"openai-whisper": "whisper"}  # package: its module, if named differently
 _FOREIGN = "adaptkit finds no sites for adapters in the blocks of {}"
 _TASKLESS = "it is trained to {} and is not a recogniser"
 # section: option: why it is not supported
@@ -94,7 +94,7 @@ REFUSED = {
 CTC = "espnet2.asr.ctc.CTC"
 JOINT_NETWORK = "espnet2.asr_transducer.joint_network.JointNetwork"
 OWSM_MODEL = "espnet2.s2t.espnet_model.ESPnetS2TModel"
-OF_OWSM_CTC = {  # what espnet2/tasks/s2t_ctc.py has besides; the model is ESPnet's with its prompt
+OF_OWSM_CTC = {  # further classes of espnet2/tasks/s2t_ctc.py; the model is ESPnet's with its prompt
     "encoder": {
         "e_branchformer_ctc": "espnet2.asr.encoder.e_branchformer_ctc_encoder.EBranchformerCTCEncoder"
     },
@@ -106,12 +106,12 @@ LANGUAGE_MODELS = {
     "seq_rnn": "espnet2.lm.seq_rnn_lm.SequentialRNNLM",
     "transformer": "espnet2.lm.transformer_lm.TransformerLM",
 }
-NEWER_OPTIONS = {"use_sdpa": False}  # of ESPnet 202611 but not 202511, with the value that changes nothing
-_MOVED = {"espnet.nets": "espnet2.legacy.nets"}  # packages of ESPnet 202511: of 202611
+NEWER_OPTIONS = {"use_sdpa": False}  # options new in ESPnet 202611, with the value that has no effect
+_MOVED = {"espnet.nets": "espnet2.legacy.nets"}  # package of ESPnet 202511: its name in 202611
 
 
 def missing_package(section: str, option: str) -> str | None:
-    """Return the package that an option needs and that is not installed; None if there is none."""
+    """Return the package that an option requires if it is not installed, else None."""
     package = UNTRUSTED.get(section, {}).get(option)
     if package is None or importlib.util.find_spec(_MODULES.get(package, package)) is not None:
         return None
@@ -119,7 +119,7 @@ def missing_package(section: str, option: str) -> str | None:
 
 
 def import_class(path: str) -> Any:
-    """Import a class of ESPnet by its dotted path in ESPnet 202511, wherever the installed version has it."""
+    """Import a class by its dotted path in ESPnet 202511, which may differ in the installed version."""
     module, _, name = path.rpartition(".")
     with contextlib.redirect_stdout(io.StringIO()) as printed:  # ESPnet reports on flash_attn
         found = importlib.import_module(_find(module))
@@ -138,7 +138,7 @@ def _find(module: str) -> str:
 def import_unchecked(path: str) -> Any:
     """Import a class of `espnet2.tasks` or `espnet2.bin` without typeguard, which takes half of their 16 s.
 
-    Modules that were imported before keep its checks.
+    Modules imported earlier keep its checks.
     """
     import typeguard  # a dependency of ESPnet's
 

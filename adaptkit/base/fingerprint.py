@@ -1,4 +1,4 @@
-"""Identify a base model by all that changes what it recognises or how it is trained."""
+"""Identify a base model by all that affects its output or its training."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from torch import nn
 from adaptkit.base import owsm
 from adaptkit.tensors import hash_tensors
 
-_FINGERPRINTED = (  # what changes the words that are recognised from the same weights, or their training
+_FINGERPRINTED = (  # options that affect the words recognised with the same weights, or their training
     *("frontend", "frontend_conf", "normalize", "normalize_conf", "preencoder", "preencoder_conf"),
     *("encoder", "encoder_conf", "postencoder", "postencoder_conf", "decoder", "decoder_conf", "ctc_conf"),
     *("joint_net_conf", "model", "model_conf", "input_size", "token_list", "token_type"),
@@ -24,7 +24,7 @@ def fingerprint_of(
     bpe: bytes | None,
     prepared: Mapping[str, Any],
 ) -> str:
-    """Hash what is done to inputs and texts, the architecture, and every weight and buffer, to 32 digits.
+    """Hash the preprocessing, the architecture, and every weight and buffer, to 32 hexadecimal digits.
 
     The prompt of an OWSM model follows them, as in `...-eng-asr`.
     """

@@ -1,8 +1,8 @@
 """Fold the adapters of one task into the weights of their base model, and unfold them again.
 
-A difference to a linear map is added to its weight. Hidden units parallel to a feed-forward are appended to
-it. In ESPnet all feed-forwards of an encoder have the same number of units, so each gains as many as the one
-that gains most; unused units have zero weights on both sides and add nothing.
+A difference to a linear map is added to its weight. Hidden units parallel to a feed-forward are appended
+to it. In ESPnet all feed-forwards of an encoder have the same number of units, so each gains as many as
+the one that gains most; unused units have zero weights on both sides and contribute nothing.
 """
 
 import copy
@@ -73,7 +73,7 @@ class _FeedForward:
 
 @torch.no_grad()
 def fold(base: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
-    """Return a base model equivalent to `base` with a task's adapters, if algebra allows it."""
+    """Return a base model equivalent to `base` with a task's adapters, if there is one."""
     changes = _collect(base, stack, _index(stack, task))
     model = copy.deepcopy(base.model)
     config = dict(base.config)
@@ -121,8 +121,9 @@ def narrow(folded: BaseModel) -> BaseModel:
 def unfold(narrowed: BaseModel, stack: AdapterStack, task: str) -> BaseModel:
     """Subtract from a narrowed model the differences that folding a task's adapters added.
 
-    The adapters must be bit-identical to those that were folded. Removed units leave no trace; where
-    differences were added, the weights equal the base model's up to rounding, and the fingerprint differs.
+    The adapters must be bit-identical to those that were folded. Removing units restores the base model
+    exactly; where differences were added, the weights equal the base model's up to rounding, and the
+    fingerprint differs.
     """
     entry, index = read_last(narrowed), _index(stack, task)
     made = (entry.kind, entry.task, entry.adapter_digest)
@@ -162,7 +163,7 @@ def write(base: BaseModel, folder: Path) -> None:
 
 
 def _changed(base: BaseModel, config: Mapping[str, Any], model: nn.Module) -> BaseModel:
-    """Return a base model with another configuration and model, of the same files."""
+    """Return a base model with another configuration and model, and the same files."""
     with opened_again(base) as files:
         return replace(wrap(base.path, config, model, files), files=base.files)
 

@@ -26,7 +26,7 @@ _SMALL = [
     "COPYING*",
     "NOTICE*",
 ]
-_ALL = ["exp/**/*.pth", "*.pth"]  # of an archive without meta.yaml
+_ALL = ["exp/**/*.pth", "*.pth"]  # models of an archive without meta.yaml
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def is_tag(source: str) -> bool:
 
 
 def fetch(tag: str, *, revision: str | None = None, download: bool = False) -> Snapshot:
-    """Return a model from the cache or, with `download`, from the hub: the files that it needs, no others."""
+    """Return a model from the cache or, with `download`, from the hub: only the files it needs."""
     first = _snapshot(tag, revision, _SMALL, download=download)
     meta = first / META
     needed = list(read_meta(meta).values()) if meta.is_file() else _ALL
@@ -89,7 +89,7 @@ def _explain_absence(tag: str, revision: str | None, download: bool, error: Exce
             f"{which}: no such path, and not complete in the cache of huggingface_hub; --download fetches it"
         )
     if error is None:
-        return f"{which}: lacks files that its meta.yaml names; ask its authors, or use another --revision"
+        return f"{which}: lacks files named in its meta.yaml; ask its authors, or use another --revision"
     cause = error.__cause__ or error
     return (
         f"{which}: not fetched, and not in the cache: {type(cause).__name__}; check the tag and the network, "

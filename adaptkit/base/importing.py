@@ -1,4 +1,4 @@
-"""Make one self-contained folder of a released model: weights, configuration and all files that it names."""
+"""Make a self-contained folder of a released model: weights, configuration and all files that it names."""
 
 import hashlib
 import json
@@ -52,10 +52,11 @@ def import_model(
     revision: str | None = None,
     download: bool = False,
 ) -> Origin:
-    """Write the model of an archive, zip, `.pth` or tag to a folder of its own, or leave nothing there.
+    """Write the model of an archive, zip, `.pth` or tag to a separate folder, or leave nothing there.
 
-    The model is loaded first, so that what cannot be used is refused. `config.yaml` names files by absolute
-    paths, since ESPnet looks for others in the working folder; adaptkit finds them wherever the folder moves.
+    The model is loaded first, so that an unusable one is refused. `config.yaml` names files by absolute
+    paths, since ESPnet resolves relative ones from the working folder; adaptkit finds them even if the folder
+    moves.
     """
     if hub.is_tag(source):
         snapshot = hub.fetch(source, revision=revision, download=download)
@@ -98,7 +99,7 @@ def import_model(
 
 
 def copy_parts(base: BaseModel, out: Path) -> dict[str, Any]:
-    """Copy to a folder what a model needs and came with, except its weights, as an ESPnet archive.
+    """Copy all parts of a model except its weights to a folder, as an ESPnet archive.
 
     These are the files that its configuration names, its language model, licence and model card, and a
     `meta.yaml`. The configuration is returned with their absolute paths, as `import_model` writes it.
@@ -144,7 +145,7 @@ def _plan(files: ModelFiles) -> list[str]:
 
 
 def _refuse_occupied(out: Path, names: list[str]) -> None:
-    """Refuse a folder with anything but what an earlier import that was killed has left."""
+    """Refuse a folder with anything but the remains of a killed import."""
     own = RunFolder(out)
     if own.model.exists():
         raise ConfigError(f"{out}: already contains a base model; choose another folder with --out")
@@ -156,7 +157,7 @@ def _refuse_occupied(out: Path, names: list[str]) -> None:
 
 @contextmanager
 def _removing(out: Path, names: list[str]) -> Iterator[None]:
-    """Remove all that was written if the block does not end well."""
+    """Remove everything written if the block fails."""
     try:
         yield
     except BaseException:
@@ -169,7 +170,7 @@ def _removing(out: Path, names: list[str]) -> Iterator[None]:
 
 
 def _copy_named(base: BaseModel, out: Path) -> dict[str, Any]:
-    """Copy what the configuration names; return it with the new paths, absolute for stock ESPnet."""
+    """Copy the files named in the configuration; return it with the new paths, absolute for stock ESPnet."""
     config, files = dict(base.config), base.files
     normalize = dict(config["normalize_conf"])
     if config.get("bpemodel"):
@@ -187,7 +188,7 @@ def _copy_named(base: BaseModel, out: Path) -> dict[str, Any]:
 
 
 def _write_statistics(base: BaseModel, target: Path) -> str:
-    """Write statistics that give the mean and the deviation of the model itself, for a file that is lost."""
+    """Write the model's own mean and deviation as statistics, in place of a missing file."""
     mean, std = (getattr(base.model.normalize, name).double().numpy() for name in ("mean", "std"))
     with replacing(target) as temporary:
         np.savez(temporary, count=1.0, sum=mean, sum_square=std**2 + mean**2)
@@ -203,7 +204,7 @@ def _copy_lm(files: ModelFiles, tokens: list[str], out: Path) -> None:
     if theirs != tokens:
         found = f"{len(theirs)} tokens" if isinstance(theirs, list) else "no list"
         what = f"{files.lm_config}: has another token list ({found}) than the recogniser ({len(tokens)})"
-        if files.meta is None:  # it only lies in the same exp/
+        if files.meta is None:  # found in the same exp/ only
             _LOG.warning("%s; the recogniser is imported without a language model", what)
             return
         raise CheckpointError(
@@ -217,7 +218,7 @@ def _copy_lm(files: ModelFiles, tokens: list[str], out: Path) -> None:
 
 
 def _write_meta(files: ModelFiles, config: Mapping[str, Any], out: Path) -> None:
-    """Write the archive's meta.yaml with the names that its files have in the new folder."""
+    """Write the archive's meta.yaml with the new names of its files."""
     meta = {} if files.meta is None else read_yaml(files.meta)
     task = "s2t" if config.get("preprocessor") in ("s2t", "s2t_ctc") else "asr"
     own, lm = RunFolder(Path()), RunFolder(Path("lm"))

@@ -1,4 +1,4 @@
-"""Describe a base model for people: what it is, where it comes from, and what it needs."""
+"""Describe a base model for people: its parts, its origin and its requirements."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ _MOST_HEAD = 4096  # characters of a model card that are searched
 
 
 def describe(base: BaseModel) -> dict[str, str]:
-    """Return what 'adaptkit base info' prints: a line for each name."""
+    """Return the lines of 'adaptkit base info' by their names."""
     kinds = Counter(site.kind for site in base.sites)
     origin, lm = read_origin(base.files), base.files.lm_model
     settings = [f"{name} {value}" for name, value in base.preprocessor.describe().items()]

@@ -1,4 +1,4 @@
-"""Compute the loss of an ESPnet model from its encoder's output, if the encoder has run before."""
+"""Compute the loss of an ESPnet model from encoder outputs that are already known."""
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,9 @@ def loss_from_encoded(
 ) -> Tensor:
     """Return the loss of encoder outputs (B, U, D), frames (B,) and tokens (B, L), a scalar.
 
-    It is that of the model's `forward` with CTC, an attention decoder, both or a transducer, but without
-    the terms of intermediate CTC, which `inner_ctc_loss` gives: they depend on the outputs of blocks, which
-    are constant if the encoder is. An OWSM model is prompted. A linear decoder, which classifies whole
+    It is the loss of the model's `forward` with CTC, an attention decoder, both or a transducer, but without
+    the terms of intermediate CTC (see `inner_ctc_loss`): they depend on the outputs of blocks, which are
+    constant if the encoder is. An OWSM model is prompted. A linear decoder, which classifies whole
     utterances, is refused.
     """
     if model.use_linear_decoder:
@@ -44,7 +44,7 @@ def loss_from_encoded(
 def inner_ctc_loss(
     model: nn.Module, encoded: tuple | Tensor, *, frames: Tensor, tokens: Tensor, token_lengths: Tensor
 ) -> Tensor | None:
-    """Return what intermediate CTC adds to the loss of each row (B,), weighted; None if it adds nothing.
+    """Return the weighted term of intermediate CTC in the loss of each row (B,); None if there is none.
 
     `encoded` is what the model's `encode` returns, with the outputs (B, U, D) of blocks.
     """
@@ -69,4 +69,4 @@ def adds_inner_ctc(model: nn.Module) -> bool:
 
 def has_inner_ctc(model: nn.Module) -> bool:
     """Whether CTC is used within the encoder, for intermediate losses or to condition blocks."""
-    return bool(getattr(model.encoder, "interctc_layer_idx", ()))  # an attribute only of encoders with it
+    return bool(getattr(model.encoder, "interctc_layer_idx", ()))  # not every encoder has this attribute

@@ -9,7 +9,7 @@ from adaptkit.config import read_yaml
 from adaptkit.errors import AdaptkitError, CheckpointError
 
 META = "meta.yaml"
-_LEVELS = 4  # between a model file and the root of its archive
+_LEVELS = 4  # most folders between a model file and the root of its archive
 
 
 def read_meta(meta: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Choose the model file of a folder, and read it: plain tensors from a whole file, and nothing that runs."""
+"""Choose the model file of a folder, and read it: only plain tensors, and only from an intact file."""
 
 import re
 import zipfile
@@ -17,7 +17,7 @@ _POINTER = b"version https://git-lfs"
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict of tensors; anything else is refused, since unpickling could run code.
 
-    torch itself does not compare the archive's checksums: changed bytes would be read as other weights.
+    torch itself does not verify the archive's checksums, so changed bytes would be read as other weights.
     """
     try:
         _check_archive(path)
@@ -39,7 +39,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: {listed(strange)}: not a plain tensor of numbers (sparse, quantised, complex, expanded "
             "or without data); save the model's state dict as ESPnet does"
         )
-    return {name: tensor.detach() for name, tensor in weights.items()}  # a Parameter has gradients
+    return {name: tensor.detach() for name, tensor in weights.items()}  # a Parameter requires gradients
 
 
 def list_models(folder: Path) -> list[Path]:
@@ -103,14 +103,14 @@ def _check_archive(path: Path) -> None:
 
 
 def _refuse_pointer(path: Path) -> None:
-    """Refuse what a clone without Git LFS has in place of a large file."""
+    """Refuse the pointer that a clone without Git LFS has in place of a large file."""
     with open(path, "rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             raise ValueError("a Git LFS pointer; run 'git lfs pull' where it was cloned")
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor is dense and real, and its file holds all of its elements."""
+    """Whether a tensor is dense and real, and its file holds all of its elements."""
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
         return False
     return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()

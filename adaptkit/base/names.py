@@ -1,9 +1,9 @@
 """Use one name for each weight, whichever version of ESPnet built the model.
 
 ESPnet 202611 renamed the layers after the convolutions of seven subsampling classes: `embed.out.0`, a linear
-map, is `embed.out`, and `embed.out.1`, the positional encoding, is `embed.pos_enc`. A model of either ESPnet
-gets the names of 202511 here, once, when it is built. Thus sites, adapters, fingerprints and files use
-one naming, which both versions load: 202611 renames what it reads.
+    map, became `embed.out`, and `embed.out.1`, the positional encoding, became `embed.pos_enc`. A model built
+    with either version gets the names of 202511 here, so that sites, adapters, fingerprints and files use one
+    naming, which both versions load: 202611 renames the weights that it reads.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from adaptkit.errors import CheckpointError
 
-# compared: all encoders, decoders, frontends, normalisations and language models of both; the rest is equal
+# among all encoders, decoders, frontends, normalisations and language models, only these differ
 _RENAMED = frozenset(
     (
         *("Conv1dSubsampling1", "Conv1dSubsampling2", "Conv1dSubsampling3"),
@@ -26,16 +26,16 @@ _LAYERS = {"out.weight": "out.0.weight", "out.bias": "out.0.bias", "pos_enc.": "
 
 
 def adopt(model: nn.Module) -> nn.Module:
-    """Move the renamed layers of a model to their names in ESPnet 202511; what it computes stays the same.
+    """Give the renamed layers of a model their names in ESPnet 202511; its computation stays the same.
 
-    Its `load_state_dict` takes both spellings afterwards.
+    Afterwards, its `load_state_dict` accepts both spellings.
     """
     for _, layers in _renamed(model):
         if isinstance(layers.out, nn.Linear):
             positions = layers.pos_enc
             del layers.pos_enc
             layers.out = _Layers(layers.out, positions)
-            object.__setattr__(layers, "pos_enc", positions)  # still called as that, but not named
+            object.__setattr__(layers, "pos_enc", positions)  # still called by this name, but not registered
         layers.register_load_state_dict_pre_hook(_rename)
     return model
 
@@ -76,7 +76,7 @@ def _renamed(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _in_202511(name: str, prefix: str) -> str:
-    """Return a weight's name in ESPnet 202511, if it is of the module that `prefix` names.
+    """Return a weight's name in ESPnet 202511, if it belongs to the module that `prefix` names.
 
     >>> _in_202511("encoder.embed.out.weight", "encoder.embed.")
     'encoder.embed.out.0.weight'
@@ -88,6 +88,6 @@ def _in_202511(name: str, prefix: str) -> str:
 
 
 def _rename(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Rename weights that are about to be loaded; 202611's own renaming has come before."""
+    """Rename weights that are about to be loaded, after 202611's own renaming."""
     for name in list(state_dict):
         state_dict[_in_202511(name, prefix)] = state_dict.pop(name)

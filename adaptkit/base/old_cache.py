@@ -1,7 +1,7 @@
 """Recognise token lists damaged by old caches, and repair them if the archive holds the original list.
 
-espnet_model_zoo up to 0.1.7 rewrote every string of a config.yaml that equals a path in the archive, tokens
-too: a token `exp` became `/home/user/.cache/espnet/0123abcd/exp`, which no text contains.
+espnet_model_zoo up to 0.1.7 replaced every string of a config.yaml that equals a path in the archive,
+even a token: `exp` became `/home/user/.cache/espnet/0123abcd/exp`, which no text contains.
 """
 
 import logging
@@ -47,7 +47,7 @@ def _read_lists(files: ModelFiles) -> list[list[str]]:
 
 
 def _differs_only(found: Sequence[str], tokens: Sequence[str], places: Sequence[int]) -> bool:
-    """Whether two lists differ in some places alone, where the first has no path."""
+    """Whether two lists differ only in some places, where the first has no path."""
     if len(found) != len(tokens) or any(_PATH.fullmatch(found[index]) for index in places):
         return False
     return all(

@@ -1,7 +1,7 @@
-"""OWSM (Peng et al., 2023, arXiv:2309.13876), whose models are those of `espnet2.tasks.s2t` and s2t_ctc.
+"""OWSM models (Peng et al., 2023, arXiv:2309.13876), those of `espnet2.tasks.s2t` and s2t_ctc.
 
 The encoder reads speech padded with silence to 30 s. The decoder is prompted: its input begins with `<sos>`
-and the tokens of the language, of the task and of no timestamps. The configuration also says `model: espnet`,
+and the tokens for the language, the task and "no timestamps". The configuration also has `model: espnet`,
 but as a model of `espnet2.tasks.asr` it would have the wrong `<sos>` and `<eos>`.
 """
 
@@ -20,7 +20,7 @@ from adaptkit.config import Config, PositiveFloat, PositiveInt
 from adaptkit.errors import ConfigError, DataError, nearest
 from adaptkit.experiment import Prompt
 
-TRANSCRIBE = "asr"  # the task whose text is what was said; of the others, st_deu translates to German
+TRANSCRIBE = "asr"  # the task of transcription; among the others, st_deu translates to German
 _NO_LANGUAGES = {"<blank>", "<unk>", "<space>", "<nospeech>", "<sop>", "<sos>", "<eos>", "<sos/eos>"}
 _TIME = re.compile(r"<\d+(\.\d+)?>", re.ASCII)
 _OF_CTC = {  # key of config.yaml: what it is in OWSM-CTC
@@ -31,7 +31,7 @@ _OF_CTC = {  # key of config.yaml: what it is in OWSM-CTC
 
 
 class _Preprocessing(Config):
-    """What is used of `preprocessor_conf`, with the defaults of `espnet2.train.preprocessor`."""
+    """The options used from `preprocessor_conf`, with the defaults of `espnet2.train.preprocessor`."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -45,19 +45,19 @@ class _Preprocessing(Config):
 
 @dataclass(frozen=True)
 class Prompting:
-    """The prompt of an OWSM model, and how much speech it reads at once; `prompting` of ESPnet's model."""
+    """The prompt of an OWSM model and the length of speech it reads; stored as `prompting` of the model."""
 
     language: str
     task: str
     tokens: tuple[int, ...]  # of the language, the task and, for a decoder, no timestamps
-    not_available: int  # the token in place of an earlier text, or of a transcript for CTC
+    not_available: int  # the token that replaces an absent previous text, or an absent transcript for CTC
     times: tuple[int, int] | None  # the first and the last token of a timestamp; None for CTC alone
     rate_hz: int
-    most_samples: int  # to which speech is padded
+    most_samples: int  # length to which speech is padded
 
     @property
     def is_transcript(self) -> bool:
-        """Whether the text is what was said, which CTC learns too."""
+        """Whether the text is a transcript, which CTC learns too."""
         return self.task == TRANSCRIBE
 
     @property
@@ -79,7 +79,7 @@ class Prompting:
 
 
 def is_owsm(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is of `espnet2.tasks.s2t` or s2t_ctc, even if one of its signs is lost."""
+    """Whether a configuration is of `espnet2.tasks.s2t` or s2t_ctc, by any one of its signs."""
     options = config.get("model_conf") or {}
     tokens = config.get("token_list")
     return (
@@ -113,7 +113,7 @@ def refuse_unusable(config: Mapping[str, Any], where: str) -> None:
 
 
 def with_prompt(config: Mapping[str, Any], prompt: Prompt | None, where: str) -> Mapping[str, Any]:
-    """Return a configuration with another prompt in its section `adaptkit`; None leaves it as it is."""
+    """Return a configuration with another prompt in its section `adaptkit`; None leaves it unchanged."""
     if prompt is None:
         return config
     if not is_owsm(config):
@@ -127,7 +127,7 @@ def with_prompt(config: Mapping[str, Any], prompt: Prompt | None, where: str) ->
 def read_prompting(config: Mapping[str, Any], where: str) -> Prompting | None:
     """Return the prompt of a completed configuration with its `token_list`; None if it takes none.
 
-    A language or task that is none of the model's tokens is a ConfigError with those that are.
+    A language or task that is not a token of the model is a ConfigError that lists those available.
     """
     given = (config.get("adaptkit") or {}).get("prompt")
     if not is_owsm(config):
@@ -170,7 +170,7 @@ class _Known:
 
     @classmethod
     def find(cls, tokens: Sequence[str], symbols: Collection[str]) -> "_Known":
-        """Find the special tokens, of which the tasks are asr and those that begin with st_."""
+        """Find the special tokens; the tasks are asr and those that begin with st_."""
         special = [token for token in tokens if is_special(token) and not _TIME.fullmatch(token)]
         names = [token[1:-1] for token in special if token not in _NO_LANGUAGES and token not in symbols]
         tasks = tuple(name for name in names if name == TRANSCRIBE or name.startswith("st_"))
@@ -188,7 +188,7 @@ class _Known:
 
 
 def remedy_of(trained: str, found: str, otherwise: str) -> str:
-    """Return what to do about adapters trained on another base model, by the fingerprints of both.
+    """Return the remedy for adapters trained on another base model, given the fingerprints of both.
 
     >>> remedy_of("3f1c-deu-asr", "3f1c-eng-asr", "use the right one")
     'the prompts differ: set base.prompt to {language: deu, task: asr}, or adaptkit.prompt in config.yaml'
@@ -202,16 +202,16 @@ def remedy_of(trained: str, found: str, otherwise: str) -> str:
 
 
 def describe(prompting: Prompting | None, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what changes the output of an OWSM model besides its prompt; nothing for others."""
+    """Return the settings other than the prompt that affect an OWSM model's output; none for others."""
     if prompting is None:
         return {}
     return {"most_samples": prompting.most_samples, "prompt": config.get("promptencoder_conf")}
 
 
 def prepare(model: nn.Module, prompting: Prompting | None) -> nn.Module:
-    """Give a model its prompt, None if it takes none, and return it.
+    """Set the prompt of a model (None if it takes none) and return the model.
 
-    An OWSM model pads the speech that it is given from then on, as ESPnet's own inference does.
+    From then on, an OWSM model pads its speech, as ESPnet's own inference does.
     """
     model.prompting = prompting
     if prompting is not None:
@@ -222,7 +222,7 @@ def prepare(model: nn.Module, prompting: Prompting | None) -> nn.Module:
 
 @dataclass(frozen=True)
 class _Pad:
-    """Before the frontend: pad speech (B, N) with silence to `most_samples`, the lengths (B,) included."""
+    """Pad speech (B, N) and its lengths (B,) to `most_samples` with silence, before the frontend."""
 
     most_samples: int
     rate_hz: int
@@ -251,11 +251,11 @@ def own_frames(prompting: Prompting | None, frames: Tensor, num_samples: Tensor)
 def targets(
     prompting: Prompting | None, tokens: Tensor, token_lengths: Tensor
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Return what the decoder and CTC learn of texts of tokens (B, L), padded with -1, with lengths (B,).
+    """Return the targets of the decoder and of CTC for tokens (B, L), padded with -1, with lengths (B,).
 
-    Each is tokens and lengths. The decoder of an OWSM model is prompted and learns no earlier text, whose
-    tokens and lengths follow; its CTC learns the transcript, which is not available if the task is another
-    than to transcribe. In OWSM-CTC, texts of both kinds, which some blocks learn, begin with the prompt.
+    Each target is tokens and lengths. The decoder of an OWSM model is prompted and learns no previous text,
+    whose tokens and lengths follow; its CTC learns the transcript, which is not available for a task other
+    than transcription. In OWSM-CTC, both texts, each learned by some blocks, begin with the prompt.
     """
     transcript = tokens.clone(), token_lengths.clone()  # ESPnet modifies both in place
     if prompting is None:
@@ -270,7 +270,7 @@ def targets(
 
 
 def is_special(token: str) -> bool:
-    """Whether a token is that of a language, task, time or other mark, and no part of a text.
+    """Whether a token marks a language, task, time or the like, and is not part of a text.
 
     >>> is_special("<asr>"), is_special("eng")
     (True, False)

@@ -14,14 +14,14 @@ from adaptkit.base.owsm import Prompting
 
 
 class OwsmCTC(ESPnetS2TCTCModel):
-    """ESPnet's model, which gives itself the prompt of its attribute `prompting` and no earlier text."""
+    """ESPnet's model, prompted by its attribute `prompting` and without previous text."""
 
     prompting: Prompting
     preencoder = postencoder = decoder = None  # attributes that ESPnetASRModel has
     ctc_weight = 1.0
 
     def encode(self, speech: Tensor, speech_lengths: Tensor, *prompt: Tensor) -> Any:
-        """Encode speech (B, N) with lengths (B,), as ESPnet's own does with a prompt."""
+        """Encode speech (B, N) with lengths (B,), as ESPnet's model does when given a prompt."""
         return super().encode(
             speech, speech_lengths, *(prompt or (*self._earlier(speech), *self._prefix(speech)))
         )

@@ -30,13 +30,13 @@ def encoder_frames(encoder: nn.Module, num_frames: int) -> int:
 
 
 def feature_frames(frontend: nn.Module, num_samples: int) -> int:
-    """Return the number of feature frames that a frontend makes of speech; 0 if it is too short for it.
+    """Return the number of feature frames that a frontend computes from speech; 0 if it is too short.
 
-    Of a frontend other than ESPnet's own it is estimated from the shift between frames.
+    For a frontend other than ESPnet's own, it is estimated from the shift between frames.
     """
     stft = getattr(frontend, "stft", None)
     if stft is not None and stft.center:
-        reflected = stft.n_fft // 2  # samples at either end, and there must be more of them
+        reflected = stft.n_fft // 2  # samples at either end; speech must be longer
         num_samples = num_samples + 2 * reflected if num_samples > reflected else 0
     for window, shift in _windows(frontend):
         num_samples = max(0, (num_samples - window) // shift + 1)
@@ -59,16 +59,16 @@ def subsampling(encoder: nn.Module) -> int:
 def mixes_lengths(model: nn.Module) -> bool:
     """Whether utterances of different lengths may share a batch without affecting each other.
 
-    They may not in an encoder of contextual blocks, which cuts the padded batch into blocks of time.
+    They may not with contextual-block encoders, which cut the padded batch into blocks of time frames.
     """
     return not getattr(model.encoder, "block_size", 0)
 
 
 @contextmanager
 def ignoring_padding(model: nn.Module) -> Iterator[None]:
-    """Make a model's results independent of padding inside the block; it is restored afterwards.
+    """Make a model's results independent of padding inside the block, and restore the model afterwards.
 
-    Where `mixes_lengths` is false, utterances of different lengths are a ValueError.
+    If `mixes_lengths` is false, a batch with utterances of different lengths is a ValueError.
     """
     encoder = model.encoder
     rows = _Rows(_subsampling(encoder), mixes_lengths(model))
@@ -91,7 +91,7 @@ def ignoring_padding(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _shifting(attention: nn.Module, rows: "_Rows") -> Iterator[None]:
     """Replace the method that shifts positions, which no hook reaches, inside the block."""
-    before = vars(attention).get("rel_shift")  # of a block around this one
+    before = vars(attention).get("rel_shift")  # set by an enclosing block
     attention.rel_shift = _Shift(rows, attention.rel_shift, attention.zero_triu)
     try:
         yield
@@ -136,7 +136,7 @@ def _one_at_a_time(frontend: nn.Module, args: tuple[Tensor, Tensor], output: Any
 
 
 def _own_variance(normalize: nn.Module, args: tuple[Tensor, Tensor], output: Any) -> Any:
-    """Divide by each utterance's own deviation, where utterance_mvn counts the padding as the mean."""
+    """Divide by each utterance's own deviation; utterance_mvn would count padding frames as means."""
     x, lengths = output
     if not normalize.norm_means or bool((lengths == lengths[0]).all()):
         return output

@@ -1,7 +1,7 @@
-"""What ESPnet's preprocessor does to speech and texts before the model: followed, or refused with the reason.
+"""Apply the settings of ESPnet's preprocessor to speech and texts, or refuse them with a reason.
 
-As in `CommonPreprocessor` of espnet2/train/preprocessor.py in ESPnet 202511. Its noise, reverberation and
-effects apply to training only: adaptkit's own augmentation takes their place.
+They follow `CommonPreprocessor` of espnet2/train/preprocessor.py in ESPnet 202511. Its noise, reverberation
+and effects apply only to training; adaptkit has its own augmentation.
 """
 
 import functools
@@ -17,14 +17,14 @@ from adaptkit.errors import CheckpointError, listed, nearest
 from adaptkit.files import read_text, require_regular, split_lines
 from adaptkit.tokens import SPACE, UNK, Spelling
 
-KEYS = frozenset(  # of config.yaml
+KEYS = frozenset(  # keys of config.yaml
     ("use_preprocessor", "preprocessor", "preprocessor_conf", "non_linguistic_symbols", "cleaner", "g2p")
     + ("speech_volume_normalize", "use_lang_prompt", "use_nlp_prompt")
 )
 _PREPROCESSORS = ("default", "s2t", "s2t_ctc")
 _UNITS = ("char", "word", "bpe")
 _UNFIT = {
-    "phn": "its tokens are phonemes, to which a g2p package converts texts, and not back",
+    "phn": "its tokens are phonemes, which cannot be converted back to texts",
     "hugging_face": "its tokens are those of a model that the package transformers downloads",
     "whisper": "its tokens are those of the package openai-whisper",
     "qwen2audio": "its tokens are those of a model that the package transformers downloads",
@@ -36,9 +36,9 @@ _OF_TRAINING += (
     "force_single_channel",
     "whisper_language",
     "whisper_task",
-)  # nor do these change anything here
+)  # options without effect here
 _FOLLOWED = ("speech_volume_normalize", "space_symbol", "unk_symbol", "delimiter", "nonsplit_symbol")
-_CLEANERS = {  # and the package that each needs
+_CLEANERS = {  # cleaner: the package it needs
     "tacotron": "espnet-tts-frontend",
     "jaconv": "jaconv",
     "vietnamese": "underthesea",
@@ -50,12 +50,12 @@ _CLEANERS = {  # and the package that each needs
 
 @dataclass(frozen=True)
 class Cleaner:
-    """ESPnet's text cleaners, one after the other; they are imported for the first text."""
+    """ESPnet's text cleaners, applied in order and imported for the first text."""
 
     names: tuple[str, ...]
 
     def __call__(self, text: str) -> str:
-        """Clean a text, as references are before training."""
+        """Clean a text, as is done with references before training."""
         return _load_cleaner(self.names)(text)
 
 
@@ -77,14 +77,14 @@ def _load_cleaner(names: tuple[str, ...]) -> Callable[[str], str]:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """What happens to speech and texts before they reach the model."""
+    """The processing of speech and texts before they reach the model."""
 
-    peak: float | None = None  # to which speech is scaled
+    peak: float | None = None  # peak to which speech is scaled
     spelling: Spelling = Spelling()
     name: str = "default"
 
     def scale(self, speech: Tensor) -> Tensor:
-        """Scale speech (N,) to the model's peak; silence stays as it is.
+        """Scale speech (N,) to the model's peak; silence stays unchanged.
 
         >>> import torch
         >>> Preprocessor(peak=0.5).scale(torch.tensor([0.1, -0.2]))
@@ -96,7 +96,7 @@ class Preprocessor:
         return speech if largest == 0 else speech * self.peak / largest
 
     def describe(self) -> dict[str, Any]:
-        """Return what changes inputs or texts beyond ESPnet's defaults, for people and fingerprints."""
+        """Return settings of inputs and texts other than ESPnet's defaults, for people and fingerprints."""
         rules = self.spelling
         found = {
             "preprocessor": None if self.name == "default" else self.name,
@@ -111,7 +111,7 @@ class Preprocessor:
 
 
 def read(config: Mapping[str, Any], files: ModelFiles) -> Preprocessor:
-    """Read the preprocessor of a model's configuration; what cannot be followed is a CheckpointError."""
+    """Read the preprocessor of a model's configuration; settings not supported are a CheckpointError."""
     name, options = config.get("preprocessor") or "default", dict(config.get("preprocessor_conf") or {})
     _refuse_unfit(config, name, options, files)
     volume = options.get("speech_volume_normalize", config.get("speech_volume_normalize"))
@@ -134,7 +134,7 @@ def read(config: Mapping[str, Any], files: ModelFiles) -> Preprocessor:
 def _refuse_unfit(
     config: Mapping[str, Any], name: str, options: Mapping[str, Any], files: ModelFiles
 ) -> None:
-    """Refuse settings that adaptkit does not follow, all of them in one message."""
+    """Refuse all unsupported settings in one message."""
     problems = [*_find_unfit_texts(config, options), *_find_unfit_options(config, name, options)]
     if problems:
         raise CheckpointError("\n".join(f"{files.config}: {problem}" for problem in problems))
@@ -171,9 +171,9 @@ def _names(cleaners: Any) -> tuple[str, ...]:
 def _read_symbols(
     config: Mapping[str, Any], options: Mapping[str, Any], files: ModelFiles
 ) -> tuple[str, ...]:
-    """Return the symbols that are one token among characters and that the token list itself does not show.
+    """Return the symbols that must not be split and that the token list does not contain.
 
-    Releases often lack the file that the configuration names; the list holds its symbols.
+    Releases often lack the file that the configuration names, but the token list holds its symbols.
     """
     given = config.get("non_linguistic_symbols") or ()
     if isinstance(given, str):

@@ -21,9 +21,9 @@ from adaptkit.folders import RunFolder
 from adaptkit.search_options import Beam, Greedy, SearchOptions, Transducer
 
 _SPEECH2TEXT = "espnet2.bin.asr_inference.Speech2Text"
-_NO_TEXT = {"token_type": None, "bpemodel": None}  # tokens are compared
-_TRANSDUCER = ("search_type", "score_norm", "score_norm_during", "nbest")  # options of any of its searches
-_OF_TYPE = {  # and of some
+_NO_TEXT = {"token_type": None, "bpemodel": None}  # only tokens are compared
+_TRANSDUCER = ("search_type", "score_norm", "score_norm_during", "nbest")  # options of all search types
+_OF_TYPE = {  # further options of some types
     "tsd": ("max_sym_exp",),
     "alsd": ("u_max",),
     "nsc": ("nstep", "prefix_alpha"),
@@ -32,13 +32,13 @@ _OF_TYPE = {  # and of some
 
 
 class Reference:
-    """`Speech2Text` with the weights of a base model, as it is on disk, and the settings of a search."""
+    """`Speech2Text` with the weights of a base model as stored, and the settings of a search."""
 
     def __init__(self, base: BaseModel, options: SearchOptions, lm: LanguageModel | None, folder: Path):
-        """Write the model to an empty folder, from where ESPnet reads it.
+        """Write the model to an empty folder, from which ESPnet reads it.
 
-        For CTC alone, Speech2Text has prefix search only. With a beam of 1 it stands in for greedy search,
-        but can find other words where several alignments of one text share the probability.
+        For CTC alone, Speech2Text has only prefix search. With a beam of 1 it stands in for greedy search,
+        but may find other words where several alignments of one text share the probability.
         """
         weights = base.model.state_dict()
         described = checkpoint.with_statistics(base.config, weights, base.files, folder)
@@ -53,7 +53,7 @@ class Reference:
     def find(self, inputs: Tensor) -> list[BestPath]:
         """Return the n best hypotheses of one utterance, speech (N,) or features (T, F), the best first."""
         with _quiet():
-            found = self._speech2text(inputs.clone())  # which it normalises in place
+            found = self._speech2text(inputs.clone())  # ESPnet normalises it in place
         found = found[0] if isinstance(found, tuple) else found  # with intermediate CTC
         return [BestPath(list(tokens), float(hypothesis.score)) for _, _, tokens, hypothesis in found]
 

@@ -1,6 +1,6 @@
-"""Check what adaptkit reads of ESPnet's `config.yaml`, and bound the numbers that ESPnet's classes are given.
+"""Check the parts of ESPnet's `config.yaml` that adaptkit reads, and bound the numbers given to ESPnet.
 
-It checks few itself: a wrong type or size ends in some constructor, or takes the machine's memory.
+ESPnet checks few of them: a wrong type or size would fail in some constructor or exhaust the memory.
 """
 
 import re
@@ -17,7 +17,7 @@ from adaptkit.errors import ConfigError, listed
 from adaptkit.experiment import Prompt
 from adaptkit.features.fbank import FbankOptions
 
-_MOST = 2**20  # of a number without its own bounds
+_MOST = 2**20  # bound of numbers without their own
 _MOST_ITEMS = 10_000
 _BOUNDS = {  # of options of ESPnet's classes, in any section
     **dict.fromkeys(
@@ -67,7 +67,7 @@ def _empty_if_none(options: Any) -> Any:
 
 
 def _texts(tokens: Any) -> Any:
-    """Check the tokens, of which a number or `yes` without quotes would be none."""
+    """Check the tokens; without quotes, yaml reads a number or `yes` as another type."""
     if tokens is None or isinstance(tokens, str):  # a file, in a yaml for training
         return tokens
     if not isinstance(tokens, list):
@@ -89,7 +89,7 @@ def _rate(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _symbols(options: dict[str, Any]) -> dict[str, Any]:
-    """Check the options of a preprocessor that change what a model reads and writes."""
+    """Check the options of a preprocessor that affect a model's input and output."""
     for name in ("space_symbol", "unk_symbol", "delimiter"):
         if options.get(name) is not None and (not isinstance(options[name], str) or not options[name]):
             raise ValueError(f"{name}: expected a string, found {options[name]!r}")
@@ -118,7 +118,7 @@ class OwnSection(Config):
 
 
 class ModelConfig(Config):
-    """What adaptkit reads of ESPnet's configuration; options of training are ignored."""
+    """The parts of ESPnet's configuration that adaptkit reads; training options are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 

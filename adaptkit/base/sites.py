@@ -1,7 +1,7 @@
 """Find the sites where adapters can act in an encoder, and attach adapters with forward hooks.
 
-Modules are recognised by their attributes, not their classes, since ESPnet moves and renames them: a block is
-a member of `encoder.encoders` with an attention and a feed-forward, in whose place a Branchformer has a
+Modules are recognised by their attributes, not their classes, since ESPnet moves and renames them: a
+block is a member of `encoder.encoders` with an attention and a feed-forward or, in a Branchformer, a
 convolutional gating MLP.
 """
 
@@ -88,17 +88,17 @@ def _attention(block: nn.Module) -> str | None:
 
 
 def stop_recomputing(model: nn.Module) -> None:
-    """Have a model keep its activations, which changes no output, rather than run blocks again.
+    """Disable a model's activation checkpointing, which does not change its output.
 
-    Blocks run again in the backward pass, when no speaker is set.
+    Checkpointing would repeat blocks in the backward pass, when no speaker is set.
     """
     for module in model.modules():
-        if getattr(module, "gradient_checkpoint_layers", None):  # of an E-Branchformer or a decoder
+        if getattr(module, "gradient_checkpoint_layers", None):  # in an E-Branchformer or a decoder
             module.gradient_checkpoint_layers = []
 
 
 def refuse_taps(encoder: nn.Module, adapters: AdapterStack) -> None:
-    """Refuse adapters that read the outputs of blocks beside that of an encoder of another length."""
+    """Refuse adapters that read outputs of blocks whose length differs from that of the encoder's output."""
     if adapters.taps and getattr(encoder, "block_size", 0):
         raise ConfigError(
             f"adapters: {adapters.kind} reads the outputs of blocks, which {type(encoder).__name__} cuts "
@@ -108,7 +108,7 @@ def refuse_taps(encoder: nn.Module, adapters: AdapterStack) -> None:
 
 @contextmanager
 def attached(model: nn.Module, adapters: AdapterStack, sites: tuple[Site, ...]) -> Iterator[None]:
-    """Apply adapters in a model's forward passes inside the block; the model is restored afterwards.
+    """Apply adapters in a model's forward passes inside the block, and restore the model afterwards.
 
     The hooks are callable objects rather than closures: a deep copy of a hooked model would otherwise still
     call the adapters of the original.
@@ -148,11 +148,11 @@ class _End:
 
 @dataclass
 class _Adapt:
-    """Replace the output of a site by that of the adapters.
+    """Replace the output of a site with that of the adapters.
 
-    A block takes and returns `(x, pos_emb), mask` or `x, mask`; any other site x itself. An encoder of
-    contextual blocks folds blocks of time into the rows, (B N, U, D) or (B, N, U, D): adapters, which act
-    frame by frame, see the frames of each row one after the other, (B, N U, D).
+    A block takes and returns `(x, pos_emb), mask` or `x, mask`; any other site takes and returns x. A
+    contextual-block encoder folds blocks of time frames into the rows, (B N, U, D) or (B, N, U, D): adapters,
+    which act frame by frame, see the frames of each row in sequence, (B, N U, D).
 
     The encoder returns `x, lengths, None`, with intermediate CTC `(x, more), lengths, None`; it has no x_in.
     Its last norm cannot be hooked instead, as intermediate CTC calls it too.
@@ -181,7 +181,7 @@ class _Adapt:
 
 
 def _with_contexts(block: nn.Module, output: Any) -> Any:
-    """Hand the adapted last frame of each block of time to the next one, as a contextual block does itself.
+    """Pass the adapted last frame of each block of time frames to the next, as a contextual block does.
 
     Such a block returns `x, mask, is_streaming, contexts, contexts, is_short, layer` with x (B, N, U, D) and
     contexts (B, N, layers, D).

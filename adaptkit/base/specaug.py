@@ -1,9 +1,10 @@
 """Mask features inside an ESPnet model, and convert the model's own SpecAugment settings to ours.
 
-ESPnet masks within the model, only in train() mode, before features are normalised, and by the padded length
-of the batch. Here features are masked after normalisation, in any mode and by each utterance's own length, so
-that an adapter on a frozen base is trained with the same masks as the base itself, and zero is the mean that
-normalisation subtracts: of the training set with ESPnet's global_mvn, of the utterance with utterance_mvn.
+ESPnet masks within the model, only in train() mode, before features are normalised, and by the padded
+length of the batch. Here features are masked after normalisation, in any mode and by each utterance's own
+length. So an adapter on a frozen base model is trained with the same masks as the base model itself, and
+zero is the mean that normalisation subtracts: of the training set with ESPnet's global_mvn, of the
+utterance with utterance_mvn.
 """
 
 import logging
@@ -40,9 +41,9 @@ def changing_features(model: nn.Module, change: Change) -> Iterator[None]:
 def translate(model_config: Mapping[str, Any]) -> SpecAugment | None:
     """Convert a model's SpecAugment (`espnet2.asr.specaug.specaug.SpecAug`) to ours; None if it has none.
 
-    Numbers and widths mean the same. There are three differences: a ratio refers to the utterance's own
-    length, masks contain the mean, since ESPnet sets zeros before the normalisation, and the warp is linear
-    and drawn for each utterance.
+    Numbers and widths keep their meaning. There are three differences: a ratio refers to the utterance's own
+    length; masks contain the mean, whereas ESPnet sets zeros before normalisation; and the warp is linear and
+    drawn for each utterance.
     """
     if model_config.get("specaug") is None:
         return None
@@ -68,7 +69,7 @@ def translate(model_config: Mapping[str, Any]) -> SpecAugment | None:
     return config.check(SpecAugment, content, where)
 
 
-_DEFAULTS = {  # of SpecAug's own options, in ESPnet 202511
+_DEFAULTS = {  # defaults of SpecAug's options in ESPnet 202511
     "apply_time_warp": True,
     "time_warp_window": 5,
     "time_warp_mode": "bicubic",

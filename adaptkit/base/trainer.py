@@ -16,10 +16,10 @@ _LR = 1e-6
 
 
 class ReferenceTrainer:
-    """ESPnet's trainer with a model, all of whose parameters it trains with AdamW."""
+    """ESPnet's trainer, training all parameters of a model with AdamW."""
 
     def __init__(self, model: nn.Module, *, clip_norm: float, is_mixed: bool):
-        """Set up training; with `is_mixed` on a GPU as with `use_amp`, in bfloat16 if it has that."""
+        """Set up training; `is_mixed` is ESPnet's `use_amp` on a GPU, in bfloat16 where supported."""
         self.model, self.optimizer = model, torch.optim.AdamW(model.parameters(), lr=_LR)
         is_cuda = next(model.parameters()).device.type == "cuda"
         self._trainer, options = (import_class(f"{_MODULE}.{name}") for name in ("Trainer", "TrainerOptions"))
@@ -32,7 +32,7 @@ class ReferenceTrainer:
         self._reporter.set_epoch(1)
 
     def step(self, inputs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> None:
-        """Train an epoch of one batch, inputs (B, T, F) or (B, N) and tokens (B, L): one step."""
+        """Train one step, an epoch of one batch: inputs (B, T, F) or (B, N) and tokens (B, L)."""
         named = {"speech": inputs.clone(), "speech_lengths": lengths}  # ESPnet modifies it in place
         named |= {"text": tokens, "text_lengths": token_lengths}
         on_device = torch.cuda.device(inputs.device) if inputs.is_cuda else nullcontext()

@@ -1,6 +1,6 @@
 """The loss of RNN transducers (Graves, 2012, arXiv:1211.3711) by torchaudio.
 
-ESPnet imports it from `warprnnt_pytorch`, which no package index has, in the constructor of its model.
+ESPnet's model imports it in its constructor from `warprnnt_pytorch`, which is on no package index.
 """
 
 import sys
@@ -20,7 +20,7 @@ class TransducerLoss(nn.Module):
     def __init__(self, blank: int = 0, fastemit_lambda: float = 0.0):
         super().__init__()
         if fastemit_lambda:
-            raise ValueError(f"fastemit_lambda: only 0 is computed, found {fastemit_lambda}")
+            raise ValueError(f"fastemit_lambda: only 0 is supported, found {fastemit_lambda}")
         self.blank = blank
 
     def forward(self, acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor) -> Tensor:

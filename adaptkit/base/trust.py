@@ -1,9 +1,9 @@
 """Decide whether a base model's configuration may name classes that adaptkit does not know.
 
-ESPnet has classes whose options are files to unpickle, models to download or modules to import. A base model
-from someone else could name one, so only those in the table of `base.classes`, which do none of this, are
-built unless the user trusts the configuration. An environment variable holds the trust, so that it also
-reaches the processes of a server or of torchrun and the commands of a recipe.
+ESPnet has classes whose options are files to unpickle, models to download or modules to import. A base
+model from someone else could name one, so only the classes in the table of `base.classes`, which do none
+of this, are built unless the user trusts the configuration. An environment variable holds this decision,
+so that it also applies to the processes of a server or of torchrun and to the commands of a recipe.
 """
 
 import os
@@ -22,7 +22,7 @@ _LIMITS = {  # environment variables of torch and huggingface_hub, and their val
     "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": None,  # torch refuses to load anything with both
     _OFFLINE: "1",
 }
-_replaced: dict[str, str | None] = {}  # by `trusting`: the values of before
+_replaced: dict[str, str | None] = {}  # earlier values of variables set by `trusting`
 
 
 def is_config_trusted() -> bool:
@@ -34,7 +34,7 @@ def is_config_trusted() -> bool:
 def trusting(is_trusted: bool) -> Iterator[None]:
     """Trust configurations inside the block, in this process and those that it starts, or limit torch.load.
 
-    Without trust, also none by the environment, torch.load reads tensors only and nothing is downloaded.
+    Without trust, given here or by the environment, torch.load reads only tensors and nothing is downloaded.
     """
     trusted = {VARIABLE: "1"} if is_trusted else {}
     with _environment(trusted or ({} if is_config_trusted() else _LIMITS)) as before:
@@ -51,7 +51,7 @@ def downloading() -> Iterator[None]:
     from huggingface_hub import constants
 
     chosen = _replaced.get(_OFFLINE) if _OFFLINE in _replaced else os.environ.get(_OFFLINE)
-    before = constants.HF_HUB_OFFLINE  # read from the environment when it was imported
+    before = constants.HF_HUB_OFFLINE  # read from the environment on import
     constants.HF_HUB_OFFLINE = (chosen or "").upper() in ("1", "ON", "YES", "TRUE")
     try:
         yield
@@ -61,7 +61,7 @@ def downloading() -> Iterator[None]:
 
 @contextmanager
 def _environment(changes: dict[str, str | None]) -> Iterator[dict[str, str | None]]:
-    """Change environment variables inside the block, None removes one; yield what they were before."""
+    """Change environment variables inside the block (None removes one), and yield their earlier values."""
     before = {name: os.environ.get(name) for name in changes}
     _set(changes)
     try:

@@ -1,7 +1,7 @@
-"""Start a new base model from the weights of another, as `base.init` asks for.
+"""Start a new base model from the weights of another, named by `base.init`.
 
-ESPnet's `--init_param` copies what the user names and ignores what does not fit; here the encoder must fit as
-a whole, and whatever is left out is logged.
+ESPnet's `--init_param` copies what the user names and ignores what does not fit; here the whole encoder must
+fit, and everything left out is logged.
 """
 
 import logging
@@ -14,7 +14,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import ConfigError, listed
 
 _LOG = logging.getLogger(__name__)
-_OF_TOKENS = (  # a row for each token
+_OF_TOKENS = (  # parameters with a row for each token
     "ctc.ctc_lo.",
     "encoder.conditioning_layer.",
     "decoder.embed.",
@@ -26,14 +26,14 @@ _OF_TOKENS = (  # a row for each token
 def take_over(target: BaseModel, source: BaseModel) -> bool:
     """Copy the weights and normalisation statistics of `source` into the model of `target`.
 
-    If the two have different tokens, the weights whose rows belong to tokens keep their initialisation.
-    Another encoder or other features are refused. A part that only one of them has, such as a decoder, is
-    left out. Returns whether every weight was taken.
+    If the two have different tokens, the weights with a row per token keep their initialisation. A different
+    encoder or different features are refused with a ConfigError. A part that only one of them has, such as a
+    decoder, is left out. Returns whether every weight was copied.
     """
     if source.features != target.features:
         raise ConfigError(
             f"base.init {source.path}: was trained on other features ({_differences(source, target)}); "
-            "extract those of the training set with its options, or start from another model"
+            "extract the training set's features with its options, or start from another model"
         )
     theirs, own = source.model.state_dict(), target.model.state_dict()
     skipped = () if source.tokens.tokens == target.tokens.tokens else _OF_TOKENS
@@ -69,7 +69,7 @@ def _refuse_other_encoder(
     raise ConfigError(
         f"base.init {source.path}: has another encoder than base.model: {first} is {found}"
         f"{f', and {len(names) - 1} more' if len(names) > 1 else ''}; omit base.model to train the same "
-        "architecture further, or start from a model of this one"
+        "architecture further, or start from a model with this encoder"
     )
 
 

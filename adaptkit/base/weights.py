@@ -1,4 +1,4 @@
-"""Change the weights of a base model temporarily, and remove what a forward pass leaves in its modules."""
+"""Change the weights of a base model temporarily, and undo side effects of a forward pass on its modules."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -56,7 +56,7 @@ def _forget_weights(attention: nn.Module, args: tuple[Any, ...], output: Tensor)
 
 
 class _Positions:
-    """The table of a positional encoding, as before a forward pass."""
+    """The table of a positional encoding before a forward pass."""
 
     table: Tensor | None = None
 

@@ -1,7 +1,7 @@
-"""Read a zip of a model in place: what is needed goes to a temporary folder, which is removed afterwards.
+"""Read a zip of a model: the files needed are extracted to a temporary folder, which is removed afterwards.
 
 A zip comes from others: it may hold paths that lead outside, links, two entries of one name, or few bytes
-that extract to many. All of that is refused before anything is extracted.
+that extract to many. All of these are refused before anything is extracted.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from adaptkit.errors import CheckpointError, listed
 from adaptkit.files import explain_os_error
 
-_SMALL = 64 << 20  # bytes of a file beside the models: a configuration, statistics, a BPE model
+_SMALL = 64 << 20  # most bytes of a file other than a model: a configuration, statistics, a BPE model
 _MOST_ENTRIES = 10_000
 _MOST_RATIO = 100  # of extracted to stored bytes; weights shrink by a tenth, texts tenfold
 _MODELS = (".pth", ".pt", ".bin", ".safetensors", ".ckpt")
@@ -24,7 +24,7 @@ _BLOCK = 1 << 20
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file is a zip, whole or not."""
+    """Whether a file is a zip, complete or not."""
     return path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)
 
 
@@ -105,7 +105,7 @@ def _leads_outside(name: str) -> bool:
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
-    """Write one file; zipfile compares its checksum and reads no more than the size it states."""
+    """Write one file; zipfile verifies its checksum and reads no more than the stated size."""
     with archive.open(entry) as source, open(target, "wb") as file:
         shutil.copyfileobj(source, file, _BLOCK)
 
@@ -120,7 +120,7 @@ def _refuse_without_space(path: Path, entry: zipfile.ZipInfo, folder: Path) -> N
 
 
 def _enter(folder: Path) -> Path:
-    """Go down while a folder holds nothing but one folder that is not ESPnet's `exp`."""
+    """Descend while a folder holds nothing but one folder other than ESPnet's `exp`."""
     while True:
         inner = list(folder.iterdir())
         if len(inner) != 1 or not inner[0].is_dir() or inner[0].name == "exp":

@@ -19,15 +19,15 @@ class Batch:
     """Padded utterances of one or several tasks."""
 
     utt_ids: tuple[str, ...]
-    task_ids: tuple[int, ...]  # B of them; -1 is the base itself
+    task_ids: tuple[int, ...]  # one per row (B); -1 is the base model itself
     inputs: Tensor  # features (B, T, F), speech (B, N) or encoder outputs, see `has_taps`
     lengths: Tensor  # (B,) frames or samples
     tokens: Tensor  # (B, L), padded with -1 as ESPnet expects
     token_lengths: Tensor  # (B,)
-    has_taps: bool = False  # inputs are blocks' outputs and the encoder's, side by side (B, U, (K' + 1) D)
+    has_taps: bool = False  # inputs are outputs of blocks and encoder, concatenated (B, U, (K' + 1) D)
     mask_keys: Tensor | None = None  # (B,) random key of each row; None without augmentation
     is_masked: Tensor | None = None  # (B,) which rows are masked
-    inner_ctc: Tensor | None = None  # (B,) what intermediate CTC adds to the loss, with `has_taps`
+    inner_ctc: Tensor | None = None  # (B,) loss of intermediate CTC, with `has_taps`
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with its tensors on a device."""
@@ -79,7 +79,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def load_batches(examples: Examples, plan: Sequence[Sequence[int]], num_workers: int = 0) -> Iterator[Batch]:
-    """Load the planned batches in order, in this process or ahead of time in `num_workers` others."""
+    """Load the planned batches in order, in this process or ahead of time in `num_workers` processes."""
     generator = torch.Generator().manual_seed(0)  # otherwise the loader draws from the global state
     loader = DataLoader(
         _Planned(examples, plan), batch_size=None, num_workers=num_workers, generator=generator
@@ -112,14 +112,14 @@ class _Planned(Dataset):
 
 
 class BatchPlan(Sequence[list[int]]):
-    """Batches of utterances by index, held as arrays; each batch becomes a list when it is asked for."""
+    """Batches of utterances by index, stored as arrays; each batch becomes a list on access."""
 
     __hash__ = None
 
     def __init__(self, order: np.ndarray, bounds: np.ndarray, turns: np.ndarray):
         self._order = order  # (N,) utterances, batch after batch
         self._bounds = bounds  # (B + 1,) of the batches in `order`
-        self._turns = turns  # of the batches, in the order that they are taken
+        self._turns = turns  # of the batches, in the order of use
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -141,7 +141,8 @@ def plan_batches(
 ) -> BatchPlan:
     """Batch utterances of similar length, longest first, at most `batch_frames` per batch with padding.
 
-    An utterance longer than that gets its own batch. Utterances of different `groups` never share a batch.
+    An utterance longer than that has a batch of its own. Utterances of different `groups` never share a
+    batch.
 
     >>> list(plan_batches([10, 30, 11, 29], 60))
     [[1, 3], [2, 0]]
@@ -190,7 +191,7 @@ def _rank(groups: Sequence[Group] | None, count: int) -> np.ndarray:
 def _fill(frames: np.ndarray, ranks: np.ndarray, most_frames: int) -> np.ndarray:
     """Fill batches with utterances in order, starting a new one if the last is full or of another group.
 
-    Returns where each begins, and where the last ends.
+    Returns the start of each batch, and the end of the last.
     """
     starts: list[int] = []
     longest = size = 0

@@ -31,10 +31,10 @@ from adaptkit.kaldi.perturb import at_speed
 
 _LOG = logging.getLogger(__name__)
 BASE_TASK = -1  # the task id of a row for the base model alone
-BASE_NAME = "(base)"  # what stands for the base model where the name of a task would
-CACHE_REMEDY = "run the training again, which writes the cache of encoder outputs anew"
+BASE_NAME = "(base)"  # stands for the base model in place of a task's name
+CACHE_REMEDY = "run the training again, which rewrites the cache of encoder outputs"
 Group = tuple[int, ...]
-_SAME_FEATURES = 0.05  # of log-mel values; archives may be compressed
+_SAME_FEATURES = 0.05  # largest difference of log-mel values; archives may be compressed
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Examples(Dataset):
 
     data: DataDir
     base: BaseModel
-    lengths: tuple[int, ...]  # feature frames of each utterance, as the model reads it, at the slowest speed
+    lengths: tuple[int, ...]  # feature frames of each utterance as read by the model, at the slowest speed
     task_ids: Mapping[str, int]  # task name: id
     allow_pipes: bool = False
     taps: Mapping[str, str] | None = None  # locations of cached encoder outputs, used instead of the input
@@ -91,8 +91,8 @@ class Examples(Dataset):
     def groups(self, adapters: AdapterStack | None) -> list[Group]:
         """Return a value per utterance; utterances with different values may not share a batch.
 
-        They differ between tasks that change base weights differently, since each of these needs its own
-        forward pass, and between lengths if the model's blocks of time depend on the padded length.
+        Values differ between tasks that change base weights differently, since each needs its own forward
+        pass, and between lengths if the model's blocks of time frames depend on the padded length.
         """
         mixes = padding.mixes_lengths(self.base.model)
         tasks = {name: adapters.group(task) if adapters else () for name, task in self.task_ids.items()}
@@ -119,7 +119,7 @@ class Examples(Dataset):
         return self._make_inputs(self._read_speech(utterance, own_length))
 
     def _load_changed(self, utterance: Utterance, chosen: UtteranceAugmentation, own_length: int) -> Tensor:
-        """Read an utterance at another speed, with noise, or both."""
+        """Load an utterance at another speed, with noise, or both."""
         try:
             speech = at_speed(self._read_speech(utterance, own_length), chosen.speed)
             if not chosen.is_noisy:
@@ -141,7 +141,7 @@ class Examples(Dataset):
         return log_mel(speech, FbankOptions.from_dict(self.base.features))
 
     def _refuse_stale(self, utterance: Utterance, speech: Tensor, length: int) -> None:
-        """Refuse speech whose length differs from utt2dur, where that was relied on."""
+        """Refuse speech whose length differs from utt2dur, if utt2dur was used."""
         if self.base.features is not None or not is_stated(self.data, utterance):
             return
         seconds = len(speech) / self.base.rate_hz
@@ -166,21 +166,21 @@ class Examples(Dataset):
 
 @functools.cache
 def _warn_of_silence(path: Path, utt_id: str) -> None:
-    """Warn once of an utterance that no noise is added to."""
+    """Warn once of an utterance to which no noise is added."""
     _LOG.warning("%s: %s is digital silence, which has no SNR; it is used without noise", path, utt_id)
 
 
 def read_examples(
     path: Path, base: BaseModel, *, allow_pipes: bool = False, needs_text: bool = True
 ) -> Examples:
-    """Read a data directory for a base model, with every task assigned to the base itself."""
+    """Read a data directory for a base model, with every task assigned to the base model itself."""
     data = datadir.read(path, needs_text=needs_text)
     refuse_misfit(data, base)
     return make_examples(data, base, allow_pipes=allow_pipes)
 
 
 def make_examples(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
-    """Make examples of a data set, whose features are computed if it has none."""
+    """Make examples of a data set; missing features are computed."""
     task_ids = dict.fromkeys(data.tasks, BASE_TASK)
     own = tuple(count_frames(data, base, allow_pipes=allow_pipes))
     if base.padded_frames is None:
@@ -191,7 +191,7 @@ def make_examples(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) 
 
 
 def _refuse_long(data: DataDir, lengths: Sequence[int], base: BaseModel) -> None:
-    """Refuse utterances that are longer than the speech that a model reads at once."""
+    """Refuse utterances longer than a model reads at once."""
     long = data.utterances.ids.take(np.flatnonzero(np.asarray(lengths) > base.padded_frames))
     most_sec = base.prompting.most_sec
     if len(long):
@@ -203,14 +203,14 @@ def _refuse_long(data: DataDir, lengths: Sequence[int], base: BaseModel) -> None
 
 
 def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> list[int]:
-    """Return the number of feature frames of each utterance; for speech, the number its samples give."""
+    """Return the number of feature frames of each utterance; for speech, computed from its samples."""
     if base.features is not None and data.feats is not None:
         return corpus.count_frames(data)
     return frames_of(base, count_samples(data, rate_hz=base.rate_hz, allow_pipes=allow_pipes))
 
 
 def frames_of(base: BaseModel, counts: Sequence[int]) -> list[int]:
-    """Return the number of feature frames of speech with some numbers of samples."""
+    """Return the numbers of feature frames for given numbers of samples."""
     count = functools.partial(padding.feature_frames, base.model.frontend)
     if base.features is not None:
         count = FbankOptions.from_dict(base.features).count_frames
@@ -221,7 +221,7 @@ def frames_of(base: BaseModel, counts: Sequence[int]) -> list[int]:
 def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error") -> dict[str, int]:
     """Return the id of every task of a data directory; a task without adapters uses those of SHARED.
 
-    If there are none, it is refused. With unknown="base" such a task is assigned to the base model instead.
+    Without SHARED, such a task is refused or, with unknown="base", assigned to the base model.
     """
     known = {task: index for index, task in enumerate(tasks)}
     strange = [task for task in data.tasks if task not in known]
@@ -239,7 +239,7 @@ def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error")
 
 
 def refuse_other_features(examples: Examples) -> None:
-    """Refuse features that differ from adaptkit's own, which are computed for noise and speeds."""
+    """Refuse features that differ from those computed by adaptkit, which noise and speeds require."""
     base, utterance = examples.base, examples.data.utterances[0]
     if base.features is None:
         return
@@ -262,9 +262,10 @@ def too_short(examples: Examples) -> dict[str, str]:
 
 
 def find_short(examples: Examples, lengths: Sequence[int]) -> dict[str, str]:
-    """Return the utterances that would be too short with some lengths in feature frames, with the reason.
+    """Return the utterances that would be too short with given lengths in feature frames, with the reason.
 
-    CTC needs an encoder frame for each token and between equal ones; attention and transducers one in all.
+    CTC needs an encoder frame for each token and one between equal tokens; attention and transducers need
+    one.
     """
     reasons = {}
     base = examples.base
@@ -292,7 +293,7 @@ def find_frameless(examples: Examples) -> list[str]:
 
 
 def _confirm(examples: Examples, utt_ids: Collection[str]) -> None:
-    """Read the utterances that would be left out by their utt2dur; one that is out of date is refused."""
+    """Read the utterances that would be left out by their utt2dur, and refuse an outdated utt2dur."""
     data = examples.data
     for index, utt_id in enumerate(data.utterances.ids if utt_ids and examples.taps is None else ()):
         if utt_id in utt_ids and is_stated(data, data.utterances[index]):

@@ -1,4 +1,4 @@
-"""Refuse data directories whose features a base model does not read."""
+"""Refuse data directories whose features do not suit a base model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ def refuse_misfit(data: DataDir, base: BaseModel) -> None:
     if len(missing):
         raise DataError(f"{data.path}/feats.scp: missing {listed(missing)}; {remedy}")
     refuse_incomplete(data.feats.column.take(rows))
-    made = data.path / "feats.json"  # absent if Kaldi itself made the features
+    made = data.path / "feats.json"  # absent if the features were made by Kaldi itself
     options = read_options(made).to_dict() if made.exists() else {}
     wrong = [name for name, value in options.items() if base.features[name] != value]
     if wrong:

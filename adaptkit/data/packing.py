@@ -1,9 +1,9 @@
 """Pack the batches of many tasks into steps, in time that hardly grows with the number of tasks.
 
-A step begins with a batch of the task that has most batches left, and is filled with those closest to it in
-length: first from tasks with about as many left, then from any task. The next batch of every task lies on
-a shelf for its group and size, sorted by length, so that the closest one that still fits is found by
-bisection; packing takes O(n log n) for n batches.
+A step begins with a batch of the task with the most batches left, and is filled with the batches closest in
+length: first from tasks with about as many left, then from any task. The next batch of every task is kept on
+a shelf for its group and size, sorted by length, so that the closest one that fits is found by bisection;
+packing takes O(n log n) for n batches.
 """
 
 import heapq
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from adaptkit.data.dataset import Group
 from adaptkit.data.sampler import Batches, StepLimits, TrainingSet
 
-_Entry = tuple[str, int]  # a task, and how many batches it had left when it was put there
+_Entry = tuple[str, int]  # a task, and the number of batches it had left when put there
 
 
 def plan_steps(own: Mapping[str, Batches], data: TrainingSet, limits: StepLimits) -> list[list[Batches]]:
@@ -38,7 +38,7 @@ class _Batch:
     group: Group
 
     def bound(self, num_more: int, batch_frames: int) -> int:
-        """Return the greatest length that `num_more` more utterances may have in the batch; -1 for none."""
+        """Return the greatest length of `num_more` more utterances that fit into the batch; -1 if none do."""
         longest = batch_frames // (len(self.indices) + num_more)
         return longest if self.longest <= longest else -1
 
@@ -50,10 +50,10 @@ class _Batch:
 
 @dataclass
 class _Shelf:
-    """Tasks by the length of their next batch; an entry that is no longer valid is dropped when met."""
+    """Tasks by the length of their next batch; outdated entries are dropped when found."""
 
     is_valid: Callable[[_Entry], bool]
-    lengths: list[int] = field(default_factory=list)  # sorted, each once
+    lengths: list[int] = field(default_factory=list)  # sorted, without duplicates
     entries: dict[int, list[_Entry]] = field(default_factory=dict)  # a heap for each length
 
     def put(self, length: int, entry: _Entry) -> None:
@@ -64,9 +64,9 @@ class _Shelf:
         heapq.heappush(self.entries[length], entry)
 
     def closest(self, length: int, bound: int) -> tuple[int, str] | None:
-        """Return the task closest to a length and no longer than a bound, after its distance; None if none.
+        """Return the distance and the task closest to a length and no longer than a bound; None if none is.
 
-        Of equally close tasks, this is the first by name.
+        Of equally close tasks, the first by name is returned.
         """
         found = [self._first_from(bisect_right(self.lengths, min(length, bound)) - 1, -1, bound)]
         if bound > length:
@@ -75,7 +75,7 @@ class _Shelf:
         return min(near, default=None)
 
     def _first_from(self, place: int, step: int, bound: int) -> tuple[int, str] | None:
-        """Return the first length from a place on, in a direction, with its first task."""
+        """Return the first length from a place on, in one direction, with its first task."""
         while 0 <= place < len(self.lengths) and self.lengths[place] <= bound:
             length = self.lengths[place]
             heap = self.entries[length]
@@ -89,7 +89,7 @@ class _Shelf:
 
 
 class _Shelves:
-    """Tasks with about as many batches left, all of them and by the group and size of their next batch."""
+    """Tasks with about as many batches left, together and by the group and size of their next batch."""
 
     def __init__(self, is_valid: Callable[[_Entry], bool]):
         self.is_valid = is_valid
@@ -116,7 +116,7 @@ class _Shelves:
 
 
 class _Waiting:
-    """The batches that are left of every task, and what each step takes of them."""
+    """The remaining batches of every task, from which steps are filled."""
 
     def __init__(self, own: Mapping[str, Batches], data: TrainingSet, limits: StepLimits):
         self.own, self.data, self.limits = own, data, limits
@@ -148,9 +148,9 @@ class _Waiting:
         return step
 
     def _closest(self, length: int, step: Sequence[_Batch]) -> str | None:
-        """Return the next task of a step: the closest in length of those that fit, the near ones first."""
+        """Return the next task of a step: the closest in length of those that fit, first on near shelves."""
         for shelves in (self.near, self.far):
-            if len(step) < self.limits.accumulate:  # any fits, into a new batch if need be
+            if len(step) < self.limits.accumulate:  # any fits, if necessary into a new batch
                 found = shelves.of_any.closest(length, sys.maxsize)
                 task = found and found[1]
             else:
@@ -160,7 +160,7 @@ class _Waiting:
         return None
 
     def _place(self, own: _Batch, step: list[_Batch]) -> None:
-        """Add a task's batch to the first of a step that it fits into, or as a new one."""
+        """Add a task's batch to the first batch of a step into which it fits, or as a new batch."""
         for batch in step:
             bound = batch.bound(len(own.indices), self.limits.batch_frames)
             if own.longest <= bound and batch.group == own.group:
@@ -185,7 +185,7 @@ class _Waiting:
             self.behind[left].append(task)
 
     def _settle(self) -> None:
-        """Find how many batches the task with most has left; put tasks with about as many on near shelves."""
+        """Find the largest number of batches left, and put tasks with about as many on near shelves."""
         while self.by_left and self.left[self.by_left[0][2]] != -self.by_left[0][0]:
             heapq.heappop(self.by_left)
         before, self.most_left = self.most_left, -self.by_left[0][0] if self.by_left else 0

@@ -2,8 +2,8 @@
 
 Each task has its own sequence of batches with `task_utterances` of its utterances. A step combines the next
 such batch of as many tasks as fit. With a temperature of 1 the batches depend only on the name of the task,
-the seed and the epoch, so a task sees the same batches in the same order whatever other tasks there are. With
-any other temperature their number depends on the sizes of all tasks.
+the seed and the epoch, so that a task has the same batches in the same order with any other tasks. With any
+other temperature their number depends on the sizes of all tasks.
 """
 
 import random
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from adaptkit.data.dataset import Group
 
 Batches = list[list[int]]  # utterances, by batch
-_CLASSES = 20  # of length; lengths of a class count as equal, so that batches vary from epoch to epoch
+_CLASSES = 20  # of lengths; those of a class count as equal, so that batches vary from epoch to epoch
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def own_batches(
 ) -> Batches:
     """Plan the batches of one task in an epoch, each of utterances of similar length and the same group.
 
-    The numbers of times that two utterances are drawn differ by at most one.
+    No utterance is drawn more than once more often than another.
     """
     generator = random.Random(f"{seed} {epoch} {task}")
     drawn: list[int] = []
@@ -95,7 +95,7 @@ def count_batches(
 
 
 def _fits(batch: Sequence[int], index: int, longest: int, data: TrainingSet, limits: StepLimits) -> bool:
-    """Return whether an utterance fits into a batch, whose longest then has `longest` frames."""
+    """Return whether an utterance fits into a batch whose longest utterance then has `longest` frames."""
     num = len(batch) + 1
     is_small = num <= limits.task_utterances and longest * num <= limits.batch_frames
     return is_small and data.groups[batch[0]] == data.groups[index]

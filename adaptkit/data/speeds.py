@@ -1,4 +1,4 @@
-"""Utterances that are played at several speeds in training: their lengths, and the speeds that suit each."""
+"""Utterances played at several speeds in training: their lengths, and the speeds that suit each."""
 
 import logging
 import math
@@ -14,10 +14,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def with_speeds(examples: Examples) -> Examples:
-    """Prepare augmented examples for the speeds of their policy; those of 1 alone change nothing.
+    """Prepare augmented examples for the speeds of their policy; a single speed of 1 changes nothing.
 
-    Lengths become those at the slowest speed, for batches that fit at any. An utterance that would be too
-    short for its text, or too long for the model, at some speeds is played at the others, or else at 1.
+    Lengths become those at the slowest speed, so that batches fit at any speed. An utterance that would be
+    too short for its text, or too long for the model, at some speeds is played only at the others, or at 1.
     """
     speeds, base = examples.augmentation.policy.speeds, examples.base
     if speeds == (1.0,):

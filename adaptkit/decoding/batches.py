@@ -25,7 +25,7 @@ def recognise_with_submodels(
     """Recognise every utterance with the Submodel of its task, sorted by id; the model must be in `hooked()`.
 
     The model's adapters are `submodels.stack`; Submodels are loaded when a batch needs them. Batches and
-    results are the same as with an adapter file of all tasks.
+    results are those with an adapter file of all tasks.
     """
     plan = plan_decoding(adapted, examples, batch_frames)
     known = frozenset(submodels.known())

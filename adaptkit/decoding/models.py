@@ -1,4 +1,4 @@
-"""Which model decodes, and how: a base model, alone or with adapters or Submodels, and a search."""
+"""The model and search for decoding: a base model, alone or with adapters or Submodels."""
 
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
@@ -15,12 +15,12 @@ from adaptkit.submodels.router import RouteOptions
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model decodes, and how."""
+    """The model and search for decoding."""
 
     exp: Path  # folder of an experiment; for the base model alone, also its folder or an experiment's yaml
     _: KW_ONLY
     base: Path | None = None  # folder of the base model, if it has moved
-    overrides: tuple[str, ...] = ()  # of the settings, of which decoding uses base.dir and base.prompt
+    overrides: tuple[str, ...] = ()  # of the settings; decoding uses only base.dir and base.prompt
     base_only: bool = False
     unknown_speaker: Literal["error", "base"] = "error"
     batch_frames: int = 12000  # feature frames per batch, padding included
@@ -32,13 +32,13 @@ class ModelOptions:
 
     @property
     def is_routed(self) -> bool:
-        """Whether the weights are chosen by the utterance, not by the name of its speaker."""
+        """Whether the weights are chosen by the audio, not by the name of the speaker."""
         return self.route.method != "own"
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the options name: the base model, and the experiment whose yaml describes it, if any."""
+    """The base model named by the options, and the experiment whose yaml describes it, if any."""
 
     base: Base
     base_only: bool
@@ -46,7 +46,7 @@ class Source:
 
 
 def find_source(options: ModelOptions) -> Source:
-    """Find the base model, and whether it decodes alone."""
+    """Find the base model, and whether it is used alone."""
     if options.base_only and options.submodels is not None:
         raise ConfigError("--base-only leaves adapters out, but --submodels names some; use one of the two")
     if options.submodel_mb is not None and options.submodels is None:
@@ -67,7 +67,7 @@ def find_source(options: ModelOptions) -> Source:
 
 
 def choose_search(options: ModelOptions, source: Source) -> SearchRequest:
-    """Return the request with the search of the experiment, unless another is asked for."""
+    """Return the request, with the experiment's search unless another is requested."""
     if options.search.search is not None or source.experiment is None:
         return options.search
     return replace(options.search, search=source.experiment.search)

@@ -11,7 +11,7 @@ from adaptkit.tokens import TokenList
 def write_nbest(out: DecodeFolder, found: Sequence[Hypothesis], tokens: TokenList) -> None:
     """Write `nbest/<rank>best_recog/{text,score,token,token_int}`, as espnet2.bin.asr_inference does.
 
-    The tables of a rank hold only the utterances with at least that many hypotheses.
+    The tables of rank n hold only the utterances with at least n hypotheses.
     """
     for rank in range(1, 1 + max((len(h.nbest) for h in found), default=0)):
         own = {h.utt_id: h.nbest[rank - 1] for h in found if len(h.nbest) >= rank}

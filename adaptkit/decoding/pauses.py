@@ -1,7 +1,7 @@
-"""Cut long recordings at pauses, which Silero VAD finds; its weights are in its package.
+"""Cut long recordings at pauses found by Silero VAD, whose package contains its weights.
 
-Nothing is left out: the detector only says where to cut. It was not trained on unusual voices, and what it
-takes for silence may be speech.
+Nothing is left out: the detector only determines where to cut. It was not trained on unusual voices, and may
+mistake their speech for silence.
 
 Silero Team, Silero VAD, https://github.com/snakers4/silero-vad, 2024
 """
@@ -23,10 +23,10 @@ from adaptkit.kaldi.recording import Recording
 from adaptkit.progress import counting
 
 _RATE_HZ = 16000
-_WINDOW = 512  # samples that the detector judges at once
+_WINDOW = 512  # samples per decision of the detector
 _WINDOW_SEC = _WINDOW / _RATE_HZ
-_BLOCK_SEC = 1875 * _WINDOW_SEC  # of a recording in memory at a time: a minute
-_SPEECH = 0.5  # probability
+_BLOCK_SEC = 1875 * _WINDOW_SEC  # part of a recording in memory at a time: a minute
+_SPEECH = 0.5  # probability above which a window is speech
 _LOG = logging.getLogger(__name__)
 
 

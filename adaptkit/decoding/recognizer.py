@@ -1,4 +1,4 @@
-"""The recogniser of `adaptkit decode`, `transcribe` and `serve`: a base model, adapters and a search."""
+"""The recogniser behind `adaptkit decode`, `transcribe` and `serve`: a base model, adapters and a search."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decoded:
-    """The hypotheses of a data set, in no particular order, and whose weights each utterance was given."""
+    """The hypotheses of a data set, in no particular order, and whose weights each utterance got."""
 
     hypotheses: list[Hypothesis]
     chosen: Mapping[str, Choice] = field(default_factory=dict)  # by utterance, if they were routed
@@ -51,10 +51,10 @@ class Decoded:
 
 
 class Recognizer:
-    """A base model, alone, with adapters, or with the slots of Submodels as adapters, and a search.
+    """A base model, alone, with adapters, or with slots for Submodels as adapters, and a search.
 
-    It is made by `from_pretrained` or `opened`. It can be used as a context manager; `close` ends the threads
-    that load Submodels. One thread at a time may use it.
+    Create it with `from_pretrained` or `opened`. It can be used as a context manager; `close` ends the
+    threads that load Submodels. Only one thread at a time may use it.
     """
 
     def __init__(
@@ -87,10 +87,9 @@ class Recognizer:
     ) -> "Recognizer":
         """Open a base model with a folder of Submodels, or with the adapters of an experiment's folder.
 
-        `search` is a name in conf/decode, a yaml, a mapping, or `auto`. A speaker without weights of their
-        own uses those called `shared`; if there are none, the speaker is refused, or with
-        unknown_speaker="base" recognised by the base model. A batch has at most `batch_frames` feature
-        frames, padding included.
+        `search` is a name in conf/decode, a yaml, a mapping, or `auto`. A speaker without weights uses those
+        called `shared`; if there are none, the speaker is refused or, with unknown_speaker="base", recognised
+        by the base model. A batch has at most `batch_frames` feature frames, including padding.
         """
         if submodels is not None and adapters is not None:
             raise ConfigError("submodels and adapters both name the weights of speakers; use one of the two")
@@ -119,7 +118,7 @@ class Recognizer:
 
     @property
     def known(self) -> list[str]:
-        """The speakers (tasks) that have weights of their own here."""
+        """The speakers (tasks) with weights here."""
         if self.submodels is not None:
             return self.submodels.known()
         return [] if self.adapters is None else list(self.adapters.tasks)
@@ -149,7 +148,7 @@ class Recognizer:
         *,
         max_sec: float = MOST_SEC,
     ) -> list[Transcript]:
-        """Transcribe audio files in batches, as `transcribe` does arrays; their order is kept."""
+        """Transcribe audio files in batches and in their order, like `transcribe` for arrays."""
         return transcribe.transcribe_files(self, [Path(file) for file in files], speaker, most_sec=max_sec)
 
     def recognise(self, examples: Examples, *, with_times: bool = False) -> Decoded:
@@ -183,7 +182,7 @@ class Recognizer:
     ) -> Iterator[tuple[int, list[BestPath]]]:
         """Yield the rows of a batch with their n best hypotheses; inside `adapted.hooked()` and `weights`.
 
-        The best ones of the rows in `with_times` have the frames of their tokens, if the model tells them.
+        For the rows in `with_times`, the best hypothesis has the frames of its tokens, if the model has them.
         """
         searcher = replace(self.searcher, with_times=with_times)
         yield from self.adapted.recognise_rows(batch.to(self.device), searcher, is_wanted)
@@ -220,7 +219,7 @@ class Recognizer:
         return {task: task if task in known else None if task == BASE_NAME else fallback for task in tasks}
 
     def _number_tasks(self, examples: Examples) -> Examples:
-        """Assign task ids to a data set; refuse damaged Submodels and, if so asked, unknown tasks."""
+        """Assign task ids to a data set; refuse damaged Submodels and, if requested, unknown tasks."""
         unknown, known = self.options.unknown_speaker, self.known
         if self.adapters is None:
             return examples
@@ -241,9 +240,9 @@ def opened(
     device: str,
     most_speakers: int | None = None,
 ) -> Iterator[tuple[Recognizer, Read]]:
-    """Load the model, and what `read` gives for it.
+    """Load the model, and yield it with the result of `read` for its base model.
 
-    There are at most as many slots of Submodels as `most_speakers`, or as what was read has tasks.
+    There are at most as many slots for Submodels as `most_speakers`, or as tasks in the result of `read`.
     """
     adapter_path = RunFolder(options.exp).adapter
     has_file = not source.base_only and options.submodels is None
@@ -276,7 +275,7 @@ def opened(
 
 
 def _refuse_unroutable(options: ModelOptions, adapters: AdapterStack | None) -> None:
-    """Refuse to choose where there is nothing to choose from."""
+    """Refuse a route where there is nothing to choose from."""
     if adapters is None and options.submodels is None:
         raise ConfigError(
             f"--route {options.route.method}: {options.exp} is decoded without adapters, so nothing can be "

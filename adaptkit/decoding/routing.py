@@ -1,4 +1,4 @@
-"""Route the utterances of a data set: choose whose weights decode each of them, without asking who speaks."""
+"""Route the utterances of a data set: choose whose weights decode each, without the speaker's name."""
 
 import logging
 from collections import Counter
@@ -33,8 +33,8 @@ def route(
 ) -> dict[str, Choice]:
     """Choose the weights of every utterance; the model must be in `hooked()`.
 
-    `folder` holds the adapters, or the Submodels of `submodels`, and the embeddings of their speakers. By
-    speaker, the first utterance in the order of ids decides for all of the speaker's.
+    `folder` holds the adapters, or the Submodels of `submodels`, and the embeddings of their speakers. When
+    routing by speaker, a speaker's first utterance in the order of ids decides for all.
     """
     known = list(adapted.adapters.tasks) if submodels is None else submodels.known()
     _refuse_impossible(known, options, folder, submodels)
@@ -65,7 +65,7 @@ def measure_accuracy(examples: Examples, chosen: Mapping[str, Choice], known: Se
 
 
 def write_routes(path: Path, examples: Examples, chosen: Mapping[str, Choice]) -> None:
-    """Write what was chosen for each utterance, and the next best, as a table with a header."""
+    """Write the choice for each utterance and the runner-up as a table with a header."""
     lines = ["utt_id\tspeaker\tchosen\tscore\trunner_up\trunner_up_score"]
     for u in examples.data.utterances:
         if u.utt_id in chosen:

@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DecodeOptions(ModelOptions):
-    """Which model decodes, and how; which data directory, and where the result goes."""
+    """The model and search for decoding, the data directory, and the output folder."""
 
     data: Path
     out: Path | None = None
@@ -40,8 +40,8 @@ def decode_folder(options: DecodeOptions, *, device: str) -> Path:
     The data directory needs no `text`. Scores of earlier hypotheses in the folder are removed.
 
     Unless `out` is given, results of the base model alone go to an experiment `none` beside EXP, and results
-    with Submodels go to the folder of Submodels. Where utterances are routed, `routes.tsv` says what was
-    chosen for each, and the folder is named after how.
+    with Submodels go to the folder of Submodels. If utterances are routed, `routes.tsv` has the choice for
+    each, and the folder is named after the route.
     """
     source = find_source(options)
     out = DecodeFolder(options.out or _default_folder(options, source.base_only))
@@ -93,7 +93,7 @@ def _decode(options: DecodeOptions, source: Source, out: DecodeFolder, *, device
 
 
 def _warn_of_training(source: Source, examples: Examples) -> None:
-    """Warn of sentences that the model was trained on, if an experiment names its sets and they are there."""
+    """Warn of sentences on which the model was trained, if an experiment names its sets and they exist."""
     settings = source.experiment
     if settings is None:
         return
@@ -118,7 +118,7 @@ def _default_folder(options: DecodeOptions, base_only: bool) -> Path:
 
 
 def _describe_route(route: RouteOptions) -> list[str]:
-    """Return the ending of the folder's name for a way to choose weights; empty by default."""
+    """Return the parts of a route that end the folder's name; empty for the default."""
     if route.method == "own":
         return []
     nearest = [] if route.nearest is None else [f"nearest{route.nearest}"]
@@ -132,7 +132,7 @@ def _log_accuracy(out: Path, accuracy: float | None) -> None:
 
 
 def _write_record(out: Path, options: DecodeOptions, model: Recognizer, device: str) -> None:
-    """Write the record of a model that has none from training: the base, Submodels, or a routed choice."""
+    """Write the record of a model without one from training: base model, Submodels or a routed choice."""
     made = _recorded_model(out, options, model)
     if made is not None:
         write_record(

@@ -27,7 +27,7 @@ from adaptkit.model.recognise import Hypothesis
 if TYPE_CHECKING:
     from adaptkit.decoding.recognizer import Recognizer
 
-MOST_SEC = 30.0  # recognised in one piece: the utterances of most corpora are shorter
+MOST_SEC = 30.0  # longest audio recognised in one piece: the utterances of most corpora are shorter
 _MOST_BYTES = 1 << 30  # of an array, 4.6 hours at 16 kHz
 _NOBODY = "-"  # the speaker of audio whose speaker is not named
 Speakers = str | Sequence[str | None] | None
@@ -38,8 +38,8 @@ def transcribe_files(
 ) -> list[Transcript]:
     """Transcribe audio files in batches; the order of the files is kept.
 
-    Without a speaker, the base model transcribes alone, or with adapters that all speakers share; so it does
-    for a speaker without adapters, unless the files are routed. A file that is not audio raises DataError.
+    Without a speaker, or for a speaker without adapters, the base model transcribes alone or with adapters
+    that all speakers share, unless the files are routed. A file that is not audio raises DataError.
     """
     for file in files:
         require_regular(file)
@@ -54,7 +54,7 @@ def transcribe_arrays(
     *,
     most_sec: float = MOST_SEC,
 ) -> list[Transcript]:
-    """Transcribe samples (N,) as files with the same samples would be; these are held in memory."""
+    """Transcribe samples (N,) like files with the same samples, which are held in memory."""
     with ExitStack() as stack:
         places = []
         for index, array in enumerate(arrays):
@@ -84,7 +84,7 @@ def _transcribe(
     most_sec = min(most_sec, base.prompting.most_sec) if base.prompting else most_sec
     with tempfile.TemporaryDirectory() as temporary:
         recordings: dict[str, str] = {}
-        parts: list[list[_Part]] = []  # of each recording
+        parts: list[list[_Part]] = []  # parts of each recording
         for index, ((name, location), own) in enumerate(zip(places, speakers, strict=True)):
             is_again = name in (other for other, _ in places[:index])
             shown = f"{name} (number {index + 1})" if is_again else name
@@ -108,7 +108,7 @@ def _transcribe(
 
 @dataclass(frozen=True)
 class _Piece:
-    """A recording, or a part of one, and where its samples are."""
+    """A recording or a part of one, and the location of its samples."""
 
     recording: str
     location: str
@@ -129,7 +129,7 @@ class _Part:
 def _divide(location: str, recording: str, most_sec: float, *, folder: Path, rate_hz: int) -> list[_Piece]:
     """Cut a recording that is too long.
 
-    One that can only be decoded from its beginning is decoded once, to a file in `folder` for each part.
+    A format that can only be decoded from its beginning is decoded once, with a file in `folder` per part.
     """
     with opened(location) as (header, file):
         is_in_order = not file.seekable()
@@ -148,7 +148,7 @@ def _divide(location: str, recording: str, most_sec: float, *, folder: Path, rat
 
 
 def _describe(piece: _Piece, name: str, speaker: str | None, *, is_whole: bool) -> _Part:
-    """Describe a piece as an utterance; its id is what messages name."""
+    """Describe a piece as an utterance, whose id is used in messages."""
     utt_id = name if is_whole else f"{name} from {piece.start_sec:.2f} s"
     span = (0.0, None) if piece.is_file else (piece.start_sec, piece.end_sec)
     utterance = Utterance(utt_id, speaker or _NOBODY, piece.recording, "", *span)
@@ -156,7 +156,7 @@ def _describe(piece: _Piece, name: str, speaker: str | None, *, is_whole: bool) 
 
 
 def _read(base: BaseModel, part: _Part, found: Hypothesis, used: Mapping[str, str | None]) -> Segment:
-    """Shift what was recognised in a part to its place in the recording."""
+    """Return the hypothesis of a part with its times in the recording."""
     return Segment(
         start_sec=part.start_sec,
         end_sec=part.end_sec,
@@ -188,9 +188,9 @@ def _as_wav(name: str, array: ArrayLike, rate_hz: int) -> bytes:
 
 
 def _refuse_unknown(recognizer: "Recognizer", speaker: str | None) -> None:
-    """Refuse per-speaker adapters, unless the speaker is named and has some.
+    """Refuse per-speaker adapters, unless the speaker is named and has adapters.
 
-    With a shared adapter beside them, any speaker has some.
+    With a shared adapter among them, every speaker has adapters.
     """
     stack, options = recognizer.adapters, recognizer.options
     if stack is None or options.is_routed or (recognizer.submodels is None and not stack.num_per_task):

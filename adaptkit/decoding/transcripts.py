@@ -10,14 +10,14 @@ from adaptkit.tokens import TokenList
 
 _CUE_SEC = 7.0  # longest subtitle, and its characters: two lines of 42
 _CUE_CHARACTERS = 84
-_PAUSE_SEC = 1.0  # between words, at which a subtitle ends
+_PAUSE_SEC = 1.0  # pause between words that ends a subtitle
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word and where CTC emits its tokens, in seconds from the start of the recording.
+    """A word and the times at which CTC emits its tokens, in seconds from the start of the recording.
 
-    CTC emits a token near the middle of its sound, so the times are those of the word to about 0.1 s.
+    CTC emits a token near the middle of its sound, so the times are accurate to about 0.1 s.
     """
 
     text: str
@@ -27,12 +27,12 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """What was recognised in one piece: a recording, or a part of a long one."""
+    """The hypotheses of one piece: a recording, or a part of a long one."""
 
     start_sec: float
     end_sec: float
     nbest: tuple[tuple[str, float], ...]  # texts and their scores, best first
-    words: tuple[Word, ...] | None  # of the best; None if the model's CTC does not say where they are
+    words: tuple[Word, ...] | None  # words of the best text; None if the model's CTC does not locate them
     submodel: str | None  # whose weights were used; None for the base model alone
 
     @property
@@ -48,11 +48,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was recognised in a recording."""
+    """The transcript of a recording."""
 
     name: str  # of its file
     duration_sec: float
-    segments: tuple[Segment, ...]  # from its start to its end, one after the other
+    segments: tuple[Segment, ...]  # in the order of time
 
     @property
     def text(self) -> str:
@@ -66,17 +66,17 @@ class Transcript:
 
     @property
     def submodel(self) -> str | None:
-        """Whose weights were used, of a long recording with --route in its first segment."""
+        """Whose weights were used; for a routed long recording, those of its first segment."""
         return self.segments[0].submodel
 
 
 def find_words(
     tokens: TokenList, path: BestPath, *, start_sec: float, frame_sec: float, end_sec: float
 ) -> tuple[Word, ...] | None:
-    """Return the words of a hypothesis with their times, given the seconds of an encoder frame.
+    """Return the words of a hypothesis with their times, given the duration of an encoder frame in seconds.
 
-    A token that adds no character, such as a space, belongs to no word. None if the tokens have no times, or
-    if the text is not what its parts give, as with tokens of single bytes.
+    A token that adds no character, such as a space, belongs to no word. The result is None if the tokens have
+    no times, or if the text differs from the joined texts of its tokens, as with byte tokens.
     """
     if path.spans is None:
         return None
@@ -145,7 +145,7 @@ def format_vtt(transcript: Transcript) -> str:
 
 
 def _cues(transcript: Transcript) -> Iterator[tuple[float, float, str]]:
-    """Yield start, end and text of each subtitle: of some words, or a segment if words have no times."""
+    """Yield start, end and text of each subtitle: some words, or a segment if words have no times."""
     for segment in transcript.segments:
         if segment.words is None and segment.text:
             yield segment.start_sec, segment.end_sec, segment.text

@@ -1,8 +1,8 @@
 """Kaldi's ark files of features: written with checksums in a record beside them, and checked when read.
 
 The record of `feats.1.ark` is `feats.1.json`. It holds the size and CRC-32 of the whole archive, which are
-verified where an archive is reused, and those of every matrix, which are verified whenever it is read: 0.1 to
-0.4 ms for 10 s of speech, and no run has to read a corpus twice. An archive without a record was made by
+verified when an archive is reused, and those of every matrix, which are verified whenever it is read (0.1 to
+0.4 ms for 10 s of speech), so that no run has to read a corpus twice. An archive without a record was made by
 Kaldi's own tools; only its structure can be checked.
 """
 
@@ -37,15 +37,15 @@ from adaptkit.files import (
 from adaptkit.kaldi.recording import split_offset
 
 REMEDY = "run 'adaptkit feats' again, which rewrites damaged archives"
-_HEAD_BYTES = 32  # of a matrix; more than any header has
-_CELL_BYTES = {b"FM": 4, b"DM": 8, b"CM": 1, b"CM2": 2, b"CM3": 1}  # by the type of matrix
+_HEAD_BYTES = 32  # at the start of a matrix; more than any header has
+_CELL_BYTES = {b"FM": 4, b"DM": 8, b"CM": 1, b"CM2": 2, b"CM3": 1}  # bytes per value, by the type of matrix
 
 _Number = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass(frozen=True)
 class ArchiveRecord:
-    """The content of an archive, and what it was made of."""
+    """The content of an archive and a digest of its sources."""
 
     made_of: str
     num_bytes: _Number
@@ -69,7 +69,7 @@ _SEALED, _RECORD = TypeAdapter(_Sealed), TypeAdapter(ArchiveRecord)
 
 
 def write_archive(path: Path, matrices: Iterable[tuple[str, np.ndarray]], *, made_of: str) -> ArchiveRecord:
-    """Write the matrices (T, F) of utterances to an archive; `write_record` makes it complete."""
+    """Write the matrices (T, F) of utterances to an archive, to be completed by `write_record`."""
     remove(record_path(path))
     entries, frames, crc32 = {}, {}, 0
     with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -92,7 +92,7 @@ def write_record(path: Path, record: ArchiveRecord) -> None:
 
 
 def record_path(path: Path) -> Path:
-    """Return where the record of an archive lies."""
+    """Return the path of an archive's record."""
     return Path(path).with_suffix(".json")
 
 
@@ -111,9 +111,9 @@ def read_record(path: Path, remedy: str = REMEDY) -> ArchiveRecord:
 
 
 def find_damage(path: Path, made_of: str, *, allows_failures: bool = False) -> str:
-    """Return why an archive cannot be kept; empty if it is whole and made of this.
+    """Return why an archive cannot be kept; empty if it is intact and made from `made_of`.
 
-    One that lacks utterances, which may be there by now, is only kept where that is allowed.
+    An archive that lacks utterances, which may be available by now, is kept only if `allows_failures`.
     """
     if not (Path(path).is_file() and record_path(path).is_file()):
         return "incomplete"
@@ -129,13 +129,13 @@ def find_damage(path: Path, made_of: str, *, allows_failures: bool = False) -> s
 
 
 def refuse_incomplete(locations: Iterable[str], remedy: str = REMEDY) -> None:
-    """Refuse archives whose size differs from that in their record; nothing else is read."""
+    """Refuse archives whose size differs from their record; nothing else is read."""
     for path in sorted(_by_archive(locations)):
         _find_index(path, remedy)
 
 
 def count_recorded(locations: Sequence[str], remedy: str = REMEDY) -> list[int] | None:
-    """Return the frames of entries of `feats.scp` by the records of their archives; None if one has none."""
+    """Return the frames of `feats.scp` entries from their archives' records; None if one has no record."""
     frames = np.zeros(len(locations), np.int64)
     for path, entries in _by_archive(locations).items():
         index = _find_index(path, remedy)
@@ -150,7 +150,7 @@ def count_recorded(locations: Sequence[str], remedy: str = REMEDY) -> list[int] 
 
 
 def _by_archive(locations: Iterable[str]) -> dict[str, list[tuple[int, int]]]:
-    """Return the places and offsets of locations by their archives; one of each is looked for on disk."""
+    """Group locations by archive, as places and offsets; each archive is looked up on disk once."""
     found: dict[str, list[tuple[int, int]]] = {}
     for row, location in enumerate(locations):
         path, _, digits = location.rpartition(":")
@@ -164,7 +164,7 @@ def _by_archive(locations: Iterable[str]) -> dict[str, list[tuple[int, int]]]:
 def load_feats(location: str, remedy: str = REMEDY) -> Tensor:
     """Load the features (T, F) of an entry of `feats.scp`: `archive:offset`, or a file with one matrix.
 
-    Only Kaldi's binary matrices are read. kaldiio would also run commands and unpickle the content.
+    Only Kaldi's binary matrices are read; kaldiio would also run commands and unpickle files.
     """
     path, offset = split_offset(location)
     offset = offset or 0  # of a file with one matrix
@@ -180,12 +180,12 @@ def load_feats(location: str, remedy: str = REMEDY) -> Tensor:
 
 
 class _DamageError(ValueError):
-    """Content of an archive that cannot be right."""
+    """Raised for damaged content of an archive."""
 
 
 @dataclass(frozen=True)
 class _Index:
-    """Where the matrices of a recorded archive lie; arrays (N,), as a corpus has thousands of archives."""
+    """The positions of matrices in an archive with a record; arrays (N,), as a corpus has many archives."""
 
     offsets: np.ndarray  # ascending
     sizes: np.ndarray
@@ -200,7 +200,7 @@ class _Index:
         return place
 
     def read(self, file: BinaryIO, offset: int) -> bytes:
-        """Read the matrix at an offset, and compare it with its checksum."""
+        """Read the matrix at an offset, and verify its checksum."""
         place = self.find(offset)
         file.seek(offset)
         content = file.read(int(self.sizes[place]))
@@ -224,7 +224,7 @@ def _find_index(path: str, remedy: str) -> _Index | None:
 
 @functools.lru_cache(maxsize=1 << 14)  # at 500 utterances each, 12 kB
 def _read_index(path: str, num_bytes: int, *stamps: int, remedy: str) -> _Index:
-    """Read the index of an archive; its stamps and that of its record are part of the key of the cache."""
+    """Read the index of an archive; the cache's key includes its stamps and those of its record."""
     record = read_record(Path(path), remedy)
     if num_bytes != record.num_bytes:
         what = "truncated" if num_bytes < record.num_bytes else "damaged"
@@ -234,7 +234,7 @@ def _read_index(path: str, num_bytes: int, *stamps: int, remedy: str) -> _Index:
 
 
 def _read_unrecorded(file: BinaryIO, offset: int) -> bytes:
-    """Read a matrix of an archive without a record, whose header must fit the file."""
+    """Read a matrix from an archive without a record; its header must fit the file."""
     size = file.seek(0, os.SEEK_END)
     file.seek(offset)
     needed = _matrix_bytes(file.read(_HEAD_BYTES))
@@ -245,7 +245,7 @@ def _read_unrecorded(file: BinaryIO, offset: int) -> bytes:
 
 
 def _matrix_bytes(head: bytes) -> int:
-    """Return the bytes that a matrix takes, from its header; see Kaldi's matrix/kaldi-matrix.cc."""
+    """Return the size in bytes of a matrix, from its header; see Kaldi's matrix/kaldi-matrix.cc."""
     kind, _, rest = head[2:_HEAD_BYTES].partition(b" ")
     layout = "<xixi" if kind in (b"FM", b"DM") else "<8xii"
     size = struct.calcsize(layout)

@@ -30,8 +30,8 @@ from adaptkit.kaldi.tables import write_table
 from adaptkit.progress import counting
 
 SHARD_UTTERANCES = 500  # per ark file; a killed run loses at most one file
-PIECE_UTTERANCES = 50  # consecutive utterances of a recording for which it is opened once
-MOST_FAILED = 0.05  # of the utterances
+PIECE_UTTERANCES = 50  # consecutive utterances for which a recording is opened once
+MOST_FAILED = 0.05  # share of the utterances
 MOST_SHOWN = 500  # characters of a reason in a message
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,13 @@ def extract(
 
     In addition to the tables it writes `feats.N.ark` with `feats.N.json` (the content, checksums and sources
     of ark N), `feats.json` (the options) and `utt2num_frames`. Locations in feats.scp are absolute, as
-    written by Kaldi's make_fbank.sh, so that they are valid from any folder. Arks made from the same speech
-    with the same options are kept if their bytes are those that were written: a killed run continues where
-    it stopped. Utterances that fail are left out, up to a share of MOST_FAILED.
+    written by Kaldi's make_fbank.sh, so that they are valid from any folder. Intact arks made from the same
+    speech with the same options are kept, so that a killed run can be continued. Utterances that fail are
+    left out; if their share exceeds MOST_FAILED, this is a DataError.
 
     With `cmd`, such as `["queue.pl"]`, arks are made by an array of `num_jobs` jobs (see `jobs`). Otherwise
-    these are threads: the work is done in libraries that release the interpreter lock, and a process
-    would spend longer importing torch (3 s) than AN4 takes.
+    `num_jobs` threads make them: the work is done in libraries that release the interpreter lock, and a
+    process would spend longer importing torch (3 s) than extracting AN4.
     """
     data, out_dir = datadir.read(data_dir, needs_text=False), Path(out_dir).resolve()
     if out_dir == Path(data_dir).resolve():
@@ -81,7 +81,7 @@ def extract(
 def extract_part(
     data_dir: Path, part: Path, job: int, options: FbankOptions, *, allow_pipes: bool = False
 ) -> None:
-    """Make the arks of one job of an array in the array's own folder, from which `extract` takes them."""
+    """Make the arks of one job of an array in the array's folder, from which `extract` takes them."""
     numbers = jobs.read_share(part, job)
     data = datadir.read(data_dir, needs_text=False)
     shards = list(_plan(data, Path(part).resolve(), options, numbers))
@@ -100,7 +100,7 @@ class _Made:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Consecutive utterances of a recording, which is opened once for all of them."""
+    """Consecutive utterances for which a recording is opened once."""
 
     location: str
     utterances: tuple[Utterance, ...]
@@ -108,7 +108,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Shard:
-    """The utterances of one ark file; `made_of` changes with anything that would change the features."""
+    """The utterances of one ark file; `made_of` is a digest of everything that affects the features."""
 
     number: int
     ark: Path
@@ -139,13 +139,13 @@ def _pieces(data: DataDir, rows: np.ndarray) -> Iterator[_Piece]:
 
 
 def _sources(piece: _Piece) -> list:
-    """Return what the features of a piece depend on."""
+    """Return everything that the features of a piece depend on."""
     spans = [(u.utt_id, u.start_sec, u.end_sec) for u in piece.utterances]
     return [piece.location, spans, *stamp(piece.location)]
 
 
 def _find_reasons(shards: list[_Shard], num_jobs: int) -> list[str]:
-    """Return why each ark has to be made, empty if it is kept; whole arks are read for their checksums."""
+    """Return why each ark has to be made, empty if it is kept; arks are read to verify their checksums."""
     with ThreadPoolExecutor(num_jobs) as pool:
         return list(pool.map(lambda shard: find_damage(shard.ark, shard.made_of), shards))
 
@@ -180,7 +180,7 @@ def _make(
 
 
 def _make_piece(piece: _Piece, options: FbankOptions, allow_pipes: bool) -> list[_Made]:
-    """Extract the features of a piece; where the recording cannot be opened, none has any."""
+    """Extract the features of a piece; if the recording cannot be opened, all its utterances fail."""
     spans = [(utterance.start_sec, utterance.end_sec) for utterance in piece.utterances]
     segments = read_segments(piece.location, spans, rate_hz=options.rate_hz, allow_pipes=allow_pipes)
     try:
@@ -271,7 +271,7 @@ def _remove_leftovers(out_dir: Path, last: int) -> None:
 
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
-    """Limit torch to one thread for each of ours; more would only wait for each other."""
+    """Limit torch to one thread within each of ours; more would only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

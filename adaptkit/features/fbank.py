@@ -12,7 +12,7 @@ from torchaudio.compliance import kaldi
 from adaptkit.errors import ConfigError, DataError, nearest
 from adaptkit.files import read_text, replacing, require_regular
 
-_BOUNDS = {  # of options, so that no file can ask for more than some MB; rate_hz and num_bins are integers
+_BOUNDS = {  # of options, to limit the memory to some MB; rate_hz and num_bins are integers
     "rate_hz": (1000, 768_000),
     "num_bins": (4, 1024),
     "window_ms": (1, 1000),
@@ -109,7 +109,7 @@ def log_mel(speech: Tensor, options: FbankOptions) -> Tensor:
     """Compute log-mel filterbanks (T, F) of speech (N,) in [-1, 1), scaled to Kaldi's 16-bit range.
 
     The values are those of `torchaudio.compliance.kaldi.fbank`. It builds its mel matrix in each call, which
-    takes 0.3 of the 2.5 ms for 3 s of speech: not worth a cache, which would duplicate its private code.
+    takes 0.3 of the 2.5 ms for 3 s of speech: too little for a cache, which would duplicate its private code.
     """
     if speech.numel() < options.window_samples:
         raise DataError(f"{speech.numel()} samples are shorter than one window of {options.window_samples}")

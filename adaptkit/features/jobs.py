@@ -1,10 +1,10 @@
 """Features by an array of jobs, in the calling form of Kaldi's run.pl, queue.pl and slurm.pl.
 
-The command `queue.pl JOB=1:8 OUT/log/feats.JOB.log adaptkit feats ... --job JOB` is run once. Each job
-makes its share of the arks in a folder of that array, `OUT/.part-*`. Whether it did is not taken from
-its exit code, nor from that of the array, which may be lost with a machine: only an ark whose record and
-checksum are right, and that was made of the same speech, is moved to its place. A job of an earlier
-array that still runs writes to a folder of its own.
+The command `queue.pl JOB=1:8 OUT/log/feats.JOB.log adaptkit feats ... --job JOB` is run once. Each job makes
+its share of the arks in a folder of that array, `OUT/.part-*`. Exit codes of jobs and of the array, which may
+be lost with a machine, do not count: an ark is moved to its place only if its record and checksum are right
+and it was made from the same speech. A job of an earlier array that is still running writes to a separate
+folder.
 """
 
 import json
@@ -25,7 +25,7 @@ from adaptkit.files import explain_os_error, parse_json, read_text, remove, requ
 
 _SHARES = "shares.json"
 _PREFIX = ".part-"
-_NAMES = ("JOB", "TASK", "ARRAY_INDEX")  # of the number of a job, where the first stands in a path
+_NAMES = ("JOB", "TASK", "ARRAY_INDEX")  # names for a job's number; another is used if a path contains one
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Array:
 
 
 def run(array: Array, todo: Mapping[int, str]) -> None:
-    """Make arks, which are given by number with what they are made of; what is missing is a DataError."""
+    """Make arks, given by number with digests of their sources; a missing ark is a DataError."""
     part = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=array.out_dir))
     part.chmod(0o777 & ~_umask())
     num_jobs = min(array.num_jobs, len(todo))
@@ -69,7 +69,7 @@ def run(array: Array, todo: Mapping[int, str]) -> None:
 
 
 def take_over(made_of: Mapping[int, str], out_dir: Path) -> None:
-    """Take the whole arks of arrays whose `adaptkit feats` was killed, and remove their folders."""
+    """Take the intact arks of arrays whose `adaptkit feats` was killed, and remove their folders."""
     for part in sorted(out_dir.glob(f"{_PREFIX}*")):
         for ark in part.glob("feats.*.ark"):
             number = ark.name.split(".")[1]
@@ -79,7 +79,7 @@ def take_over(made_of: Mapping[int, str], out_dir: Path) -> None:
 
 
 def read_share(part: Path, job: int) -> list[int]:
-    """Return the numbers of the arks that a job makes."""
+    """Return the numbers of a job's arks."""
     file = Path(part) / _SHARES
     try:
         require_regular(file)
@@ -93,7 +93,7 @@ def read_share(part: Path, job: int) -> list[int]:
 
 
 def _take(part: Path, out_dir: Path, number: int, made_of: str) -> str:
-    """Move an ark and then its record to their place; return why it cannot be taken, empty if it was."""
+    """Move an ark and then its record to their place; return why it cannot be taken; empty if it was."""
     made, ark = part / f"feats.{number}.ark", out_dir / f"feats.{number}.ark"
     damage = find_damage(made, made_of, allows_failures=True)
     if damage:
@@ -128,13 +128,13 @@ def _words(array: Array, part: Path, name: str) -> list[str]:
 
 
 def _choose_name(array: Array, part: Path) -> str:
-    """Choose a name for the number of a job, which the command replaces wherever it stands."""
+    """Choose a name for the number of a job, which the command replaces wherever it occurs."""
     words = [*array.cmd, *_words(array, part, "")]
     for name in _NAMES:
         if not any(name in word for word in words):
             return name
     raise DataError(
-        f"{array.out_dir}: a path contains each of {listed(_NAMES)}, which stand for a job; rename it"
+        f"{array.out_dir}: a path contains each of {listed(_NAMES)}, which stand for a job number; rename it"
     )
 
 

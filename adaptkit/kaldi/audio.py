@@ -33,7 +33,7 @@ __all__ = [
     "write_audio",
 ]
 
-_CHUNK_SAMPLES = 1 << 20  # decoded at a time to reach a segment, 4 MiB
+_CHUNK_SAMPLES = 1 << 20  # decoded at a time on the way to a segment, 4 MiB
 MOST_KERNEL = 1 << 26  # values of a resampling kernel, 256 MiB; 44.1 to 16 kHz needs about 441 * 160
 
 
@@ -48,7 +48,7 @@ def read_audio(
     """Read a recording, or its segment from `start_sec` to `end_sec`, as samples (N,) with full scale 1.
 
     Only float recordings exceed 1. A recording must have one channel; it is resampled if its rate differs.
-    The module `recording` describes what a location can be.
+    The module `recording` describes the forms of a location.
     """
     span = (start_sec, end_sec)
     (samples,) = read_segments(location, [span], rate_hz=rate_hz, allow_pipes=allow_pipes)
@@ -64,12 +64,11 @@ def read_segments(
     rate_hz: int,
     allow_pipes: bool = False,
 ) -> Iterator[Tensor | DataError]:
-    """Yield the segments of a recording that is opened once; in place of one that cannot be read, its error.
+    """Yield the segments of a recording that is opened once; for an unreadable segment, yield its error.
 
     `spans` are starts and ends in seconds, in the order of their starts. Every segment is cut first and then
-    resampled by itself, so that its samples are those that `read_audio` gives, whatever else is read. No more
-    than the longest segment is held in memory; of what lies between segments, only formats that cannot seek
-    are decoded.
+    resampled, so that its samples are those of `read_audio`, whatever else is read. At most the longest
+    segment is held in memory; audio between segments is decoded only for formats that cannot seek.
     """
     with opened(location, allow_pipes=allow_pipes) as (recording, file):
         if recording.num_channels != 1:
@@ -88,10 +87,10 @@ def read_segments(
 
 
 def count_samples(data: DataDir, *, rate_hz: int, allow_pipes: bool = False) -> list[int]:
-    """Return how many samples `read_audio` reads of each utterance at a sampling rate.
+    """Return the number of samples that `read_audio` returns for each utterance at a sampling rate.
 
-    Only where a recording is a command, or is missing, does this follow from the utterance's duration, and
-    may be off by some samples.
+    If a recording is a command or is missing, the number follows from the utterance's duration and may be off
+    by some samples.
     """
     recordings = recording_rows(data)
     used, places = np.unique(recordings, return_inverse=True)
@@ -111,9 +110,9 @@ def count_samples(data: DataDir, *, rate_hz: int, allow_pipes: bool = False) -> 
 def _count_all(
     utterances: Utterances, locations: Sequence[str], headers: Headers, places: np.ndarray, rate_hz: int
 ) -> np.ndarray:
-    """Return what `_span` and `_count_at_rate` give for each utterance (N,); 0 where no header is known.
+    """Return the results of `_span` and `_count_at_rate` for each utterance (N,); 0 where no header is known.
 
-    `places` (N,) says which recording each utterance is from.
+    `places` (N,) are the rows of the utterances' recordings.
     """
     rates_hz, totals = headers.rates_hz[places], headers.num_samples[places]
     starts, lengths = utterances.starts_sec, headers.durations_sec[places]
@@ -144,7 +143,7 @@ def write_audio(path: Path, speech: Tensor, *, rate_hz: int) -> None:
 
 
 def fit_full_scale(speech: Tensor) -> Tensor:
-    """Scale speech (N,) down if it exceeds full scale; return other speech as it is.
+    """Scale speech (N,) down if it exceeds full scale; return other speech unchanged.
 
     >>> fit_full_scale(torch.tensor([0.5, -2.0]))
     tensor([ 0.2500, -1.0000])
@@ -199,7 +198,7 @@ class _InOrder:
     def read(self, first: int, last: int) -> Tensor:
         """Read samples `first` to `last`."""
         with _explained(self.location):
-            while self.first + len(self.held) <= first:  # nothing of it is needed
+            while self.first + len(self.held) <= first:  # not needed
                 self.first += len(self.held)
                 self.held = torch.from_numpy(self.file.read(_CHUNK_SAMPLES, dtype="float32"))
                 if not len(self.held):
@@ -233,7 +232,7 @@ def _refuse_loud(location: str, samples: Tensor) -> None:
 
 
 def _count_at_rate(num_samples: np.ndarray, own_hz: int, rate_hz: int) -> np.ndarray:
-    """Return how many samples some (N,) become at another rate, as torchaudio counts, in float32."""
+    """Return the numbers of samples (N,) after resampling, as torchaudio computes them, in float32."""
     common = math.gcd(own_hz, rate_hz)
     exact = rate_hz // common * num_samples / (own_hz // common)
     return np.ceil(exact.astype(np.float32)).astype(np.int64)

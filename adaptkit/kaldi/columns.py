@@ -1,4 +1,4 @@
-"""Columns of strings: a million strings take the bytes of their text rather than an object each."""
+"""Columns of strings, which take the bytes of their text rather than an object per string."""
 
 from array import array
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
@@ -8,14 +8,14 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-_CHUNK = 1 << 15  # strings that are objects at a time
+_CHUNK = 1 << 15  # number of strings that are objects at a time
 _KEPT = "surrogatepass"  # names of files on the command line may not be UTF-8
 
 Value = TypeVar("Value")
 
 
 class Strings(Sequence[str]):
-    """Strings as UTF-8 in one buffer, made into objects one by one when they are asked for."""
+    """Strings as UTF-8 in one buffer, each made into an object on access."""
 
     __slots__ = ("_content", "_ends")
     __hash__ = None
@@ -43,7 +43,7 @@ class Strings(Sequence[str]):
 
     @classmethod
     def concatenate(cls, parts: Sequence["Strings"]) -> "Strings":
-        """Return the strings of several columns one after the other."""
+        """Return the concatenated strings of several columns."""
         if len(parts) == 1:
             return parts[0]
         starts = np.cumsum([0, *(len(part._content) for part in parts)])
@@ -64,7 +64,7 @@ class Strings(Sequence[str]):
         return chain.from_iterable(self.chunks())
 
     def chunks(self) -> Iterator[list[str]]:
-        """Yield the strings as lists of some 10,000."""
+        """Yield the strings in lists of some 10,000."""
         for start in range(0, len(self), _CHUNK):
             part = self[start : start + _CHUNK]
             yield _cut(part._content, part._ends.tolist())
@@ -75,7 +75,7 @@ class Strings(Sequence[str]):
         return self._content == other._content and np.array_equal(self._ends, other._ends)
 
     def encoded(self, index: int) -> bytes:
-        """Return one string as UTF-8, whose order is C order."""
+        """Return one string as UTF-8, the order of which is C order."""
         place = as_index(index)
         place += len(self) if place < 0 else 0
         if not 0 <= place < len(self):
@@ -100,18 +100,18 @@ class Strings(Sequence[str]):
 
 
 class Names(Sequence[str]):
-    """Strings with few distinct values, such as speakers: an index into a list for each."""
+    """Strings with few distinct values, such as speakers, stored as indices into a list."""
 
     __slots__ = ("codes", "names")
     __hash__ = None
 
     def __init__(self, names: Sequence[str], codes: np.ndarray):
         self.names = tuple(names)
-        self.codes = codes  # (N,) each the place of its name
+        self.codes = codes  # (N,) places of the names
 
     @classmethod
     def of(cls, strings: Iterable[str]) -> "Names":
-        """Return a column of strings, each distinct one held once.
+        """Return a column of strings that holds each distinct one once.
 
         >>> Names.of(["bob", "anna", "bob"]).used()
         ['anna', 'bob']
@@ -155,7 +155,7 @@ class Names(Sequence[str]):
 
 
 class Table(Mapping[str, Value], Generic[Value]):
-    """A mapping whose keys are a column in C order, beside a column of values; found by bisection."""
+    """A mapping of a column of keys, in C order and found by bisection, to a column of values."""
 
     __slots__ = ("column", "ids")
     __hash__ = None
@@ -227,14 +227,14 @@ class Table(Mapping[str, Value], Generic[Value]):
 
 
 class _Items(ItemsView):
-    """The items of a table, without a search for each."""
+    """The items of a table, without a search per key."""
 
     def __iter__(self) -> Iterator[tuple[str, object]]:
         return zip(self._mapping.ids, self._mapping.column, strict=True)
 
 
 class _Values(ValuesView):
-    """The values of a table, without a search for each."""
+    """The values of a table, without a search per key."""
 
     def __iter__(self) -> Iterator[object]:
         return iter(self._mapping.column)

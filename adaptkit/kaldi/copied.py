@@ -1,6 +1,6 @@
-"""Audio files made from others, with a record of what each was made from.
+"""Audio files made from others, with a record of the sources of each.
 
-A run makes only those that are missing or made from something else, so a killed one goes on where it stopped.
+A run makes only the files that are missing or out of date, so that a killed run can be continued.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ RECORD = "copies.jsonl"
 
 @dataclass(frozen=True)
 class Copied:
-    """A line of the record: an audio file, the digest of what it was made from, and its size."""
+    """A line of the record: an audio file, the digest of its sources, and its size."""
 
     utt_id: str  # of the copy, or its recording
     made_of: str
@@ -31,7 +31,7 @@ Line = TypeVar("Line", bound=Copied)
 
 @dataclass(frozen=True)
 class Wanted:
-    """An audio file to be made, and the digest of what it is to be made from."""
+    """An audio file to be made, and the digest of its sources."""
 
     file: Path
     made_of: str
@@ -52,8 +52,8 @@ def make_missing(
 ) -> dict[str, Line]:
     """Make the audio files that are missing or out of date; return the lines of all, by id.
 
-    `make` yields the lines of some ids, each when its file is there. Until all are made, `folder` is not a
-    data directory. `what` names the files in messages about progress.
+    `make` yields the lines of the given ids, each once its file exists. Until all are made, `folder` is not a
+    data directory. `what` names the files in progress messages.
     """
     found = _read(folder / RECORD, kind)
     made = {key: found[key] for key, one in wanted.items() if key in found and _is_there(one, found[key])}
@@ -76,7 +76,7 @@ def _format(line: Copied) -> str:
 
 
 def _read(record: Path, kind: type[Line]) -> dict[str, Line]:
-    """Read what an earlier run made, by id; the last line of a killed run may be incomplete."""
+    """Read the lines of an earlier run, by id; the last line of a killed run may be incomplete."""
     lines = split_lines(read_text(record)) if record.exists() else []
     made = {}
     for line in lines:

@@ -1,9 +1,9 @@
 """Kaldi data directories: sets of utterances, read into `DataDir` and written from it.
 
-Files: `wav.scp` (recording, location), `segments` (utterance, recording, start, end; optional: otherwise each
-utterance is the recording of the same name), `text` (optional for decoding; ids alone do too), `utt2spk`,
-`spk2utt`, `utt2dur` (optional), `utt2task` (optional: otherwise the speaker is the task), `utt2group` or
-`spk2group` (optional: by which results are shown) and, once extracted, `feats.scp`. See
+    Files: `wav.scp` (recording, location), `segments` (utterance, recording, start, end; optional: otherwise
+    each utterance is the recording of the same name), `text` (optional for decoding, or only ids), `utt2spk`,
+    `spk2utt`, `utt2dur` (optional), `utt2task` (optional: otherwise the speaker is the task), `utt2group` or
+    `spk2group` (optional: groups for results) and, once extracted, `feats.scp`. See
 Povey et al., The Kaldi speech recognition toolkit, 2011, https://kaldi-asr.org/doc/data_prep.html
 """
 
@@ -30,7 +30,7 @@ __all__ = ["DataDir", "Utterance", "invert", "read", "read_groups", "write"]
 class DataDir:
     """A set of utterances sorted by id, with the locations of its recordings and, if known, features.
 
-    Any sequence and mappings can be given; they are held as columns, see `utterances` and `columns`.
+    Any sequence and mappings can be given; they are stored as columns, see `utterances` and `columns`.
     """
 
     path: Path
@@ -56,8 +56,8 @@ class DataDir:
 def read(path: Path, *, needs_text: bool = True) -> DataDir:
     """Read a data directory; an inconsistency is a DataError that names the first problem.
 
-    `adaptkit data validate` (kaldi.validate) lists all problems. Unless it `needs_text`, there may be no
-    `text`, or one of ids alone; every text is then empty.
+    `adaptkit data validate` (kaldi.validate) lists all problems. Unless `needs_text`, `text` may be missing
+    or contain only ids; every text is then empty.
     """
     path = Path(path)
     if not path.is_dir():
@@ -105,7 +105,7 @@ def _refuse_unusable(path: Path, utterances: Utterances, recordings: Table[str])
 def read_groups(path: Path, speakers: Mapping[str, str]) -> dict[str, str]:
     """Read the group of each utterance from utt2group, or by its speaker from spk2group; empty without both.
 
-    `speakers` is the table of utt2spk. An utterance without a group is a DataError, as are both files.
+    `speakers` is the table of utt2spk. It is a DataError if an utterance has no group or if both files exist.
     """
     by_utterance, by_speaker = (
         dict(_read_optional(path / name) or {}) for name in ("utt2group", "spk2group")
@@ -128,7 +128,7 @@ def write(data: DataDir) -> None:
     """Write a data directory with sorted tables; the optional ones only if needed.
 
     Groups are written as utt2group, for all utterances or none. `wav.scp` is removed first and written last,
-    so that a killed run leaves no mixture of old and new tables.
+    so that a killed run does not leave a data directory with old and new tables.
     """
     utterances = data.utterances.sorted()
     ids = list(utterances.ids)
@@ -201,7 +201,7 @@ def _read_groups(path: Path, speakers: Table[str]) -> Table[str] | None:
 
 
 def _read_names(path: Path) -> Table[str]:
-    """Read a table of which few values differ, such as speakers."""
+    """Read a table with few distinct values, such as speakers."""
     table = read_columns(path)
     return Table(table.ids, Names.of(table.column))
 

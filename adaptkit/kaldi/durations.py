@@ -16,8 +16,9 @@ Length = Callable[[str], float | None]  # seconds of a recording by its name; No
 def read_durations(data: DataDir, *, allow_pipes: bool = False) -> np.ndarray:
     """Return the duration of each utterance in seconds (N,).
 
-    It follows from its times in segments or the header of its recording. Only where that is a command, or is
-    not there, utt2dur is believed, which may be out of date; without it, commands are run where allowed.
+    It follows from the times in segments or the header of the recording. Only if the recording is a command
+    or missing, it is taken from utt2dur, which may be out of date; without utt2dur, commands are run if
+    allowed.
     """
     recordings, is_open = recording_rows(data), np.isnan(data.utterances.ends_sec)
     needed = set(recordings[is_open & ~_has_stated(data)].tolist())
@@ -60,7 +61,7 @@ def measure_all(data: DataDir, lengths_sec: np.ndarray) -> np.ndarray:
 
 
 def _has_stated(data: DataDir) -> np.ndarray:
-    """Return which utterances utt2dur has (N,)."""
+    """Return which utterances (N,) are in utt2dur."""
     if data.duration_sec is None:
         return np.zeros(len(data.utterances), bool)
     return data.duration_sec.rows(data.utterances.ids) >= 0
@@ -88,4 +89,4 @@ def is_present(location: str) -> bool:
     try:
         return not is_command(location) and os.path.exists(split_offset(location)[0])
     except (DataError, ValueError):
-        return True  # and probing it says what is wrong
+        return True  # probing it will report the problem

@@ -13,7 +13,7 @@ from adaptkit.kaldi.tables import format_table
 from adaptkit.kaldi.validate import DEFAULT_CHECKS, find_in_tables, needed_tables
 
 BACKUP = ".backup"
-SIDE_TABLES = {  # other Kaldi tables, by the type of their keys
+SIDE_TABLES = {  # other Kaldi tables, by type of key
     "utterance": ("utt2num_frames", "utt2lang", "utt2uniq", "vad.scp"),
     "speaker": ("cmvn.scp", "spk2gender"),
     "recording": ("reco2dur", "reco2file_and_channel"),
@@ -31,7 +31,7 @@ class Repair:
 
 
 def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
-    """Repair a data directory in place, so that the same checks find no problem in it; warnings may remain.
+    """Repair a data directory in place, so that the same checks find no problem; warnings may remain.
 
     Every changed file is first copied to `.backup` inside the directory, then replaced atomically. If no
     utterance would remain, nothing is changed and a DataError gives the reasons.
@@ -45,7 +45,7 @@ def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
     if not kept:
         raise DataError(f"{path}: no utterance would remain, nothing was changed:\n{_lines(faults)}")
     for problem in faults:
-        if problem.path.name == "utt2dur":  # its lines are optional, and lengths are taken from the audio
+        if problem.path.name == "utt2dur":  # its lines are optional, since lengths come from the audio
             _drop_line(tables["utt2dur"], problem.line)
     repaired = _repaired(path, tables, kept)
     changed = {name: text for name, text in repaired.items() if _is_changed(path / name, text)}
@@ -56,7 +56,7 @@ def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
 
 def _reasons(tables: dict[str, Table], faults: list[Problem]) -> dict[str, str]:
     """Return the first problem of each utterance that cannot be used."""
-    users: dict[str, list[str]] = {}  # of each recording
+    users: dict[str, list[str]] = {}  # utterances of each recording
     for utt_id, line in tables.get("segments", {}).items():
         users.setdefault(line.value.split(" ")[0], []).append(utt_id)
     reasons: dict[str, str] = {}
@@ -69,7 +69,7 @@ def _reasons(tables: dict[str, Table], faults: list[Problem]) -> dict[str, str]:
 
 
 def _reason(problem: Problem) -> str:
-    """Return a problem without the remedy that is being carried out."""
+    """Return a problem without the remedy, which is being carried out."""
     is_under_way = "adaptkit data fix" in problem.remedy
     return str(problem).removesuffix(f"; {problem.remedy}") if is_under_way else str(problem)
 
@@ -89,7 +89,7 @@ def _repaired(path: Path, tables: dict[str, Table], kept: set[str]) -> dict[str,
     kinds = {"wav.scp": "recording", "spk2group": "speaker"}
     repaired = {name: _filtered(table, keys[kinds.get(name, "utterance")]) for name, table in tables.items()}
     if tables.get("utt2group") and "spk2group" in tables:
-        repaired["spk2group"] = ""  # of the two, the finer one stays
+        repaired["spk2group"] = ""  # the finer of the two stays
     repaired["spk2utt"] = format_table(invert(speakers))
     for kind, names in SIDE_TABLES.items():
         for name in names:
@@ -99,7 +99,7 @@ def _repaired(path: Path, tables: dict[str, Table], kept: set[str]) -> dict[str,
 
 
 def _replace(path: Path, changed: Mapping[str, str]) -> None:
-    """Copy the changed files to the backup, then write them; an optional table left empty is deleted."""
+    """Copy the changed files to the backup, then write them; an empty optional table is deleted."""
     for name in changed:
         if (path / name).exists():
             with replacing(path / BACKUP / name) as copy:
@@ -116,7 +116,7 @@ def _filtered(table: Table, keys: set[str]) -> str:
 
 
 def _is_changed(file: Path, text: str) -> bool:
-    """Whether a file has to be written, or, if its text is empty, to be deleted."""
+    """Whether a file has to be written or, if its text is empty, deleted."""
     return _content(file) != text.encode() if text else file.exists()
 
 

@@ -1,4 +1,4 @@
-"""Find where FLAC frames end, whatever the header says (RFC 9639)."""
+"""Find the end of FLAC frames without relying on the header (RFC 9639)."""
 
 import os
 import re
@@ -25,10 +25,10 @@ _CRC8 = _crc8_table()
 def find_end(file: BinaryIO) -> int | None:
     """Return the number of samples up to the end of the last frame; None if no two frames are found.
 
-    A chance pattern may look like a frame, but hardly like one that begins where another ended.
+    A random pattern may look like a frame, but hardly like one that begins where another ended.
     """
     file.seek(8)
-    block_size = int.from_bytes(file.read(4)[2:], "big")  # the largest, which is that of all if it is fixed
+    block_size = int.from_bytes(file.read(4)[2:], "big")  # the largest; if fixed, that of all blocks
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _TAIL_BYTES))
     ends, last = set(), None
@@ -51,7 +51,7 @@ def _frames(content: bytes, block_size: int) -> Iterator[tuple[int, int]]:
 def _parse(head: bytes, block_size: int) -> tuple[int, int] | None:
     if len(head) < _MOST_HEADER_BYTES or head[3] & 1:
         return None
-    extra = 8 - (head[4] ^ 0xFF).bit_length()  # ones that lead the first byte of the coded number
+    extra = 8 - (head[4] ^ 0xFF).bit_length()  # leading ones in the first byte of the coded number
     extra = max(0, extra - 1) if extra != 1 else -1
     size_code, rate_code = head[2] >> 4, head[2] & 15
     at = 5 + extra

@@ -1,7 +1,7 @@
-"""Compare the headers of recordings with the bytes that follow: libsndfile believes any header.
+"""Compare the headers of recordings with the bytes that follow, since libsndfile trusts any header.
 
-A recording that is shorter than its header says was truncated. One that is longer was joined by `cat` or its
-header was not finished, and libsndfile would read the first part of it without a word.
+A recording shorter than stated in its header was truncated. A longer one was joined by `cat`, or its header
+was never completed; libsndfile would silently read only its first part.
 """
 
 import functools
@@ -15,13 +15,13 @@ from adaptkit.errors import DataError
 from adaptkit.files import stamp
 from adaptkit.kaldi import flac
 
-STREAM_BYTES = 0x7FFFF000  # sizes from here on were written to a pipe, length unknown (sox, ffmpeg)
+STREAM_BYTES = 0x7FFFF000  # sizes from here on mean an unknown length, written to a pipe (sox, ffmpeg)
 UNKNOWN_FRAMES = 1 << 40  # libsndfile reports 2**63 - 1 for a FLAC stream of unknown length
 PLAUSIBLE_HZ = (4000, 192000)
 SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8,
     "ULAW": 1, "ALAW": 1}  # fmt: skip
-MOST_EXTRA = (0.1, 1 << 13)  # share and bytes of a file that are no samples, where nothing says what they are
-CHUNKED = ("WAV", "WAVEX", "RF64", "W64")  # libsndfile reads all chunks, and logs where it has to stop
+MOST_EXTRA = (0.1, 1 << 13)  # share and bytes of a file that may be something other than samples
+CHUNKED = ("WAV", "WAVEX", "RF64", "W64")  # libsndfile reads all chunks, and logs where it stops
 UNCHUNKED = ("AIFF", "AU", "CAF", "NIST")
 _CHUNK_BYTES = 1 << 24
 
@@ -29,7 +29,7 @@ Source = str | io.BytesIO  # the name of a file, or the bytes of one
 
 
 def refuse_false_header(location: str, file: soundfile.SoundFile, source: Source) -> None:
-    """Refuse a recording whose header contradicts itself or the content; nothing is decoded but its end."""
+    """Refuse a recording whose header contradicts itself or the content; only its end is decoded."""
     head = read_head(source)
     _refuse_strange_rate(location, file)
     _refuse_short_of_header(location, file, head)
@@ -98,7 +98,7 @@ def _refuse_short_of_header(location: str, file: soundfile.SoundFile, head: byte
 
 
 def _refuse_beyond_header(location: str, file: soundfile.SoundFile, num_bytes: int, head: bytes) -> None:
-    """Refuse a file of uncompressed samples that goes on far beyond what its header states."""
+    """Refuse a file of uncompressed samples that continues far beyond the length in its header."""
     width = SAMPLE_BYTES.get(file.subtype, 0) * file.channels
     frames = _sphere_count(head) or _w64_count(file, width) or file.frames
     extra = num_bytes - frames * width
@@ -117,13 +117,16 @@ def _sphere_count(head: bytes) -> int | None:
 
 
 def _w64_count(file: soundfile.SoundFile, width: int) -> int | None:
-    """Return the samples of a W64 file by its data chunk, whose 24 bytes of header count; None of others."""
+    """Return the number of samples in a W64 file from its data chunk's size, which includes 24 header bytes.
+
+    For other files, return None.
+    """
     found = re.search(r"^data : (\d+)", file.extra_info, re.M) if file.format == "W64" else None
     return (int(found[1]) - 24) // width if found and width else None
 
 
 def _refuse_joined(location: str, num_frames: int, source: Source) -> None:
-    """Refuse FLAC whose last frame is not where its header says, and a second stream behind the first."""
+    """Refuse FLAC whose last frame contradicts its header, and a second stream after the first."""
     if isinstance(source, str):
         end, is_joined = _find_end_of_file(source, os.stat(source).st_ino, *stamp(source))
     else:
@@ -162,7 +165,7 @@ def _find_end(file: io.BufferedIOBase) -> tuple[int | None, bool]:
 def _has_second(
     file: io.BufferedIOBase, marker: re.Pattern[bytes], between: re.Pattern[bytes] | None
 ) -> bool:
-    """Whether a marker comes again; of Ogg streams side by side, all begin before any has gone on."""
+    """Whether a marker occurs again; multiplexed Ogg streams all begin before any continues."""
     has_begun, kept = False, b""
     while chunk := file.read(_CHUNK_BYTES):
         window, place = kept + chunk, 0

@@ -1,4 +1,4 @@
-"""Join short utterances into long ones, as Kaldi's combine_short_segments.sh does, but as recordings."""
+"""Join short utterances into long ones, like Kaldi's combine_short_segments.sh, but as recordings."""
 
 import logging
 import math
@@ -26,9 +26,9 @@ def join(
 ) -> DataDir:
     """Join utterances of a speaker, task and group into ones of at most `most_sec`, in the order of ids.
 
-    Every utterance is used once, and one longer than that stays alone. Texts are joined by a space; the id is
-    that of the first with `-comb<number>`, as in Kaldi. The audio is written below `path`/audio; the tables
-    are written by `subset.save`, and until then `path` is not a data directory.
+    Every utterance is used once; longer ones stay alone. Texts are joined by a space; the id is that of the
+    first utterance with `-comb<number>`, as in Kaldi. The audio is written to `path`/audio; the tables are
+    written by `subset.save`, and until then `path` is not a data directory.
     """
     if not 0 < most_sec < math.inf:
         raise ConfigError(f"joined utterances cannot have at most {most_sec:g} s; try 15 s")
@@ -53,19 +53,19 @@ def join(
 
 
 def merge_utterances(utterances: Sequence[Utterance]) -> Utterance:
-    """Return utterances of one speaker, task and group as a single one, which is a recording of its own."""
+    """Return utterances of one speaker, task and group as a single one, with a recording of its own."""
     utt_id = utterances[0].utt_id + (f"-comb{len(utterances)}" if len(utterances) > 1 else "")
     text = " ".join(u.text for u in utterances if u.text)
     return replace(utterances[0], utt_id=utt_id, recording=utt_id, text=text, start_sec=0.0, end_sec=None)
 
 
 def join_speech(parts: Sequence[Tensor], *, rate_hz: int) -> Tensor:
-    """Concatenate speech (N_i,) without clicks; a single part stays as it is.
+    """Concatenate speech (N_i,) without clicks; a single part stays unchanged.
 
     The mean of each part is removed, and the part fades over FADE_SEC where it meets another, since a step is
     a click. A few of AN4's recordings have an offset of up to 1 % of full scale, ten times their background
-    noise; it drifts, and hum jumps too, so removing the mean alone is not enough. The fades lower the
-    background noise around a joint by 1 dB.
+    noise; since it drifts, and since hum also causes steps, removing the mean is not enough. The fades lower
+    the background noise around a joint by 1 dB.
     """
     if len(parts) == 1:
         return parts[0]

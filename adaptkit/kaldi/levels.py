@@ -1,4 +1,4 @@
-"""Decode whole recordings, and measure how loud their segments are."""
+"""Decode whole recordings, and measure the peaks of their segments."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class Levels:
 def measure_levels(
     location: str, spans: Sequence[tuple[float, float | None]], *, allow_pipes: bool = False
 ) -> Levels:
-    """Decode a recording from beginning to end, 4 MiB at a time; what cannot be decoded is a DataError.
+    """Decode a recording from beginning to end, 4 MiB at a time; a failure is a DataError.
 
-    `spans` are starts and ends of segments in seconds. Several channels are not decoded.
+    `spans` are starts and ends of segments in seconds. Recordings with several channels are not decoded.
     """
     wav = find_plain(location)
     if wav is not None:
@@ -55,7 +55,7 @@ def _decode(recording: Recording, file: SoundFile) -> Iterator[np.ndarray]:
 def _measure(
     recording: Recording, blocks: Iterable[np.ndarray], spans: Sequence[tuple[float, float | None]]
 ) -> Levels:
-    """Measure a recording that comes in blocks of samples; of several channels nothing is measured."""
+    """Measure a recording given as blocks of samples; with several channels, nothing is measured."""
     rate_hz, total, length_sec = recording.rate_hz, recording.num_samples, recording.duration_sec
     starts = [round(min(start, length_sec) * rate_hz) for start, _ in spans]
     ends = [total if end is None else round(min(end, length_sec) * rate_hz) for _, end in spans]

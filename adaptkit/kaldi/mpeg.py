@@ -1,9 +1,9 @@
-"""Count the frames of MP3 files, whose headers often state no length or that of a part of the file.
+"""Count the frames of MP3 files, whose headers often state no length or that of only a part of the file.
 
-A variable rate written to a pipe has no count at all, and of files joined by `cat` only the first counts: its
-own frames. libsndfile believes the count or guesses one from the size and the first frame, and gives no more
-samples than that. So every frame is walked over here, 0.2 s per hour of speech, and content without a true
-count is given one. See ISO/IEC 11172-3 and 13818-3, and the Info frame of Xing and LAME.
+Files with a variable rate written to a pipe have no frame count, and in files joined by `cat` the header
+counts only the frames of the first. libsndfile trusts the count, or guesses one from the size and the first
+frame, and returns no more samples than that. So all frames are visited here, in 0.2 s per hour of speech, and
+content without a true count gets one. See ISO/IEC 11172-3 and 13818-3, and the Info frame of Xing and LAME.
 """
 
 import functools
@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from adaptkit.errors import DataError
 
-_KBITS = {  # by MPEG version 1 or 2 (2.5 too) and layer
+_KBITS = {  # by MPEG version, 1 or 2 (and 2.5), and layer
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -24,9 +24,9 @@ _KBITS = {  # by MPEG version 1 or 2 (2.5 too) and layer
     (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by version bits
-_INFO_BYTES = 64  # after the side information, room for the counts
+_INFO_BYTES = 64  # after the side information, with the counts
 _START = re.compile(rb"\xff[\xe0-\xff]|ID3|TAG|APETAGEX")
-_TAG_BYTES = 128  # of ID3 in its first version, at the end of a file
+_TAG_BYTES = 128  # of an ID3v1 tag, at the end of a file
 _SLACK = 1  # frames; some encoders count the Info frame itself
 
 
@@ -39,14 +39,14 @@ class _Header:
 
     @property
     def info_at(self) -> int:
-        """Where the word Xing or Info stands in a frame that holds no sound, after the side information."""
+        """The position of the word Xing or Info in a frame without sound, after the side information."""
         version, _, _, is_mono = self.kind
         return 4 + ((17 if is_mono else 32) if version == 3 else (9 if is_mono else 17))
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """A frame: where it begins, its header, and the number of frames it announces if it holds no sound."""
+    """A frame: its position, its header and, if it is an Info frame, the number of frames it announces."""
 
     start: int
     header: _Header
@@ -54,17 +54,16 @@ class _Frame:
 
     @property
     def end(self) -> int:
-        """Where the frame ends."""
+        """The position after the frame."""
         return self.start + self.header.num_bytes
 
 
 def with_true_length(location: str, content: memoryview) -> bytes | None:
-    """Return MP3 content under an Info frame with the true number of frames; None if its own is right.
+    """Return MP3 content after an Info frame with the true number of frames; None if its own is right.
 
-    Tags and junk between frames are left out.
-
-    The end of a part that is missing, and parts of different rates or channels, are a DataError. None too if
-    something else follows the tags at the beginning, such as FLAC.
+    Tags and junk between frames are left out. A part without its end, and parts with different rates or
+    channels, are a DataError. The result is also None if the tags at the beginning are followed by another
+    format, such as FLAC.
     """
     place = 0
     while skipped := _skip_tag(content, place):
@@ -106,7 +105,7 @@ def begins_frame(head: bytes) -> bool:
 
 
 def _frames(location: str, content: memoryview) -> Iterator[_Frame]:
-    """Yield all frames, past tags and junk between them; a last frame that is not whole is a DataError."""
+    """Yield all frames, skipping tags and junk between them; an incomplete last frame is a DataError."""
     place, is_next = 0, False  # whether a frame has just ended
     while place + 4 <= len(content):
         header = _read_header(content, place)
@@ -127,7 +126,7 @@ def _read_header(content: memoryview, place: int) -> _Header | None:
     return _parse_header(bytes(content[place : place + 4]))
 
 
-@functools.lru_cache(maxsize=1 << 12)  # a file repeats a few of them
+@functools.lru_cache(maxsize=1 << 12)  # a file has only a few different ones
 def _parse_header(word: bytes) -> _Header | None:
     if len(word) < 4 or word[0] != 0xFF or word[1] >> 5 != 7:
         return None
@@ -154,7 +153,7 @@ def _begins(content: memoryview, place: int) -> bool:
 
 
 def _find_start(content: memoryview, place: int) -> int:
-    """Return the next place where a frame begins that another follows, or a tag; the end if there is none."""
+    """Return the next position of a tag, or of a frame followed by another; the end if there is none."""
     for match in _START.finditer(content, place):
         header = _read_header(content, match.start())
         follows = header and _begins(content, match.start() + header.num_bytes)
@@ -168,7 +167,7 @@ def _skip_tag(content: memoryview, place: int) -> int | None:
     head = bytes(content[place : place + 16])
     if head.startswith(b"TAG"):
         return min(place + _TAG_BYTES, len(content))
-    if head.startswith(b"APETAGEX") and len(head) == 16:  # the size leaves out the header, not the footer
+    if head.startswith(b"APETAGEX") and len(head) == 16:  # the size includes the footer, but not the header
         return min(place + 32 + int.from_bytes(head[12:], "little"), len(content))
     if head.startswith(b"ID3") and len(head) >= 10:
         size = sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
@@ -177,7 +176,7 @@ def _skip_tag(content: memoryview, place: int) -> int | None:
 
 
 def _read_promise(content: memoryview, place: int, header: _Header) -> int | None:
-    """Return the number of frames that a frame announces; 0 if it announces none, None if it holds sound."""
+    """Return the number of frames that an Info frame announces, 0 if none; None for a frame with sound."""
     at = header.info_at
     frame = bytes(content[place : place + min(header.num_bytes, at + _INFO_BYTES)])
     if frame[at : at + 4] in (b"Xing", b"Info") and len(frame) >= at + 12:
@@ -188,7 +187,7 @@ def _read_promise(content: memoryview, place: int, header: _Header) -> int | Non
 
 
 def _refuse_missing(location: str, frames: list[_Frame]) -> None:
-    """Refuse content in which fewer frames follow an Info frame than it announces."""
+    """Refuse content with fewer frames after an Info frame than it announces."""
     starts = [index for index, frame in enumerate(frames) if frame.promised is not None]
     for start, end in pairwise([*starts, len(frames)]):
         held, promised = end - start - 1, frames[start].promised
@@ -197,7 +196,7 @@ def _refuse_missing(location: str, frames: list[_Frame]) -> None:
 
 
 def _info_frame(head: memoryview, num_frames: int, num_bytes: int) -> bytes:
-    """Return a frame without sound that announces others, in the format of the header of one of them."""
+    """Return an Info frame for others, in the format of the header of one of them."""
     first, second, third, fourth = head
     for kbits in range(1, 15):
         start = bytes([first, second | 1, kbits << 4 | third & 0x0C, fourth])  # without CRC and padding

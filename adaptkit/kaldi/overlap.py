@@ -1,4 +1,4 @@
-"""Warn of utterances and sentences that a training set has in common with the sets that results are for."""
+"""Warn of utterances and sentences that a training set shares with test and validation sets."""
 
 import functools
 import logging
@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def find_shared(train: DataDir, data: DataDir) -> list[str]:
-    """Return the utterances of a set that are in the training set: the same times of the same recording."""
+    """Return the utterances of a set that are in the training set, with the same recording and times."""
     seen = set(_spans(train))
     return [utt_id for utt_id, span in zip(data.utterances.ids, _spans(data), strict=True) if span in seen]
 
@@ -56,7 +56,7 @@ def warn_of_tests(train: DataDir, paths: Sequence[Path]) -> None:
 
 
 def warn_of_sentences(train: Path, texts: Collection[str], data: DataDir) -> None:
-    """Warn of sentences of a set that are also in a training set; if nearly all are, only say so."""
+    """Warn of sentences of a set that are also in a training set; if nearly all are, only log it."""
     repeated, num_all = find_repeated(texts, data), sum(map(bool, data.utterances.texts))
     if not repeated:
         return
@@ -73,7 +73,7 @@ def warn_of_sentences(train: Path, texts: Collection[str], data: DataDir) -> Non
 
 
 def read_texts(path: Path) -> list[str]:
-    """Return the texts of a data directory; none if it cannot be read any more."""
+    """Return the texts of a data directory; none if it can no longer be read."""
     try:
         return list(read_table(path / "text").values())
     except AdaptkitError:

@@ -1,7 +1,7 @@
-"""Speed perturbation of data directories, as Kaldi's perturb_data_dir_speed.sh and ESPnet's recipes do it.
+"""Speed perturbation of data directories, as in Kaldi's perturb_data_dir_speed.sh and ESPnet's recipes.
 
 Ko, Peddinti, Povey, Khudanpur, Audio augmentation for speech recognition, Interspeech 2015. Recordings are
-resampled, as by sox's `speed`, which changes tempo and pitch together.
+resampled as by sox's `speed`, which changes tempo and pitch together.
 """
 
 import multiprocessing
@@ -34,7 +34,7 @@ def at_speed(speech: Tensor, speed: float) -> Tensor:
 
 
 def check_speeds(speeds: Sequence[float]) -> tuple[float, ...]:
-    """Return speeds; those that are out of range or repeated are a ValueError."""
+    """Return speeds; speeds out of range or repeated are a ValueError."""
     wrong = [s for s in speeds if not SLOWEST <= s <= FASTEST or abs(100 * s - round(100 * s)) > 1e-6]
     if wrong or not speeds or len(set(speeds)) != len(speeds):
         given = ", ".join(f"{speed:g}" for speed in speeds) or "none"
@@ -57,8 +57,9 @@ def perturb(
 ) -> DataDir:
     """Write a copy of every utterance at each speed to `out_dir`; the copies at 1.0 are the originals.
 
-    A copy has the id `sp0.9-<id>`, and so have its recording and, unless `same_speaker`, its speaker; its
-    group is that of the original. Audio files that an earlier run made from the same recordings are kept.
+    A copy has the id `sp0.9-<id>`; its recording and, unless `same_speaker`, its speaker have the same
+    prefix, but its group is that of the original. Audio files made from the same recordings by an earlier run
+    are kept.
     """
     try:
         check_speeds(speeds)

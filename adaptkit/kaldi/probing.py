@@ -1,4 +1,4 @@
-"""Headers of all recordings of a corpus, each read once, by several threads or processes."""
+"""Read the headers of all recordings of a corpus once each, in several threads or processes."""
 
 import multiprocessing
 from collections import deque
@@ -16,8 +16,8 @@ from adaptkit.errors import AdaptkitError, DataError
 from adaptkit.kaldi.recording import is_command, probe
 from adaptkit.progress import counting
 
-NUM_THREADS = 8  # that open recordings; a network drive takes milliseconds for each
-MANY = 2000  # recordings from which it takes longer to open them than to start processes
+NUM_THREADS = 8  # opening recordings; a network drive takes milliseconds for each
+MANY = 2000  # recordings; opening more takes longer than starting processes
 _CHUNK = 250  # recordings that a job opens at a time
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
@@ -25,7 +25,7 @@ Item, Made = TypeVar("Item"), TypeVar("Made")
 
 @dataclass(frozen=True)
 class Headers:
-    """The headers of recordings (R,) in their order; 0 where there is an error, or a command was not run."""
+    """The headers of recordings (R,) in their order; 0 for an error or a command that was not run."""
 
     rates_hz: np.ndarray
     num_samples: np.ndarray  # of each channel
@@ -40,9 +40,9 @@ class Headers:
 
 
 def read_headers(locations: Iterable[str], *, allow_pipes: bool = False, num_jobs: int = 1) -> Headers:
-    """Read the header of each recording; commands are only run where allowed.
+    """Read the header of each recording; commands are run only if allowed.
 
-    Jobs are processes, in which most of the time goes to Python, beside threads that wait for the files.
+    Jobs are processes, since most of the time is spent in Python, with threads that wait for files.
     """
     locations = list(locations)
     read = partial(_read_some, allow_pipes=allow_pipes)
@@ -62,10 +62,10 @@ def map_in_jobs(
     what: str,
     size: int | None = None,
 ) -> Iterator[Made]:
-    """Yield what `call` makes of the items, `size` at a time and in their order, with progress.
+    """Yield the results of `call` on the items, `size` at a time and in their order, with progress.
 
-    Processes are used for several jobs and many items, otherwise threads. A bounded number of chunks is
-    under way at a time.
+    Processes are used for several jobs and many items, otherwise threads. The number of chunks in progress is
+    bounded.
     """
     size = size or _CHUNK
     chunks = (items[start : start + size] for start in range(0, len(items), size))

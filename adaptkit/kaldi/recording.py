@@ -1,8 +1,8 @@
-"""Open the recordings that wav.scp names, and check their headers before anything is decoded.
+"""Open the recordings named in wav.scp, and check their headers before anything is decoded.
 
 A location is a regular file (WAV, FLAC, NIST SPHERE, anything libsndfile reads, or headerless `.raw`), an
 entry of an archive as `archive.ark:offset`, or a shell command that ends in `|`, whose output is read as a
-file. Commands are run only where the user allows it (`--allow-pipes`).
+file. Commands are run only if the user allows it (`--allow-pipes`).
 """
 
 import functools
@@ -25,32 +25,32 @@ from adaptkit.kaldi.headers import read_all, read_head, refuse_false_header, tru
 from adaptkit.kaldi.mpeg import begins_frame, with_true_length
 from adaptkit.kaldi.wav import PlainWav, read_plain
 
-RAW_RATE_HZ = 16000  # of headerless .raw files, which do not state it; AN4's
+RAW_RATE_HZ = 16000  # assumed rate of headerless .raw files; AN4's
 LOUD = 12000  # RMS of 16-bit samples; about 18900 = 2**15 / sqrt(3) with swapped bytes, below 8000 for speech
 SNIFFED_SAMPLES = 1 << 20  # 65 s, enough to detect the byte order
 IN_ORDER = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "VORBIS")
 MOST_DIGITS = 13  # of an offset in an archive, 10 TB; file systems refuse to seek much further
 MOST_LEVEL = 8.0  # floats may slightly exceed full scale; 16-bit values stored as floats reach thousands
-OVERSHOOT_SEC = 0.05  # rounded times: a segment may end this much after its recording, and is clipped
+OVERSHOOT_SEC = 0.05  # with rounded times, a segment may end this much after its recording, and is clipped
 
 log = logging.getLogger(__name__)
 
 
 class SoundFile(soundfile.SoundFile):
-    """A sound file that does not seek where other samples would come of it.
+    """A sound file that does not seek if that would change the samples.
 
     GSM 6.10, G.721 and others cannot seek at all. After a seek, MP3 and Vorbis decode to slightly different
-    samples, and libmpg123 complains on stderr; soundfile itself seeks after every read of a file that can.
+    samples, and libmpg123 complains on stderr; soundfile seeks after every read if the format supports it.
     """
 
     def seekable(self) -> bool:
-        """Whether the file can be read from any place; otherwise it is decoded from its beginning."""
+        """Whether the file can be read from any position; otherwise it is decoded from the beginning."""
         return super().seekable() and self.subtype not in IN_ORDER
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The header of a recording, checked against the bytes that are present; MP3 frames are counted."""
+    """The header of a recording, checked against its bytes; MP3 frames are counted."""
 
     location: str
     rate_hz: int
@@ -66,8 +66,8 @@ class Recording:
 def probe(location: str, *, allow_pipes: bool = False) -> Recording:
     """Read the header of a recording; an unusable recording is a DataError.
 
-    Only the last sample is decoded, to check that it is present; formats that cannot seek are not decoded. A
-    command has to run to its end.
+    Only the last sample is decoded, to check that it exists; formats that cannot seek are not decoded. A
+    command is run to its end.
     """
     wav = find_plain(location)
     if wav is not None:
@@ -77,13 +77,13 @@ def probe(location: str, *, allow_pipes: bool = False) -> Recording:
 
 
 def find_plain(location: str) -> PlainWav | None:
-    """Read the header of a location that is a plain WAV file, as nearly all are; None of any other."""
+    """Read the header of a plain WAV file, the format of nearly all recordings; None for any other."""
     is_other = is_command(location) or location.lower().endswith(".raw")
     return None if is_other else read_plain(location)
 
 
 def is_command(location: str) -> bool:
-    """Whether a location is a shell command, whose output is the recording."""
+    """Whether a location is a shell command that outputs the recording."""
     return location.rstrip().endswith("|")
 
 
@@ -118,17 +118,17 @@ def _open(location: str, source: str | io.BytesIO) -> SoundFile:
     try:
         file = SoundFile(_counted(location, source) if is_counted else source, **layout)
     except soundfile.LibsndfileError as error:
-        is_sphere = head.startswith(b"NIST_1A")  # compressed by shorten, as LDC ships some
+        is_sphere = head.startswith(b"NIST_1A")  # compressed by shorten, as in some LDC corpora
         remedy = "decompress it with sph2pipe" if is_sphere else "convert it to WAV or FLAC, or drop it"
         raise DataError(f"{location}: not audio ({error.error_string.strip(' .')}); {remedy}") from error
     if is_counted or file.format != "MP3":
         return file
     file.close()
-    return SoundFile(_counted(location, source))  # an MP3 file that begins with something else
+    return SoundFile(_counted(location, source))  # an MP3 file that begins with other bytes
 
 
 def _counted(location: str, source: str | io.BytesIO) -> str | io.BytesIO:
-    """Return the source of an MP3 file, or its bytes under a header with the true number of frames."""
+    """Return the source of an MP3 file, or its bytes after a header with the true number of frames."""
     counted = with_true_length(location, memoryview(read_all(source)))
     return source if counted is None else io.BytesIO(counted)
 
@@ -156,7 +156,7 @@ def _find_bytes(location: str, allow_pipes: bool) -> str | io.BytesIO:
 
 
 def refused_command(location: str) -> DataError:
-    """Return the error for a command that may not be run."""
+    """Return the error for a command that is not allowed."""
     return DataError(f"{location}: a shell command; allow it with --allow-pipes if you trust its author")
 
 
@@ -177,7 +177,7 @@ def _read_archive(location: str, archive: str, offset: int) -> bytes:
     with open(archive, "rb") as file:
         file.seek(offset)
         head = file.read(16)
-        width = int.from_bytes(head[5:6], "little")  # bytes of the length
+        width = int.from_bytes(head[5:6], "little")  # of the length, in bytes
         if head.startswith(b"RIFF"):
             start, size = offset, 8 + int.from_bytes(head[4:8], "little")
         elif head.startswith(b"AUDIO") and 0 < width <= 8:
@@ -209,6 +209,6 @@ def _raw_layout(location: str) -> dict[str, object]:
             "channels": 1}  # fmt: skip
 
 
-@functools.cache  # once a process, not once a file
+@functools.cache  # once per process, not per file
 def _log_byte_order(order: str) -> None:
     log.info("headerless .raw at %d Hz: %s-endian, loud noise in the other order", RAW_RATE_HZ, order)

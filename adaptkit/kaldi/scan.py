@@ -1,4 +1,4 @@
-"""Read tables whatever their state: the valid lines, and a `Problem` for each of the others."""
+"""Read tables in any state: the valid lines, and a `Problem` for each of the others."""
 
 import codecs
 import functools
@@ -17,15 +17,15 @@ from adaptkit.kaldi.tables import is_clean, split_line
 
 EXAMPLES = 3  # of each cause
 _BLOCK_LINES = 5000
-_OF_NAMES = ("utt2spk", "utt2task", "utt2group", "spk2group")  # few different values
-_BROKEN = re.compile("[\ud800-\udfff]")  # of bytes that are not UTF-8
+_OF_NAMES = ("utt2spk", "utt2task", "utt2group", "spk2group")  # tables with few distinct values
+_BROKEN = re.compile("[\ud800-\udfff]")  # bytes that are not UTF-8
 
 
 @dataclass(frozen=True)
 class Checks:
-    """Which checks are made beyond the syntax of the tables, and their limits."""
+    """The checks beyond the syntax of the tables, and their limits."""
 
-    max_sec: float = 60.0  # of an utterance; the memory of self-attention grows with its square
+    max_sec: float = 60.0  # of an utterance; the memory of self-attention grows quadratically
     min_sec: float = 0.1  # as in ESPnet's recipes; the shortest digit of FSDD has 0.14 s
     check_audio: bool = True
     allow_pipes: bool = False  # run the commands of wav.scp
@@ -35,11 +35,12 @@ class Checks:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a data directory, as `path:line: what; remedy`.
+    """A problem of a data directory, shown as `path:line: what; remedy`.
 
-    `line` is 0 if the whole file is meant; `utt_id` is the utterance (in wav.scp, the recording) that cannot
-    be used because of it, empty if no utterance has to be dropped. Warnings leave a directory valid. Problems
-    of the same `cause`, numbers and quoted values aside, are shown together, each by its `example`.
+    `line` is 0 if it concerns the whole file; `utt_id` is the utterance (in wav.scp, the recording) that
+    cannot be used because of it, empty if no utterance has to be dropped. Warnings leave a directory valid.
+    Problems with the same `cause`, apart from numbers and quoted values, are shown together, each by its
+    `example`.
     """
 
     path: Path
@@ -67,7 +68,7 @@ def describe(problems: Iterable[Problem]) -> list[str]:
 
 @functools.lru_cache(maxsize=1 << 10)
 def _pattern(text: str) -> str:
-    """Return a text without the numbers and quoted values in which problems of one cause differ."""
+    """Return a text without the numbers and quoted values, in which problems of one cause differ."""
     return re.sub(r"'[^']*'|[0-9.]+", "#", text)
 
 
@@ -83,7 +84,7 @@ def _cause(problem: Problem) -> str:
 
 
 class Line(NamedTuple):
-    """One line of a table and its number, from 1; a tuple, since there are millions."""
+    """One line of a table and its number, from 1; a tuple, since there may be millions."""
 
     number: int
     value: str
@@ -113,9 +114,9 @@ def scan_table(path: Path) -> tuple[Table, list[Problem]]:
 
 
 def _take_clean(table: Table, first: int, lines: Sequence[str], *, is_of_names: bool) -> bool:
-    """Add lines, numbered from `first`, to a table if nothing can be wrong with any of them.
+    """Add lines, numbered from `first`, to a table if none of them can have a problem.
 
-    Equal keys of several tables are one object, and equal names in one.
+    Equal keys of several tables share one object, as do equal names of one table.
     """
     if not is_clean("\n".join(lines)) or not all(map(_is_text, lines)):
         return False
@@ -131,7 +132,7 @@ def _take_clean(table: Table, first: int, lines: Sequence[str], *, is_of_names: 
 
 
 def _take(path: Path, table: Table, first: int, lines: Sequence[str]) -> list[Problem]:
-    """Add the valid lines among some, numbered from `first`, to a table, and list the problems of all."""
+    """Add the valid lines, numbered from `first`, to a table, and list the problems of all."""
     problems: list[Problem] = []
     for number, line in enumerate(lines, start=first):
         is_text = _is_text(line)
@@ -182,7 +183,7 @@ def _order_problems(path: Path, table: Table) -> Iterator[Problem]:
         if key < before:  # C order is that of code points
             what = f"not sorted in C order, {key} after {before}"
             yield Problem(path, table[key].number, "", what, _fix(path, "sorts it"))
-            return  # one of them is enough
+            return  # one is enough
 
 
 def _fix(path: Path, does: str) -> str:

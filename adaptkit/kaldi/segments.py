@@ -59,7 +59,7 @@ def read_spans(path: Path, segments: Table[str]) -> tuple[Names, np.ndarray, np.
 
 
 def _parse_all(path: Path, segments: Table[str]) -> tuple[Names, np.ndarray, np.ndarray]:
-    """Do the same line by line, and refuse the first value that is not a segment."""
+    """Read segments line by line, and refuse the first value that is not a segment."""
     found = []
     for utt_id, value in segments.items():
         try:

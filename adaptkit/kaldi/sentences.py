@@ -1,8 +1,8 @@
-"""Sentences (equal texts) of a split: each in one part, with the parts as close to their sizes as can be.
+"""Assign each sentence (equal texts) of a split to one part, with parts as close to their sizes as possible.
 
-With sentences that several speakers read, parts of exact sizes may not exist, and finding the largest is a
-hard problem (of the kind of 3-dimensional matching). Here, sentences are placed one by one where most is
-missing, the frequent ones first, and then moved while that helps.
+If several speakers read the same sentences, parts of exact sizes may not exist, and finding the largest is a
+hard problem (similar to 3-dimensional matching). Here, sentences are placed one by one, the frequent ones
+first, where most utterances are missing, and then moved while that helps.
 """
 
 from collections import Counter, defaultdict
@@ -11,9 +11,9 @@ from random import Random
 
 from adaptkit.kaldi.datadir import Utterance
 
-Cell = tuple[str, str]  # speaker, and group where the shares of groups are kept
-Quotas = Mapping[Cell, Sequence[int]]  # how many utterances of a cell each part is to have
-_MOST_ROUNDS = 30  # of moves; most data need one or two
+Cell = tuple[str, str]  # speaker, and group if the shares of groups are kept
+Quotas = Mapping[Cell, Sequence[int]]  # how many utterances of a cell each part should have
+_MOST_ROUNDS = 30  # of moves; one or two usually suffice
 
 
 def assign_sentences(
@@ -68,13 +68,13 @@ class _Parts:
         return sorted(range(self.num_parts), key=worth, reverse=True)
 
     def place(self, text: str, uses: Mapping[Cell, int], part: int, sign: int = 1) -> None:
-        """Put a sentence into a part, or with sign -1 take it out of there."""
+        """Put a sentence into a part, or with sign -1 remove it from there."""
         for cell, count in uses.items():
             self.filled[cell][part] += sign * count
         self.part_of[text] = part
 
     def move(self, text: str, uses: Mapping[Cell, int], rng: Random) -> None:
-        """Move a sentence where fewer utterances are missing, or at random where it makes no difference."""
+        """Move a sentence to where most utterances are missing, at random among equal parts."""
         old = self.part_of[text]
         self.place(text, uses, old, sign=-1)
         gains = [self._gain(uses, part) for part in range(self.num_parts)]

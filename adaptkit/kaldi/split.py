@@ -1,7 +1,7 @@
-"""Splits of data directories, by speaker or within each speaker, at random but the same for the same seed.
+"""Split data directories by speaker or within each speaker, at random with a seed.
 
-Kaldi has subset_data_dir_tr_cv.sh for two parts; here there may be more, the shares of groups may be kept
-(`is_stratified`), and a sentence may be kept out of all parts but one (`has_own_texts`).
+Kaldi's subset_data_dir_tr_cv.sh makes two parts; here there may be more, the shares of groups may be kept
+(`is_stratified`), and each sentence may be limited to one part (`has_own_texts`).
 """
 
 import math
@@ -21,7 +21,7 @@ Size = int | float  # a number, or a share of all
 
 @dataclass(frozen=True)
 class Split:
-    """The utterance ids of each part and of none, sorted, and what speakers miss of the size asked for."""
+    """The utterance ids of each part and of none, sorted, and the shortfall of speakers."""
 
     parts: tuple[tuple[str, ...], ...]
     left_out: tuple[str, ...]
@@ -30,7 +30,7 @@ class Split:
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How to split: the sizes of the parts, where the last may have the rest, and what is kept together."""
+    """How to split: the sizes of the parts (the last may get the rest), and constraints."""
 
     num_parts: int
     sizes: tuple[Size, ...]
@@ -49,7 +49,7 @@ class SplitOptions:
 
     @property
     def has_rest(self) -> bool:
-        """Whether the last part has what the others leave."""
+        """Whether the last part gets the rest."""
         return len(self.sizes) < self.num_parts
 
 
@@ -73,8 +73,8 @@ def read_size(word: str) -> Size:
 def split_speakers(data: DataDir, options: SplitOptions) -> Split:
     """Divide the speakers; each has all utterances in one part, except for sentences of another part.
 
-    With `has_own_texts` a sentence stays in the part that has most utterances of it, and is left out of
-    the others. Too few speakers are a DataError.
+    With `has_own_texts` a sentence stays in the part with the most utterances of it, and is left out of the
+    others. Too few speakers are a DataError.
     """
     groups = _group_speakers(data, options)
     total = sum(map(len, groups.values()))
@@ -101,11 +101,11 @@ def split_speakers(data: DataDir, options: SplitOptions) -> Split:
 
 
 def split_within(data: DataDir, options: SplitOptions) -> Split:
-    """Divide the utterances of each speaker, who is in every part.
+    """Divide the utterances of each speaker, so that every speaker is in every part.
 
-    A speaker with fewer utterances than the sizes ask for has proportionally fewer in each part. With
-    `has_own_texts` a sentence is in one part for all speakers, and the parts come as close to their sizes
-    as that allows. `short` says what is missing; speakers missing from a part are a DataError.
+    A speaker with too few utterances for the sizes has proportionally fewer in each part. With
+    `has_own_texts` a sentence is in one part for all speakers, and the parts are as close to their sizes as
+    that allows. `short` lists the shortfalls; speakers missing from a part are a DataError.
     """
     _refuse_groupless(data, options)
     cells: dict[Cell, list[Utterance]] = defaultdict(list)
@@ -142,7 +142,7 @@ def _in_words(size: Size) -> str:
 
 
 def _count(size: Size, total: int) -> int:
-    """Return a size as a number, of a share at least 1."""
+    """Return a size as a number; for a share, at least 1."""
     return max(1, math.floor(size * total + 0.5)) if isinstance(size, float) else size
 
 
@@ -170,7 +170,7 @@ def _refuse_groupless(data: DataDir, options: SplitOptions) -> None:
 def _apportion(
     number: int, sizes: Mapping[Cell | str | int, int], left: Mapping, least: int = 0
 ) -> dict[Cell | str | int, int]:
-    """Divide a number in proportion to sizes by largest remainders, of each `least` and at most what is left.
+    """Divide a number in proportion to sizes by largest remainders, between `least` and what is left of each.
 
     >>> _apportion(5, {"child": 6, "adult": 4}, {"child": 6, "adult": 4})
     {'child': 3, 'adult': 2}
@@ -194,7 +194,7 @@ def _numbers(total: int, options: SplitOptions) -> list[int]:
 
 
 def _plan(data: DataDir, sizes: Mapping[Cell, int], options: SplitOptions) -> Quotas:
-    """Return how many utterances of each cell each part is to have."""
+    """Return how many utterances of each cell each part should have."""
     of_speaker: dict[str, dict[Cell, int]] = defaultdict(dict)
     for cell, size in sorted(sizes.items()):
         of_speaker[cell[0]][cell] = size
@@ -215,7 +215,7 @@ def _plan(data: DataDir, sizes: Mapping[Cell, int], options: SplitOptions) -> Qu
 
 
 def _asked(data: DataDir, options: SplitOptions) -> dict[tuple[str, int], int]:
-    """Return how many utterances of each speaker the parts with a size are to have."""
+    """Return how many utterances of each speaker the parts with a size should have."""
     totals = Counter(u.speaker for u in data.utterances)
     return {
         (speaker, part): size if isinstance(size, int) else planned
@@ -225,7 +225,7 @@ def _asked(data: DataDir, options: SplitOptions) -> dict[tuple[str, int], int]:
 
 
 def _keep_texts_apart(utterances: Collection[Utterance], placed: Mapping[str, int]) -> dict[str, int]:
-    """Return which utterances stay if each sentence is in the part that has most of it."""
+    """Return the utterances that stay if each sentence is in the part with most of its utterances."""
     votes: dict[str, Counter[int]] = defaultdict(Counter)
     for u in utterances:
         if u.utt_id in placed:
@@ -241,7 +241,7 @@ def _finish(
     options: SplitOptions,
     asked: Mapping[tuple[str, int], int] | None = None,
 ) -> Split:
-    """Return the split; `asked` has the numbers of speakers who are to be in every part."""
+    """Return the split; `asked` has the numbers for speakers who must be in every part."""
     found = Counter((u.speaker, placed[u.utt_id]) for u in data.utterances if u.utt_id in placed)
     parts = range(options.num_parts)
     speakers = sorted({u.speaker for u in data.utterances}) if asked is not None else []

@@ -45,7 +45,7 @@ def choose_first(data: DataDir, number: int) -> list[str]:
 
 
 def choose_random(data: DataDir, number: int, *, seed: int) -> list[str]:
-    """Choose utterances at random, the same for the same seed and utterances."""
+    """Choose utterances at random, reproducibly by the seed."""
     return sorted(random.Random(seed).sample(data.utterances.ids, _at_most(data, number)))
 
 
@@ -68,7 +68,7 @@ def choose_speakers(data: DataDir, speakers: Iterable[str]) -> list[str]:
 def combine(parts: Sequence[DataDir], *, path: Path) -> DataDir:
     """Combine data directories as `path`; an id may occur in several of them only with the same content.
 
-    Features, durations and groups are kept if every part has them; groups that are not are logged.
+    Features, durations and groups are kept if every part has them; dropped groups are logged.
     """
     utterances = _combine(parts, _keep_groups(parts), "utterances")
     return DataDir(

@@ -24,7 +24,7 @@ class Summary:
     total_sec: float
     min_sec: float
     max_sec: float
-    num_recordings_by_hz: Mapping[int, int]  # without commands that were not run
+    num_recordings_by_hz: Mapping[int, int]  # except commands that were not run
     has_feats: bool
 
     @property

@@ -1,8 +1,8 @@
 """Kaldi tables: text files of `key value` lines with a single space, unique keys sorted in C order.
 
-Kaldi splits at ASCII white space, Python programs at any. Here, other white space counts as a space and
-invisible characters count as nothing (see `characters`), in keys and in values. The locations in an `.scp`
-file stay as they are, since the name of a file may contain either.
+Kaldi splits at ASCII white space, Python at any. Here, in keys and values, other white space counts as a
+space, and invisible characters are dropped (see `characters`). Locations in an `.scp` file stay unchanged,
+since file names may contain either.
 """
 
 import re
@@ -39,7 +39,7 @@ def read_table(path: Path) -> dict[str, str]:
 
 
 def read_columns(path: Path) -> Table[str]:
-    """Read a table as `read_table` does, into columns in C order: a tenth of the memory of a dict."""
+    """Read a table as `read_table` does, into columns in C order, with a tenth of a dict's memory."""
     ids, column, is_sorted, last = [], [], True, ""
     for _, keys, values in _read_blocks(Path(path)):
         is_sorted = is_sorted and last < keys[0] and all(map(lt, keys, islice(keys, 1, None)))
@@ -59,7 +59,7 @@ def _sorted(path: Path, table: Table[str]) -> Table[str]:
 
 
 def _refuse_duplicate(path: Path, first: int, keys: Iterable[str], seen: set[str]) -> None:
-    """Refuse the first key, from line `first` on, that has been seen."""
+    """Refuse the first key, from line `first` on, that has been seen before."""
     for number, key in enumerate(keys, start=first):
         if key in seen:
             remedy = f"'adaptkit data fix {path.parent}' keeps the first"
@@ -68,7 +68,7 @@ def _refuse_duplicate(path: Path, first: int, keys: Iterable[str], seen: set[str
 
 
 def _read_blocks(path: Path) -> Iterator[tuple[int, Sequence[str], Sequence[str]]]:
-    """Yield the number of a first line, and the keys and values from there on, some 100,000 at a time."""
+    """Yield a line number, and the keys and values from that line on, some 100,000 at a time."""
     if path.parent != _PIPES:
         require_regular(path)
     number = 1
@@ -80,7 +80,7 @@ def _read_blocks(path: Path) -> Iterator[tuple[int, Sequence[str], Sequence[str]
 
 
 def _split_block(path: Path, first: int, block: str) -> tuple[Sequence[str], Sequence[str]]:
-    """Split the lines of a block, which are clean but for a few files, into keys and values."""
+    """Split the lines of a block, which are clean in nearly all files, into keys and values."""
     if is_clean(block):
         lines = [line.partition(" ") for line in block.removesuffix("\n").split("\n")]
         return [line[0] for line in lines], [line[2] for line in lines]
@@ -115,7 +115,7 @@ def format_table(table: Mapping[str, str]) -> str:
 
 
 def is_clean(block: str) -> bool:
-    """Whether `split_line` would leave all lines as they are, with one space between key and value."""
+    """Whether `split_line` would leave all lines unchanged, with one space between key and value."""
     is_single = block[:1] not in (" ", "\n", "") and not any(pair in block for pair in _UNCLEAN)
     return is_single and not block.endswith(" ") and has_no_strange(block)
 
@@ -123,7 +123,7 @@ def is_clean(block: str) -> bool:
 def split_line(line: str, *, has_location: bool = False) -> tuple[str, str]:
     r"""Split a line at its first blanks into key and value, both as `characters.clean` leaves them.
 
-    With `has_location` the value is a file or command and stays as it is.
+    With `has_location` the value is a file or command and stays unchanged.
 
     >>> split_line("utt1\u3000two\xa0words ")
     ('utt1', 'two words')

@@ -1,4 +1,4 @@
-"""Utterances, and sets of them as columns, so that a million take the memory of their text."""
+"""Utterances, and sets of utterances as columns, which take the memory of their text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from adaptkit.kaldi.columns import Names, Strings
 
-_CHUNK = 1 << 15  # utterances that are objects at a time
+_CHUNK = 1 << 15  # number of utterances that are objects at a time
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Utterance:
     start_sec: float = 0.0
     end_sec: float | None = None
     task: str = ""  # a speaker or a domain; the speaker if the directory has no utt2task
-    group: str = ""  # by which results are shown too, such as `child`; empty without utt2group or spk2group
+    group: str = ""  # for results by group, such as `child`; empty without utt2group or spk2group
 
     def __post_init__(self) -> None:
         if not self.task:
@@ -31,9 +31,9 @@ class Utterance:
 
 @dataclass(frozen=True, eq=False)
 class Utterances(Sequence[Utterance]):
-    """Utterances by column, each of which becomes an `Utterance` when it is asked for.
+    """Utterances as columns, each of which becomes an `Utterance` on access.
 
-    What looks at a whole corpus reads the columns instead: an object takes a microsecond and 500 bytes.
+    Code that visits a whole corpus reads the columns instead: an object takes a microsecond and 500 bytes.
     """
 
     ids: Strings

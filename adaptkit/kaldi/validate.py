@@ -1,4 +1,4 @@
-"""Find all problems of a data directory: those that Kaldi's validate_data_dir.sh finds, and of its audio."""
+"""Find all problems of a data directory: those of Kaldi's validate_data_dir.sh, and those of its audio."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +78,7 @@ def _has_words(tables: dict[str, Table]) -> bool:
 
 
 def _text_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
-    """Warn of a set without words, which can be decoded all the same."""
+    """Warn of a set without words, which can still be decoded."""
     if not _has_words(tables):
         what = (
             "holds ids alone"
@@ -105,7 +105,7 @@ def _value_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
 
 
 def _fault(name: str, value: str) -> str:
-    """Return what is wrong with a value of a table; empty if nothing is."""
+    """Return the fault of a value in a table; empty if it is valid."""
     if not value:
         return {"text": "empty text", "wav.scp": "no location"}.get(name, "nothing after the key")
     if name in _NAMES and len(split_words(value)) > 1:
@@ -189,7 +189,7 @@ def _speaker_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]
 
 
 def _group_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
-    """Find speakers without a group in spk2group, which utt2group would contradict."""
+    """Find speakers without a group in spk2group, and a utt2group that would contradict it."""
     groups = tables.get("spk2group", {})
     if groups and tables.get("utt2group"):
         what = "there is utt2group too, and only one of them can be followed"

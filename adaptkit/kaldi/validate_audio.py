@@ -16,30 +16,30 @@ from adaptkit.kaldi.recording import MOST_LEVEL, OVERSHOOT_SEC, Recording, is_co
 from adaptkit.kaldi.scan import Checks, Problem, Table
 from adaptkit.kaldi.segments import MOST_SEC, parse_segment
 
-DURATION_TOLERANCE = 0.05  # of utt2dur against the audio: rounding, resampling, frames at the edges
+DURATION_TOLERANCE = 0.05  # between utt2dur and the audio: rounding, resampling, frames at the edges
 FASTEST = 35  # characters per second in an utterance; at most 27.5 in the digits of FSDD, 18.8 in AN4
 FASTEST_POOLED = 25  # over at least a minute; read speech has 10 to 18, so twice the true rate stands out
 POOLED_SEC = 60
-_AT_A_TIME = 10  # recordings that a job decodes; they may be long
+_AT_A_TIME = 10  # recordings per job; they may be long
 
 
 @dataclass
 class _Audio:
-    """What is known about the audio while it is being checked."""
+    """The audio as known so far while it is being checked."""
 
     path: Path
     tables: dict[str, Table]
-    recordings: dict[str, Recording] = field(default_factory=dict)  # those that can be used
-    spans: dict[str, tuple[str, float, float | None]] = field(default_factory=dict)  # utterance: where it is
+    recordings: dict[str, Recording] = field(default_factory=dict)  # usable ones
+    spans: dict[str, tuple[str, float, float | None]] = field(default_factory=dict)  # by utterance
     seconds: dict[str, float] = field(default_factory=dict)  # utterance: its duration, where known
 
     @property
     def table(self) -> str:
-        """The table that says where utterances are."""
+        """The table with the locations of utterances."""
         return "segments" if "segments" in self.tables else "wav.scp"
 
     def has_length(self, utt_id: str) -> bool:
-        """Whether an utterance begins within its recording and ends later; what does not is reported so."""
+        """Whether an utterance begins within its recording and ends later; others are reported."""
         name, start_sec, end_sec = self.spans[utt_id]
         length_sec = self.recordings[name].duration_sec
         return start_sec < (length_sec if end_sec is None else min(end_sec, length_sec))
@@ -56,8 +56,8 @@ class _Audio:
 def audio_problems(path: Path, tables: dict[str, Table], checks: Checks) -> Iterator[Problem]:
     """Find unusable recordings, and utterances whose times or texts do not match the audio.
 
-    Every recording is decoded: headers say nothing of a damaged middle, of silence or of values that are not
-    numbers. That takes about a second for an hour of FLAC.
+    Every recording is decoded, since headers do not reveal a damaged middle, silence or values that are not
+    numbers. This takes about a second per hour of FLAC.
     """
     audio = _Audio(path, tables)
     audio.spans.update(_find_spans(tables))
@@ -128,7 +128,7 @@ def _several_channels(audio: _Audio, name: str, recording: Recording) -> Problem
 
 
 def _wrong_levels(audio: _Audio, utt_ids: Sequence[str], peaks: Sequence[float]) -> Iterator[Problem]:
-    """Report values that are no numbers or far beyond full scale, which are refused, and digital silence."""
+    """Report values that are not numbers or far beyond full scale, which are refused, and digital silence."""
     for utt_id, peak in zip(utt_ids, peaks, strict=True):
         if not peak <= MOST_LEVEL:
             cause, example = "samples far beyond full scale, which is 1", f"{utt_id} ({peak:g})"
@@ -149,7 +149,7 @@ def _find_spans(tables: dict[str, Table]) -> Iterator[tuple[str, tuple[str, floa
         try:
             yield utt_id, parse_segment(line.value)
         except ValueError:
-            continue  # reported with the other values
+            continue  # reported with other invalid values
 
 
 def _find_durations(audio: _Audio) -> Iterator[tuple[str, float]]:
@@ -203,13 +203,13 @@ def _wrong_durations(audio: _Audio) -> Iterator[Problem]:
             fixed = f"'adaptkit data fix {audio.path}' drops the line"
             remedy = f"check the rate of the recording; if utt2dur is out of date, {fixed}"
             found = audio.problem("utt2dur", utt_id, what, remedy, cause=cause, example=example)
-            yield replace(found, utt_id="")  # nothing is wrong with the utterance
+            yield replace(found, utt_id="")  # the utterance itself is usable
 
 
 def _fast_texts(audio: _Audio) -> Iterator[Problem]:
     for utt_id, line in audio.tables["text"].items():
         seconds = audio.seconds.get(utt_id, 0.0)
-        if seconds > 0 and len(line.value) > FASTEST * seconds + 5:  # 5: one short word cut close
+        if seconds > 0 and len(line.value) > FASTEST * seconds + 5:  # 5 allows for one short word cut closely
             what = f"{utt_id}: {len(line.value)} characters in {seconds:.2f} s, too fast for speech"
             cause, example = "more characters than can be spoken in the time", f"{utt_id} ({seconds:.2f} s)"
             remedy = "check the text and the sampling rate of the recording"
@@ -217,7 +217,7 @@ def _fast_texts(audio: _Audio) -> Iterator[Problem]:
 
 
 def _doubtful_rates(audio: _Audio) -> Iterator[Problem]:
-    """Warn of a sampling rate at which all recordings that state it together are too fast for speech."""
+    """Warn of a stated sampling rate at which its recordings together are too fast for speech."""
     characters, seconds, lines = defaultdict(int), defaultdict(float), {}
     for utt_id, (name, _, _) in audio.spans.items():
         if name in audio.recordings and utt_id in audio.tables["text"]:

@@ -1,7 +1,7 @@
-"""WAV files as nearly all corpora have them, opened without libsndfile, which takes 20 times as long.
+"""Plain WAV files, as in nearly all corpora, opened without libsndfile, which takes 20 times as long.
 
-These hold RIFF chunks with uncompressed integer samples, whose sizes agree with each other and with the file.
-Whatever else a file may be is left to `recording`, which says what is wrong with it.
+They consist of RIFF chunks with uncompressed integer samples, with sizes that agree with each other and with
+the file. All other files are left to `recording`, which reports their faults.
 """
 
 import os
@@ -15,12 +15,12 @@ import numpy as np
 from adaptkit.kaldi.headers import PLAUSIBLE_HZ
 
 _HEAD_BYTES = 1024
-_PCM = 1  # of the tag in the chunk `fmt `
+_PCM = 1  # the format tag in the chunk `fmt `
 
 
 @dataclass(frozen=True)
 class PlainWav:
-    """The header of such a file."""
+    """The header of a plain WAV file."""
 
     rate_hz: int
     num_samples: int  # of each channel
@@ -30,7 +30,7 @@ class PlainWav:
 
 
 def read_plain(location: str) -> PlainWav | None:
-    """Read the header of a plain WAV file; None if it is none, or is not there."""
+    """Read the header of a plain WAV file; None if it is not one or does not exist."""
     try:
         descriptor = os.open(location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):

@@ -27,9 +27,10 @@ from adaptkit.model import encoder_cache
 class AdaptedModel(nn.Module):
     """An ESPnet model with adapters, or without any, in which case the model itself is trained.
 
-    With adapters the base stays frozen and in eval(), and each row of a batch uses the weights of its task.
-    Without adapters, a copy of the base is trained, with dropout and batch statistics active in train(). So
-    models that share a base do not affect each other. With `is_frozen` a base without adapters is only run.
+    With adapters the base model stays frozen and in eval(), and each row of a batch uses the weights of its
+    task. Without adapters, a copy of the base model is trained, with dropout and batch statistics active in
+    train(), so that models that share a base model do not affect each other. With `is_frozen` it is only run,
+    not trained.
 
     If no adapter acts inside the encoder, the encoder runs in inference mode (`read_taps`) and the adapters
     act on its outputs, so that none of its activations or gradients are kept.
@@ -48,7 +49,7 @@ class AdaptedModel(nn.Module):
         super().__init__()
         if adapters is not None:
             refuse_taps(base.model.encoder, adapters)
-        self.is_frozen = is_frozen or adapters is not None  # the base itself
+        self.is_frozen = is_frozen or adapters is not None  # whether the base model is
         self.espnet = base.model if self.is_frozen else copy.deepcopy(base.model).requires_grad_(True)
         self.adapters, self.sites, self.spec = adapters, base.sites, spec
         self.taps = (
@@ -74,7 +75,7 @@ class AdaptedModel(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return `loss(batch)`; DistributedDataParallel only intercepts calls of the module itself."""
+        """Return `loss(batch)`; DistributedDataParallel intercepts only calls of the module itself."""
         return self.loss(batch)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -99,18 +100,17 @@ class AdaptedModel(nn.Module):
     def recognise_rows(
         self, batch: Batch, searcher: Searcher, is_wanted: Callable[[int], bool] | None = None
     ) -> Iterator[tuple[int, list[BestPath]]]:
-        """Yield rows with their n best hypotheses as they are found; those not wanted by then are left out.
+        """Yield rows with their n best hypotheses as they are found, except rows no longer wanted by then.
 
-        The search runs within the pass, with the weights of the rows' tasks in force.
+        The search runs within the pass, with the weights of the rows' tasks active.
         """
         for rows, encoded, frames in self._passes(batch):
             yield from searcher.find(self.espnet, encoded, frames, rows, is_wanted)
 
     def measure_rows(self, batch: Batch, *, searches: bool) -> tuple[list[float], list[list[BestPath]]]:
-        """Return the loss of each row and, if asked for, what the fastest search finds, by one encoder pass.
+        """Return each row's loss and, if asked for, the fastest search's hypotheses, by one encoder pass.
 
-        A row's loss is that of a batch of its own, whatever the other rows, also where the model's own loss
-        couples them.
+        A row's loss is that of the row alone, even where the model's own loss couples the rows.
         """
         batch = self.read_taps(batch)
         losses: dict[int, Tensor] = {}
@@ -224,7 +224,7 @@ class AdaptedModel(nn.Module):
         return encoded[0] if isinstance(encoded, tuple) else encoded, frames  # with intermediate CTC
 
     def _encode_for_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return encoder output, its lengths, and what intermediate CTC adds to the loss of each row (B,)."""
+        """Return encoder output, its lengths, and the loss of intermediate CTC for each row (B,)."""
         if batch.has_taps:
             return *self._encode(batch), batch.inner_ctc
         encoded, frames = self.espnet.encode(batch.inputs.clone(), batch.lengths)

@@ -18,7 +18,7 @@ from adaptkit.errors import CheckpointError, ConfigError, listed
 from adaptkit.tensors import load_strictly, read_tensors, total_bytes, write_tensors
 
 _FORMAT = 1
-_SLACK = 1 << 20  # bytes that adapters may take beside their weights
+_SLACK = 1 << 20  # bytes that adapters may take in addition to their weights
 _MOST_ADAPTERS = 100
 
 
@@ -31,7 +31,7 @@ class AdapterFile:
     base_fingerprint: str
     step: int  # optimizer steps of the run; with early stopping per task, a task's weights may be older
     weights: Mapping[str, Tensor]
-    unimproved: tuple[str, ...] = ()  # tasks whose weights are those of the start: no validation was better
+    unimproved: tuple[str, ...] = ()  # tasks that keep the start's weights: no validation was better
 
     @property
     def kind(self) -> str:
@@ -48,7 +48,7 @@ def save(
     *,
     unimproved: Sequence[str] = (),
 ) -> None:
-    """Write an adapter file: weights for `stack` (its own or an average) and the metadata to rebuild it."""
+    """Write an adapter file: weights of `stack` (its own or an average) and the metadata to rebuild it."""
     header = {
         "format": _FORMAT,
         "kind": stack.kind,
@@ -87,7 +87,7 @@ def load(path: Path) -> AdapterFile:
 
 
 def _check_header(header: Mapping[str, Any]) -> None:
-    """Refuse a header whose values are of other types than `save` writes, or that names a task twice."""
+    """Refuse a header with values of other types than `save` writes, or with a task named twice."""
     tasks, entries = header["tasks"], header["adapters"]
     if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
         raise TypeError("tasks: expected a list of names")

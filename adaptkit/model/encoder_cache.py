@@ -41,7 +41,7 @@ def read(model: nn.Module, sites: Sequence[Site], batch: Batch, *, for_loss: boo
     """Replace the inputs of a batch by the outputs of the sites, concatenated in order (B, U, sum of D).
 
     The encoder runs in inference mode and keeps nothing for a backward pass. With `for_loss` the batch also
-    gets what intermediate CTC adds to its loss, which needs the outputs of blocks and is constant.
+    gets the loss of intermediate CTC, which needs the outputs of blocks and is constant.
     """
     recorder = _Recorder()
     stack = AdapterStack([recorder], [AdapterConfig(kind="taps")], ["all"])
@@ -104,7 +104,7 @@ def cached(examples: Examples, adapters: AdapterStack, path: Path, *, batch_fram
 
 
 class _Recorder(Adapter):
-    """Records the output of each site and changes nothing."""
+    """A stand-in for adapters that records the output of each site and changes nothing."""
 
     wants = frozenset({"block", "encoder_out"})
 
@@ -119,7 +119,7 @@ class _Recorder(Adapter):
 def _kinds_inside(model: nn.Module, adapters: AdapterStack) -> list[str]:
     """Name the adapter types that need more than the outputs of the unadapted encoder.
 
-    With intermediate CTC the encoder uses the CTC weights, and a postencoder would have to run again. The
+    With intermediate CTC the encoder uses the CTC weights; a postencoder would have to run again; and the
     intermediate CTC of OWSM-CTC learns several texts.
     """
     is_prompted = model.prompting is not None and not model.prompting.has_decoder
@@ -132,7 +132,7 @@ def _kinds_inside(model: nn.Module, adapters: AdapterStack) -> list[str]:
 
 
 def _write(examples: Examples, sites: Sequence[Site], path: Path, batch_frames: int) -> None:
-    """Write the site outputs of every utterance and then their record, unless both are there and whole."""
+    """Write the site outputs of every utterance and then their record, unless both exist and are intact."""
     ark, scp = path.with_suffix(".ark").resolve(), path.with_suffix(".scp")
     made_of = f"{_digest(examples, sites)} {ark}"
     if scp.exists() and not find_damage(ark, made_of):
@@ -168,13 +168,13 @@ def _read_all(
 
 
 def _digest(examples: Examples, sites: Sequence[Site]) -> str:
-    """Hash what the cache depends on; feature and audio files are identified by their modification time."""
+    """Hash everything the cache depends on; feature and audio files are identified by modification time."""
     data, base = examples.data, examples.base
     rows = []
     for u, length in zip(data.utterances, examples.lengths, strict=True):
         place = data.recordings[u.recording] if base.features is None else data.feats[u.utt_id]
         files = filter(os.path.isfile, (place, place.rpartition(":")[0]))
-        text = [u.text] if adds_inner_ctc(base.model) else []  # which the loss of intermediate CTC is of
+        text = [u.text] if adds_inner_ctc(base.model) else []  # the loss of intermediate CTC depends on it
         rows.append([u.utt_id, u.start_sec, u.end_sec, length, place, *map(os.path.getmtime, files), *text])
     content = json.dumps([base.fingerprint, [site.name for site in sites], rows])
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()

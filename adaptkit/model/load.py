@@ -51,10 +51,10 @@ def load_experiment(
 
 
 def warn_of_unfinished(folder: RunFolder) -> None:
-    """Warn of an experiment whose training was killed, or goes on."""
+    """Warn of an experiment whose training was killed or is still running."""
     if folder.is_unfinished:
         what = "training has not finished, so these are its best weights so far"
-        _LOG.warning("%s: %s; 'adaptkit train' goes on with --resume", folder.path, what)
+        _LOG.warning("%s: %s; 'adaptkit train --resume' continues it", folder.path, what)
 
 
 def load_base_of(exp: Path, *, base: Path | None = None, device: torch.device | str = "cpu") -> BaseModel:

@@ -41,8 +41,8 @@ def recognise(
 ) -> list[Hypothesis]:
     """Recognise every utterance of `examples`, sorted by id; the model must be in `hooked()`.
 
-    Results do not depend on batching: padding does not affect them, and where blocks of time depend on the
-    padded length (encoders of contextual blocks), a batch holds utterances of one length only.
+    Results do not depend on batching: padding does not affect them, and with contextual-block encoders, whose
+    blocks depend on the padded length, a batch holds utterances of one length only.
     """
     plan = plan_decoding(adapted, examples, batch_frames)
     return recognise_batches(adapted, examples, load_batches(examples, plan, num_workers), searcher)
@@ -51,7 +51,7 @@ def recognise(
 def recognise_batches(
     adapted: AdaptedModel, examples: Examples, batches: Iterable[Batch], searcher: Searcher | None = None
 ) -> list[Hypothesis]:
-    """Recognise `examples` from batches that were already planned, as `recognise` does."""
+    """Recognise `examples` from already planned batches, as `recognise` does."""
     device = next(adapted.espnet.parameters()).device
     found = []
     with torch.inference_mode(), counting("decoding", len(examples)) as advance:
@@ -73,7 +73,7 @@ def search_nbest(
 ) -> dict[str, list[BestPath]]:
     """Return the n-best list of each utterance; a best score that is not finite is an error.
 
-    If the memory of the device does not suffice, the batch is halved, as often as it takes.
+    If the memory of the device does not suffice, the batch is halved repeatedly.
     """
     paths = halving(batch, lambda part: adapted.recognise(part, searcher))
     found = dict(zip(batch.utt_ids, paths, strict=True))
@@ -91,14 +91,14 @@ def refuse_infinite(found: Mapping[str, Sequence[BestPath]]) -> None:
 
 
 def halving(batch: Batch, run: Callable[[Batch], Sequence[Found]]) -> list[Found]:
-    """Return what `run` finds for each row, of halves of the batch if the memory does not suffice for it."""
+    """Return the results of `run` for each row, on halves of the batch if memory does not suffice."""
     try:
         return list(run(batch))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         reason = str(error).splitlines()[0]
-    # outside of the clause, whose error holds the tensors of the pass
+    # outside of the except clause, whose error holds the tensors of the pass
     num_rows = len(batch.utt_ids)
     if num_rows == 1:
         raise DataError(
@@ -120,8 +120,8 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 def plan_decoding(adapted: AdaptedModel, examples: Examples, batch_frames: int) -> BatchPlan:
     """Group utterances of similar length, of any tasks, into batches, longest first.
 
-    The shortest utterance of a batch is at least four fifths as long as the longest, since padding costs as
-    much as speech.
+    Since padding costs as much as speech, the shortest utterance of a batch is at least four fifths as long
+    as the longest.
     """
     groups = [
         (*group, length_class(length))
@@ -131,7 +131,7 @@ def plan_decoding(adapted: AdaptedModel, examples: Examples, batch_frames: int) 
 
 
 def length_class(length: int) -> int:
-    """Return the same number for lengths of similar size.
+    """Return a number that is the same for similar lengths.
 
     >>> [length_class(length) for length in (0, 100, 110, 150)]
     [0, -20, -21, -22]

@@ -5,8 +5,8 @@ blockwise bootstrap, 2020, arXiv:1912.09508). Each resample therefore draws spea
 as there are, and for each of them utterances with replacement, as many as the speaker has. With a single
 speaker this is the bootstrap over utterances of Bisani and Ney, Bootstrap estimates for confidence intervals
 in ASR performance evaluation, 2004, https://doi.org/10.1109/ICASSP.2004.1326009. Resampling at both levels is
-slightly conservative (Davison and Hinkley, Bootstrap methods and their application, 1997, section 3.8), and
-an interval from fewer than about ten speakers says little about other speakers.
+slightly conservative (Davison and Hinkley, Bootstrap methods and their application, 1997, section 3.8).
+Intervals from fewer than about ten speakers say little about other speakers.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ import numpy as np
 
 NUM_RESAMPLES = 1000
 LEVEL = 95  # percent of resamples inside an interval
-_MOST_KEPT = 200  # utterances of one speaker whose draws are kept for others with as many: 1.6 MB
-_DRAWS_AT_ONCE = 2_000_000  # utterances per block: limits memory to some tens of MB
+_MOST_KEPT = 200  # up to this number of utterances, draws are kept for other speakers with as many: 1.6 MB
+_DRAWS_AT_ONCE = 2_000_000  # utterances per block, to limit memory to some tens of MB
 
 
 def resample(values: np.ndarray, speakers: Sequence[str], seed: int) -> np.ndarray:
@@ -57,7 +57,7 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
 def p_value(differences: np.ndarray) -> float:
     """Return the two-sided p-value of 'no difference': twice the share of the rarer sign among resamples.
 
-    One is added to both counts so that it is never 0 (Davison and Hinkley, 1997, section 4.2).
+    Both counts are increased by one, so that the p-value is never 0 (Davison and Hinkley, 1997, section 4.2).
     """
     rarer = min((differences <= 0).sum(), (differences >= 0).sum())
     return float(min(1.0, 2 * (1 + rarer) / (1 + len(differences))))

@@ -19,7 +19,7 @@ def compare(
 
     This is the paired bootstrap of Bisani and Ney, 2004: each resample draws the same utterances for both.
     The numbers of runs may differ, since the errors of each side are divided by its own words. `runs` pairs
-    the single runs that both were pooled from, if any: speakers are counted in each pair.
+    the single runs from which both were pooled, if any; speakers are counted in each pair.
     """
     refuse_other_references(report, other, name)
     table = [
@@ -53,7 +53,7 @@ def _count_speakers(whole: Pair, runs: Sequence[Pair]) -> SpeakerChanges | None:
 
 
 def _changes(report: ScoreReport, other: ScoreReport) -> dict[str, list[int]]:
-    """Return by speaker the errors of each utterance minus the other's, times the numbers of runs."""
+    """Return each speaker's differences in errors, one per utterance, times the numbers of runs."""
     changes = defaultdict(list)
     for a, b in pair_up(report, other):
         changes[a.speaker].append(a.words.errors * other.num_runs - b.words.errors * report.num_runs)

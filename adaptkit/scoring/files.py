@@ -19,7 +19,7 @@ from adaptkit.scoring.origin import describe_source, refuse_unlike
 from adaptkit.scoring.text import format_report
 from adaptkit.scoring.wer import ScoreReport, score
 
-# beside the counts, for readers of the file
+# stored with the counts, for readers of the file
 _DERIVED = {"wer", "cer", "words", "chars", "by_speaker", "by_group"}
 
 
@@ -39,7 +39,7 @@ def score_files(
     Speakers are read from `utt2spk`, by default the data directory's; without it there is a single speaker.
     Groups are read from `utt2group`, by default the data directory's utt2group or spk2group, if any. With
     `other` hypotheses the report contains the differences from them; hypotheses of another base model or data
-    set are refused unless `allow_unlike` is set. Errors that a normal form would undo are logged.
+    set are refused unless `allow_unlike` is set. Errors that vanish with a normal form are logged.
     """
     if other is not None and not allow_unlike:
         refuse_unlike(hyp, other)
@@ -76,7 +76,7 @@ def score_files(
 
 
 def read_references(ref: Path) -> tuple[Path, dict[str, str]]:
-    """Return the file with the references and its table; a set without any is refused by name."""
+    """Return the file with the references and its table; a set without references is a ScoringError."""
     path = ref / "text" if ref.is_dir() else ref
     refs = read_table(path) if path.exists() or not ref.is_dir() else {}
     if ref.is_dir() and not any(refs.values()):
@@ -157,7 +157,7 @@ def _rates(report: ScoreReport) -> dict[str, object]:
 def from_json(data: Mapping[str, object]) -> ScoreReport:
     """Convert the output of `to_json` back to a report; ScoringError if a field is missing or invalid.
 
-    Rates and sums, which are stored beside the counts, must be theirs.
+    Rates and sums, which are stored with the counts, must agree with them.
     """
     try:
         report = TypeAdapter(ScoreReport).validate_python(data)
@@ -169,7 +169,7 @@ def from_json(data: Mapping[str, object]) -> ScoreReport:
 
 
 def _refuse_contradictions(report: ScoreReport, data: Mapping[str, object]) -> None:
-    """Refuse a report without words, or whose stored figures are not those of its counts."""
+    """Refuse a report without words, or with stored figures that differ from those of its counts."""
     utterances = report.utterances
     if not utterances or len({u.utt_id for u in utterances}) != len(utterances):
         raise ScoringError(f"{len(utterances)} utterances, none or some of them twice")

@@ -1,4 +1,4 @@
-"""Say which errors are none in another normal form: those of case, or of Unicode, are no recogniser's."""
+"""Find errors that vanish in another normal form, such as those of case, which are not the recogniser's."""
 
 import logging
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def count_vanishing(report: ScoreReport, refs: Mapping[str, str], hyps: Mapping[str, str]) -> dict[str, int]:
-    """Count the word errors of a report that are none after a further normal form, by its name."""
+    """Count the word errors of a report that vanish with each further normal form, by its name."""
     wrong = [u.utt_id for u in report.utterances if u.words.errors]
     num_errors = report.total.errors
     found = {}
@@ -28,7 +28,7 @@ def count_vanishing(report: ScoreReport, refs: Mapping[str, str], hyps: Mapping[
 def warn_of_vanishing(
     report: ScoreReport, refs: Mapping[str, str], hyps: Mapping[str, str], *, where: str
 ) -> None:
-    """Log how many errors each further normal form would undo, if any; `where` names the hypotheses."""
+    """Log how many errors vanish with each further normal form, if any; `where` names the hypotheses."""
     for form, count in count_vanishing(report, refs, hyps).items():
         message = "%s: %d of %d word errors vanish with --normalize %s"
         _LOG.warning(message, where, count, report.total.errors, form)

@@ -1,4 +1,4 @@
-"""What hypotheses and scores were made from, so that neither is taken for another."""
+"""Record the model and data behind hypotheses and scores, so that they are not mistaken for others."""
 
 import hashlib
 import os
@@ -21,17 +21,17 @@ class Source:
 
 
 def describe_source(path: Path, table: Mapping[str, str], *, folder: Path) -> Source:
-    """Describe a table for a score in `folder`; a pipe has no path that could be read again."""
+    """Describe a table for a score in `folder`; a pipe has no path, as it cannot be read again."""
     return Source(os.path.relpath(path, folder) if path.is_file() else "", digest_table(table))
 
 
 def digest_table(table: Mapping[str, str]) -> str:
-    """Return a digest of the keys and values of a table, whatever their order and white space."""
+    """Return a digest of the keys and values of a table that does not depend on order and white space."""
     return hashlib.blake2b(format_table(table).encode(), digest_size=8).hexdigest()
 
 
 def find_changed(sources: Mapping[str, Source], folder: Path) -> list[str]:
-    """List the tables that changed since the score in `folder`; those that have moved are left out."""
+    """List the tables that have changed since the score in `folder`, without those that have moved."""
     paths = {name: folder / source.path for name, source in sources.items() if source.path}
     return [
         str(path)
@@ -46,12 +46,12 @@ def refuse_unlike(one: Path, other: Path) -> None:
     unlike = [name for name in facts.keys() & others.keys() if facts[name] != others[name]]
     if unlike:
         described = "; ".join(f"{name} {facts[name]} against {others[name]}" for name in sorted(unlike))
-        remedy = "decode both with one base model and set, or compare them all the same with --allow-unlike"
+        remedy = "decode both with one base model and set, or compare them anyway with --allow-unlike"
         raise ScoringError(f"{one}, {other}: not made alike: {described}; {remedy}")
 
 
 def _read_facts(path: Path) -> dict[str, str]:
-    """Read what made the hypotheses of a decode folder or of its `text`; empty without a record."""
+    """Read the origin of the hypotheses in a decode folder or its `text`; empty without a record."""
     folder = DecodeFolder(path if path.is_dir() else path.parent)
     if not folder.record.exists() or path not in (folder.path, folder.text):
         return {}

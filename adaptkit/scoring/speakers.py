@@ -1,13 +1,13 @@
-"""How many speakers fare better, the same and worse with one system than with another.
+"""Count the speakers that fare better, the same and worse with one system than with another.
 
-A speaker is harmed if its word error rate is higher. With few utterances, noise alone harms almost half of
-all speakers, so two figures stand beside that share. Both are those of a randomisation test over the
-utterances of a speaker: without a difference between the systems, the change of each utterance is as likely
-to be its opposite (Noreen, Computer-intensive methods for testing hypotheses, 1989; the matched pairs of
-Gillick and Cox, Some statistical issues in the comparison of speech recognition algorithms, 1989). One is the
-share of speakers that this chance alone would harm; the other counts those harmed significantly: for whom
-chance would bring as large a change in fewer than one case of 20 (one-sided, p < 0.05, not corrected for the
-number of speakers).
+A speaker is harmed if their word error rate is higher. With few utterances, noise alone harms almost half of
+all speakers, so this share is reported with two further figures. Both come from a randomisation test over the
+utterances of a speaker: without a difference between the systems, the change of each utterance and its
+opposite are equally likely (Noreen, Computer-intensive methods for testing hypotheses, 1989; the matched
+pairs of Gillick and Cox, Some statistical issues in the comparison of speech recognition algorithms, 1989).
+One figure is the share of speakers that chance alone would harm; the other counts the speakers harmed
+significantly, for whom chance would bring as large a change in fewer than one case of 20 (one-sided, p <
+0.05, not corrected for the number of speakers).
 """
 
 import math
@@ -24,7 +24,7 @@ from adaptkit.scoring.counts import Count, Percent
 SIGNIFICANT = 0.05  # p-values below are called significant
 NUM_WORST = 5
 _MOST_EXACT = (
-    4000  # sums of changes up to which their distribution is computed; beyond, it is taken as normal
+    4000  # sums of changes up to which the distribution is exact; beyond, it is approximated as normal
 )
 
 Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
@@ -32,7 +32,7 @@ Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class SpeakerChange:
-    """The change in a speaker's WER, in percentage points, its one-sided p-value, and the words behind it."""
+    """The change in a speaker's WER in percentage points, its one-sided p-value and its number of words."""
 
     speaker: str
     points: Percent
@@ -42,16 +42,16 @@ class SpeakerChange:
 
 @dataclass(frozen=True)
 class SpeakerChanges:
-    """Numbers of speakers whose WER fell, stayed and rose; means of them over several pairs of runs."""
+    """Numbers of speakers whose WER fell, stayed and rose, as means over pairs of runs."""
 
     num_speakers: Annotated[int, Field(ge=1, le=10**9)]
     improved: Amount
     equal: Amount
     harmed: Amount
-    harmed_by_chance: Amount  # expected, if each utterance's change were as likely to be its opposite
+    harmed_by_chance: Amount  # expected if each utterance's change and its opposite were equally likely
     improved_significantly: Amount
     harmed_significantly: Amount
-    significantly_by_chance: Amount  # expected of either, likewise
+    significantly_by_chance: Amount  # expected for either, likewise
     worst: tuple[SpeakerChange, ...]  # the most harmed ones, over all runs together
 
     def share(self, number: float) -> str:
@@ -65,7 +65,7 @@ class SpeakerChanges:
 
 @dataclass(frozen=True)
 class _Chance:
-    """What a speaker's changes amount to by chance: with random signs, of which each is as likely."""
+    """The sum of a speaker's changes by chance, that is, with random signs that are equally likely."""
 
     positive: float  # probability of a sum above 0
     significant: float  # probability of a sum whose p-value is significant
@@ -113,7 +113,7 @@ def p_value(changes: Sequence[int]) -> float:
 
 
 def _add_up(changes: Sequence[int]) -> tuple[int, _Chance]:
-    """Return the sum of changes, in units of their greatest common divisor, and that of chance."""
+    """Return the sum of changes, in units of their greatest common divisor, and its chance distribution."""
     unit = math.gcd(*changes) or 1
     sizes = tuple(sorted(abs(change) // unit for change in changes if change))
     return sum(changes) // unit, _distribution(sizes)

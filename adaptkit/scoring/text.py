@@ -8,7 +8,7 @@ from adaptkit.scoring.speakers import SIGNIFICANT, SpeakerChange, SpeakerChanges
 from adaptkit.scoring.wer import Difference, ScoreReport, UtteranceScore, group_by_speaker
 from adaptkit.tables import aligned
 
-_SPEAKERS_SHOWN = 20  # of more than `most_speakers`
+_SPEAKERS_SHOWN = 20  # if there are more than `most_speakers`
 
 
 def format_report(
@@ -56,7 +56,7 @@ def rate_line(name: str, counts: ErrorCounts) -> str:
 
 
 def group_rows(report: ScoreReport) -> list[list[str]]:
-    """Return a table with one row per group below its header."""
+    """Return a table of groups, its header first."""
     interval = f"{LEVEL} % interval"
     rows = [["group", "speakers", "utterances", "words", "WER", interval, "CER", interval]]
     for group in report.groups:
@@ -68,7 +68,7 @@ def group_rows(report: ScoreReport) -> list[list[str]]:
 
 
 def speaker_rows(report: ScoreReport) -> list[list[str]]:
-    """Return a table with one row per speaker below its header."""
+    """Return a table of speakers, its header first."""
     rows = [["speaker", "utterances", "words", "ins", "del", "sub", "WER", f"{LEVEL} % interval"]]
     by_speaker = report.by_speaker
     for speaker, own in group_by_speaker(report.utterances).items():
@@ -79,7 +79,7 @@ def speaker_rows(report: ScoreReport) -> list[list[str]]:
 
 
 def describe_worst(worst: Iterable[SpeakerChange]) -> str:
-    """Describe the most harmed speakers: the rise in WER, in points, and how many words it is from.
+    """Describe the most harmed speakers: the rise in WER in points, and the number of words.
 
     >>> describe_worst([SpeakerChange("ann", points=12.5, p_value=0.0312, words=40)])
     'ann +12.50 (40 words, p = 0.031)'

@@ -85,8 +85,8 @@ class ScoreReport:
     chars_interval: Interval | None = None  # of the character error rate; None in scores of earlier versions
     group_intervals: Mapping[str, Intervals] = field(default_factory=dict)  # from resampling within the group
     group_differences: Mapping[str, Difference] = field(default_factory=dict)  # as `difference`
-    num_runs: Annotated[int, Field(ge=1, le=10**6)] = 1  # that recognised each utterance; counts are summed
-    normalize: tuple[str, ...] = ()  # normal forms that were applied to both sides
+    num_runs: Annotated[int, Field(ge=1, le=10**6)] = 1  # runs whose counts are summed
+    normalize: tuple[str, ...] = ()  # normal forms applied to both sides
     sources: Mapping[str, Source] = field(default_factory=dict)  # `ref`, `hyp`, `utt2spk`, `utt2group`
 
     @property
@@ -199,7 +199,7 @@ def _group_by(utterances: Iterable[UtteranceScore], name: str) -> dict[str, list
 
 
 def _refuse_unpaired(refs: Mapping[str, str], hyps: Mapping[str, str], where: str) -> None:
-    """Refuse utterances that are on one side only, and references without words."""
+    """Refuse utterances on one side only, and references without words."""
     missing, extra = sorted(set(refs) - set(hyps)), sorted(set(hyps) - set(refs))
     wordless = sorted(utt_id for utt_id, text in refs.items() if not split_words(text))
     problems = [
@@ -257,7 +257,7 @@ def _report(utterances: tuple[UtteranceScore, ...], seed: int, num_runs: int = 1
 
 
 def refuse_other_references(report: ScoreReport, other: ScoreReport, name: str) -> None:
-    """Refuse another report, called `name`, unless it has the same utterances with as many words."""
+    """Refuse another report, called `name`, unless its utterances and their numbers of words are the same."""
     refs, others = (
         {u.utt_id: u.words.words // side.num_runs for u in side.utterances} for side in (report, other)
     )

@@ -202,7 +202,7 @@ def _run(work: Work, reports: Connection) -> None:
     try:
         work(report)
     except AdaptkitError as error:
-        _ignore_signals()  # it ends anyhow; an exit while the interpreter cleans up would print a traceback
+        _ignore_signals()  # the process ends anyhow; a signal during its cleanup would print a traceback
         ending.set()
         report(str(error))
         sys.exit(1)

@@ -1,6 +1,6 @@
 """An LRU cache of Submodels: recently used ones are in the slots of an adapter stack, the others on disk.
 
-A slot is a task of that stack, so a batch can mix Submodels and base-model rows as it mixes tasks.
+A slot is a task of that stack, so that a batch can mix Submodels and the base model as it mixes tasks.
 """
 
 import time
@@ -20,14 +20,14 @@ from adaptkit.submodels.folder import File, SubmodelFolder
 from adaptkit.submodels.loaders import Loaders
 from adaptkit.submodels.slots import CacheStats, Counts, Resident, Slots, build_slots
 
-LOAD_SEC = 10.0  # the longest wait for files; more than that, and a network drive hangs
+LOAD_SEC = 10.0  # the longest wait for files; after that, a network drive counts as hanging
 _MOST_SLOTS = 65536  # bounds the number of slot names, as a speaker embedding takes only a few bytes
 
 
 class SubmodelCache:
-    """The Submodels of a folder, of which `budget_bytes` bounds those in memory; thread-safe.
+    """The Submodels of a folder, those in memory limited to `budget_bytes`; thread-safe.
 
-    A budget below the size of one Submodel is refused. On CPU a slot takes memory from its first use on, on
+    A budget below the size of one Submodel is refused. On CPU a slot takes memory from its first use on; on
     CUDA all slots are allocated at once. `stack` holds the adapters to hook into a model. Forward passes run
     one at a time, since `stack.for_tasks` sets the slots of their rows; Submodels are loaded meanwhile. On
     CUDA, passes and copies both use the default stream.
@@ -68,7 +68,7 @@ class SubmodelCache:
             return self._folder.known()
 
     def problems(self) -> dict[str, str]:
-        """Return the problem of each unusable file, by task or, if that cannot be read, by file name."""
+        """Return the problem of each unusable file, by task or, if the task is unknown, by file name."""
         with self._changed:
             return self._folder.problems()
 
@@ -80,7 +80,7 @@ class SubmodelCache:
     def refresh(self) -> list[str]:
         """Scan the folder again; return the tasks whose files are new, changed or removed.
 
-        The Submodel of a changed file is evicted, but batches that are using it finish with it.
+        The Submodel of a changed file is evicted, but batches that are using it finish with the old one.
         """
         with self._refreshing:
             found = self._folder.look()
@@ -103,7 +103,7 @@ class SubmodelCache:
             raise CheckpointError("\n".join(reasons))
 
     def prefetch(self, tasks: Iterable[str]) -> None:
-        """Load Submodels in the background, as far as the slots that are not in use suffice.
+        """Load Submodels in the background, as far as slots not in use suffice.
 
         This is a hint: it does nothing while a caller waits for slots, and errors are raised on use.
         """
@@ -112,7 +112,7 @@ class SubmodelCache:
                 self._load_ahead(task for task in dict.fromkeys(tasks) if self._folder.find(task))
 
     def pin(self, tasks: Iterable[str]) -> None:
-        """Protect Submodels from eviction once they are loaded; refuse more of them than there are slots."""
+        """Protect Submodels from eviction once they are loaded; more of them than slots are a ConfigError."""
         tasks = list(dict.fromkeys(tasks))
         with self._changed:
             pinned = self._slots.pinned.union(tasks)
@@ -200,7 +200,7 @@ class SubmodelCache:
         raise CheckpointError(self._explain(unusable))  # without the lock: finding near names is slow
 
     def _is_over(self, turn: object, wanted: Sequence[str]) -> bool:
-        """Return whether a caller need not wait: it is its turn and there is room, or tasks are unusable."""
+        """Return whether a caller need not wait: it has its turn and there is room, or tasks are unusable."""
         if self._is_closed:
             raise RuntimeError("the cache of Submodels is closed")
         if self._find_unusable(wanted):
@@ -216,7 +216,7 @@ class SubmodelCache:
             self._loaders.submit(self._load, resident)
 
     def _load(self, resident: Resident) -> None:
-        """Load a Submodel from disk into its slot, in a thread of its own: others never touch the folder."""
+        """Load a Submodel from disk into its slot, in a loading thread: no other thread reads the folder."""
         started, is_removed = time.perf_counter(), False
         try:
             self._fill(resident.slot, resident.file)
@@ -251,7 +251,7 @@ class SubmodelCache:
         with self._changed:
             self._changed.wait_for(lambda: all(resident.is_done for resident in held), LOAD_SEC)
             late = [resident.file for resident in held if not resident.is_done]
-            for file in late:  # so that nobody else waits for it; its slot is free once its thread is done
+            for file in late:  # no other caller shall wait for it; its slot is freed once its thread is done
                 self._slots.drop(file.task)
                 self._folder.mark_damaged(file, _too_late(file))
         if late:

@@ -29,18 +29,18 @@ class Entry:
     """A file in a folder of Submodels."""
 
     path: Path
-    task: str  # or the file name, if the task cannot be told from it
+    task: str  # or the file name, if it does not encode a task
     kind: str
     num_parameters: int
     num_bytes: int
     base_fingerprint: str
-    problem: str  # why it cannot be used, and the remedy; empty if it can
-    unimproved: bool = False  # whether its weights are those of its start: no validation was better
+    problem: str  # why it cannot be used, and the remedy; empty if it is usable
+    unimproved: bool = False  # whether it keeps its start's weights: no validation was better
 
 
 @dataclass(frozen=True)
 class Compatibility:
-    """What each Submodel of a folder must match: the shared weights and, if given, a base model."""
+    """The shared weights and, if given, the base model that each Submodel of a folder must match."""
 
     shared: Shared
     base: BaseModel | None = None
@@ -78,7 +78,7 @@ class Compatibility:
             return f"holds the Submodel of {head.task!r}; {remedy}"
         difference = self.shared.difference(head)
         if difference:
-            return f"{difference} as in {SHARED_FILE}; move it to a folder of its own"
+            return f"{difference} as in {SHARED_FILE}; move it to a separate folder"
         if self.base is not None and self.base.fingerprint != head.base_fingerprint:
             found = f"{self.base.path} is {self.base.fingerprint}"
             remedy = owsm.remedy_of(
@@ -96,7 +96,7 @@ class Compatibility:
 
 
 def find_files(folder: Path) -> list[Path]:
-    """Find Submodel files by name, without what they share and the partial files of killed runs."""
+    """Find Submodel files by name, without shared weights and partial files of killed runs."""
     try:
         with os.scandir(folder) as found:
             names = [entry.name for entry in found if entry.name.endswith(SUFFIX)]

@@ -1,7 +1,7 @@
 """Cross-evaluate every Submodel on every speaker, as a table and a plot: `adaptkit submodels cross`.
 
-The diagonal shows each Submodel on its own speaker, the rest its effect on other speakers, who may also be
-unseen ones such as the speakers of the base model's training set.
+The diagonal shows each Submodel on its own speaker, the other cells its effect on other speakers, who may
+also be speakers without Submodels, such as those of the base model's training set.
 """
 
 import json
@@ -49,7 +49,7 @@ class CrossMatrix:
         return 100 * self.errors / words[:, None]
 
     def summary(self) -> dict[str, float]:
-        """Return the WER in percent of the base model, own, other, best single and worst single Submodels.
+        """Return the WER in percent of the base model and own, other, best single and worst single Submodels.
 
         Entries without reference words are left out.
         """
@@ -80,7 +80,7 @@ def cross(
     batch_frames: int = 12000,
     allow_pipes: bool = False,
 ) -> CrossMatrix:
-    """Recognise a data set with every task's adapters and the base; write a table, a plot and a summary.
+    """Recognise a data set with every task's adapters and the base model; write a table, plot and summary.
 
     `per_speaker` limits the number of utterances per speaker; None takes all.
     """

@@ -1,11 +1,11 @@
 """Embeddings of known speakers, to find the nearest one to an utterance: `adaptkit submodels embed`.
 
-A speaker's embedding is the mean of those of training utterances (`model.embedding`). They are compared by
+A speaker's embedding is the mean over training utterances (`model.embedding`). Embeddings are compared by
 their cosine after within-class covariance normalisation (Hatch et al., Within-class covariance normalization
-for SVM-based speaker recognition, Interspeech 2006): less the mean over speakers, times the inverse square
-root of the covariance within speakers. One utterance finds its speaker among 32 voices of egs/voices in 95 %
-of cases, without that normalisation in 58 %; from block 6 of 12 instead of the first, in about 80 %. Among 80
-real speakers with 10 utterances each, in 94 % [ours].
+for SVM-based speaker recognition, Interspeech 2006): minus the mean over speakers, times the inverse square
+root of the covariance within speakers. Among 32 voices of egs/voices, 95 % of utterances are nearest to their
+own speaker, 58 % without this normalisation, and about 80 % with block 6 of 12 instead of the first; among 80
+real speakers with 10 utterances each, 94 % [ours].
 """
 
 import logging
@@ -38,18 +38,18 @@ from adaptkit.tensors import read_tensors, write_tensors
 
 _FORMAT = 1
 _SHRINKAGE = 0.05  # of the covariance towards a multiple of the identity, as there are few utterances
-_NEVER = -1.0  # a cosine that none is below
+_NEVER = -1.0  # the least cosine, so that every voice counts as near
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SpeakerEmbeddings:
-    """The embeddings of known speakers, and how others are compared with them."""
+    """The embeddings of known speakers, and the parameters for comparing others with them."""
 
     tasks: tuple[str, ...]
     base_fingerprint: str
     block: int
-    threshold: float  # cosine below which an utterance is taken to be of none of them
+    threshold: float  # cosine below which an utterance counts as that of an unknown speaker
     centre: Tensor  # (P,) mean over speakers
     whitener: Tensor  # (P, P)
     means: Tensor  # (K, P) of the speakers, whitened and of length 1
@@ -61,7 +61,7 @@ class SpeakerEmbeddings:
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """What to embed: the speakers of an experiment or of a folder of Submodels, by which utterances."""
+    """The speakers to embed, of an experiment or a folder of Submodels, and the utterances to use."""
 
     folder: Path
     sets: tuple[Path, ...]  # data directories
@@ -72,13 +72,13 @@ class EmbedOptions:
 
 
 def find_path(folder: Path) -> Path:
-    """Return where the embeddings of an experiment, or of a folder of Submodels, are."""
+    """Return the path of the embeddings of an experiment or of a folder of Submodels."""
     is_submodels = (folder / SHARED_FILE).exists()
     return folder / SPEAKERS_FILE if is_submodels else RunFolder(folder).speakers
 
 
 def write_embeddings(options: EmbedOptions, *, device: str) -> Path:
-    """Embed every speaker of a folder from utterances of theirs, and write the file; return its path.
+    """Embed every speaker of a folder from their utterances, and write the file; return its path.
 
     Utterances of speakers without a Submodel are left out. A speaker without utterances is a DataError.
     """
@@ -104,7 +104,7 @@ def write_embeddings(options: EmbedOptions, *, device: str) -> Path:
 
 
 def fit(found: Mapping[str, Tensor], base_fingerprint: str, block: int) -> SpeakerEmbeddings:
-    """Make embeddings of speakers from those of their utterances (N, P)."""
+    """Compute the embeddings of speakers from those of their utterances (N, P)."""
     own = [each.double() for each in found.values()]
     means = torch.stack([each.mean(dim=0) for each in own])
     centre = means.mean(dim=0)
@@ -116,7 +116,7 @@ def fit(found: Mapping[str, Tensor], base_fingerprint: str, block: int) -> Speak
 
 
 def read_embeddings(folder: Path, base: BaseModel) -> SpeakerEmbeddings:
-    """Read the embeddings of a folder; those that are missing, damaged or of another base are refused."""
+    """Read the embeddings of a folder; a missing, damaged or unsuitable file is a CheckpointError."""
     path = find_path(folder)
     remedy = f"'adaptkit submodels embed {folder} DATA' writes it"
     if not path.exists():
@@ -190,7 +190,7 @@ def _embed_set(adapted: AdaptedModel, examples: Examples, block: int) -> list[tu
 def _whiten(deviations: Tensor) -> Tensor:
     """Return the inverse square root (P, P) of the shrunken covariance of deviations (N, P) within speakers.
 
-    Without any, as of one utterance per speaker, it is the identity.
+    With one utterance per speaker, there are no deviations, and it is the identity.
     """
     width = deviations.shape[1]
     covariance = deviations.T @ deviations / len(deviations)
@@ -203,10 +203,11 @@ def _whiten(deviations: Tensor) -> Tensor:
 
 
 def _find_threshold(own: Sequence[Tensor], means: Tensor) -> float:
-    """Return the cosine at which as many utterances are accepted as another's as are rejected as their own.
+    """Return the cosine at the equal error rate of accepting other speakers and rejecting the own speaker.
 
     `own` are whitened embeddings (N, P) of each speaker, `means` (K, P). Each utterance is compared with the
-    mean of its speaker's others, and with the nearest other speaker. Without any to compare, it is -1.
+    mean of its speaker's other utterances, and with the nearest other speaker. If there is nothing to
+    compare, it is -1.
     """
     same, different = [], []
     for task, each in enumerate(own):
@@ -239,7 +240,7 @@ def _write(made: SpeakerEmbeddings, path: Path) -> None:
 
 
 def _parse(tensors: Mapping[str, Tensor], header: Mapping[str, object], base: BaseModel) -> SpeakerEmbeddings:
-    """Check what a file holds; a ValueError says what is wrong."""
+    """Check the content of a file and return it; invalid content is a ValueError with the reason."""
     if header.get("holds") != "speakers" or header.get("format") != _FORMAT:
         raise ValueError("written by adaptkit, but not as speaker embeddings of this version")
     fingerprint, tasks = header["base_fingerprint"], header["tasks"]

@@ -1,7 +1,7 @@
 """Folders of Submodels: export an experiment to one file per task, list them, and pack them again.
 
-All files of a folder have one configuration, one base model and one set of shared weights (`files.Shared`).
-A file that does not match has a problem; the others remain usable.
+All files of a folder have the same configuration, base model and shared weights (`files.Shared`). A file that
+does not match is reported with its problem; the others remain usable.
 """
 
 import logging
@@ -46,7 +46,7 @@ def export(
 ) -> list[Path]:
     """Write the Submodels of all or some tasks to a folder; files of other tasks there are kept.
 
-    Those that never beat their start in validation, and so hold its weights, are marked and logged.
+    Submodels that keep their start's weights, as no validation was better, are marked and logged.
     """
     if folder.resolve() == adapter_path.parent.resolve():
         raise ConfigError(f"{folder}: holds the experiment itself; choose a separate folder for Submodels")
@@ -86,7 +86,8 @@ def check(folder: Path, base: BaseModel | None = None) -> list[Entry]:
 def pack(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = False) -> Packed:
     """Make an experiment of all Submodels of a folder, equivalent to the one they were exported from.
 
-    Files with a problem are left out if `skip_problems`, else they raise one error that lists them all.
+    Files with a problem are left out if `skip_problems`; otherwise they are one CheckpointError that lists
+    all.
     """
     shared = read_shared(folder)
     settings = _settings(shared, base, folder=folder, out=out)
@@ -136,7 +137,7 @@ def summarise(entries: Sequence[Entry]) -> str:
 
 
 def describe_fallback(tasks: Collection[str]) -> str:
-    """Describe whom the Submodel of all speakers serves, if it is among some, to end a message with.
+    """Describe whom the shared Submodel serves, if it is among `tasks`, as the end of a message.
 
     >>> describe_fallback(["ann", "shared"])
     "; 'shared' serves speakers without one"

@@ -3,9 +3,9 @@
 Biadsy et al., A scalable model specialization framework for training and inference using Submodels and its
 application to speech model personalization, Interspeech 2022, arXiv:2203.12559.
 
-A Submodel is index k of every per-task parameter, so adapter types need no code of their own for it. The
-Submodels of a folder have a configuration, a base model and the shared weights in common; the latter are
-stored once, in `+shared.safetensors`. Files carry a checksum (see adaptkit.tensors) that detects damage.
+A Submodel is index k of every per-task parameter, so that adapter types need no further code for it. The
+Submodels of a folder have the configuration, the base model and the shared weights in common; the latter are
+stored once, in `+shared.safetensors`. Files carry a checksum (see adaptkit.tensors) to detect damage.
 """
 
 import hashlib
@@ -42,15 +42,15 @@ _MADE_BY = "'adaptkit submodels export' writes it"
 
 @dataclass(frozen=True)
 class Submodel:
-    """The weights of one task, and what they are compatible with."""
+    """The weights of one task, and the base model and shared weights that they fit."""
 
     task: str
     adapters: tuple[AdapterConfig, ...]
     base_fingerprint: str
     shared: str  # fingerprint of the shared weights it was trained with
-    step: int  # optimizer steps it was trained for
+    step: int  # number of optimizer steps of its training
     weights: Mapping[str, Tensor]  # by the names of `task_parameters`, without the task axis
-    unimproved: bool = False  # whether no validation was better than the start, whose weights these are
+    unimproved: bool = False  # whether these are the start's weights: no validation was better
 
     @property
     def kind(self) -> str:
@@ -65,7 +65,7 @@ class Submodel:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all Submodels of a folder have in common."""
+    """The configuration, base model and weights that all Submodels of a folder share."""
 
     adapters: tuple[AdapterConfig, ...]
     base_fingerprint: str
@@ -146,7 +146,7 @@ def read_head(path: Path) -> tuple[Submodel, int]:
 
 
 def write_shared(folder: Path, shared: Shared) -> Path:
-    """Write what all Submodels of a folder have in common, atomically; return its path."""
+    """Write the shared parts of a folder of Submodels, atomically; return the path."""
     path = folder / SHARED_FILE
     header = {
         "format": _FORMAT,
@@ -159,7 +159,7 @@ def write_shared(folder: Path, shared: Shared) -> Path:
 
 
 def read_shared(folder: Path) -> Shared:
-    """Read what all Submodels of a folder have in common."""
+    """Read the shared parts of a folder of Submodels; a missing or damaged file is a CheckpointError."""
     path = folder / SHARED_FILE
     header, weights = _read(path, "shared")
     try:
@@ -179,7 +179,7 @@ def _read(path: Path, holds: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _require_file(path: Path) -> None:
-    """Refuse what is missing, or is no regular file."""
+    """Refuse a file that is missing or not a regular file."""
     if not os.path.lexists(path):
         raise CheckpointError(f"{path}: no such file; {_MADE_BY}")
     try:
@@ -197,7 +197,7 @@ def _check_format(path: Path, header: Mapping[str, Any], holds: str) -> None:
 
 
 def _parse(path: Path, header: Mapping[str, Any]) -> Submodel:
-    """Check a header and make a Submodel without weights of it."""
+    """Check a header and return its Submodel without weights."""
     try:
         words = [header[name] for name in ("task", "base_fingerprint", "shared")]
         if not all(isinstance(word, str) for word in words) or not isinstance(header["step"], int):

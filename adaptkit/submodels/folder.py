@@ -13,7 +13,7 @@ from adaptkit.submodels.compatibility import Compatibility, Entry, find_files
 from adaptkit.submodels.files import SHARED_FILE, Submodel, file_name, read_shared
 from adaptkit.tensors import load_strictly
 
-_Stamp = tuple[int, ...]  # tells a file from the one it replaced
+_Stamp = tuple[int, ...]  # distinguishes a file from the one it replaced
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class File:
 
     entry: Entry
     stamp: _Stamp
-    damage: str = ""  # problem of its weights, which a scan does not read
+    damage: str = ""  # problem of its weights, which scans do not read
 
     @property
     def path(self) -> Path:
@@ -86,7 +86,7 @@ class SubmodelFolder:
         return self._valid.get(task)
 
     def find_problem(self, task: str, *, with_weights: bool = False) -> str:
-        """Return the problem of a task's file, with its weights read if asked; empty if there is none."""
+        """Return the problem of a task's file, also of its weights if asked; empty if there is none."""
         file = self._files.get(file_name(task))
         if file is None or file.problem or not with_weights:
             return "" if file is None else file.problem
@@ -98,14 +98,14 @@ class SubmodelFolder:
         for path in find_files(self.path):
             stamp, before = _stamp(path), known.get(path.name)
             is_same = before is not None and before.stamp == stamp and not before.damage
-            if stamp:  # else it has been removed meanwhile
+            if stamp:  # otherwise it has been removed meanwhile
                 found[path.name] = before if is_same else self._inspect(path, stamp, before)
         return Look(found, known)
 
     def take(self, look: Look) -> list[str]:
         """Apply the result of a scan; return the tasks whose files are new, changed or removed, sorted.
 
-        A file that was marked damaged during the scan stays so if it has not changed.
+        A file that was marked as damaged during the scan stays marked unless it has changed.
         """
         damaged = {
             name: file
@@ -130,7 +130,7 @@ class SubmodelFolder:
         return not _stamp(file.path) and bool(_stamp(self.path / SHARED_FILE))
 
     def mark_damaged(self, file: File, reason: str, *, is_removed: bool = False) -> None:
-        """Record that the weights of a file cannot be used, or forget it; the next scan reads it again."""
+        """Mark a file as damaged, or forget a removed one; the next scan reads it again."""
         name = file.path.name
         if self._files.get(name) != file:
             return
@@ -177,7 +177,7 @@ class SubmodelFolder:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """Return what tells a file from one it replaced, which may have the same size and modification time."""
+    """Return what distinguishes a file from one it replaced, even with equal size and modification time."""
     try:
         status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # of a link that leads nowhere
     except OSError:

@@ -1,4 +1,4 @@
-"""Threads that read files; one that hangs, as on a lost network drive, keeps no process from ending."""
+"""Threads that read files; one that hangs on a lost network drive does not keep the process from ending."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -12,7 +12,7 @@ _Job = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]
 class Loaders:
     """Daemon threads that run jobs in the order of their submission.
 
-    Those of concurrent.futures are joined when the interpreter ends, however long they take.
+    Threads of concurrent.futures are joined when the interpreter ends, however long they take.
     """
 
     def __init__(self, num_threads: int, name: str):
@@ -22,7 +22,7 @@ class Loaders:
             Thread(target=self._run, name=f"{name}_{index}", daemon=True).start()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        """Run a function in a thread; return its result to come."""
+        """Run a function in a thread; return the future of its result."""
         future: Future[Any] = Future()
         self._jobs.put((future, function, arguments))
         return future
@@ -42,6 +42,6 @@ class Loaders:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(function(*arguments))
-                except BaseException as error:  # raised where the result is asked for
+                except BaseException as error:  # raised where the result is used
                     future.set_exception(error)
             del job, future, function, arguments

@@ -1,9 +1,9 @@
 """Choose the weights for an utterance of an unknown speaker from the utterance itself.
 
-`likelihood` takes the weights under which the model gives its own best text the highest likelihood
-(`base.search.likelihood`); `embedding` the known speaker whose voice is nearest (`embeddings`), or the shared
-adapter if none is near. The likelihoods compared may be those of the nearest voices only and, with a shared
-adapter, of those that are near at all. The methods use no text, and no other utterance. docs/routing.md has
+`likelihood` chooses the weights under which the model's own best text has the highest likelihood (see
+`base.search.likelihood`), `embedding` those of the speaker with the nearest voice (`embeddings`), or the
+shared adapter if no voice is near. `likelihood` may be limited to the nearest voices; with a shared adapter,
+it is then limited to voices that are near. Neither uses a text or other utterances. docs/routing.md has
 figures.
 """
 
@@ -31,10 +31,10 @@ Method = Literal["own", "shared", "likelihood", "embedding"]
 class RouteOptions:
     """How the weights for an utterance are chosen."""
 
-    method: Method = "own"  # of the speaker that is named
+    method: Method = "own"  # own: the weights of the named speaker
     by: Literal["utterance", "speaker"] = "utterance"  # speaker: their first utterance decides for all
     nearest: int | None = None  # number of speakers whose likelihood is computed; None: all
-    without_own: bool = False  # never the speaker's own, as if they were unknown
+    without_own: bool = False  # never use the speaker's own weights, as if unknown
 
     @property
     def uses_embeddings(self) -> bool:
@@ -54,7 +54,7 @@ class Choice:
     """The weights chosen for an utterance: those of a task, or `BASE_NAME` for the base model alone."""
 
     name: str
-    score: float | None = None  # log-likelihood per frame, or cosine; of a fallback the cosine it stands for
+    score: float | None = None  # log-likelihood per frame, or cosine; for a fallback, the threshold
     runner_up: str | None = None
     runner_up_score: float | None = None
 
@@ -67,9 +67,9 @@ class Choice:
 class Router:
     """Chooses weights for one utterance at a time, so that a choice does not depend on other utterances.
 
-    The model must be in `hooked()`. `submodels` is the cache that holds its adapters, if they are Submodels.
-    A pass has at most `batch_frames` feature frames; several candidates share one. If it does not fit in
-    memory, it is halved.
+    The model must be in `hooked()`. `submodels` is the cache of its adapters, if they are Submodels. Several
+    candidates share a pass, which has at most `batch_frames` feature frames and is halved if it does not fit
+    in memory.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class Router:
     ) -> Choice:
         """Choose among the tasks `known`, or the base model if they have no shared adapter.
 
-        `row` is a batch of one utterance of `num_frames` feature frames. The weights of `without` are left
-        out.
+        `row` is a batch of one utterance of `num_frames` feature frames. The weights of the task `without`
+        are left out.
         """
         if self._options.method == "shared":
             return Choice(SHARED)
@@ -114,7 +114,7 @@ class Router:
     def _with_fallback(self, near: Mapping[str, float], *, has_shared: bool) -> dict[str, float]:
         """Return the cosines and, for the shared adapter, the one below which a voice is not near.
 
-        The base model is no such fallback: it was worse than the nearest voice, even for unknown ones.
+        The base model is not a fallback: it was worse than the nearest voice, even for unknown voices.
         """
         if has_shared:
             return {**near, SHARED: self._embeddings.threshold}
@@ -123,7 +123,7 @@ class Router:
     def _measure(self, row: Batch, num_frames: int, names: Sequence[str]) -> dict[str, float]:
         """Return the likelihood of an utterance with the weights of each name.
 
-        Where the adapters change weights of the base itself, no two of them can share a pass.
+        If adapters change weights of the base model, candidates cannot share a pass.
         """
         is_alone = self._adapted.adapters.changes_weights
         size = 1 if is_alone else max(1, self._batch_frames // num_frames)

@@ -1,4 +1,4 @@
-"""The shared adapter that an experiment started from, as one more task beside its speakers."""
+"""The shared adapter from which an experiment started, as an additional task."""
 
 from pathlib import Path
 
@@ -16,9 +16,8 @@ from adaptkit.training.start import read_shared_start
 def with_shared(stack: AdapterStack, exp: Path, base: BaseModel) -> AdapterStack:
     """Add the task SHARED to an experiment's adapters, if it started from such an adapter and lacks one.
 
-    It acts together with what speakers share now: where training changed that, it is the start of a new
-    speaker rather than the adapter that training started from. With a hypernetwork it has an embedding of
-    zero.
+    It is used with the current shared weights: if training changed these, the task is the start of a new
+    speaker rather than the adapter from which training started. With a hypernetwork its embedding is zero.
     """
     path = RunFolder(exp).start
     shared = read_shared_start(path, base) if SHARED not in stack.tasks and path.exists() else None
@@ -38,7 +37,7 @@ def with_shared(stack: AdapterStack, exp: Path, base: BaseModel) -> AdapterStack
 
 
 def _fill_last(member: nn.Module, like: nn.Module) -> None:
-    """Set the weights of the last task of an adapter to those of one for all speakers."""
+    """Set the weights of an adapter's last task to those of a shared adapter."""
     weights = {} if member.space is not None else weights_of(like, like.space, 0)
     for name, table in task_parameters(member):
         table[-1] = weights.get(name, 0.0)

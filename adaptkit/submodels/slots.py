@@ -1,4 +1,4 @@
-"""The slots of the Submodel cache: their weights, which Submodel is in which slot, and LRU eviction."""
+"""The slots of the Submodel cache: their weights, their Submodels, and LRU eviction."""
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
@@ -32,7 +32,7 @@ class Resident:
 class Slots:
     """Slots for Submodels with LRU eviction of those that are neither held nor pinned.
 
-    Not thread-safe by itself.
+    Not thread-safe.
     """
 
     def __init__(self, num_slots: int):
@@ -89,7 +89,7 @@ class Slots:
             self._free_slot(resident)
 
     def drop(self, task: str) -> None:
-        """Make a Submodel unavailable, if it is there; its slot is freed once nobody holds it."""
+        """Make a Submodel unavailable, if present; its slot is freed once no batch holds it."""
         if task in self.residents:
             resident = self.residents.pop(task)
             resident.is_dropped = True
@@ -125,7 +125,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class CacheStats:
-    """The contents of a cache and its counters since it was made."""
+    """The contents of a cache and its counters since its creation."""
 
     num_slots: int
     num_known: int
@@ -151,16 +151,16 @@ def build_slots(shared: Shared, base: BaseModel, num_slots: int) -> AdapterStack
             setattr(part, name, nn.Parameter(_zeros(num_slots, table.detach()[0])))
     names = [f"slot {slot}" for slot in range(num_slots)]
     stack = AdapterStack(list(one), one.configs, names).eval().requires_grad_(False)
-    weights = stack.state_dict()  # refers to the stack's own tensors
+    weights = stack.state_dict()  # the stack's own tensors
     for name, tensor in shared.weights.items():
         weights[name].copy_(tensor)
     return stack
 
 
 def _zeros(num_slots: int, one: Tensor) -> Tensor:
-    """Return zeros like `one` for each slot; on CPU, memory is only taken when a slot is first written.
+    """Return zeros like `one` for each slot; on CPU, memory is taken only when a slot is first written.
 
-    torch.zeros writes to all of it, whereas numpy uses calloc.
+    torch.zeros writes to all of its memory, whereas numpy uses calloc.
     """
     shape = (num_slots, *one.shape)
     return one.new_zeros(shape) if one.is_cuda else torch.from_numpy(np.zeros(shape, one.numpy().dtype))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# AN4 in noise: a small base model for each augmentation, tested clean and at 20, 10, 5 and 0 dB of noises that were not
-# trained on, on utterances as they are and joined to up to 20 s.
+# AN4 in noise: a small base model for each augmentation, tested on clean speech and at 20, 10, 5 and 0 dB SNR with unseen
+# noises, on single utterances and on utterances joined to up to 20 s.
 #   ./augment.sh --corpus /path/to/an4 --prepare-options "--noise /path/to/noise"
 # NOISE holds recordings <type>.wav and folders <type>/: here the backgrounds of Speech Commands v0.02 (arXiv:1804.03209) and
 # clips of ESC-10 (doi 10.1145/2733373.2806390). Types helicopter, rain, exercise_bike and running_tap are kept for tests.

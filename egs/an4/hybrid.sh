@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
-# AN4 as ESPnet releases models: a hybrid base model and a language model, packed by ESPnet itself, imported and searched.
-#   ./hybrid.sh --corpus /path/to/an4        (the folder that holds etc/; half an hour on one core)
+# AN4 with a model like those released for ESPnet: a hybrid base model and a language model, packed by ESPnet itself,
+# imported and used for decoding.
+#   ./hybrid.sh --corpus /path/to/an4        (the folder that contains etc/; half an hour on one core)
 #
 #   1 data   2 base model   3 language model   4 archive   5 import, decoding, scoring and report
-#   6 the same beams by ESPnet's own inference: its WER, and that of its texts against adaptkit's, 0 where they are equal
+#   6 the same beam searches by ESPnet's own inference: its WER, and its WER against adaptkit's texts, 0 if they are equal
 #
-# Running a finished stage again changes nothing; a stopped one continues where it was.
+# Running a finished stage again changes nothing; an interrupted stage resumes.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # options
-corpus=                          # folder of AN4, the one that contains etc/
+corpus=                          # folder of AN4, which contains etc/
 archive=exp/an4_hybrid.zip       # archive to write and import
 search="greedy beam conf/beam_lm.yaml" # searches to decode the test set with
 set=                             # changes of conf/hybrid.yaml, as in "base.train.max_epochs=5"
 stage=1                          # first stage to run
 stop_stage=6                     # last stage to run
-cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty runs here
+cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty: this machine
 # end
 
 . recipes/lib.sh
@@ -48,7 +49,7 @@ if is_stage 5 "import, decoding, scoring and report"; then
   adapt 5 9 --base "$archive" --search "$search" --expdir exp/archive
 fi
 
-infer() {  # search, further words of ESPnet's inference
+infer() {  # search, further options of ESPnet's inference
   local out=exp/archive/espnet/$1 model
   model=exp/archive/base/$(basename "$archive" .zip)
   [ -f "$out/1best_recog/text" ] || python -m espnet2.bin.asr_inference --output_dir "$out" --beam_size 10 --ctc_weight 0.3 \

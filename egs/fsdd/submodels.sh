@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submodels of four speakers of the Free Spoken Digit Dataset, in one job and in one job per speaker, and the enrolment of
+# Submodels of four speakers of the Free Spoken Digit Dataset, in one job and in one job per speaker, and enrolment of
 # the other two.
 #   ./submodels.sh --corpus /path/to/free-spoken-digit-dataset        (after egs/an4/run.sh, which trains the base model)
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1

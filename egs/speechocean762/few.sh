@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# How to choose rate and epochs with 2, 5 and 10 utterances per speaker: on a held-out utterance or by folds, per speaker or
-# for all together; 50 people, residual adapters that start from the base model or from one adapter for all. Prints a report
-# for each number of utterances, with the share of speakers who are worse than the base.
+# Compare ways to choose learning rate and epochs with 2, 5 and 10 utterances per speaker: on a held-out utterance or by
+# folds, per speaker or for all together; 50 people, residual adapters that start from the base model or from a shared
+# adapter. Print a report for each number of utterances, with the share of speakers who are worse than the base model.
 #   ./few.sh "2 5 10"     (after ./compare.sh, which prepares the data and decodes with the base model)
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 set -euo pipefail

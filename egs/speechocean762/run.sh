@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # speechocean762, English read by native speakers of Mandarin: a base model of 59 of them, AN4 and synthetic voices, then
-# adapters for 50 others. The base model is trained in rounds, each from the weights of the one before; the first hears the
-# synthetic voices alone. About four hours of one core; every round is a base model of its own (exp/base_voices, base_1, base_2,
-# base), and is resumed where it stopped.
+# adapters for 50 others. The base model is trained in rounds, each from the weights of the one before; the first uses only
+# the synthetic voices. About four hours on one core. Every round writes a base model (exp/base_voices, base_1, base_2, base)
+# and resumes if interrupted.
 #   ./run.sh --corpus /path/to/speechocean762 --prepare-options "--an4 /path/to/an4 --nj 2"
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Submodels of 50 people: one job for all against a job each for a random 8, one adapter for all and per-speaker weights that
-# start from it, speaker embeddings, the enrolment of 12 more, and every Submodel on every speaker.
+# Submodels of 50 people: one job for all, and one job each for a random 8; a shared adapter and per-speaker weights that
+# start from it; speaker embeddings; enrolment of 12 more people; and every Submodel on every speaker.
 #   ./submodels.sh --corpus /path/to/speechocean762 --prepare-options "--an4 /path/to/an4" --jobs 2     (after ./run.sh)
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 exec recipes/submodels.sh \

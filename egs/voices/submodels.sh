@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Submodels of 128 unusual voices: one job for all against one job per voice for those of lists/random_16.txt, per-speaker
-# weights against speaker embeddings, and the enrolment of 8 new voices. Nothing is needed from outside; the base model is
-# that of run.sh.
+# Submodels of 128 unusual voices: one job for all, compared with one job per voice for those of lists/random_16.txt;
+# per-speaker weights, compared with speaker embeddings; and enrolment of 8 new voices. Nothing is downloaded; the base
+# model is that of run.sh.
 #   ./submodels.sh --jobs 2
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 exec recipes/submodels.sh --base-config conf/compare.yaml --prepare-options "--nj 2 --many" \

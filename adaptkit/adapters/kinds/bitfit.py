@@ -3,14 +3,14 @@
 Ben Zaken et al., BitFit: Simple parameter-efficient fine-tuning for transformer-based masked language-models,
 2022, arXiv:2106.10199.
 
-Provenance: only the bias terms of the model are trained [abstract]. Which these are in a recogniser is our
-interpretation: the biases of linear maps, norms, convolutions and recurrent layers, also in CTC and decoder
-unless `parts` excludes them, but not the vectors u and v of relative attention (pos_bias_u, pos_bias_v; Dai
-et al., Transformer-XL, 2019, arXiv:1901.02860), which no map adds to its output [ours]. The biases of keys
-are included, although the softmax cancels them. The base stays in eval(): dropout is off and the BatchNorm
-statistics are fixed [ours].
+    Provenance: only the bias terms of the model are trained [abstract]. Which these are in a recogniser is
+    our interpretation: the biases of linear maps, norms, convolutions and recurrent layers, also in CTC and
+    decoder unless `parts` excludes them, but not the vectors u and v of relative attention (pos_bias_u,
+    pos_bias_v; Dai et al., Transformer-XL, 2019, arXiv:1901.02860), which are not added to a map's output
+    [ours]. The biases of keys are included, although the softmax cancels them. The base stays in eval():
+    dropout is off and the BatchNorm statistics are fixed [ours].
 
-Cost: few parameters, but a forward pass serves a single set of differences, as with `full`.
+    Cost: few parameters, but a forward pass uses a single set of differences, as with `full`.
 """
 
 import re

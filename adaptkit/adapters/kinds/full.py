@@ -1,4 +1,4 @@
-"""Full fine-tuning as differences to the base parameters, the reference that adapters are compared with.
+"""Full fine-tuning as differences to the base model's parameters, the reference for adapters.
 
 Tomanek et al., Residual adapters for parameter-efficient ASR adaptation to atypical and accented speech,
 2021, arXiv:2109.06952, compare it with adapters for speech recognition.
@@ -8,9 +8,9 @@ and the BatchNorm statistics are fixed. Weight decay pulls the weights towards t
 towards zero, as in Li et al., Explicit inductive bias for transfer learning with convolutional networks,
 2018, arXiv:1802.01483. Every batch holds a single task.
 
-Cost: for K tasks, the differences, their gradients (zeros for absent tasks) and AdamW's two moments each take
-K times the size of the base. A forward pass makes one more copy of the changed parameters, and serves a
-single set of differences.
+    Cost: for K tasks, the differences, their gradients (zeros for absent tasks) and AdamW's two moments each
+    take K times the size of the base. A forward pass makes one more copy of the changed parameters, and uses
+    a single set of differences.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ class Full(Adapter):
         return task if self.per_task else 0
 
     def differences(self, task: int) -> dict[str, Tensor]:
-        """Return what a task adds to each parameter, by the parameter's name in the base."""
+        """Return a task's difference to each parameter, by the parameter's name in the base model."""
         own = self.tables.of(task) if self.per_task else self.tables
         return {self.names[key]: difference for key, difference in own.items()}
 

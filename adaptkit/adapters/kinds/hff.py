@@ -29,7 +29,7 @@ from adaptkit.config import PositiveInt, Width
 
 
 class Config(AdapterConfig):
-    """Size of hierarchical feature fusion, the blocks it reads, how they are fused, and what comes after."""
+    """Size of hierarchical feature fusion, the blocks it reads, the fusion, and the layers after it."""
 
     kind: Literal["hff"] = "hff"
     fusion: Literal["tree", "weighted_sum", "concat"] = Field(
@@ -134,7 +134,7 @@ class HierarchicalFusion(Adapter):
         return x_out
 
     def _see(self, fused: Tensor) -> Tensor:
-        """Return what shared maps add to the encoder's output (B, U, D) for fused features (B, U, d)."""
+        """Return what shared maps add to the encoder's output (B, U, D), given fused features (B, U, d)."""
         is_frame = mark_frames(self.frames, fused)
         *scales, last = self.scales
         for layer, scale in zip(self.layers, scales, strict=True):

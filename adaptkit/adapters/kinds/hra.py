@@ -32,7 +32,7 @@ class Config(AdapterConfig):
     controller_width: Width = Field(256, description="width H of the controller shared by all tasks")
     head: Literal["linear", "ffn"] = Field(
         "linear",
-        description="a task's map from H to the width of the base: one matrix, or two with a relu between",
+        description="a task's map from H to the base model's width: one matrix, or two with a relu between",
     )
     head_width: Width | None = Field(None, description="inner width F; only with 'head: ffn'")
     recurrent: StrictBool = Field(True, description="false: no recurrence over blocks (u = 0)")
@@ -53,7 +53,7 @@ class Hra(Adapter):
     h_0 = 0; u is a vector and * element-wise; head_k(h) = M h + c, or M2 relu(M1 h + c1) + c2 with `ffn`. The
     last matrix and bias of a head are initialised to zero, so an untrained adapter changes nothing; W is
     Xavier-uniform, b = 0 and u uniform from 0 to 1, so that units remember over different numbers of blocks;
-    with u = 1 they would all sum over all blocks, and training is slower (egs/voices/RESULTS.md) [ours].
+    with u = 1 all of them would sum over all blocks, which slows training (egs/voices/RESULTS.md) [ours].
 
     Parameters: D H + 2 H + K (H D + D); with width D, L blocks and K tasks, in detail:
 
@@ -86,8 +86,8 @@ class Hra(Adapter):
     def begin(self) -> None:
         """Reset h, and clip every u to +-2^(1/L), so that L blocks at most double h.
 
-        IndRNN also clips after the update. Clipped in the equation, a u out of range would get no gradient
-        and stay there.
+        IndRNN also clips after the update. If it were clipped in the equation, a u out of range would get no
+        gradient and stay there.
         """
         self.end()
         for controller in self.controllers.values():
@@ -99,7 +99,7 @@ class Hra(Adapter):
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
         """Add the output of each row's head, which reads the controller, to a block's output (B, U, D)."""
-        if not self.maps:  # gathered once for all blocks: with many tasks the gradient of a gather is costly
+        if not self.maps:  # once for all blocks: with many tasks the gradient of a gather is costly
             self.maps = tuple(linear.of_rows(self.task_ids, x_out.dtype) for linear in self.head)
         self.hidden = self.controllers[self._key(site)](x_out, self.hidden)
         *to_inner, (weight, bias) = self.maps
@@ -113,7 +113,7 @@ class Hra(Adapter):
 
 
 class _Controller(nn.Module):
-    """h = relu(W x + u * h_before + b) with x (B, U, D) and h (B, U, H); no u without memory."""
+    """h = relu(W x + u * h_before + b) with x (B, U, D) and h (B, U, H); without memory there is no u."""
 
     def __init__(self, dim: int, width: int, has_memory: bool):
         super().__init__()

@@ -31,11 +31,13 @@ class Config(AdapterConfig):
 
     kind: Literal["lora"] = "lora"
     rank: Width = Field(8, description="rank R; 1 to 64 in the literature")
-    alpha: PositiveFloat = Field(8.0, description="scale of the difference times R; the first rank tried")
+    alpha: PositiveFloat = Field(
+        8.0, description="scale of the difference times R; Hu et al. set it to the first rank tried"
+    )
     targets: tuple[Target, ...] = Field(
         get_args(Target),
         min_length=1,
-        description="linear maps to adapt; those that the base does not have are skipped",
+        description="linear maps to adapt; those missing from the base model are skipped",
     )
 
 
@@ -63,7 +65,7 @@ class LoRA(Adapter):
         down, _ = self.down[site.key].of_rows(self.task_ids, x.dtype)
         up, _ = self.up[site.key].of_rows(self.task_ids, x.dtype)
         hidden = _Narrow.apply(x, down)  # (B, U, R)
-        # in place, as no linear map needs its output in the backward pass: up to four times as fast
+        # in place, as a linear map does not need its output in the backward pass: up to four times as fast
         return x_out.baddbmm_(hidden, up, alpha=self.scale)
 
     def fold(self, task: int) -> list[Added]:
@@ -81,7 +83,7 @@ def _draw_narrow(weight: Tensor) -> None:
 class _Narrow(torch.autograd.Function):
     """x A for x (B, U, D) and A (B, D, R), as torch.bmm, whose own gradient for a narrow A is slow on CPUs.
 
-    With R = 8 and D = 1024 that takes 3.7 ms, and the transposed product used here 0.6 ms.
+    With R = 8 and D = 1024 that gradient takes 3.7 ms, and the transposed product used here 0.6 ms.
     """
 
     @staticmethod

@@ -5,10 +5,10 @@ Kannan et al., Large-scale multilingual speech recognition with a streaming end-
 arXiv:1909.05330, and Tomanek et al., Residual adapters for parameter-efficient ASR adaptation to atypical and
 accented speech, 2021, arXiv:2109.06952.
 
-Provenance: the equation, W_up initialised to zero and the norm without per-task weights follow the public
-code of the same group (google/praxis) [code]; that the norm has no weights at all is our choice, and so is
-`block_parallel`, after He et al., Towards a unified view of parameter-efficient transfer learning, 2022,
-arXiv:2110.04366 [ours].
+    Provenance: the equation, W_up initialised to zero and the norm without per-task weights follow the public
+    code of the same group (google/praxis) [code]; a norm without any weights is our choice, and so is
+    `block_parallel`, after He et al., Towards a unified view of parameter-efficient transfer learning, 2022,
+    arXiv:2110.04366 [ours].
 """
 
 from collections.abc import Sequence

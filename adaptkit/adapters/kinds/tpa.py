@@ -3,10 +3,10 @@
 Chen, Shafran, Zhang, Chiu, Soltau, Qin, Wu, Efficient adapters for giant speech models, 2023,
 arXiv:2306.08131.
 
-Provenance: two adapters per Conformer block, and that those of the lower blocks can be pruned, are the
-paper's [abstract]; the equation, the raw input, relu and W_up initialised to zero follow the public code of
-the same group (google/praxis) [code]; b_up is initialised to zero too, unlike in that code, so that an
-untrained adapter changes nothing, and `input: normed` with its folding into the feed-forward is ours [ours].
+    Provenance: two adapters per Conformer block and the pruning of those in lower blocks are the paper's
+    [abstract]; the equation, the raw input, relu and W_up initialised to zero follow the public code of the
+    same group (google/praxis) [code]; unlike there, b_up is also initialised to zero, so that an untrained
+    adapter changes nothing; `input: normed`, which allows folding into the feed-forward, is ours [ours].
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,8 @@ class Config(AdapterConfig):
         "raw", description="the feed-forward's input before or after its norm; only normed can be folded"
     )
     activation: Literal["relu", "swish", "gelu"] = Field(
-        "relu", description="to be folded: that of the base's feed-forwards (activation_type in its yaml)"
+        "relu",
+        description="for folding, that of the base model's feed-forwards (activation_type in its yaml)",
     )
     blocks: Blocks = Field(None, description="blocks with adapters, counted from 0; null for all")
 

@@ -1,4 +1,4 @@
-"""Align the tokens of a hypothesis with the frames of CTC: the best of all paths that collapse to them."""
+"""Align the tokens of a hypothesis with the frames of CTC, by the best path that collapses to them."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ _BLANK = 0
 def align(log_probs: Tensor, tokens: Sequence[int]) -> tuple[tuple[int, int], ...] | None:
     """Return the first frame of each token and the one after its last; None if CTC cannot emit the tokens.
 
-    `log_probs` (U, V) are those of CTC, without padding. CTC emits a token in few frames, often one near the
-    middle of its sound, so these are marks of where it is heard rather than its borders.
+    `log_probs` (U, V) are CTC's, without padding. CTC emits a token in few frames, often a single one near
+    the middle of its sound, so the frames mark where a token is rather than its borders.
 
     >>> import torch
     >>> align(torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]).log(), [1, 1])
@@ -33,11 +33,11 @@ def align(log_probs: Tensor, tokens: Sequence[int]) -> tuple[tuple[int, int], ..
 def _best_path(scores: np.ndarray, states: np.ndarray) -> np.ndarray:
     """Return the state of each frame (U,) on the best path through `scores` (U, S)."""
     num_frames, num_states = scores.shape
-    may_skip = np.zeros(num_states, dtype=bool)  # the blank before a token unlike the one before that
+    may_skip = np.zeros(num_states, dtype=bool)  # skip the blank between two different tokens
     may_skip[2:] = (states[2:] != _BLANK) & (states[2:] != states[:-2])
     best = np.full(num_states, -np.inf)
     best[:2] = scores[0, :2]
-    steps = np.zeros((num_frames, num_states), dtype=np.int8)  # how many states further than the last frame
+    steps = np.zeros((num_frames, num_states), dtype=np.int8)  # states advanced since the last frame
     for frame in range(1, num_frames):
         choices = np.full((3, num_states), -np.inf)
         choices[0], choices[1, 1:] = best, best[:-1]

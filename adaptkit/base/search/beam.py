@@ -1,7 +1,8 @@
 """Joint CTC/attention beam search of one utterance through ESPnet's own `BatchBeamSearch` and scorers.
 
-Watanabe et al., Hybrid CTC/attention architecture for end-to-end speech recognition, 2017; with a language
-model by shallow fusion. The hypotheses of `espnet2.bin.asr_inference.Speech2Text` with the same settings.
+Watanabe et al., Hybrid CTC/attention architecture for end-to-end speech recognition, 2017, with a language
+model by shallow fusion. Hypotheses are those of `espnet2.bin.asr_inference.Speech2Text` with the same
+settings.
 """
 
 import logging
@@ -37,7 +38,7 @@ def search_beam(
     search = _build(model, options, lm)
     search.check = check
     found = search(x=encoded, maxlenratio=options.maxlenratio, minlenratio=options.minlenratio)
-    if not found:  # fewer frames than minlenratio asks for tokens
+    if not found:  # fewer frames than the required number of tokens
         _LOG.warning(
             "an utterance of %d frames is too short for minlenratio and is searched without it", len(encoded)
         )
@@ -46,7 +47,7 @@ def search_beam(
 
 
 class _BatchBeamSearch(BatchBeamSearch):
-    """ESPnet's search with all hypotheses scored at once; it keeps no states of ended hypotheses."""
+    """ESPnet's search with all hypotheses scored at once, without keeping the states of ended hypotheses."""
 
     check: Callable[[], None]
 
@@ -60,7 +61,7 @@ class _BatchBeamSearch(BatchBeamSearch):
 
 
 class _BeamSearch(BeamSearch):
-    """ESPnet's search with one hypothesis scored at a time, for scorers that cannot do more."""
+    """ESPnet's search with one hypothesis scored at a time, for scorers without batches."""
 
     check: Callable[[], None]
 
@@ -71,7 +72,7 @@ class _BeamSearch(BeamSearch):
 
 
 def _build(model: nn.Module, options: Beam, lm: nn.Module | None) -> BeamSearch:
-    """Build ESPnet's beam search as its `Speech2Text` does; in batches, if all scorers can."""
+    """Build ESPnet's beam search as its `Speech2Text` does, in batches if all scorers support them."""
     num_tokens = len(model.token_list)
     weights = {
         "decoder": 1.0 - options.ctc_weight,
@@ -104,17 +105,17 @@ def _build(model: nn.Module, options: Beam, lm: nn.Module | None) -> BeamSearch:
 
 
 def _primer(model: nn.Module) -> list[int]:
-    """Return the tokens that every hypothesis begins with: `<sos>`, of an OWSM model with its prompt."""
+    """Return the first tokens of every hypothesis: `<sos>`, followed by the prompt of an OWSM model."""
     return [model.sos, *(model.prompting.tokens if _has_times(model) else ())]
 
 
 def _has_times(model: nn.Module) -> bool:
-    """Whether the decoder of a model is prompted for no timestamps, as that of OWSM."""
+    """Whether the decoder of a model is prompted for no timestamps, as with OWSM."""
     return model.prompting is not None and model.prompting.has_decoder
 
 
 def _read(hypothesis: Hypothesis, num_before: int) -> BestPath:
-    """Drop what stands before the text, the mark of its end, and blanks."""
+    """Drop the tokens before the text, its end mark, and blanks."""
     tokens = [token for token in hypothesis.yseq[num_before:-1].tolist() if token != _BLANK]
     scores = {name: float(score) for name, score in hypothesis.scores.items()}
     return BestPath(tokens, float(hypothesis.score), scores)

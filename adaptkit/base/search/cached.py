@@ -1,8 +1,8 @@
 """Score the next tokens of Transformers with keys and values computed once.
 
-For every token and hypothesis, ESPnet's decoder projects the encoder output to keys and values again, as
-it and the language model do for all earlier tokens. Here, keys and values of the encoder output are computed
-once per utterance, and those of tokens once per hypothesis. Scores are equal to float tolerance.
+For every new token of a hypothesis, ESPnet's decoder recomputes the keys and values of the encoder output
+and, like its language model, those of all earlier tokens. Here, the former are computed once per utterance
+and the latter once per hypothesis. Scores are equal to within float tolerance.
 """
 
 import math
@@ -20,7 +20,7 @@ State = Tensor | None  # keys and values (layers, 2, H, L, D / H) of a hypothesi
 
 
 def cached_decoder(decoder: nn.Module) -> Any:
-    """Return a scorer that caches for a Transformer decoder; any other decoder scores for itself."""
+    """Return a caching scorer for a Transformer decoder; any other decoder is returned unchanged."""
     layers = getattr(decoder, "decoders", ())
     is_known = type(decoder).__name__ == "TransformerDecoder" and all(
         type(layer).__name__ == "DecoderLayer" and layer.sequential_attn is None and _is_plain(layer.src_attn)
@@ -30,7 +30,7 @@ def cached_decoder(decoder: nn.Module) -> Any:
 
 
 def cached_lm(lm: nn.Module) -> Any:
-    """Return a scorer that caches for a Transformer language model; any other scores for itself."""
+    """Return a caching scorer for a Transformer language model; any other is returned unchanged."""
     if type(lm).__name__ == "TransformerLM" and all(map(_caches, lm.encoder.encoders)):
         return _CachedLM(lm)
     return lm
@@ -45,7 +45,7 @@ def _is_plain(attention: nn.Module) -> bool:
 
 
 class _CachedDecoder(BatchScorerInterface):
-    """The next token's log probabilities by `TransformerDecoder.forward_one_step`, with caches."""
+    """The log probabilities of `TransformerDecoder.forward_one_step`, with caches."""
 
     def __init__(self, decoder: nn.Module):
         self._decoder, self._memory = decoder, []
@@ -74,13 +74,13 @@ class _CachedDecoder(BatchScorerInterface):
 
 
 class _CachedLM(BatchScorerInterface):
-    """The next token's log probabilities by `TransformerLM.batch_score`, with caches."""
+    """The log probabilities of `TransformerLM.batch_score`, with caches."""
 
     def __init__(self, lm: nn.Module):
         self._lm = lm
 
     def batch_score(self, ys: Tensor, states: Sequence[State], xs: Tensor) -> tuple[Tensor, list[State]]:
-        """Score the tokens that follow prefixes (N, L); as in training, a blank among them is not seen."""
+        """Score the tokens that follow prefixes (N, L); as in training, blanks among them are masked."""
         if states[0] is None and ys.shape[1] > 1:
             _, states = self.batch_score(ys[:, :-1], states, xs)
         encoder, before = self._lm.encoder, _stack(states)
@@ -109,7 +109,7 @@ def _around(layer: nn.Module, norm: nn.Module, x: Tensor, module: Any) -> Tensor
 def _attend_to_tokens(
     layer: nn.Module, x: Tensor, before: State, is_seen: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Attend from the newest token (N, 1, D) to all; return also their keys, values (N, 2, H, L, D / H)."""
+    """Attend from the newest token (N, 1, D) to all; also return keys and values (N, 2, H, L, D / H)."""
     attention, seen = layer.self_attn, []
 
     def attend(h: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def _attend(
     """Attend from one position (N, 1, D) to keys and values (N, H, L, D / H), or (1, H, U, D / H) for all."""
     query = _split(attention, attention.linear_q(x))  # (N, H, 1, D / H)
     query = attention.q_norm(query) if hasattr(attention, "q_norm") else query
-    if len(keys) == 1:  # the hypotheses are positions of one query
+    if len(keys) == 1:  # treat the hypotheses as positions of one query
         query = query.transpose(0, 2)  # (1, H, N, D / H)
     scores = query @ keys.transpose(-2, -1) / math.sqrt(attention.d_k)
     if is_seen is not None:

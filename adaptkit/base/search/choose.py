@@ -31,17 +31,17 @@ _LM_WEIGHT = 0.6  # as in ESPnet's recipe for LibriSpeech
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a model has for a search."""
+    """The parts of a model that matter for a search."""
 
     has_ctc: bool
     has_attention: bool
     is_transducer: bool
     is_owsm: bool = False
-    is_translator: bool = False  # CTC, which only transcribes, is no use
+    is_translator: bool = False  # CTC, which only transcribes, is useless
 
 
 def new_searcher(base: BaseModel, request: SearchRequest) -> Searcher:
-    """Resolve a request for a model: choose if it is left to `auto`, check, and load the language model."""
+    """Resolve a request for a model: choose the search for `auto`, check it, and load the language model."""
     parts, reason = _parts(base.model), "as requested"
     options = request.search or AUTO
     if options == AUTO:
@@ -94,7 +94,7 @@ def _parts(model: nn.Module) -> _Parts:
 
 
 def _choose(parts: _Parts, num_tokens: int, *, has_lm: bool) -> tuple[SearchOptions, str]:
-    """Choose the search that a model was trained for, and say why."""
+    """Choose the search that a model was trained for, and return it with the reason."""
     weight, beam_size = _LM_WEIGHT if has_lm else 0.0, min(_BEAM_SIZE, num_tokens)
     with_lm = " and a language model" if has_lm else ""
     if parts.is_transducer:
@@ -114,7 +114,7 @@ def _choose(parts: _Parts, num_tokens: int, *, has_lm: bool) -> tuple[SearchOpti
 
 
 def _changes(options: SearchOptions, request: SearchRequest) -> list[str]:
-    """Return what changes the options, with --lm and --nbest among them."""
+    """Return the changes to the options, including --lm and --nbest."""
     words = list(request.changes)
     if options.kind == "greedy":
         if request.lm is not None:
@@ -134,7 +134,7 @@ def _changes(options: SearchOptions, request: SearchRequest) -> list[str]:
 
 
 def _check(parts: _Parts, options: SearchOptions, base: BaseModel) -> None:
-    """Refuse a search that needs what the model does not have."""
+    """Refuse a search that needs parts missing from the model."""
     uses_ctc = options.kind == "greedy" or (options.kind == "beam" and options.ctc_weight > 0)
     if parts.is_translator and uses_ctc:
         raise ConfigError(
@@ -143,7 +143,7 @@ def _check(parts: _Parts, options: SearchOptions, base: BaseModel) -> None:
         )
     _CHECKS[options.kind](parts, options, str(base.path))
     num_tokens = len(base.tokens.tokens)
-    most = {"greedy": 1, "beam": num_tokens, "transducer": num_tokens - 1}[options.kind]  # of topk
+    most = {"greedy": 1, "beam": num_tokens, "transducer": num_tokens - 1}[options.kind]  # the limit of topk
     if options.kind != "greedy" and options.beam_size > most:
         raise ConfigError(
             f"{base.path}: beam_size {options.beam_size} with {num_tokens} tokens; use --search-set "
@@ -216,7 +216,7 @@ def _load_lm(base: BaseModel, options: SearchOptions) -> LanguageModel | None:
 
 
 def _suiting(options: SearchOptions, lm: LanguageModel) -> LanguageModel:
-    """Refuse what ESPnet's searches of transducers cannot do with a language model."""
+    """Refuse combinations of search and language model that ESPnet's transducer searches do not support."""
     if options.kind != "transducer" or options.search_type == "default":
         return lm
     remedy = "use --search-set search_type=default"

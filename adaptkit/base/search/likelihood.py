@@ -1,4 +1,4 @@
-"""The likelihood that a model gives to its own best text: how well its weights suit an utterance."""
+"""The likelihood of a model's own best text, which measures how well its weights suit an utterance."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ from adaptkit.base.search.greedy import greedy
 
 
 def own_likelihoods(model: nn.Module, encoded: Tensor, frames: Tensor, rows: Sequence[int]) -> list[float]:
-    """Return log P(y | x) / U of each of `rows`, with y what the model's fastest search finds in it [ours].
+    """Return log P(y | x) / U of each of `rows`, y the text that the model's fastest search finds [ours].
 
-    encoded (B, U, D) are encoder outputs with numbers of frames (B,). P is the sum over all alignments of a
-    CTC, or of a transducer (with an auxiliary CTC, its weighted loss). Attention alone does not count frames:
-    its greedy log-probability is divided by the number of tokens and of the end mark.
+    encoded (B, U, D) are encoder outputs with numbers of frames (B,). P is the sum over all alignments of the
+    CTC or transducer (the weighted loss if a transducer has an auxiliary CTC). With attention alone, the
+    log-probability of its greedy search is divided by the number of tokens, including the end mark.
 
-    An average of the best scores or of the entropies of frames prefers over-fitted weights more often: on 32
-    voices of egs/voices, weights chosen by it gave 25.8 and 21.9 % WER, by this 19.9 %, each speaker's own
-    16.8 %.
+    Averaging the best scores or the entropies of frames favours overfitted weights: on 32 voices of
+    egs/voices, weights chosen by these averages gave 25.8 and 21.9 % WER, by this likelihood 19.9 %, and each
+    speaker's own weights 16.8 %.
     """
     kind = quick_searcher(model).options.kind
     if kind == "greedy":

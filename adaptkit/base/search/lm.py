@@ -20,12 +20,12 @@ from adaptkit.folders import RunFolder
 from adaptkit.tensors import load_strictly, total_bytes
 from adaptkit.tokens import TokenList
 
-_SLACK = 1 << 28  # bytes of a model beside its weights, such as tables of positions
+_SLACK = 1 << 28  # bytes that a model may take beside its weights, such as tables of positions
 _NO_LM = (
     "holds no language model, or several; name the folder of one, with the config.yaml (lm: ...) and the "
     ".pth that ESPnet wrote"
 )
-PREFIX = "lm."  # of the parameters in ESPnet's file, whose model holds the language model
+PREFIX = "lm."  # prefix of parameters in ESPnet's file, whose model contains the language model
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ def _check_kind(config: Mapping[str, Any], where: Path) -> str:
 
 
 def _check_tokens(config: Mapping[str, Any], tokens: TokenList, where: Path) -> None:
-    """Refuse another token list than the recogniser's: its scores would be of other tokens."""
+    """Refuse a token list that differs from the recogniser's: scores would belong to other tokens."""
     own = config.get("token_list")
     if not isinstance(own, list):
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What a search finds."""
+"""The result of a search."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 class BestPath:
     """A hypothesis of an utterance: its tokens, without blanks and sentence marks, and its score.
 
-    The score is a log probability: of greedy CTC the sum over frames, of a beam search the weighted sum of
-    `scores`, of a transducer the sum over its alignments that were followed.
+    The score is a log probability: with greedy CTC the sum over frames, with beam search the weighted sum of
+    `scores`, with a transducer the sum over the alignments that the search followed.
     """
 
     tokens: list[int]

@@ -25,8 +25,8 @@ class _Unwanted(Exception):
 class Searcher:
     """A search, its language model and why it was chosen; made by `choose.new_searcher`.
 
-    `with_times` aligns the best hypothesis of each row, or of these rows of a batch, with CTC, if the model
-    has one that emits its text alone: that of OWSM is prompted.
+    `with_times` aligns the best hypothesis of each row, or of these rows of a batch, with CTC, unless the
+    model has none or is prompted.
     """
 
     options: SearchOptions = Greedy()
@@ -50,7 +50,7 @@ class Searcher:
         """Yield each of `rows` with its n-best hypotheses, best first; encoded (B, U, D), frames (B,).
 
         Each row is searched up to its own number of frames, so that results do not depend on the batch.
-        `is_wanted` is asked again for every token, and rows no longer wanted are left out.
+        `is_wanted` is called again for every token, and rows no longer wanted are left out.
         """
         for row, paths in self._find(model, encoded, frames, rows, is_wanted):
             is_timed = self.with_times if isinstance(self.with_times, bool) else row in self.with_times
@@ -71,7 +71,7 @@ class Searcher:
         rows: Sequence[int],
         is_wanted: Callable[[int], bool] | None,
     ) -> Iterator[tuple[int, list[BestPath]]]:
-        if isinstance(self.options, Greedy):  # of the whole batch, since the exact bits depend on its size
+        if isinstance(self.options, Greedy):  # on the whole batch, since the exact bits depend on its size
             paths = greedy(model, encoded, frames)
             yield from ((row, [paths[row]]) for row in rows)
             return

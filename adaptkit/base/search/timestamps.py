@@ -1,4 +1,4 @@
-"""Keep timestamps out of the hypotheses of an OWSM model that is prompted for none."""
+"""Exclude timestamps from the hypotheses of an OWSM model, which is prompted for none."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ BatchScorerInterface = import_class("espnet.nets.scorer_interface.BatchScorerInt
 
 
 class NoTimestamps(BatchScorerInterface):
-    """A scorer that excludes the tokens of timestamps, as `ScoreFilter` of espnet2.bin.s2t_inference does."""
+    """A scorer that excludes timestamp tokens, as `ScoreFilter` of espnet2.bin.s2t_inference does."""
 
     def __init__(self, num_tokens: int, times: tuple[int, int]):
         self.scores = torch.zeros(num_tokens)

@@ -1,4 +1,4 @@
-"""Greedy and beam search of a transducer through ESPnet's own `BeamSearchTransducer`, by utterance."""
+"""Greedy and beam search of a transducer through ESPnet's own `BeamSearchTransducer`, per utterance."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,11 +1,11 @@
 """Prepare data/train, data/valid and data/test from AN4 (CMU's "Census" recordings of 1991) as distributed.
 
-`adaptkit.corpora.an4` says what is expected below CORPUS.
+`adaptkit.corpora.an4` describes the expected layout of CORPUS.
 
 For experiments with noise and with long utterances, --noise also writes noise_train and noise_test, lists of
-noise recordings that share no type; test_long, the test set joined to at most 20 s; train_lengths and
-valid_lengths, half of each speaker's utterances unchanged and half joined; and test and test_long at several
-SNRs, for example test_10db.
+noise recordings of different types; test_long, the test set joined to at most 20 s; train_lengths and
+valid_lengths, with half of each speaker's utterances unchanged and half joined; and test and test_long at
+several SNRs, for example test_10db.
 
 The test set is the official one. AN4 has no validation set: the speakers in valid_speakers.txt (ours, drawn
 once at random, 4 of 74 speakers and 5 % of the utterances) are moved from the training set to it.
@@ -31,7 +31,7 @@ VALID_SPEAKERS = Path(__file__).with_name("valid_speakers.txt")
 
 
 def main(
-    corpus: Annotated[Path, typer.Argument(help="folder of AN4, the one that contains etc/")],
+    corpus: Annotated[Path, typer.Argument(help="folder of AN4, which contains etc/")],
     data: Annotated[Path, typer.Argument(help="folder to write train, valid and test to")],
     noise: Annotated[
         Path | None,

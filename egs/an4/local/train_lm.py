@@ -1,6 +1,6 @@
 """Train a language model on the texts of data directories by ESPnet's own espnet2.bin.lm_train.
 
-Its tokens are those of the base model that it is to be combined with by shallow fusion. ESPnet writes
+Its tokens are those of the base model with which it will be combined by shallow fusion. ESPnet writes
 `config.yaml` and the average of the best epochs, `valid.loss.ave.pth`, to OUT. A finished model is kept.
 """
 
@@ -44,7 +44,7 @@ def prepare(base: Path, train: Path, valid: Path, out: Path) -> list[str]:
     for name, folder in (("train", train), ("valid", valid)):
         datadir.read(folder)  # which refuses a missing or empty text
         options[f"{name}_data_path_and_name_and_type"] = f"{folder / 'text'},text,text"
-        options[f"{name}_shape_file"] = folder / "text"  # for unsorted batches, ESPnet reads its ids alone
+        options[f"{name}_shape_file"] = folder / "text"  # for unsorted batches, ESPnet reads only its ids
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 

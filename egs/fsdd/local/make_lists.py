@@ -1,8 +1,8 @@
-"""Draw the digit strings of lists/{train,valid,test}.txt, which prepare.py only reads.
+"""Draw the digit strings of lists/{train,valid,test}.txt, the input of prepare.py.
 
 A line is `utterance pause recording pause ... recording pause`: pauses in seconds, and recordings as
 `digit_index` of the speaker that begins the utterance id. Test strings use the official test recordings
-(index 0 to 4), validation strings index 5 to 9 and training strings 10 to 49, so no recording is in two sets.
+(index 0 to 4), validation strings index 5 to 9 and training strings 10 to 49, so sets share no recording.
 Each recording is used PASSES times, in different strings: the 50 test recordings of a speaker give about 50
 strings, whose errors are therefore dependent. A confidence interval should resample speakers, not utterances.
 """

@@ -1,19 +1,19 @@
-"""Join the isolated digits of the Free Spoken Digit Dataset to strings: data/train, data/valid, data/test.
+"""Join the isolated digits of the Free Spoken Digit Dataset into strings: data/train, data/valid, data/test.
 
-data/train_20 holds 20 strings of each speaker out of data/train. With --noise there are also noise_train and
-noise_test, lists of noise recordings that share no type, and the test set at several SNRs, for example
+data/train_20 holds 20 strings per speaker from data/train. With --noise there are also noise_train and
+noise_test, lists of noise recordings of different types, and the test set at several SNRs, for example
 data/test_10db.
 
 Expected below CORPUS: recordings/{digit}_{speaker}_{index}.wav, 8 kHz. lists/ gives the recordings of one
-speaker in each string and the pauses between them; local/make_lists.py drew it and explains the sets and
+speaker in each string and the pauses between them; local/make_lists.py drew them and explains the sets and
 their sizes.
 
 Strings are joined at 8 kHz and resampled to 16 kHz as a whole, so that pauses are as empty above 4 kHz as the
-digits are. The recorded loudness is kept: it is part of what a speaker's adapter has to learn. Two things are
+digits. The recorded loudness is kept: a speaker's adapter has to learn it. Two things are
 changed. The mean of each recording is removed, since a step from one to the next would be a click (nicolas
-has a mean of 0.7 % of full scale). Pauses are Gaussian noise, seeded by the utterance, as loud as the
-quietest twentieth of the 10 ms frames of the string: the recordings are cut so tightly that they contain no
-pause to copy, and digital silence has log-mel values that no recording has.
+has a mean of 0.7 % of full scale). Pauses are filled with Gaussian noise, seeded by the utterance, as loud as
+the quietest twentieth of the 10 ms frames of the string: the recordings are cut too tightly to contain a
+pause to copy, and no recording has the log-mel values of digital silence.
 
 Z. Jackson and others, Free Spoken Digit Dataset, https://github.com/Jakobovski/free-spoken-digit-dataset
 """
@@ -49,7 +49,7 @@ QUIET = 0.05  # share of the frames that is taken as silence
 
 
 def main(
-    corpus: Annotated[Path, typer.Argument(help="folder of the dataset, the one that contains recordings/")],
+    corpus: Annotated[Path, typer.Argument(help="folder of the dataset, which contains recordings/")],
     data: Annotated[Path, typer.Argument(help="folder to write train, valid and test to")],
     noise: Annotated[
         Path | None, typer.Option(help="folder of noises: <type>.wav, <type>/*.flac; adds noisy test sets")
@@ -59,7 +59,7 @@ def main(
 
     Example: python local/prepare.py downloads/free-spoken-digit-dataset data
     """
-    torch.set_num_threads(1)  # for such short filters, more threads only wait for each other
+    torch.set_num_threads(1)  # with such short filters, more threads only wait for each other
     sets = {name: read_list(LISTS / f"{name}.txt") for name in ("train", "valid", "test")}
     refuse_missing(corpus, {path for strings in sets.values() for s in strings for path in s.files})
     for name, strings in sets.items():

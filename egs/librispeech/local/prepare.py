@@ -1,14 +1,14 @@
-"""Prepare LibriSpeech: its parts as distributed, and the sets to adapt to some speakers of one of them.
+"""Prepare LibriSpeech: its parts as distributed, and sets to adapt to some speakers of one part.
 
-Expected as CORPUS: LibriSpeech as it unpacks, or the folder that contains it:
+CORPUS is LibriSpeech as unpacked, or the folder that contains it:
 <part>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac with <speaker>-<chapter>.trans.txt, and
-SPEAKERS.TXT. Or a folder of prepared data directories, as of Kaldi or ESPnet (data/test_clean, or
+SPEAKERS.TXT. It may also be a folder of data directories prepared by Kaldi or ESPnet (data/test_clean, or
 dump/raw/test_clean).
 
-Each part becomes a data directory, data/test_clean for test-clean. data/train, data/valid and data/test are
-for the first speakers of the part to adapt to: the first minutes of what each reads, the next minute, and the
-rest. They are ours, since LibriSpeech has no such sets: results on data/test are not those on test-clean. No
-sentence of data/test is in data/train or data/valid, by whomever it is read.
+Each part becomes a data directory, data/test_clean for test-clean. data/train, data/valid and data/test hold
+the first speakers of the part to adapt to: the first minutes of each, the next minute, and the rest. These
+sets are ours, since LibriSpeech has none: results on data/test are not those on test-clean. No
+sentence of data/test is in data/train or data/valid, whoever reads it.
 
 V. Panayotov, G. Chen, D. Povey and S. Khudanpur, LibriSpeech: an ASR corpus based on public domain audio
 books, ICASSP 2015, https://www.openslr.org/12
@@ -40,11 +40,13 @@ def main(
     corpus: Annotated[Path, typer.Argument(help="folder LibriSpeech, or of prepared data directories")],
     data: Annotated[Path, typer.Argument(help="folder to write the data directories to")],
     *,
-    parts: Annotated[str, typer.Option(help="parts to prepare, with commas between")] = "test-clean",
+    parts: Annotated[str, typer.Option(help="parts to prepare, separated by commas")] = "test-clean",
     adapt_to: Annotated[str, typer.Option(help="part with the speakers to adapt to")] = "test-clean",
     speakers: Annotated[int, typer.Option(help="number of speakers to adapt to", min=1)] = 8,
-    minutes: Annotated[float, typer.Option(help="speech of each speaker to train on", min=0)] = 3.0,
-    valid_minutes: Annotated[float, typer.Option(help="speech to select epochs on", min=0)] = 1.0,
+    minutes: Annotated[float, typer.Option(help="minutes of speech per speaker to train on", min=0)] = 3.0,
+    valid_minutes: Annotated[
+        float, typer.Option(help="minutes per speaker to select epochs on", min=0)
+    ] = 1.0,
 ) -> None:
     """Write the data directories of parts of LibriSpeech, and of some speakers to adapt to.
 
@@ -84,7 +86,7 @@ def read_part(corpus: Path, part: str, path: Path) -> DataDir:
 
 
 def read_distributed(folder: Path, path: Path) -> DataDir:
-    """Read a part as it unpacks, as the data directory `path`."""
+    """Read an unpacked part as the data directory `path`."""
     utterances, recordings, missing = [], {}, []
     for transcript in sorted(folder.glob("*/*/*.trans.txt")):
         for number, line in enumerate(read_text(transcript).splitlines(), start=1):
@@ -106,8 +108,9 @@ def read_distributed(folder: Path, path: Path) -> DataDir:
 def read_prepared(folder: Path, path: Path) -> DataDir:
     """Read a prepared data directory as `path`, without its features.
 
-    The speaker is the reader, the first field of an utterance's id: Kaldi's recipe takes each chapter for a
-    speaker. Relative locations, which start at the folder of the recipe that wrote them, become absolute.
+    The speaker is the reader, the first field of an utterance's id, whereas Kaldi's recipe treats each
+    chapter as a speaker. Relative locations, which start at the folder of the recipe that wrote them, become
+    absolute.
     """
     if folder.resolve() == path.resolve():
         raise DataError(f"{folder}: would be overwritten; move the prepared directories to another folder")
@@ -119,7 +122,7 @@ def read_prepared(folder: Path, path: Path) -> DataDir:
 
 
 def locate(place: str, roots: Sequence[Path]) -> str:
-    """Return the location of a recording from the first of several folders that has it, else as it is."""
+    """Return the location of a recording in the first of several folders that has it, else unchanged."""
     if is_command(place):
         return place
     file = split_offset(place)[0]
@@ -172,7 +175,7 @@ def split(
 
 
 def _in_order(name: str) -> tuple[tuple[int, str], ...]:
-    """Order ids by their numbers: chapter 9 before chapter 10, and what is no number before both."""
+    """Order ids by their numbers: chapter 9 before chapter 10, and anything else before both."""
     return tuple((int(field), "") if field.isdigit() else (-1, field) for field in name.split("-"))
 
 

@@ -16,7 +16,7 @@ UNUSUAL = (
     Voice("accent", "fr"),  # reads English words as if they were French
     Voice("child", "en-us+f4", wpm=112, pitch=70, played_hz=25600),
     Voice("croak", "en-us+croak", wpm=157, played_hz=17600),
-    Voice("fast", "en-us+m1", wpm=165),  # at 190 there would be more letters than encoder frames of 40 ms
+    Voice("fast", "en-us+m1", wpm=165),  # at 190, there would be more letters than encoder frames of 40 ms
     Voice("slow", "en-us+m2", wpm=88),
     Voice("whisper", "en-us", wpm=102, played_hz=28000, is_whispered=True),  # formants rise in whispers
 )

@@ -1,10 +1,10 @@
-"""Draw the split of speechocean762's training half, whose lists prepare.py only reads.
+"""Draw the lists that split speechocean762's training half, the input of prepare.py.
 
-lists/base.txt and base_valid.txt hold the speakers that a base model is trained and validated on, tasks.txt
-those it never hears and adapters are trained for, new.txt others that are only enrolled. Every list has the
-same share of children, teenagers and adults. lists/adapt.txt holds half of the utterances of the speakers of
-tasks.txt and new.txt, to adapt with: 8 to train on and, in valid.txt, 2 to validate on; the other half is to
-test on. No sentence of the corpus occurs twice.
+lists/base.txt and base_valid.txt hold the speakers for training and validation of the base model, tasks.txt
+those for whom adapters are trained, and new.txt those who are only enrolled. Every list has the same share of
+children, teenagers and adults. lists/adapt.txt holds half of the utterances of the speakers of tasks.txt and
+new.txt for adaptation: 8 for training and, in valid.txt, 2 for validation; the other half is for testing. No
+sentence of the corpus occurs twice.
 """
 
 import random
@@ -18,7 +18,7 @@ from adaptkit.corpora.speechocean762 import read_corpus
 from adaptkit.files import write_text
 
 SIZES = {"base": 59, "base_valid": 4, "tasks": 50, "new": 12}  # speakers
-ADAPT, VALID = 8, 2  # utterances of each; the others are to test on
+ADAPT, VALID = 8, 2  # utterances per speaker; the others are for testing
 
 
 def main(

@@ -1,13 +1,13 @@
-"""Prepare speechocean762: a base model's sets, and those of 62 speakers that it never hears.
+"""Prepare speechocean762: the sets of the base model, and those of 62 other speakers.
 
 adapt_train, adapt_valid and adapt_test hold 50 speakers with 8, 2 and 10 utterances each; new_train and
-new_test hold 12 more, to enroll, with 10 and 10. Speakers are in groups: child (to 12 years), teenager,
-adult. lists/ holds the split, which local/make_lists.py drew from the training half of the corpus; the
+new_test hold 12 more, to enroll, with 10 and 10. Speaker groups are child (up to 12 years), teenager and
+adult. lists/ holds the split, drawn by local/make_lists.py from the training half of the corpus; the
 official test half is not used.
 
 base_train holds 59 other speakers and, with --an4, AN4's training set, each at three speeds (0.9, 1, 1.1),
 and synthetic voices (voices_train and voices_valid) that read the 59 speakers' sentences and random words;
-base_valid holds 4 more speakers. No sentence of the others is among them, but by chance.
+base_valid holds 4 more speakers. Sentences of the other sets are among them only by chance.
 """
 
 import logging
@@ -28,15 +28,15 @@ from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.perturb import perturb
 
 LISTS = Path(__file__).parents[1] / "lists"
-LINES = 60  # that each synthetic voice reads
+LINES = 60  # per synthetic voice
 
 
 def main(
-    corpus: Annotated[Path, typer.Argument(help="folder of speechocean762, the one that contains WAVE/")],
+    corpus: Annotated[Path, typer.Argument(help="folder of speechocean762, which contains WAVE/")],
     data: Annotated[Path, typer.Argument(help="folder to write the data directories to")],
     with_an4: Annotated[
         Path | None,
-        typer.Option("--an4", help="folder of AN4, for the base model to hear its training set too"),
+        typer.Option("--an4", help="folder of AN4, to add its training set to the base model's"),
     ] = None,
     voices: Annotated[int, typer.Option(min=1, help="synthetic voices for the base model")] = 80,
     nj: Annotated[int, typer.Option(min=1, help="parallel jobs")] = 1,

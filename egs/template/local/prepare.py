@@ -1,6 +1,6 @@
 """Prepare data/train, data/valid and data/test from a corpus with one recording per utterance.
 
-Expected below CORPUS: {train,valid,test}/<speaker>/<name>.wav, or .flac, each with its words in <name>.txt.
+Expected below CORPUS: {train,valid,test}/<speaker>/<name>.wav (or .flac), each with its words in <name>.txt.
 Change `read_set` if your corpus has another layout. An utterance id begins with the speaker, so that
 utterances sort by speaker; the speaker is also the task that an adapter is trained for.
 """

@@ -3,8 +3,8 @@
 The ordinary voices are in base_train, base_valid and base_test, which are those of egs/mini; 32 unusual ones
 are in adapt_train, adapt_valid and adapt_test, and the 8 others in new_train, new_valid and new_test, as
 speakers unseen in training. With --many, many_train, many_valid and many_test contain the 32 and 96 more
-unusual voices, and enrol_train the 8 others. A voice in two sets of the same part, such as adapt_train and
-many_train, has the same sentences in both, as far as both go. The speaker is the task.
+unusual voices, and enrol_train the 8 others. A voice in two similar sets, such as adapt_train and many_train,
+has the same sentences in both; the larger set adds more. The speaker is the task.
 `adaptkit.corpora.espeak` describes the voices.
 """
 
@@ -16,8 +16,8 @@ import typer
 from adaptkit.cli.script import run_script
 from adaptkit.corpora.espeak import BASE_SETS, Voice, synthesise_corpus, write_script
 
-# Other languages read English words as if they were their own. Where played_hz changes the speed, wpm
-# compensates for most of it.
+# Voices of other languages read English words as if these were of their language. Where played_hz changes the
+# speed, wpm compensates for most of it.
 UNUSUAL = (
     Voice("afrikaans", "af+m4"),
     Voice("child", "en-us+f1", wpm=112, pitch=70, played_hz=26800),
