@@ -100,6 +100,8 @@ def describe(choices: Mapping[str, Choice]) -> str:
     chosen = f"{len(own)} speakers: {', '.join(parts)}"
     if not epochs:
         return chosen
+    if min(epochs) == max(epochs):
+        return f"{chosen}; epochs {epochs[0]}"
     return f"{chosen}; epochs {min(epochs)} to {max(epochs)}, median {statistics.median_low(epochs)}"
 
 

@@ -61,6 +61,9 @@ def test_what_trials_chose_is_reported(experiments):
     chosen = "residual64: validation chose a learning rate of 0.001 (2 speakers), 0.003 (1 speaker), and 0 to"
     for render in (summary.as_table, summary.as_markdown, html.render_page):
         assert f"{chosen} 10 epochs, 8 in the median." in render(load(experiments))
+    dataclasses.replace(RunRecord.read(path), selection={"lr": {"0.003": 3}, "epochs": {"2": 3}}).write(path)
+    said = "validation chose a learning rate of 0.003 (3 speakers), and 2 epochs for all."
+    assert said in summary.as_markdown(load(experiments))
 
 
 def test_a_shared_adapter_that_kept_its_start_is_named_as_one(experiments):
