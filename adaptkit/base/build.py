@@ -161,8 +161,8 @@ def _make_decoder(
         return _make(config, "decoder", **widths), None
     if config["model_conf"].get("transducer_multi_blank_durations"):
         raise ConfigError(
-            "model_conf.transducer_multi_blank_durations: the loss of a multi-blank transducer is not among "
-            "those that adaptkit computes; use a transducer with one blank"
+            "model_conf.transducer_multi_blank_durations: adaptkit does not support the loss of "
+            "multi-blank transducers; use a transducer with one blank"
         )
     decoder = _make(config, "decoder", vocab_size=vocab_size, embed_pad=0)
     widths = {"output_size": vocab_size, "encoder_size": encoder_output_size, "decoder_size": decoder.dunits}

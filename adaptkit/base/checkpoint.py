@@ -132,7 +132,7 @@ def refuse_unfinished(path: Path) -> None:
     if folder.model.is_file() and folder.is_unfinished:
         raise CheckpointError(
             f"{path}: the training of this base model has not finished (there is no {folder.record.name}); "
-            "'adaptkit base train CONFIG --resume' finishes it, with the yaml and options it was begun with"
+            "'adaptkit base train CONFIG --resume' finishes it, with the same yaml and options"
         )
 
 
@@ -169,12 +169,12 @@ def wrap(
         reads = f"features of {config['input_size']} bins" if config["input_size"] else "speech"
         raise CheckpointError(
             f"{files.config}: the model reads {reads}, but adaptkit.features.num_bins is "
-            f"{features['num_bins']}; make 'adaptkit: features:' what the model was trained on"
+            f"{features['num_bins']}; set 'adaptkit: features:' to the options it was trained on"
         )
     if features is None and config["frontend"] is None:
         raise CheckpointError(
             f"{files.config}: the model reads features of {config['input_size']} bins without options; "
-            "add 'adaptkit: {features: {...}}' with what 'adaptkit feats' writes to feats.json"
+            "add 'adaptkit: {features: {...}}' with the options in the feats.json of 'adaptkit feats'"
         )
     prepared = preprocessor.read(config, files)
     if features is not None and prepared.peak is not None:
@@ -271,5 +271,5 @@ def _refuse_changed(base: BaseModel) -> None:
         raise CheckpointError(
             f"{base.path}: the model is {base.fingerprint}, but {record} was written for {expected}: "
             "model.pth, config.yaml or the BPE model has changed since, or it was trained by an earlier "
-            f"adaptkit; copy the folder again, or, if the change is meant, 'rm {shlex.quote(str(record))}'"
+            f"adaptkit; copy the folder again, or, if the change is intended, 'rm {shlex.quote(str(record))}'"
         )

@@ -182,7 +182,7 @@ class _Known:
         if name not in known:
             near = nearest(name, known).replace("; ", ", ")
             raise ConfigError(
-                f"base.prompt.{key}: {name!r} is no {key} of the model{near}; known: {', '.join(known)}"
+                f"base.prompt.{key}: {name!r} is not a {key} of the model{near}; known: {', '.join(known)}"
             )
         return name
 

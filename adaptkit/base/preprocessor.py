@@ -155,7 +155,7 @@ def _find_unfit_texts(config: Mapping[str, Any], options: Mapping[str, Any]) -> 
 
 def _find_unfit_options(config: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> Iterator[str]:
     if name not in _PREPROCESSORS:
-        yield f"preprocessor: {name}: not among those adaptkit follows ({listed(_PREPROCESSORS)})"
+        yield f"preprocessor: {name}: not supported; adaptkit supports {listed(_PREPROCESSORS)}"
     known = (*_FOLLOWED, *_OF_TRAINING)
     for option in sorted(set(options) - set(known)) if name == "default" else ():
         yield f"preprocessor_conf.{option}: ESPnet has no such option{nearest(option, known)}"

@@ -67,7 +67,7 @@ def _refuse_other_encoder(
     shapes = [list(weights[first].shape) for weights in (theirs, missed) if first in weights]
     found = f"of shape {shapes[0]}, not {shapes[1]}" if first in theirs else "missing"
     raise ConfigError(
-        f"base.init {source.path}: has another encoder than base.model: {first} is {found}"
+        f"base.init {source.path}: its encoder differs from that of base.model: {first} is {found}"
         f"{f', and {len(names) - 1} more' if len(names) > 1 else ''}; omit base.model to train the same "
         "architecture further, or start from a model with this encoder"
     )

@@ -264,7 +264,7 @@ def too_short(examples: Examples) -> dict[str, str]:
 def find_short(examples: Examples, lengths: Sequence[int]) -> dict[str, str]:
     """Return the utterances that would be too short with given lengths in feature frames, with the reason.
 
-    CTC needs an encoder frame for each token and one between equal tokens; the other losses need one.
+    CTC needs a frame for each token and one between equal tokens; attention and transducers need one in all.
     """
     reasons = {}
     base = examples.base

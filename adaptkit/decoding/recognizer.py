@@ -289,5 +289,5 @@ def _refuse_unroutable(options: ModelOptions, adapters: AdapterStack | None) -> 
     if options.unknown_speaker != "error":
         raise ConfigError(
             f"--unknown-speaker {options.unknown_speaker}: no effect with --route {options.route.method}, "
-            "which does not ask who speaks; omit it"
+            "which ignores the speaker's name; omit it"
         )

@@ -122,7 +122,7 @@ def find_damage(path: Path, made_of: str, *, allows_failures: bool = False) -> s
     except AdaptkitError:
         return "damaged"
     if record.made_of != made_of or (record.failures and not allows_failures):
-        return "of other data or options"
+        return "made from other data or options"
     if path.stat().st_size != record.num_bytes or checksum(path) != record.crc32:
         return "damaged"
     return ""
@@ -196,7 +196,7 @@ class _Index:
         """Return the row of the matrix at an offset."""
         place = int(np.searchsorted(self.offsets, offset))
         if place == len(self.offsets) or self.offsets[place] != offset:
-            raise _DamageError("no features at this place")
+            raise _DamageError("no features at this offset")
         return place
 
     def read(self, file: BinaryIO, offset: int) -> bytes:
@@ -250,7 +250,7 @@ def _matrix_bytes(head: bytes) -> int:
     layout = "<xixi" if kind in (b"FM", b"DM") else "<8xii"
     size = struct.calcsize(layout)
     if head[:2] != b"\0B" or kind not in _CELL_BYTES or len(rest) < size:
-        raise _DamageError("no Kaldi matrix at this place")
+        raise _DamageError("no Kaldi matrix at this offset")
     rows, cols = struct.unpack(layout, rest[:size])
     if rows < 1 or cols < 1:
         raise _DamageError(f"a matrix of {rows} by {cols} values")

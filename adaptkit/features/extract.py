@@ -156,7 +156,7 @@ def _log_restart(out_dir: Path, shards: list[_Shard], reasons: list[str]) -> Non
         log.info("%s: %d of %d arks exist already and are kept", out_dir, kept, len(shards))
     stale = [reason for shard, reason in zip(shards, reasons, strict=True) if reason and shard.ark.exists()]
     for reason, count in sorted(Counter(stale).items()):
-        log.info("%s: %d arks are %s, made again", out_dir, count, reason)
+        log.info("%s: %d arks were %s and are made again", out_dir, count, reason)
 
 
 def _make(

@@ -86,9 +86,7 @@ def read_share(part: Path, job: int) -> list[int]:
         return [int(number) for number in parse_json(read_text(file))[str(job)]]
     except (AdaptkitError, ValueError, KeyError, TypeError) as error:
         what = f"no share of job {job} ({error})"
-        remedy = (
-            "'adaptkit feats --cmd' writes it; an array that was given up or is out of date is not needed"
-        )
+        remedy = "'adaptkit feats --cmd' writes it; an abandoned or outdated array is not needed"
         raise DataError(f"{file}: {what}; {remedy}") from error
 
 

@@ -81,7 +81,7 @@ def _text_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
     """Warn of a set without words, which can still be decoded."""
     if not _has_words(tables):
         what = (
-            "holds ids alone"
+            "holds only ids"
             if tables["text"]
             else "no such file"
             if not (path / "text").exists()

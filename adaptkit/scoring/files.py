@@ -80,8 +80,8 @@ def read_references(ref: Path) -> tuple[Path, dict[str, str]]:
     path = ref / "text" if ref.is_dir() else ref
     refs = read_table(path) if path.exists() or not ref.is_dir() else {}
     if ref.is_dir() and not any(refs.values()):
-        what = "holds ids alone" if refs else "no such file, or an empty one"
-        remedy = "without the words that were said, hypotheses cannot be scored; write them there"
+        what = "holds only ids" if refs else "no such file, or an empty one"
+        remedy = "hypotheses cannot be scored without the words that were said; write them there"
         raise ScoringError(f"{path}: {what}: the set has no references; {remedy}")
     return path, refs
 

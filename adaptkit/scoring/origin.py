@@ -47,7 +47,7 @@ def refuse_unlike(one: Path, other: Path) -> None:
     if unlike:
         described = "; ".join(f"{name} {facts[name]} against {others[name]}" for name in sorted(unlike))
         remedy = "decode both with one base model and set, or compare them anyway with --allow-unlike"
-        raise ScoringError(f"{one}, {other}: not made alike: {described}; {remedy}")
+        raise ScoringError(f"{one}, {other}: made differently: {described}; {remedy}")
 
 
 def _read_facts(path: Path) -> dict[str, str]:

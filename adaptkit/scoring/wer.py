@@ -266,7 +266,7 @@ def refuse_other_references(report: ScoreReport, other: ScoreReport, name: str) 
         what = f"was not scored on the same references ({listed(sorted(unlike))})"
         raise ScoringError(f"{name}: {what}; score both against one set")
     if report.normalize != other.normalize:
-        raise ScoringError(f"{name}: not normalised alike; score both with the same --normalize")
+        raise ScoringError(f"{name}: normalised differently; score both with the same --normalize")
 
 
 def pair_up(first: ScoreReport, *others: ScoreReport) -> list[tuple[UtteranceScore, ...]]:

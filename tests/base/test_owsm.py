@@ -221,9 +221,9 @@ def test_more_than_thirty_seconds_are_refused(owsm, speech_batch):
     [
         (
             {"prompt": {"language": "enk"}},
-            "'enk' is no language of the model, did you mean 'eng'.; known: eng, deu",
+            "'enk' is not a language of the model, did you mean 'eng'.; known: eng, deu",
         ),
-        ({"prompt": {"task": "st_fra"}}, "'st_fra' is no task of the model.*known: asr, st_deu"),
+        ({"prompt": {"task": "st_fra"}}, "'st_fra' is not a task of the model.*known: asr, st_deu"),
         ({"prompt": {"times": True}}, "adaptkit.prompt.times"),
     ],
 )

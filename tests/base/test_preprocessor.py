@@ -108,7 +108,7 @@ def test_a_cleaner_whose_package_is_missing_is_named_for_the_first_text(read):
         ({"token_type": "hugging_face"}, "token_type: hugging_face: .* transformers"),
         ({"token_type": "morpheme"}, "token_type: morpheme: unknown to adaptkit"),
         ({"cleaner": ["tacotron", "soap"]}, "cleaner: soap: unknown; ESPnet has tacotron, jaconv"),
-        ({"preprocessor": "multi"}, "preprocessor: multi: not among those"),
+        ({"preprocessor": "multi"}, "preprocessor: multi: not supported"),
         ({"preprocessor_conf": {"speech_volume_normalise": 1}}, "did you mean 'speech_volume_normalize'"),
         ({"preprocessor_conf": {"unk_symbol": "?"}}, "unk_symbol: .*: not in the token list"),
         ({"use_lang_prompt": True}, "use_lang_prompt: a prompt of Whisper's tokens"),

@@ -136,5 +136,5 @@ def test_another_size_is_refused_before_anything_is_read(ark, change, what):
 
 
 def test_a_place_between_the_matrices_is_refused(ark):
-    with pytest.raises(DataError, match="f.ark:3: no features at this place"):
+    with pytest.raises(DataError, match="f.ark:3: no features at this offset"):
         load_feats(f"{ark}:3")

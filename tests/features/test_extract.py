@@ -101,7 +101,7 @@ def test_other_options_make_every_ark_again_and_say_so(data, caplog):
     with caplog.at_level(logging.INFO):
         made = extract(data, FbankOptions(num_bins=30))
     assert load_feats(made.feats["bob-3"]).shape[1] == 30
-    assert "3 arks are of other data or options, made again" in caplog.text
+    assert "3 arks were made from other data or options and are made again" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_damaged_ark_is_refused_by_readers_and_made_again(data, caplog, name, 
         load_feats(made.feats["bob-2"])
     with caplog.at_level(logging.INFO):
         assert extract(data) == made
-    assert "1 arks are damaged, made again" in caplog.text
+    assert "1 arks were damaged and are made again" in caplog.text
     assert (made.path / name).read_bytes() == whole
     assert len(load_feats(made.feats["bob-2"])) == 68
 

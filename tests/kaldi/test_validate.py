@@ -48,7 +48,7 @@ def test_missing_table_is_reported(folder, name):
 
 
 @pytest.mark.parametrize(
-    ("content", "what"), [(None, "no such file"), ("anna-1\nanna-2\nbert-1\nbert-2\n", "holds ids alone")]
+    ("content", "what"), [(None, "no such file"), ("anna-1\nanna-2\nbert-1\nbert-2\n", "holds only ids")]
 )
 def test_set_without_words_is_valid_with_a_warning(folder, content, what):
     (folder.path / "text").unlink() if content is None else folder.write("text", content)

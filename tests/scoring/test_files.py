@@ -108,7 +108,9 @@ def test_decode_folder_without_text_says_what_makes_it(folders, tmp_path):
 def test_set_without_references_says_so(folders, content):
     ref, hyp = folders
     (ref / "text").unlink() if content is None else (ref / "text").write_text(content)
-    with pytest.raises(ScoringError, match="data/text: .*: the set has no references; without the words"):
+    with pytest.raises(
+        ScoringError, match="data/text: .*: the set has no references; hypotheses cannot be scored without"
+    ):
         score_files.score_files(ref, hyp)
 
 

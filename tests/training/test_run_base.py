@@ -188,7 +188,9 @@ def test_another_encoder_is_no_start(base_settings, tmp_path):
     base_run.train_base(settings, device="cpu")
     wider = {**ESPNET_YAML, "encoder_conf": {**ESPNET_YAML["encoder_conf"], "linear_units": 32}}
     config.write_yaml(tmp_path / "wider.yaml", wider)
-    with pytest.raises(ConfigError, match="has another encoder than base.model: encoder.*; omit base.model"):
+    with pytest.raises(
+        ConfigError, match="its encoder differs from that of base.model: encoder.*; omit base.model"
+    ):
         base_run.train_base(trained_further(settings, tmp_path, model=tmp_path / "wider.yaml"), device="cpu")
     with pytest.raises(ConfigError, match="is base.dir too; continue a finished training with --resume"):
         base_run.train_base(trained_further(settings, tmp_path, dir=tmp_path / "base"), device="cpu")

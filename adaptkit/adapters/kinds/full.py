@@ -1,4 +1,4 @@
-"""Full fine-tuning as differences to the base model's parameters, the reference for adapters.
+"""Full fine-tuning as differences to the base parameters, the reference that adapters are compared with.
 
 Tomanek et al., Residual adapters for parameter-efficient ASR adaptation to atypical and accented speech,
 2021, arXiv:2109.06952, compare it with adapters for speech recognition.

@@ -110,7 +110,7 @@ def _choose(parts: _Parts, num_tokens: int, *, has_lm: bool) -> tuple[SearchOpti
         return options, f"auto: {what}{with_lm}"
     if has_lm:
         return Beam(beam_size=beam_size, ctc_weight=1.0, lm_weight=weight), f"auto: CTC{with_lm}"
-    return Greedy(), "auto: CTC without another decoder that adaptkit searches"
+    return Greedy(), "auto: CTC, without a decoder that adaptkit can search"
 
 
 def _changes(options: SearchOptions, request: SearchRequest) -> list[str]:

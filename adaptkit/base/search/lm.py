@@ -87,7 +87,7 @@ def _load(config_path: Path, weights_path: Path, base: BaseModel) -> LanguageMod
     foreign = [name for name in weights if not name.startswith(PREFIX)]
     if foreign:
         raise CheckpointError(
-            f"{weights_path}: {listed(foreign, 3)}: not of a language model, whose parameters begin with "
+            f"{weights_path}: {listed(foreign, 3)}: not from a language model, whose parameters begin with "
             f"'{PREFIX}'; use the .pth that ESPnet wrote beside {config_path}"
         )
     module = build_language_model(
@@ -107,7 +107,7 @@ def _check_kind(config: Mapping[str, Any], where: Path) -> str:
     kind, model = config.get("lm") or "seq_rnn", config.get("model") or "lm"  # ESPnet's defaults
     if kind not in LANGUAGE_MODELS:
         known = nearest(str(kind), LANGUAGE_MODELS) or f"; known: {', '.join(LANGUAGE_MODELS)}"
-        raise CheckpointError(f"{where}: lm: {kind}: no language model that adaptkit builds{known}")
+        raise CheckpointError(f"{where}: lm: {kind}: not a language model that adaptkit supports{known}")
     if model != "lm":
         raise CheckpointError(
             f"{where}: model: {model}: a language model of several tasks; use one with model: lm"

@@ -16,7 +16,7 @@ ALL = len(TOKENS)
 def test_ctc_alone_is_searched_greedily(base, caplog):
     caplog.set_level(logging.INFO)
     assert new_searcher(base, SearchRequest()).options == quick_searcher(base.model).options == Greedy()
-    assert "search: greedy (auto: CTC without another decoder" in caplog.text
+    assert "search: greedy (auto: CTC, without a decoder" in caplog.text
 
 
 def test_hybrid_models_are_searched_jointly(hybrid):

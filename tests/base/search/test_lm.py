@@ -38,7 +38,7 @@ def test_other_tokens_are_refused(new_lm, refused):
 def test_a_foreign_file_is_refused(new_lm, base_dir, refused):
     folder = new_lm("seq_rnn", TOKENS)
     torch.save(torch.load(base_dir / "model.pth"), folder / "valid.loss.ave.pth")
-    refused(folder, "not of a language model, whose parameters begin with 'lm.'")
+    refused(folder, "not from a language model, whose parameters begin with 'lm.'")
 
 
 def test_a_cut_file_is_refused(new_lm, refused):
@@ -54,7 +54,7 @@ def test_other_sizes_than_the_weights_are_refused(new_lm, refused):
 
 
 def test_other_kinds_are_refused(new_lm, refused):
-    refused(new_lm("seq_rnn", TOKENS, lm="transformer_opt"), "lm: transformer_opt: no language model that")
+    refused(new_lm("seq_rnn", TOKENS, lm="transformer_opt"), "lm: transformer_opt: not a language model that")
     refused(new_lm("seq_rnn", TOKENS, model="lm_multitask"), "model: lm_multitask: .*model: lm")
 
 
