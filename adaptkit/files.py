@@ -129,8 +129,9 @@ def read_regular(path: Path) -> bytes:
 @contextmanager
 def held_in_memory(content: bytes) -> Iterator[str]:
     """Yield the path of a file in memory with some content, for readers that need a path."""
-    with open(os.memfd_create("content"), "w+b", buffering=0) as file:
+    with open(os.memfd_create("content"), "w+b") as file:
         file.write(content)
+        file.flush()
         yield f"/proc/self/fd/{file.fileno()}"
 
 
@@ -173,6 +174,12 @@ def checksum(path: Path) -> int:
     except OSError as error:
         raise AdaptkitError(explain_os_error(error, path)) from error
     return crc
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a full disk, a quota or a limit on the size of files is the error, or has caused it."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def explain_os_error(error: OSError, path: Path) -> str:

@@ -13,6 +13,8 @@ from adaptkit.errors import AdaptkitError
 from adaptkit.files import (
     checksum,
     explain_os_error,
+    held_in_memory,
+    is_disk_full,
     read_text,
     remove,
     replacing,
@@ -91,6 +93,19 @@ def test_write_beyond_the_room_there_is_leaves_the_old_file(tmp_path):
     message, _ = writer.communicate()
     assert message.startswith(f"{path}: file size limit exceeded, nothing was written")
     assert (read_text(path), os.listdir(tmp_path)) == ("old", ["a"])
+
+
+def test_content_is_held_in_memory_as_a_whole_or_not_at_all():
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with held_in_memory(b"x" * 1000) as location:
+            assert os.path.getsize(location) == 1000
+        with pytest.raises(OSError, match="too large") as error, held_in_memory(b"x" * 1001):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert is_disk_full(error.value)
 
 
 def test_full_disk_is_named_with_its_remedy(tmp_path):

@@ -32,20 +32,24 @@ class LoadedExperiment:
 def load_experiment(
     exp: str | Path,
     *,
-    base: str | Path | None = None,
+    base: str | Path | BaseModel | None = None,
     device: torch.device | str = "cpu",
     overrides: Sequence[str] = (),
 ) -> LoadedExperiment:
     """Load the base model and the adapters of an experiment folder.
 
-    `base` is the folder of the base model if it has moved; `overrides` change the experiment's settings. A
-    missing or damaged file raises CheckpointError, as does a base model the adapters were not trained on.
+    `base` is the folder of the base model if it has moved, or the base model if it has been loaded already;
+    `overrides` change the experiment's settings. A missing or damaged file raises CheckpointError, as does a
+    base model the adapters were not trained on.
     """
     folder = RunFolder(Path(exp))
     file = checkpoint.load(folder.adapter)  # before the base model, which takes seconds
     settings = experiment.load(folder.config, overrides)
     warn_of_unfinished(folder)
-    loaded = load(Path(base or settings.base.dir), device, prompt=settings.base.prompt)
+    if isinstance(base, BaseModel):
+        loaded = base
+    else:
+        loaded = load(Path(base or settings.base.dir), device, prompt=settings.base.prompt)
     adapters = checkpoint.restore(file, loaded, folder.adapter)
     return LoadedExperiment(folder, settings, loaded, adapters, file)
 

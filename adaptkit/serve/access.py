@@ -3,7 +3,7 @@
 import hmac
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,9 +13,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adaptkit.errors import ConfigError
 from adaptkit.files import read_text, require_regular
+from adaptkit.serve import api_page, page
+from adaptkit.serve.middleware import numeric_address
 
-OPEN = ("/", "/docs", "/openapi.json", "/health")  # to everybody, as are the files below the next two
-_OPEN_BELOW = ("/static/", "/docs-files/")
+OPEN = ("/", "/docs", "/openapi.json", "/health")  # to everybody, as are the files of the two pages
 _PERSONAL = ("/v1/speakers", "/v1/corrections")  # and what is below them
 _READING = ("GET", "HEAD")
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
@@ -41,7 +42,7 @@ class Access:
 
     def _check(self, scope: Scope) -> Response | None:
         path, headers = scope["path"], Headers(scope=scope)
-        if path in OPEN or path.startswith(_OPEN_BELOW):
+        if path in OPEN or path.startswith((page.FOLDER, api_page.FOLDER)):
             return None
         is_personal = any(path == own or path.startswith(f"{own}/") for own in _PERSONAL)
         if is_personal and scope["method"] not in _READING and not _is_own_site(headers):
@@ -91,10 +92,8 @@ def _is_own_site(headers: Headers) -> bool:
 
 def _is_local(scope: Scope, headers: Headers) -> bool:
     """Whether a program on this machine has sent a request, and not for another one."""
-    try:
-        address = ip_address((scope.get("client") or ("",))[0])
-    except ValueError:
-        return False
+    address = numeric_address(scope, "client")
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
-    return address.is_loopback and not any(name in headers for name in _FORWARDED)
+    is_near = address is not None and address.is_loopback
+    return is_near and not any(name in headers for name in _FORWARDED)

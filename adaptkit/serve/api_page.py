@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from adaptkit.serve.openapi import EXAMPLE_ADDRESS
 
 _FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
-_FOLDER = "docs-files"
+FOLDER = "/docs-files/"  # of their addresses
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
 _POLICY = (
     "default-src 'none'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
@@ -25,13 +25,13 @@ def add_api_page(app: FastAPI) -> None:
     """Add the page, its files and the description, whose addresses are those that the client has used."""
     folder = resources.files("fastapi_offline") / "static"
     for name, media_type in _FILES.items():
-        _add_file(app, f"/{_FOLDER}/{name}", (folder / name).read_bytes(), media_type)
+        _add_file(app, f"{FOLDER}{name}", (folder / name).read_bytes(), media_type)
     page = get_swagger_ui_html(
         openapi_url="openapi.json",
         title=app.title,
-        swagger_js_url=f"{_FOLDER}/swagger-ui-bundle.js",
-        swagger_css_url=f"{_FOLDER}/swagger-ui.css",
-        swagger_favicon_url=f"{_FOLDER}/favicon.png",
+        swagger_js_url=f".{FOLDER}swagger-ui-bundle.js",
+        swagger_css_url=f".{FOLDER}swagger-ui.css",
+        swagger_favicon_url=f".{FOLDER}favicon.png",
         swagger_ui_parameters={"validatorUrl": None},  # else its logo comes from another host
     ).body
     headers = {**_HEADERS, "Content-Security-Policy": _POLICY.format(scripts=_hash_scripts(bytes(page)))}

@@ -1,8 +1,9 @@
 """Middleware that refuses foreign Host headers, and counts requests by status and measures their latency."""
 
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from time import perf_counter
+from typing import Literal
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,7 +32,7 @@ class AllowedHosts:
             return
         found = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         name = host_name(found[0]) if len(found) == 1 else ""
-        is_allowed = bool(name) and (name in self._names or name == _address(scope))
+        is_allowed = bool(name) and (name in self._names or name == str(numeric_address(scope, "server")))
         await (self._app if is_allowed else self._refuse(scope["path"], ", ".join(found)))(
             scope, receive, send
         )
@@ -59,11 +60,11 @@ def host_name(host: str) -> str:
         return name.lower().removesuffix(".")
 
 
-def _address(scope: Scope) -> str | None:
-    """Return the numeric address that the client has connected to."""
+def numeric_address(scope: Scope, whose: Literal["client", "server"]) -> IPv4Address | IPv6Address | None:
+    """Return the address of one end of a connection; None for a Unix socket, or a test client."""
     try:
-        return str(ip_address((scope.get("server") or ("",))[0]))
-    except ValueError:  # a Unix socket, or a test client
+        return ip_address((scope.get(whose) or ("",))[0])
+    except ValueError:
         return None
 
 

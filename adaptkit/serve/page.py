@@ -14,6 +14,7 @@ _TYPES = {
     "page.js": "text/javascript",
     "server.js": "text/javascript",
 }
+FOLDER = "/static/"  # of their addresses
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -30,7 +31,7 @@ def add_page(app: FastAPI, *, most_sec: float, most_bytes: int) -> None:
     page = Template((folder / "index.html").read_text(encoding="utf-8"))
     _add_file(app, "/", page.substitute(max_sec=f"{most_sec:g}", max_bytes=most_bytes), "text/html")
     for name, media_type in _TYPES.items():
-        _add_file(app, f"/static/{name}", (folder / name).read_text(encoding="utf-8"), media_type)
+        _add_file(app, f"{FOLDER}{name}", (folder / name).read_text(encoding="utf-8"), media_type)
 
 
 def _add_file(app: FastAPI, path: str, content: str, media_type: str) -> None:

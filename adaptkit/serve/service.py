@@ -35,7 +35,8 @@ from adaptkit.serve.schemas import (
     Submodels,
     UnusableFile,
 )
-from adaptkit.serve.speakers import Speakers, Watch
+from adaptkit.serve.speakers import Speakers
+from adaptkit.serve.watch import Watch
 from adaptkit.submodels.cache import SubmodelCache
 
 _NUM_READERS = 2  # threads that read audio and compute features: 3 ms for 3 s of speech
@@ -102,7 +103,7 @@ class Service:
         self._readers = ThreadPoolExecutor(
             _NUM_READERS, "audio", initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._watch = Watch(self._look, settings.refresh_sec)
+        self._watch = Watch(self._look, settings.refresh_sec, name="watch")
         self._routing = new_routing(
             settings.unknown_speaker,
             self.cache,

@@ -2,19 +2,17 @@
 
 import logging
 from bisect import bisect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from threading import Event, Thread
 
 from adaptkit.adapters.per_task import SHARED
-from adaptkit.errors import AdaptkitError, listed, nearest
+from adaptkit.errors import listed, nearest
 from adaptkit.serve.routing import ROUTED
 from adaptkit.serve.schemas import Refusal
 from adaptkit.submodels.cache import SubmodelCache
 from adaptkit.submodels.files import file_name
 
 _NEIGHBOURS = 100  # names before and after an unknown one to compare it with; 10,000 would take 0.2 s
-_CLOSING_SEC = 2.0  # for a scan to end
 _LOG = logging.getLogger(__name__)
 
 
@@ -96,50 +94,3 @@ def written_sec(path: Path) -> int:
         return int(path.stat().st_mtime)
     except OSError:
         return 0
-
-
-class Watch:
-    """A thread that rescans the folder at intervals, so that new files need no restart."""
-
-    def __init__(self, look: Callable[[], None], every_sec: float):
-        self._look, self._every_sec = look, every_sec
-        self._closing, self._woken, self._looked = Event(), Event(), Event()
-        self._thread = Thread(target=self._run, name="watch", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread is running."""
-        return self._thread.is_alive()
-
-    def look_now(self) -> None:
-        """Scan at once, and wait until that is done, or a while if it hangs."""
-        self._looked.clear()
-        self._woken.set()
-        self._looked.wait(_CLOSING_SEC)
-
-    def close(self) -> None:
-        """Stop the thread; one that hangs in a scan, as on a lost network drive, is left behind."""
-        self._closing.set()
-        self._woken.set()
-        self._thread.join(_CLOSING_SEC)
-
-    def _run(self) -> None:
-        logged = ""
-        while not self._closing.is_set():
-            is_awaited = self._woken.wait(self._every_sec)
-            self._woken.clear()
-            if self._closing.is_set():
-                return
-            try:
-                self._look()
-                logged = ""
-            except Exception as error:  # the next scan may succeed, if the folder is back
-                if str(error) != logged:
-                    _LOG.warning("%s", error, exc_info=not isinstance(error, AdaptkitError))
-                logged = str(error)
-            if is_awaited:
-                self._looked.set()

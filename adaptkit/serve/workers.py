@@ -25,6 +25,8 @@ _LONGEST_PAUSE_SEC = 60.0  # between attempts to replace a process
 _BEAT_SEC = 1.0  # between the signs of life of a process
 _END_SEC = 2.0  # for a killed process to end; one that waits for a lost network drive may not
 SILENT_SEC = 15.0  # a process without a sign of life for longer than that is killed and replaced
+_BEGINNING_SEC = 120.0  # until the first one: to import torch takes 30 s where others use all cores
+_REMEDY = "if other programs take all cores or memory ran out, use fewer --workers"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class _WorkerSlot:
         self._process.start()
         there.close()  # so that the end of the process closes the pipe
         self._started: Started | None = None
+        self._most_silent_sec = _BEGINNING_SEC
         self._reason = ""  # why it ends, if it has said so
         self._silence_sec, self._checked_sec = 0.0, monotonic()
         self._due_sec: float | None = None  # when to start a replacement
@@ -103,17 +106,18 @@ class _WorkerSlot:
         self._checked_sec = now_sec
         with suppress(EOFError):  # it has ended meanwhile
             while self._reports.poll():
-                report = self._reports.recv()
+                report = self._take_report()
                 self._started = report if isinstance(report, Started) else self._started
                 self._reason = report if isinstance(report, str) else self._reason
                 self._silence_sec = 0.0
-        return self._silence_sec > SILENT_SEC
+        return self._silence_sec > self._most_silent_sec
 
     def _end_silent(self) -> str:
         """Kill a process that gives no sign of life; return what to say."""
         self._process.kill()
         self._process.join(_END_SEC)
-        return f"process {self._process.pid} gave no sign of life for {SILENT_SEC:g} s and was killed"
+        silent = f"gave no sign of life for {self._most_silent_sec:g} s"
+        return f"process {self._process.pid} {silent} and was killed"
 
     def _note_end(self, report: Started | str) -> None:
         """Schedule a replacement: at once if the process was ready, else with exponential backoff."""
@@ -129,17 +133,19 @@ class _WorkerSlot:
     def _receive(self) -> Started | str:
         """Wait for the report of the process: that it is ready, or why it ends."""
         try:
-            while self._reports.poll(SILENT_SEC):
-                report = self._reports.recv()
+            while self._reports.poll(self._most_silent_sec):
+                report = self._take_report()
                 if report is not None:  # a sign of life
                     return report
-            return self._end_silent()
+            return f"{self._end_silent()} before it was ready; {_REMEDY}"
         except EOFError:
             self._process.join()
-            return (
-                f"process {self._process.pid} ended with exit code {self._process.exitcode} before it "
-                "was ready; check its output; if memory ran out, use fewer --workers"
-            )
+            how = f"ended with exit code {self._process.exitcode} before it was ready"
+            return f"process {self._process.pid} {how}; check its output; {_REMEDY}"
+
+    def _take_report(self) -> Started | str | None:
+        self._most_silent_sec = SILENT_SEC
+        return self._reports.recv()
 
 
 def supervise(work: Work, num_workers: int, *, on_start: Callable[[Started], None], most_sec: float) -> None:
@@ -198,6 +204,7 @@ def _run(work: Work, reports: Connection) -> None:
         while not ending.wait(_BEAT_SEC):
             report(None)
 
+    report(None)
     Thread(target=beat, name="beat", daemon=True).start()
     try:
         work(report)

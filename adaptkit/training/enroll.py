@@ -50,16 +50,17 @@ _OF_VALIDATION = {"train.valid_every", "train.valid_metric", "train.select", "tr
 _OF_VALID = {"train.patience", "train.average"}  # which folds do without
 
 
-def enroll(options: EnrollOptions, *, device: str) -> Path:
+def enroll(options: EnrollOptions, *, device: str, base: BaseModel | None = None) -> Path:
     """Train new speakers of an experiment and append them to its adapter file; return the file's folder.
 
-    An interrupted run resumes; the adapter file is written once all speakers are trained.
+    An interrupted run resumes; the adapter file is written once all speakers are trained. `base` is the base
+    model, if it has been loaded already.
     """
     _refuse_misuse(options)
     target = options.target
     with in_processes(device):
         loaded = load_experiment(
-            options.exp, base=options.base, device=device, overrides=_settings_words(options)
+            options.exp, base=base or options.base, device=device, overrides=_settings_words(options)
         )
         settings, base, known = _by_speaker(loaded.settings), loaded.base, loaded.adapters
         _refuse_idle(options, settings.train)

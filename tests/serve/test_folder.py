@@ -13,7 +13,7 @@ import torch
 
 from adaptkit.errors import AdaptkitError
 from adaptkit.search_options import Greedy, SearchRequest
-from adaptkit.serve.speakers import Watch
+from adaptkit.serve.watch import Watch
 from adaptkit.submodels import files
 from adaptkit.submodels.folder import SubmodelFolder
 
@@ -101,7 +101,7 @@ def test_a_watch_outlives_any_error_and_logs_it_once(caplog):
         looks.append(None)
         raise ValueError("of ours")
 
-    watch = Watch(look, 0.001)
+    watch = Watch(look, 0.001, name="watch")
     watch.start()
     deadline = time.monotonic() + 20
     while len(looks) < 3 and time.monotonic() < deadline:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,9 +21,12 @@ pytestmark = pytest.mark.slow
 SPEAKERS = ("spk1", "spk10", "spk2")
 PATIENCE = 180  # seconds
 SCRIPT = """
+import ctypes
 import logging
+import os
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +43,12 @@ def work(folder, on_start):
     if (folder / "broken").exists():
         raise AdaptkitError("this is why")
     on_start(Started(num_known=3, num_slots=4))
-    time.sleep(1000)
+    while True:
+        time.sleep(0.05)
+        with suppress(FileNotFoundError):
+            (folder / "stick").rename(folder / "stuck")  # in one of the processes
+            (folder / "stuck").write_text(str(os.getpid()))
+            ctypes.PyDLL(None).sleep(1000)  # in C, with the interpreter's lock
 
 
 if __name__ == "__main__":
@@ -136,6 +145,15 @@ def test_one_that_is_killed_before_it_serves_is_told_with_a_remedy(until, tmp_pa
         )
 
 
+def test_one_that_is_stopped_before_it_serves_is_told_with_a_remedy(until, tmp_path):
+    with supervising(tmp_path, silent_sec=4) as process:
+        until(lambda: (tmp_path / "started").exists())
+        os.kill(until(lambda: find_workers(process, 1))[0], signal.SIGSTOP)
+        assert process.wait(PATIENCE) == 1
+        said = r"script: process \d+ gave no sign of life for 4 s and was killed before it was ready; .*"
+        assert re.fullmatch(said + r"fewer --workers\n", process.stderr.read())
+
+
 def test_processes_that_end_are_replaced_until_others_serve(until, tmp_path):
     with supervising(tmp_path, "go") as process:
         process.stdout.readline()
@@ -217,19 +235,50 @@ def test_what_a_process_held_is_forgotten_when_it_dies(until, several, recording
     assert read_metric(several, 'adaptkit_requests_total{path="/v1/recognize",status="200"}') > 1
 
 
-def test_a_stopped_process_is_killed_and_replaced_in_bounded_time(until, tmp_path):
+def test_a_stopped_worker_is_replaced_while_the_other_answers(several, until, recordings):
+    stopped, other = until(lambda: find_workers(several.process))
+    os.kill(stopped, signal.SIGSTOP)
+    found, is_over = [], threading.Event()
+
+    def ask():
+        while not is_over.wait(0.1):
+            started_sec = time.monotonic()
+            try:
+                answer = several.post(recordings["spk1-00"], "spk1").status_code
+            except httpx.TransportError as error:
+                answer = type(error).__name__
+            found.append((answer, time.monotonic() - started_sec))
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    until(lambda: f"process {stopped} gave no sign of life for 15 s" in "".join(several.log))
+    num_before = len(found)
+    is_over.set()
+    for client in clients:
+        client.join()
+    refused = {answer for answer, _ in found} - {200}
+    assert refused <= {"ReadError", "RemoteProtocolError", "ConnectError"}  # never a timeout of 30 s
+    assert any(answer == 200 for answer, _ in found[:num_before])
+    assert [several.post(recordings["spk1-00"], "spk1").status_code for _ in range(8)] == [200] * 8
+    until(lambda: set(find_workers(several.process) or (stopped,)) - {stopped} > {other})
+
+
+def test_processes_that_are_stopped_or_stuck_are_killed_and_replaced_in_bounded_time(until, tmp_path):
     with supervising(tmp_path, "go", silent_sec=4) as process:
         process.stdout.readline()
-        stopped, other = find_workers(process)
-        os.kill(stopped, signal.SIGSTOP)
+        (tmp_path / "stick").touch()
+        stuck = int(until(lambda: (tmp_path / "stuck").exists() and (tmp_path / "stuck").read_text()))
+        hanging = find_workers(process)
+        os.kill(next(pid for pid in hanging if pid != stuck), signal.SIGSTOP)
         started_sec = time.monotonic()
-        until(lambda: (tmp_path / "started").read_text() == "xxx")
+        until(lambda: (tmp_path / "started").read_text() == "xxxx")
         assert time.monotonic() - started_sec < 20
-        assert not is_running(stopped)
-        assert is_running(other)
+        assert not any(map(is_running, hanging))
         process.terminate()
         log = process.stderr.read()
-    assert f"process {stopped} gave no sign of life for 4 s and was killed; a replacement starts now" in log
+    for pid in hanging:
+        assert f"process {pid} gave no sign of life for 4 s and was killed; a replacement starts now" in log
 
 
 def test_processes_that_were_stopped_with_their_supervisor_go_on(tmp_path):

@@ -65,9 +65,9 @@ def _add_speaker(app: FastAPI, service: Service) -> None:
     )
     async def make(name: Name, response: Response) -> Speaker:
         """Make a speaker without recordings, unless there is one of that name."""
-        is_new = await _do(service, Enrollment.make, name)
+        is_new, speaker = await _do(service, Enrollment.make, name)
         response.status_code = 201 if is_new else 200
-        return await _do(service, Enrollment.describe, name)
+        return speaker
 
     @app.get(
         "/v1/speakers/{name}",

@@ -11,24 +11,25 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from threading import Event, Thread
 
 from adaptkit import locks
 from adaptkit.errors import AdaptkitError
-from adaptkit.files import parse_json, read_text, write_text
+from adaptkit.files import is_disk_full, parse_json, read_text, write_text
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.serve.enrollment.jobs import INTERRUPTED, JobRecord, Jobs
 from adaptkit.serve.enrollment.recordings import Recorded, Recordings
 from adaptkit.serve.enrollment.split import split
-from adaptkit.serve.enrollment.training import Result, Spec
+from adaptkit.serve.enrollment.training import DISK_FULL, Result, Spec
 from adaptkit.serve.schemas import Refusal
+from adaptkit.serve.watch import Watch
 
 _LOG = logging.getLogger(__name__)
 _EVERY_SEC = 0.5  # between looks for jobs that another process of the server has queued
 _WATCH_SEC = 0.1  # between looks whether a job has ended, or is to be cancelled
 _CLOSING_SEC = 10.0
 _MOST_LOGGED = 2000  # bytes of what a process said that failed
+_FULL = "the disk of the server is full, so nothing has changed; free some space there and start it again"
 _PROGRAM = "adaptkit.serve.enrollment.training"
 
 
@@ -44,45 +45,32 @@ class Runner:
     ):
         self._recordings, self._jobs = recordings, jobs
         self._make_spec, self._install = make_spec, install
-        self._closing, self._woken = Event(), Event()
-        self._thread = Thread(target=self._run, name="enrollment", daemon=True)
+        self._must_look = True  # also if nobody has announced a job: as the server starts, or a look failed
+        self._watch = Watch(self._look, _EVERY_SEC, name="enrollment", closing_sec=_CLOSING_SEC)
 
     def start(self) -> None:
         """Start to run jobs."""
-        self._thread.start()
+        self._watch.start()
+        self._watch.wake()
 
     @property
     def is_alive(self) -> bool:
         """Whether jobs are being run."""
-        return self._thread.is_alive()
+        return self._watch.is_alive
 
     def wake(self) -> None:
         """Look for jobs now."""
-        self._woken.set()
+        self._watch.wake()
 
     def close(self) -> None:
         """End the running job, if there is one, and run no more."""
-        self._closing.set()
-        self._woken.set()
-        self._thread.join(_CLOSING_SEC)
+        self._watch.close()
 
-    def _run(self) -> None:
-        logged, is_first = "", True
-        while not self._closing.is_set():
-            try:
-                self._look(is_first=is_first)
-                logged, is_first = "", False
-            except Exception as error:  # the folder may be back at the next look
-                if str(error) != logged:
-                    _LOG.warning("%s", error, exc_info=not isinstance(error, AdaptkitError))
-                logged = str(error)
-            self._woken.wait(_EVERY_SEC)
-            self._woken.clear()
-
-    def _look(self, *, is_first: bool) -> None:
+    def _look(self) -> None:
         """Run the queued jobs, unless another process of this server does."""
-        if not is_first and not self._jobs.wanted.exists():
+        if not self._must_look and not self._jobs.wanted.exists():
             return
+        self._must_look = True
         with ExitStack() as held:
             try:
                 held.enter_context(locks.hold(self._jobs.folder))
@@ -91,8 +79,9 @@ class Runner:
             for job in self._jobs.all():
                 if job.state == "running":  # whoever ran it is gone
                     self._end(job, job.end("failed", INTERRUPTED))
-            while not self._closing.is_set() and (job := self._jobs.take()) is not None:
+            while not self._watch.is_closing and (job := self._jobs.take()) is not None:
                 self._try(job)
+        self._must_look = False
 
     def _try(self, job: JobRecord) -> None:
         """Run a job to its end."""
@@ -102,7 +91,8 @@ class Runner:
             if running is not None:
                 self._end(running, self._follow(running))
         except Exception as error:  # a full disk, for example; the other jobs go on
-            message = str(error) if isinstance(error, Refusal) else "the server could not run it; see its log"
+            message = _FULL if is_disk_full(error) else "the server could not run it; see its log"
+            message = str(error) if isinstance(error, Refusal) else message
             if not isinstance(error, Refusal):
                 is_bug = not isinstance(error, AdaptkitError | OSError)
                 _LOG.warning("the enrollment of %r failed: %s", job.speaker, error, exc_info=is_bug)
@@ -159,7 +149,7 @@ class Runner:
             )
         try:
             while process.poll() is None:
-                if self._closing.is_set():
+                if self._watch.is_closing:
                     return job.end("failed", INTERRUPTED)
                 if self._jobs.is_cancelled(job.speaker) or job.speaker not in self._recordings:
                     return job.end("cancelled", "cancelled; nothing has changed")
@@ -171,6 +161,9 @@ class Runner:
 
     def _finish(self, job: JobRecord, spec: Spec, code: int) -> JobRecord:
         """Install what a job has trained, if it is better; return the record of its end."""
+        if code == DISK_FULL:
+            _LOG.warning("the enrollment of %r found the disk full", job.speaker)
+            return job.end("failed", _FULL)
         if code or not spec.result.exists():
             how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             said = (spec.folder / "log").read_bytes()[-_MOST_LOGGED:].decode(errors="replace")

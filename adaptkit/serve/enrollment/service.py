@@ -6,7 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ import torch
 from adaptkit import locks
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed, nearest
-from adaptkit.files import remove
+from adaptkit.files import is_disk_full, remove
 from adaptkit.kaldi.tables import read_table
 from adaptkit.serve.enrollment.jobs import JobRecord, Jobs
 from adaptkit.serve.enrollment.recordings import Recorded, Recordings
@@ -80,8 +79,7 @@ class Enrollment:
     def as_refusal(self, error: AdaptkitError) -> Refusal:
         """Return what a client is told of an error, which is logged: nothing of the server's paths."""
         _LOG.warning("%s", error)
-        is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (ENOSPC, EDQUOT, EFBIG)
-        if is_full:
+        if is_disk_full(error):
             return Refusal(507, "the disk of the server is full, so nothing was kept; free some space there")
         return Refusal(500, self._without_folder(str(error)))
 
@@ -105,9 +103,9 @@ class Enrollment:
                 continue
         return Speakers(speakers=found)
 
-    def make(self, name: str) -> bool:
-        """Make a speaker; return whether there was none."""
-        return self._recordings.make(name)
+    def make(self, name: str) -> tuple[bool, Speaker]:
+        """Make a speaker, unless there is one; return whether there was none, and a description."""
+        return self._recordings.make(name), self.describe(name)
 
     def describe(self, name: str) -> Speaker:
         """Describe a speaker with recordings and job."""

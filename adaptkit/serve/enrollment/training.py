@@ -24,7 +24,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import AdaptkitError, CheckpointError
 from adaptkit.features import extract
 from adaptkit.features.fbank import FbankOptions
-from adaptkit.files import parse_json, read_text, write_text
+from adaptkit.files import is_disk_full, parse_json, read_text, write_text
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
@@ -38,6 +38,7 @@ from adaptkit.training.validation import choose_metric, validate
 
 _LOG = logging.getLogger(__name__)
 MAX_EPOCHS = 20
+DISK_FULL = os.EX_IOERR  # the exit code that says so, as a file could not
 # rates and epochs as docs/few_utterances.md advises: a few steps per epoch, with a start that is never lost
 _TRAINING = (
     f"train.max_epochs={MAX_EPOCHS}",
@@ -126,7 +127,7 @@ def train(spec: Spec) -> Result:
         base=Path(spec.base),
         overrides=_TRAINING,
     )
-    enroll(options, device=device)
+    enroll(options, device=device, base=base)
     start, *later = read_validations(spec.trained)
     compared = before or start
     best = min(later, key=lambda one: one.rank, default=start)
@@ -217,10 +218,22 @@ def main(words: Sequence[str]) -> None:
     spec = Spec(**parse_json(read_text(Path(words[0]))))
     os.nice(spec.nice)
     try:
-        result = train(spec)
+        write_text(spec.result, json.dumps(asdict(_try(spec))))
+    except (AdaptkitError, OSError) as error:
+        if not is_disk_full(error):
+            raise
+        _LOG.error("%s", error)
+        os._exit(DISK_FULL)  # an exit that fails to write the rest of the log has another code
+
+
+def _try(spec: Spec) -> Result:
+    """Run a job; an error that says what is wrong, but for a full disk, is its result."""
+    try:
+        return train(spec)
     except AdaptkitError as error:
-        result = Result(error=str(error))
-    write_text(spec.result, json.dumps(asdict(result)))
+        if is_disk_full(error):
+            raise
+        return Result(error=str(error))
 
 
 if __name__ == "__main__":

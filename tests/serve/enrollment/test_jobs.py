@@ -1,14 +1,16 @@
 """Jobs on a server as a process of its own, each trained in another one."""
 
+import json
 import os
+import resource
 import shutil
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from adaptkit.kaldi import validate
@@ -64,18 +66,18 @@ class Talk:
 
 
 def find_training(pid):
+    """Find the processes that train, below a server with or without workers."""
     found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with suppress(FileNotFoundError):
-            if "serve.enrollment.training" in Path(f"/proc/{child}/cmdline").read_text():
-                found.append(int(child))
-    tasks = Path(f"/proc/{pid}/task")
-    for task in tasks.iterdir():
-        for child in (task / "children").read_text().split():
-            with suppress(FileNotFoundError, ProcessLookupError):
-                if "serve.enrollment.training" in Path(f"/proc/{child}/cmdline").read_text():
-                    found.append(int(child))
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, (task / "children").read_text().split()):
+                is_training = "serve.enrollment.training" in Path(f"/proc/{child}/cmdline").read_text()
+                found += [child] if is_training else find_training(child)
     return found
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,33 @@ def test_a_killed_job_has_failed_and_the_next_one_runs(talk, options):
     talk.ask("DELETE", "/speakers/kim")
 
 
+def test_a_full_disk_in_the_middle_of_an_upload_or_a_job_is_told_and_nothing_is_half_there(
+    talk, options, audio
+):
+    talk.make("olga", 5)
+    pid, limits = talk.server.process.pid, resource.getrlimit(resource.RLIMIT_FSIZE)
+    tone = audio(0.3 * np.sin(np.arange(5 * 8000) * 0.7), format="OGG")
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (len(tone) + 2000, limits[1]))  # less than it has as WAV
+    form = {"files": {"file": tone}, "data": {"text": "AB"}}
+    refused = talk.ask("POST", "/speakers/olga/recordings", **form)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (2000, limits[1]))  # less than a Submodel has
+    talk.enroll("olga")
+    job = talk.wait("olga", *ENDED)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+    assert (refused.status_code, job["state"]) == (507, "failed")
+    for answer in (refused.json(), job):
+        assert "the disk of the server is full" in answer["message"], (answer, talk.server.log)
+    people = options[-3]
+    assert validate.find_problems(people / "olga") == []
+    assert sorted(path.name for path in (people / ".jobs/olga").iterdir()) == ["job.json"]
+    assert not (options[3] / "olga.safetensors").exists()
+    assert talk.ask("POST", "/speakers/olga/recordings", **form).status_code == 201
+    assert len(talk.ask("GET", "/speakers/olga").json()["recordings"]) == 6
+    talk.enroll("olga")
+    talk.wait("olga", "running")
+    assert talk.ask("DELETE", "/speakers/olga").status_code == 204
+
+
 def test_too_few_recordings_are_refused(talk):
     talk.make("lee", 4)
     refused = talk.enroll("lee")
@@ -162,7 +191,7 @@ def test_a_client_that_leaves_while_uploading_leaves_nothing(talk):
     assert len(talk.ask("GET", "/speakers/mia").json()["recordings"]) == 2
 
 
-def test_a_second_server_is_refused_and_jobs_end_with_theirs(talk, options, started, run_process, until):
+def test_a_second_server_is_refused_and_a_job_ends_with_a_killed_server(talk, options, run_process, until):
     refused = run_process("adaptkit", "serve", "--port", "0", *options)
     assert (refused.returncode, "is writing to it" in refused.stderr) == (1, True), refused.stderr
     talk.make("nora")
@@ -171,15 +200,46 @@ def test_a_second_server_is_refused_and_jobs_end_with_theirs(talk, options, star
     pid = talk.pid()
     talk.server.process.send_signal(signal.SIGKILL)
     until(lambda: not Path(f"/proc/{pid}").exists())
-    with started(*options) as server:
-        again = Talk(server, talk.recordings, until)
-        job = again.wait("nora", "failed")
-        assert "interrupted" in job["message"]
-        assert len(again.ask("GET", "/speakers/nora").json()["recordings"]) == 6
-        again.enroll("nora")
-        pid = again.pid()
-        server.process.send_signal(signal.SIGTERM)
-        server.process.wait(60)
-        assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture(scope="module")
+def pair(talk, options, started, recordings, until):
+    """A server of two workers, in the folder that a killed server has left."""
+    talk.server.process.kill()
+    talk.server.process.wait()
+    with started(*options, "--workers", "2") as server:
+        yield Talk(server, recordings, until)
+
+
+def test_a_job_is_seen_through_every_worker_and_can_be_repeated_after_its_own_ended(pair, options, until):
+    people = options[-3]
+    assert "interrupted" in pair.wait("nora", "failed")["message"]
+    assert len(pair.ask("GET", "/speakers/nora").json()["recordings"]) == 6
+    pair.enroll("nora")
+    pair.wait("nora", "running")
+    assert {pair.job("nora")["state"] for _ in range(16)} == {"running"}  # by a connection each
+    pid = pair.pid()
+    os.kill(parent_of(pid), signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{pid}").exists())
+    assert "interrupted" in pair.wait("nora", *ENDED)["message"]
+    assert not (people / ".jobs/nora/work").exists()
+    assert not (options[3] / "nora.safetensors").exists()
+    assert validate.find_problems(people / "nora") == []
+
+    assert pair.enroll("nora").status_code == 202
+    job = pair.wait("nora", *ENDED)
+    assert job["state"] == "installed", job
+    asked = [pair.server.post(pair.recordings["spk2-00"], "nora").json() for _ in range(16)]
+    assert {answer["submodel"]["task"] for answer in asked} == {"nora"}
+
+
+def test_a_job_ends_with_a_server_that_is_told_to(pair, options):
+    pair.make("nora")
+    pair.enroll("nora")
+    pid = pair.pid()
+    pair.server.process.send_signal(signal.SIGTERM)
+    assert pair.server.process.wait(60) == 0
+    assert not Path(f"/proc/{pid}").exists()
     assert not (options[-3] / ".jobs/nora/work").exists()
-    assert subprocess.run(["grep", "-c", "failed", options[-3] / ".jobs/nora/job.json"]).returncode == 0
+    job = json.loads((options[-3] / ".jobs/nora/job.json").read_text())
+    assert (job["state"], "interrupted" in job["message"]) == ("failed", True)
