@@ -171,8 +171,7 @@ def perturb(
         typer.Option(
             "--speed",
             metavar="X",
-            help="A speed; repeatable; 1 for the originals.",
-            show_default="0.9, 1.0 and 1.1",
+            help="A speed; repeatable; 1 for the originals. If omitted, 0.9, 1 and 1.1.",
         ),
     ] = None,
     same_speaker: Annotated[

@@ -183,7 +183,7 @@ RouteNearest = Annotated[
 ]
 SubmodelMb = Annotated[
     float | None,
-    typer.Option(metavar="MB", min=0, help="Memory for Submodels in MiB, per process.", show_default="1024"),
+    typer.Option(metavar="MB", min=0, help="Memory for Submodels in MiB, per process; 1024 if omitted."),
 ]
 
 

@@ -4,8 +4,6 @@ import functools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from operator import eq
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +60,7 @@ class Examples(Dataset):
     augmentation: Augmentation | None = None
     inner_ctc: Mapping[str, float] | None = None  # cached losses of intermediate CTC
     own_lengths: tuple[int, ...] | None = None  # frames of the speech itself; None if these are `lengths`
+    num_samples: tuple[int, ...] | None = None  # of the speech, where its headers have been read
 
     @property
     def audio_sec(self) -> float:
@@ -106,10 +105,11 @@ class Examples(Dataset):
         """Return the examples without some utterances."""
         kept = [row for row, utt_id in enumerate(self.data.utterances.ids) if utt_id not in utt_ids]
         data = replace(self.data, utterances=self.data.utterances.take(np.array(kept, np.int64)))
-        lengths, own = (
-            each and tuple(each[index] for index in kept) for each in (self.lengths, self.own_lengths)
+        lengths, own, samples = (
+            each and tuple(each[index] for index in kept)
+            for each in (self.lengths, self.own_lengths, self.num_samples)
         )
-        return replace(self, data=data, lengths=lengths, own_lengths=own)
+        return replace(self, data=data, lengths=lengths, own_lengths=own, num_samples=samples)
 
     def _load(self, utterance: Utterance, own_length: int) -> Tensor:
         if self.taps is not None:
@@ -182,12 +182,15 @@ def read_examples(
 def make_examples(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> Examples:
     """Make examples of a data set; missing features are computed."""
     task_ids = dict.fromkeys(data.tasks, BASE_TASK)
-    own = tuple(count_frames(data, base, allow_pipes=allow_pipes))
+    samples = None
+    if base.features is None or data.feats is None:
+        samples = tuple(count_samples(data, rate_hz=base.rate_hz, allow_pipes=allow_pipes))
+    own = tuple(corpus.count_frames(data) if samples is None else frames_of(base, samples))
     if base.padded_frames is None:
-        return Examples(data, base, own, task_ids, allow_pipes)
+        return Examples(data, base, own, task_ids, allow_pipes, num_samples=samples)
     _refuse_long(data, own, base)
     padded = (base.padded_frames,) * len(own)
-    return Examples(data, base, padded, task_ids, allow_pipes, own_lengths=own)
+    return Examples(data, base, padded, task_ids, allow_pipes, own_lengths=own, num_samples=samples)
 
 
 def _refuse_long(data: DataDir, lengths: Sequence[int], base: BaseModel) -> None:
@@ -200,13 +203,6 @@ def _refuse_long(data: DataDir, lengths: Sequence[int], base: BaseModel) -> None
             "divide the recordings into shorter utterances with segments, or drop these: "
             f"'adaptkit data fix {data.path} --max-sec {most_sec:g}'"
         )
-
-
-def count_frames(data: DataDir, base: BaseModel, *, allow_pipes: bool = False) -> list[int]:
-    """Return the number of feature frames of each utterance; for speech, computed from its samples."""
-    if base.features is not None and data.feats is not None:
-        return corpus.count_frames(data)
-    return frames_of(base, count_samples(data, rate_hz=base.rate_hz, allow_pipes=allow_pipes))
 
 
 def frames_of(base: BaseModel, counts: Sequence[int]) -> list[int]:
@@ -252,48 +248,3 @@ def refuse_other_features(examples: Examples) -> None:
             f"{path}/feats.scp: differs from the output of 'adaptkit feats' ({utterance.utt_id}), which is "
             "used for noise and other speeds; run 'adaptkit feats', and train the base model on its features"
         )
-
-
-def too_short(examples: Examples) -> dict[str, str]:
-    """Return the utterances that are too short for the encoder or for CTC in the loss, with the reason."""
-    reasons = find_short(examples, examples.lengths)
-    _confirm(examples, reasons)
-    return reasons
-
-
-def find_short(examples: Examples, lengths: Sequence[int]) -> dict[str, str]:
-    """Return the utterances that would be too short with given lengths in feature frames, with the reason.
-
-    CTC needs a frame for each token and one between equal tokens; attention and transducers need one in all.
-    """
-    reasons = {}
-    base = examples.base
-    encoded = {length: padding.encoder_frames(base.model.encoder, length) for length in set(lengths)}
-    for row, (text, length) in enumerate(zip(examples.data.utterances.texts, lengths, strict=True)):
-        frames, tokens = encoded[length], base.tokens.encode(text)
-        repeats = sum(map(eq, tokens, islice(tokens, 1, None)))
-        needed = len(tokens) + repeats if base.model.ctc_weight else 1
-        if frames < max(1, needed):
-            utt_id = examples.data.utterances.ids[row]
-            reasons[utt_id] = f"{frames} encoder frames, {len(tokens)} tokens, {repeats} repeats"
-    return reasons
-
-
-def find_frameless(examples: Examples) -> list[str]:
-    """Return the utterances without encoder frames, with a warning: they are recognised as silence."""
-    encoder = examples.base.model.encoder
-    frameless = {length for length in set(examples.lengths) if padding.encoder_frames(encoder, length) < 1}
-    rows = [row for row, length in enumerate(examples.lengths) if length in frameless]
-    short = list(examples.data.utterances.ids.take(np.array(rows, np.int64)))
-    if short:
-        _confirm(examples, short)
-        _LOG.warning("%s: too short for the encoder, no words: %s", examples.data.path, listed(short))
-    return short
-
-
-def _confirm(examples: Examples, utt_ids: Collection[str]) -> None:
-    """Read the utterances that would be left out by their utt2dur, and refuse an outdated utt2dur."""
-    data = examples.data
-    for index, utt_id in enumerate(data.utterances.ids if utt_ids and examples.taps is None else ()):
-        if utt_id in utt_ids and is_stated(data, data.utterances[index]):
-            examples[index]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from adaptkit.base import padding
-from adaptkit.data.dataset import Examples, find_short, frames_of
+from adaptkit.data.dataset import Examples, frames_of
+from adaptkit.data.short import find_short
 from adaptkit.errors import ConfigError, listed
 from adaptkit.kaldi.audio import count_samples
 
@@ -28,7 +29,9 @@ def with_speeds(examples: Examples) -> Examples:
             "change their lengths in every epoch; set speed: null, and train on a copy made by "
             "'adaptkit data perturb'"
         )
-    counts = count_samples(examples.data, rate_hz=base.rate_hz, allow_pipes=examples.allow_pipes)
+    counts = examples.num_samples or count_samples(
+        examples.data, rate_hz=base.rate_hz, allow_pipes=examples.allow_pipes
+    )
     frames = {speed: frames_of(base, [math.ceil(count / speed) for count in counts]) for speed in speeds}
     suitable = _choose_speeds(examples, frames)
     restricted = {utt_id: own for utt_id, own in suitable.items() if own != speeds}

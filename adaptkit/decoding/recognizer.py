@@ -17,7 +17,8 @@ from adaptkit.base.search.choose import new_searcher
 from adaptkit.base.search.paths import BestPath
 from adaptkit.base.search.searcher import Searcher
 from adaptkit.data.batches import Batch
-from adaptkit.data.dataset import BASE_NAME, Examples, find_frameless, number_tasks
+from adaptkit.data.dataset import BASE_NAME, Examples, number_tasks
+from adaptkit.data.short import find_frameless
 from adaptkit.decoding import routing, transcribe
 from adaptkit.decoding.batches import recognise_with_submodels
 from adaptkit.decoding.models import ModelOptions, Source, choose_search, find_source

@@ -8,6 +8,7 @@ from adaptkit import locks
 from adaptkit.errors import DataError
 from adaptkit.files import replacing, write_text
 from adaptkit.kaldi.datadir import invert
+from adaptkit.kaldi.lines import NO_LINES
 from adaptkit.kaldi.scan import Checks, Problem, Table, describe, scan_table
 from adaptkit.kaldi.tables import format_table
 from adaptkit.kaldi.validate import DEFAULT_CHECKS, find_in_tables, needed_tables
@@ -44,9 +45,9 @@ def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
     kept = complete - set(reasons)
     if not kept:
         raise DataError(f"{path}: no utterance would remain, nothing was changed:\n{_lines(faults)}")
-    for problem in faults:
-        if problem.path.name == "utt2dur":  # its lines are optional, since lengths come from the audio
-            _drop_line(tables["utt2dur"], problem.line)
+    if "utt2dur" in tables:  # its lines are optional, and lengths are taken from the audio
+        wrong = {problem.line for problem in faults if problem.path.name == "utt2dur"}
+        tables["utt2dur"] = tables["utt2dur"].without(wrong)
     repaired = _repaired(path, tables, kept)
     changed = {name: text for name, text in repaired.items() if _is_changed(path / name, text)}
     with locks.hold(path, parts=(BACKUP,)):
@@ -56,8 +57,8 @@ def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
 
 def _reasons(tables: dict[str, Table], faults: list[Problem]) -> dict[str, str]:
     """Return the first problem of each utterance that cannot be used."""
-    users: dict[str, list[str]] = {}  # utterances of each recording
-    for utt_id, line in tables.get("segments", {}).items():
+    users: dict[str, list[str]] = {}  # of each recording
+    for utt_id, line in tables.get("segments", NO_LINES).lines():
         users.setdefault(line.value.split(" ")[0], []).append(utt_id)
     reasons: dict[str, str] = {}
     for problem in faults:
@@ -72,11 +73,6 @@ def _reason(problem: Problem) -> str:
     """Return a problem without the remedy, which is being carried out."""
     is_under_way = "adaptkit data fix" in problem.remedy
     return str(problem).removesuffix(f"; {problem.remedy}") if is_under_way else str(problem)
-
-
-def _drop_line(table: Table, number: int) -> None:
-    for key in [key for key, line in table.items() if line.number == number]:
-        del table[key]
 
 
 def _repaired(path: Path, tables: dict[str, Table], kept: set[str]) -> dict[str, str]:
@@ -112,7 +108,7 @@ def _replace(path: Path, changed: Mapping[str, str]) -> None:
 
 
 def _filtered(table: Table, keys: set[str]) -> str:
-    return format_table({key: line.value for key, line in table.items() if key in keys})
+    return format_table({key: line.value for key, line in table.lines() if key in keys})
 
 
 def _is_changed(file: Path, text: str) -> bool:

@@ -5,20 +5,18 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from sys import intern
-from typing import NamedTuple
 
 from adaptkit.characters import describe_strange
 from adaptkit.errors import DataError, listed
 from adaptkit.files import explain_os_error, require_regular, split_lines
+from adaptkit.kaldi.lines import NO_LINES, Builder, Lines
 from adaptkit.kaldi.tables import is_clean, split_line
 
 EXAMPLES = 3  # of each cause
-_BLOCK_LINES = 5000
-_OF_NAMES = ("utt2spk", "utt2task", "utt2group", "spk2group")  # tables with few distinct values
-_BROKEN = re.compile("[\ud800-\udfff]")  # bytes that are not UTF-8
+_BLOCK_BYTES = 1 << 18
+_OF_NAMES = ("utt2spk", "utt2task", "utt2group", "spk2group")  # few different values
+_BROKEN = re.compile("[\ud800-\udfff]")  # of bytes that are not UTF-8
 
 
 @dataclass(frozen=True)
@@ -83,14 +81,7 @@ def _cause(problem: Problem) -> str:
     return problem.cause or problem.what.removeprefix(f"{problem.utt_id}: ")
 
 
-class Line(NamedTuple):
-    """One line of a table and its number, from 1; a tuple, since there may be millions."""
-
-    number: int
-    value: str
-
-
-Table = dict[str, Line]  # by key, in the file's order
+Table = Lines  # by key, in the file's order
 
 
 def scan_table(path: Path) -> tuple[Table, list[Problem]]:
@@ -101,38 +92,40 @@ def scan_table(path: Path) -> tuple[Table, list[Problem]]:
     except OSError as error:
         raise DataError(explain_os_error(error, path)) from error
     if not content.strip():
-        return {}, [Problem(path, 0, "", "the file is empty", "prepare the data again")]
+        return NO_LINES, [Problem(path, 0, "", "the file is empty", "prepare the data again")]
     problems = list(_ending_problems(path, content))
-    text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")
-    table: Table = {}
-    lines = split_lines(text)
-    for first in range(0, len(lines), _BLOCK_LINES):
-        block = lines[first : first + _BLOCK_LINES]
-        if not _take_clean(table, first + 1, block, is_of_names=path.name in _OF_NAMES):
-            problems += _take(path, table, first + 1, block)
+    builder, number = Builder(has_few_values=path.name in _OF_NAMES), 1
+    for block in _blocks(content.removeprefix(codecs.BOM_UTF8)):
+        lines = split_lines(block)
+        if not _take_clean(builder, number, lines):
+            problems += _take(path, builder, number, lines)
+        number += len(lines)
+    table = builder.finish()
     return table, [*problems, *_order_problems(path, table)]
 
 
-def _take_clean(table: Table, first: int, lines: Sequence[str], *, is_of_names: bool) -> bool:
-    """Add lines, numbered from `first`, to a table if none of them can have a problem.
+def _blocks(content: bytes) -> Iterator[str]:
+    """Yield blocks of whole lines, each of which ends with LF, unless the file has none."""
+    start = 0 if b"\n" in content else len(content)
+    if start:
+        yield content.decode("utf-8", errors="surrogateescape")
+    while start < len(content):
+        end = content.find(b"\n", start + _BLOCK_BYTES) + 1 or len(content)
+        text = content[start:end].decode("utf-8", errors="surrogateescape")
+        yield text if text.endswith("\n") else f"{text}\n"
+        start = end
 
-    Equal keys of several tables share one object, as do equal names of one table.
-    """
+
+def _take_clean(builder: Builder, first: int, lines: Sequence[str]) -> bool:
+    """Add lines, numbered from `first`, to a table if nothing can be wrong with any of them."""
     if not is_clean("\n".join(lines)) or not all(map(_is_text, lines)):
         return False
     parts = [line.partition(" ") for line in lines]
-    own = intern if is_of_names else str
-    added = {
-        intern(key): Line(number, own(value)) for number, (key, _, value) in enumerate(parts, start=first)
-    }
-    if len(added) < len(lines) or not added.keys().isdisjoint(table):
-        return False
-    table.update(added)
-    return True
+    return builder.add_all(first, [part[0] for part in parts], [part[2] for part in parts])
 
 
-def _take(path: Path, table: Table, first: int, lines: Sequence[str]) -> list[Problem]:
-    """Add the valid lines, numbered from `first`, to a table, and list the problems of all."""
+def _take(path: Path, builder: Builder, first: int, lines: Sequence[str]) -> list[Problem]:
+    """Add the valid lines among some, numbered from `first`, to a table, and list the problems of all."""
     problems: list[Problem] = []
     for number, line in enumerate(lines, start=first):
         is_text = _is_text(line)
@@ -141,12 +134,11 @@ def _take(path: Path, table: Table, first: int, lines: Sequence[str]) -> list[Pr
             what = "empty line" if is_text else "a NUL character" if "\0" in line else "not UTF-8 text"
             remedy, example = _fix(path, "drops it"), f"line {number}"
             problems.append(Problem(path, number, "", what, remedy, cause=what, example=example))
-        elif key in table:
-            what = f"duplicate key {key}, first on line {table[key].number}"
+        elif (known := builder.add(number, key, value)) is not None:
+            what = f"duplicate key {key}, first on line {known}"
             remedy, cause = _fix(path, "keeps the first"), "duplicate keys"
             problems.append(Problem(path, number, "", what, remedy, cause=cause, example=key))
         else:
-            table[key] = Line(number, value)
             problems += _character_problems(path, number, key, line.rstrip(" \t").removesuffix(value))
     return problems
 
@@ -179,11 +171,11 @@ def _ending_problems(path: Path, content: bytes) -> Iterator[Problem]:
 
 
 def _order_problems(path: Path, table: Table) -> Iterator[Problem]:
-    for before, key in pairwise(table):
-        if key < before:  # C order is that of code points
-            what = f"not sorted in C order, {key} after {before}"
-            yield Problem(path, table[key].number, "", what, _fix(path, "sorts it"))
-            return  # one is enough
+    found = table.first_out_of_order()  # one of them is enough
+    if found is not None:
+        before, key = found
+        what = f"not sorted in C order, {key} after {before}"
+        yield Problem(path, table[key].number, "", what, _fix(path, "sorts it"))
 
 
 def _fix(path: Path, does: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptkit.errors import DataError
-from adaptkit.kaldi.columns import Names, Table
+from adaptkit.kaldi.columns import Names, Strings, Table
 
 MOST_SEC = 1e7  # of a recording; 116 days
 
@@ -34,26 +34,31 @@ def parse_segment(value: str) -> tuple[str, float, float | None]:
 
 
 def read_spans(path: Path, segments: Table[str]) -> tuple[Names, np.ndarray, np.ndarray]:
-    """Return the recordings of segments, and their starts and ends in seconds (N,)."""
+    """Return the recordings of segments, and their starts and ends in seconds (N,); NaN for an open end."""
+    try:
+        return split_all(segments.column)
+    except ValueError:
+        return _parse_all(path, segments)
+
+
+def split_all(values: Strings) -> tuple[Names, np.ndarray, np.ndarray]:
+    """Return the same of values of `segments`; a ValueError says that some may not be valid."""
     times = array("d")
 
     def split() -> Iterator[str]:
-        for values in segments.column.chunks():
-            fields = " ".join(values).split(" ")
-            if not all(value.count(" ") == 2 for value in values):
+        for some in values.chunks():
+            fields = " ".join(some).split(" ")
+            if not all(value.count(" ") == 2 for value in some):
                 raise ValueError("not three fields")
             times.extend(map(float, chain.from_iterable(zip(fields[1::3], fields[2::3], strict=True))))
             yield from fields[::3]
 
-    try:
-        names = Names.of(split())
-        starts_sec, ends_sec = np.frombuffer(times).reshape(-1, 2).T.copy()
-    except ValueError:
-        return _parse_all(path, segments)
+    names = Names.of(split())
+    starts_sec, ends_sec = np.frombuffer(times).reshape(-1, 2).T.copy()
     is_open = (ends_sec == -1) & (starts_sec < MOST_SEC)
     is_span = (starts_sec < ends_sec) & (ends_sec < MOST_SEC)
     if not ((starts_sec >= 0) & (is_open | is_span)).all():
-        return _parse_all(path, segments)
+        raise ValueError("not a valid time span")
     ends_sec[is_open] = np.nan
     return names, starts_sec, ends_sec
 

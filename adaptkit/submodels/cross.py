@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from adaptkit import locks
 from adaptkit.characters import abridge, split_words, visible
 from adaptkit.data.batches import load_batches
-from adaptkit.data.dataset import BASE_NAME, BASE_TASK, Examples, find_frameless, read_examples
+from adaptkit.data.dataset import BASE_NAME, BASE_TASK, Examples, read_examples
+from adaptkit.data.short import find_frameless
 from adaptkit.errors import ConfigError
 from adaptkit.files import replacing, write_text
 from adaptkit.kaldi import subset

@@ -22,7 +22,8 @@ from adaptkit.adapters.per_task import SHARED
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.batches import load_batches
-from adaptkit.data.dataset import Examples, find_frameless, read_examples
+from adaptkit.data.dataset import Examples, read_examples
+from adaptkit.data.short import find_frameless
 from adaptkit.errors import CheckpointError, ConfigError, DataError, listed
 from adaptkit.files import require_regular
 from adaptkit.folders import RunFolder

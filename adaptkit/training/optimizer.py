@@ -109,7 +109,7 @@ class PerTask:
         self.rates = torch.tensor([[settings.lr] for settings in own], device=device)
         counts = torch.tensor([[float(settings.num_utterances)] for settings in own], device=device)
         gradients = [slices.grad.flatten(1) for slices in self._with_gradients()]
-        self.gradients = torch.cat(gradients, dim=1) / counts
+        self.gradients = torch.cat(gradients, dim=1).div_(counts)
 
     def clip(self, limit: float | None) -> float:
         """Clip the norms of the shared and each task's gradient; return the largest norm before clipping."""
@@ -120,7 +120,7 @@ class PerTask:
             # row by row: the summation order of a batched norm may depend on the number of rows
             norms = torch.stack([torch.linalg.vector_norm(row) for row in self.gradients])
             largest = float(torch.cat([norms, norms.new_tensor([largest])]).max())  # max keeps nan
-            self.gradients = self.gradients * ((limit or math.inf) / (norms + 1e-6)).clamp(max=1.0)[:, None]
+            self.gradients.mul_(((limit or math.inf) / (norms + 1e-6)).clamp(max=1.0)[:, None])
         return largest
 
     def step(self) -> None:

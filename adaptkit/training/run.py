@@ -13,7 +13,8 @@ from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.data.dataset import Examples, number_tasks, read_examples, too_short
+from adaptkit.data.dataset import Examples, number_tasks, read_examples
+from adaptkit.data.short import too_short
 from adaptkit.errors import ConfigError, DataError, listed, nearest
 from adaptkit.experiment import Experiment, Sets
 from adaptkit.folders import RunFolder

@@ -14,12 +14,11 @@ from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.policy import Policy
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import (
-    find_frameless,
     number_tasks,
     read_examples,
     refuse_other_features,
-    too_short,
 )
+from adaptkit.data.short import find_frameless, too_short
 from adaptkit.errors import CheckpointError, DataError
 from adaptkit.features.archive import load_feats
 from adaptkit.features.fbank import FbankOptions, log_mel

@@ -14,6 +14,7 @@ from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import number_tasks, read_examples
 from adaptkit.errors import ConfigError, DataError
 from adaptkit.features.fbank import FbankOptions, log_mel
+from adaptkit.kaldi import probing, recording
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.perturb import at_speed
 from adaptkit.kaldi.tables import read_table, write_table
@@ -123,3 +124,18 @@ def test_features_of_another_making_are_refused(base, corpus, tmp_path):
     read = replace(read, task_ids=number_tasks(read.data, SPEAKERS))
     with pytest.raises(DataError, match="which is used for noise and other speeds"):
         at(read)
+
+
+def test_headers_are_read_once_for_lengths_and_speeds(corpus, new_base, monkeypatch):
+    read = Counter()
+
+    def probe(location, **options):
+        read[location] += 1
+        return recording.probe(location, **options)
+
+    monkeypatch.setattr(probing, "probe", probe)
+    base = new_base(input_size=None, frontend="default", frontend_conf=SPEECH, adaptkit=None)
+    examples = at(read_examples(corpus / "dump/train", base))
+    assert examples.lengths != examples.own_lengths
+    assert set(read.values()) == {1}
+    assert set(read) == set(examples.data.recordings.values())

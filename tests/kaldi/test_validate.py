@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import soundfile
 from adaptkit.kaldi import validate
 from adaptkit.kaldi.audio import probe
 from adaptkit.kaldi.fix import fix
-from adaptkit.kaldi.scan import Checks, Line, describe, scan_table
+from adaptkit.kaldi.lines import Line
+from adaptkit.kaldi.scan import Checks, describe, scan_table
 from adaptkit.kaldi.validate import find_problems
 
 HUM = 0.1 * np.sin(np.arange(16 * 16000) / 4)
@@ -88,11 +90,25 @@ def test_line_of_bad_form_is_reported(folder, name, before, after, problem):
     assert problem in heads(folder)
 
 
-def test_tables_share_the_keys_and_names_that_they_hold(folder):
-    texts, speakers = (scan_table(folder.path / name)[0] for name in ("text", "utt2spk"))
-    assert all(own is other for own, other in zip(texts, speakers, strict=True))
-    by_id = {id(line.value): line.value for line in speakers.values()}
-    assert sorted(by_id.values()) == sorted(set(by_id.values()))
+def test_names_are_held_once_and_keys_in_order_are_no_objects(folder):
+    speakers, _ = scan_table(folder.path / "utt2spk")
+    assert speakers.column.names == ("anna", "bert")
+    assert find_problems(folder.path) == []
+    assert "_places" not in vars(speakers)
+
+
+@pytest.mark.slow
+def test_a_large_table_takes_a_few_times_its_own_size(tmp_path):
+    place = tmp_path / "segments"
+    place.write_text("".join(f"utt{n:07d} call{n // 100:05d} {n}.25 {n}.75\n" for n in range(50_000)))
+    tracemalloc.start()
+    table, problems = scan_table(place)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = place.stat().st_size
+    assert (len(table), problems) == (50_000, [])
+    assert held < 2 * size
+    assert peak < 8 * size
 
 
 def test_capitals_sort_before_small_letters_as_in_c(folder):
@@ -390,7 +406,7 @@ def test_line_that_is_wrong_leaves_the_others_of_its_table_as_they_are(folder, m
     lines[17], lines[30] = "utt017  two\u00a0blanks\n", "utt003 again\n"
     folder.write("text", "".join(lines))
     whole = scan_table(folder.path / "text")
-    monkeypatch.setattr("adaptkit.kaldi.scan._BLOCK_LINES", 7)
+    monkeypatch.setattr("adaptkit.kaldi.scan._BLOCK_BYTES", 100)
     assert scan_table(folder.path / "text") == whole
     table, problems = whole
     assert (table["utt029"], table["utt017"].value) == (Line(30, "some words"), "two blanks")

@@ -30,7 +30,7 @@ def corpus(
     nj: Nj = 1,
     folder: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where to make the corpus.", show_default="a temporary folder"),
+        typer.Option(metavar="DIR", help="Where to make the corpus; if omitted, where temporary files go."),
     ] = None,
 ) -> None:
     """Make a large corpus, and measure reading, checking and planning it.

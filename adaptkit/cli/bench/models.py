@@ -98,10 +98,10 @@ def submodels(
     serve: Annotated[bool, typer.Option("--serve", help="Also send requests to 'adaptkit serve'.")] = False,
     clients: Annotated[
         int | None,
-        typer.Option(metavar="N", min=2, help="Simultaneous clients of --serve.", show_default="64"),
+        typer.Option(metavar="N", min=2, help=f"Simultaneous clients of --serve; {NUM_CLIENTS} if omitted."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Processes of --serve.", show_default="1")
+        int | None, typer.Option(metavar="N", min=1, help="Processes of --serve; 1 if omitted.")
     ] = None,
     peft: Annotated[bool, typer.Option(help="With --adapter lora, also time PEFT.")] = True,
     device: Device = "auto",

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.characters import split_words
-from adaptkit.data.dataset import BASE_TASK, Examples, find_short, frames_of
+from adaptkit.data.dataset import BASE_TASK, Examples, frames_of
+from adaptkit.data.short import find_short
 from adaptkit.errors import DataError, listed
 from adaptkit.files import held_in_memory
 from adaptkit.kaldi.audio import probe, read_audio

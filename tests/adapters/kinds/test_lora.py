@@ -83,6 +83,20 @@ def test_gradients_are_those_of_finite_differences_in_float64():
         assert torch.autograd.gradcheck(lambda x, y, *weights: stack.adapt(site, x, y.clone()), inputs)
 
 
+def test_gradient_of_the_output_is_handed_on_without_a_copy():
+    site = linear(6, 10)
+    stack, base = build([site], 2, rank=2), nn.Linear(6, 10)
+    x, handed = torch.randn(2, 3, 6, requires_grad=True), []
+    x_out = base(x)  # a view of what the map makes
+    x_out.grad_fn.register_prehook(lambda grads: handed.append(grads[0]))
+    grad = torch.randn(2, 3, 10)
+
+    with stack.for_tasks((0, 1)):
+        stack.adapt(site, x, x_out).backward(grad)
+
+    assert handed[0].data_ptr() == grad.data_ptr()
+
+
 def test_each_task_is_drawn_from_the_fan_in_of_its_own_matrix():
     site = linear(40, 7)
     weight = build([site], 200, rank=3)[0].down[site.key].weight  # (K, D_in, R)
