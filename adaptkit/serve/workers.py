@@ -25,6 +25,7 @@ _LONGEST_PAUSE_SEC = 60.0  # between attempts to replace a process
 _BEAT_SEC = 1.0  # between the signs of life of a process
 _END_SEC = 2.0  # for a killed process to end; one that waits for a lost network drive may not
 SILENT_SEC = 15.0  # a process without a sign of life for longer than that is killed and replaced
+_IMPORT_SEC = 120.0  # before its first sign of life, as torch may come from a slow disk
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class _WorkerSlot:
         there.close()  # so that the end of the process closes the pipe
         self._started: Started | None = None
         self._reason = ""  # why it ends, if it has said so
+        self._patience_sec = max(_IMPORT_SEC, SILENT_SEC)
         self._silence_sec, self._checked_sec = 0.0, monotonic()
         self._due_sec: float | None = None  # when to start a replacement
 
@@ -106,14 +108,15 @@ class _WorkerSlot:
                 report = self._reports.recv()
                 self._started = report if isinstance(report, Started) else self._started
                 self._reason = report if isinstance(report, str) else self._reason
-                self._silence_sec = 0.0
-        return self._silence_sec > SILENT_SEC
+                self._silence_sec, self._patience_sec = 0.0, SILENT_SEC
+        return self._silence_sec > self._patience_sec
 
     def _end_silent(self) -> str:
         """Kill a process that gives no sign of life; return what to say."""
         self._process.kill()
         self._process.join(_END_SEC)
-        return f"process {self._process.pid} gave no sign of life for {SILENT_SEC:g} s and was killed"
+        silence = f"no sign of life for {self._patience_sec:g} s"
+        return f"process {self._process.pid} gave {silence} and was killed"
 
     def _note_end(self, report: Started | str) -> None:
         """Schedule a replacement: at once if the process was ready, else with exponential backoff."""
@@ -129,8 +132,8 @@ class _WorkerSlot:
     def _receive(self) -> Started | str:
         """Wait for the report of the process: that it is ready, or why it ends."""
         try:
-            while self._reports.poll(SILENT_SEC):
-                report = self._reports.recv()
+            while self._reports.poll(self._patience_sec):
+                report, self._patience_sec = self._reports.recv(), SILENT_SEC
                 if report is not None:  # a sign of life
                     return report
             return self._end_silent()
@@ -145,7 +148,8 @@ class _WorkerSlot:
 def supervise(work: Work, num_workers: int, *, on_start: Callable[[Started], None], most_sec: float) -> None:
     """Run `work` in processes until a signal ends this one; replace processes that end.
 
-    One that gives no sign of life for `SILENT_SEC`, as after SIGSTOP, is killed and replaced as well.
+    One that gives no sign of life for `SILENT_SEC`, as after SIGSTOP, is killed and replaced as well; before
+    its first, it has time to import torch.
     The first must be ready before the others start, so that an error is reported once. `work` is pickled and
     called with a function to report that it is ready. At shutdown, a process has `most_sec` to finish.
     """
@@ -202,7 +206,7 @@ def _run(work: Work, reports: Connection) -> None:
     try:
         work(report)
     except AdaptkitError as error:
-        _ignore_signals()  # it ends anyhow; an exit out of the interpreter's own cleanup would print a traceback
+        _ignore_signals()  # an exit out of the interpreter's own cleanup would print a traceback
         ending.set()
         report(str(error))
         sys.exit(1)
