@@ -162,8 +162,9 @@ def test_a_client_that_leaves_while_uploading_leaves_nothing(talk):
     assert len(talk.ask("GET", "/speakers/mia").json()["recordings"]) == 2
 
 
-def test_a_second_server_is_refused_and_jobs_end_with_theirs(talk, options, started, run_process, until):
-    refused = run_process("adaptkit", "serve", "--port", "0", *options)
+def test_a_second_server_is_refused_and_jobs_end_with_theirs(talk, options, started, forking, until):
+    words = ["adaptkit", "serve", "--port", "0", *map(str, options)]
+    refused = subprocess.run(words, env=forking, capture_output=True, text=True, check=False)
     assert (refused.returncode, "is writing to it" in refused.stderr) == (1, True), refused.stderr
     talk.make("nora")
     talk.enroll("nora")
