@@ -64,4 +64,5 @@ def pytest_collection_finish():
     """Spare the garbage collector what stays to the end, modules and tests: a seventh of all time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)  # as a small model has thousands of objects
     gc.enable()
