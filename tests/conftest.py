@@ -16,7 +16,7 @@ IMPORTING = {  # what takes seconds to import: the files that do
 gc.disable()  # until all tests are collected: what imports make stays
 FIXTURES = tuple(
     f"tests.fixtures.{name}"
-    for name in ("models", "archives", "corpora", "noises", "runs", "forks", "servers")
+    for name in ("models", "archives", "corpora", "noises", "forks", "runs", "servers")
 )
 
 
@@ -25,6 +25,13 @@ def pytest_configure(config):
     is_handing_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     for name in () if is_handing_out else FIXTURES:
         config.pluginmanager.import_plugin(name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """Look for examples to run in the docstrings of the package alone, and not in those of tests."""
+    found = yield
+    return [one for one in found if type(one) is pytest.Module]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -57,4 +64,5 @@ def pytest_collection_finish():
     """Spare the garbage collector what stays to the end, modules and tests: a seventh of all time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)  # as a small model has thousands of objects
     gc.enable()

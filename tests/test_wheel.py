@@ -99,7 +99,7 @@ def test_a_laid_out_recipe_runs_from_the_wheel(installed, tmp_path):
     folder, environment = installed
     assert "Usage" in run([sys.executable, "-m", "adaptkit", "--help"], tmp_path, environment)
     run(["adaptkit", "init", "my recipe"], tmp_path, environment)
-    few = ["--prepare-options", "--nj 2 --per-speaker 1", "--sets", "adapt_test", "--stop-stage", "3"]
+    few = ["--prepare-options", "--per-speaker 1", "--sets", "adapt_test", "--stop-stage", "3"]
 
     run(["./run.sh", *few], tmp_path / "my recipe", environment)
 

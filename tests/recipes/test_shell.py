@@ -1,8 +1,6 @@
 """The shell of the recipes: options, help, and the local runner in the form of Kaldi's run.pl."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,12 +14,14 @@ def run(*words, cwd=None):
     return subprocess.run(words, capture_output=True, text=True, cwd=cwd, check=False)
 
 
+@pytest.fixture(autouse=True)
+def _forks_are_found(forking, monkeypatch):
+    monkeypatch.setenv("PATH", forking["PATH"])
+
+
 def recipe(*words, cwd=None):
-    """Run a recipe with the adaptkit of this python."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = [str(word) for word in words]
-    environment = {**os.environ, "PATH": path}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    """Run a recipe with the programs that are found."""
+    return run(*map(str, words), cwd=cwd)
 
 
 def adapt(*words, cwd=None):

@@ -4,7 +4,6 @@ import asyncio
 import re
 import subprocess
 
-import openai
 import pytest
 
 SPEAKERS = ("spk1", "spk10", "spk2")
@@ -179,6 +178,8 @@ def running(started, base_dir, submodels):
 
 @pytest.mark.slow
 def test_openais_own_client_is_served(running, recordings, decoded):
+    import openai
+
     client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0)
     speech, text = ("speech.wav", recordings["spk1-00"]), decoded["spk1-00", "spk1"][0]
 

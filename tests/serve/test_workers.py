@@ -35,6 +35,9 @@ from adaptkit.errors import AdaptkitError
 from adaptkit.serve import workers
 from adaptkit.serve.workers import Started, supervise
 
+if __name__ != "__main__" and (Path(sys.argv[1]) / "slow").exists():
+    time.sleep(6)  # as long as importing torch may take
+
 
 def work(folder, on_start):
     (folder / "started").open("a").write("x")
@@ -279,6 +282,15 @@ def test_processes_that_are_stopped_or_stuck_are_killed_and_replaced_in_bounded_
         log = process.stderr.read()
     for pid in hanging:
         assert f"process {pid} gave no sign of life for 4 s and was killed; a replacement starts now" in log
+
+
+def test_processes_that_import_for_long_are_waited_for(tmp_path):
+    with supervising(tmp_path, "go", "slow", silent_sec=4) as process:
+        assert process.stdout.readline() == "all serve 3\n"
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr.read() == ""
+    assert (tmp_path / "started").read_text() == "xx"
 
 
 def test_processes_that_were_stopped_with_their_supervisor_go_on(tmp_path):

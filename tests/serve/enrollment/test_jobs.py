@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -191,8 +192,9 @@ def test_a_client_that_leaves_while_uploading_leaves_nothing(talk):
     assert len(talk.ask("GET", "/speakers/mia").json()["recordings"]) == 2
 
 
-def test_a_second_server_is_refused_and_a_job_ends_with_a_killed_server(talk, options, run_process, until):
-    refused = run_process("adaptkit", "serve", "--port", "0", *options)
+def test_a_second_server_is_refused_and_a_job_ends_with_a_killed_server(talk, options, forking, until):
+    words = ["adaptkit", "serve", "--port", "0", *map(str, options)]
+    refused = subprocess.run(words, env=forking, capture_output=True, text=True, check=False)
     assert (refused.returncode, "is writing to it" in refused.stderr) == (1, True), refused.stderr
     talk.make("nora")
     talk.enroll("nora")
