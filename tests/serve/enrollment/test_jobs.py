@@ -207,8 +207,8 @@ def test_a_second_server_is_refused_and_a_job_ends_with_a_killed_server(talk, op
 @pytest.fixture(scope="module")
 def pair(talk, options, started, recordings, until):
     """A server of two workers, in the folder that a killed server has left."""
-    talk.server.process.kill()
-    talk.server.process.wait()
+    talk.server.process.send_signal(signal.SIGKILL)
+    talk.server.process.wait(60)
     with started(*options, "--workers", "2") as server:
         yield Talk(server, recordings, until)
 
