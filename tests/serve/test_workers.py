@@ -92,6 +92,12 @@ def find_workers(process, number=2):
     return found if len(found) == number else None
 
 
+def find_serving(server):
+    """Find both processes of a server once they serve."""
+    found, log = find_workers(server.process), "".join(server.log)
+    return found and all(f"Started server process [{pid}]" in log for pid in found) and found
+
+
 def is_running(pid):
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
@@ -239,7 +245,7 @@ def test_what_a_process_held_is_forgotten_when_it_dies(until, several, recording
 
 
 def test_a_stopped_worker_is_replaced_while_the_other_answers(several, until, recordings):
-    stopped, other = until(lambda: find_workers(several.process))
+    stopped, other = until(lambda: find_serving(several))
     os.kill(stopped, signal.SIGSTOP)
     found, is_over = [], threading.Event()
 
