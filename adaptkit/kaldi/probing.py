@@ -1,6 +1,7 @@
 """Read the headers of all recordings of a corpus once each, in several threads or processes."""
 
 import multiprocessing
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -16,8 +17,10 @@ from adaptkit.errors import AdaptkitError, DataError
 from adaptkit.kaldi.recording import is_command, probe
 from adaptkit.progress import counting
 
-NUM_THREADS = 8  # opening recordings; a network drive takes milliseconds for each
-MANY = 2000  # recordings; opening more takes longer than starting processes
+NUM_THREADS = 8  # that open recordings; a network drive takes milliseconds for each
+WORTH_SEC = 2.0  # of processor time from which to start processes, which takes half a second
+SAMPLE_SEC = 0.2  # of processor time after which the rest can be estimated
+_MOST_SAMPLE_SEC = 0.5  # of time; files may be slow
 _CHUNK = 250  # recordings that a job opens at a time
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
@@ -64,21 +67,52 @@ def map_in_jobs(
 ) -> Iterator[Made]:
     """Yield the results of `call` on the items, `size` at a time and in their order, with progress.
 
-    Processes are used for several jobs and many items, otherwise threads. The number of chunks in progress is
-    bounded.
+    With several jobs, some are made here first: if the others would take much processor time, they are left
+    to processes, otherwise to threads. A bounded number of chunks is under way at a time.
     """
     size = size or _CHUNK
     chunks = (items[start : start + size] for start in range(0, len(items), size))
-    with _jobs(num_jobs, len(items)) as pool, counting(what, len(items)) as advance:
-        waiting = deque(
-            (len(chunk), pool.submit(call, chunk)) for chunk in islice(chunks, 4 * max(num_jobs, NUM_THREADS))
-        )
-        while waiting:
-            count, running = waiting.popleft()
-            made = _result(running, what)
-            waiting.extend((len(chunk), pool.submit(call, chunk)) for chunk in islice(chunks, 1))
-            advance(count, "")
+    clock, left_sec, num_made = _Clock(), 0.0, 0
+    with counting(what, len(items)) as advance:
+        while num_jobs > 1 and num_made < len(items) and not clock.has_sampled():
+            chunk = next(chunks)
+            with clock.running():
+                made = call(chunk)
+            num_made += len(chunk)
+            left_sec = clock.cpu_sec * (len(items) / num_made - 1)
+            advance(len(chunk), "")
             yield made
+        with _jobs(num_jobs, left_sec) as pool:
+            waiting = deque(
+                (len(chunk), pool.submit(call, chunk))
+                for chunk in islice(chunks, 4 * max(num_jobs, NUM_THREADS))
+            )
+            while waiting:
+                count, running = waiting.popleft()
+                made = _result(running, what)
+                waiting.extend((len(chunk), pool.submit(call, chunk)) for chunk in islice(chunks, 1))
+                advance(count, "")
+                yield made
+
+
+@dataclass
+class _Clock:
+    """The time that some work took in this thread, in all and of the processor."""
+
+    sec: float = 0.0
+    cpu_sec: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Add the time of the block."""
+        started_sec, cpu_sec = time.perf_counter(), time.thread_time()
+        yield
+        self.sec += time.perf_counter() - started_sec
+        self.cpu_sec += time.thread_time() - cpu_sec
+
+    def has_sampled(self) -> bool:
+        """Whether it was long enough for an estimate."""
+        return self.cpu_sec >= SAMPLE_SEC or self.sec >= _MOST_SAMPLE_SEC
 
 
 def _result(running: Future[Made], what: str) -> Made:
@@ -90,8 +124,8 @@ def _result(running: Future[Made], what: str) -> Made:
 
 
 @contextmanager
-def _jobs(num_jobs: int, num_items: int) -> Iterator[Executor]:
-    if num_jobs > 1 and num_items >= MANY:
+def _jobs(num_jobs: int, left_sec: float) -> Iterator[Executor]:
+    if left_sec > WORTH_SEC:
         pool = ProcessPoolExecutor(num_jobs, multiprocessing.get_context("spawn"))
     else:
         pool = ThreadPoolExecutor(max(num_jobs, NUM_THREADS))

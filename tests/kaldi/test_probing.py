@@ -1,6 +1,7 @@
 """Headers of many recordings are those of each, whoever reads them."""
 
 import io
+import os
 import struct
 
 import numpy as np
@@ -68,7 +69,8 @@ def test_chunks_before_the_samples_are_skipped(tmp_path):
 @pytest.mark.parametrize("num_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_headers_are_in_the_order_of_the_recordings(tmp_path, monkeypatch, num_jobs):
     monkeypatch.setattr(probing, "_CHUNK", 3)
-    monkeypatch.setattr(probing, "MANY", 5)
+    monkeypatch.setattr(probing, "WORTH_SEC", 0.0)
+    monkeypatch.setattr(probing, "SAMPLE_SEC", 1e-9)
     locations = [write_wav(tmp_path / f"{number}.wav", 100 + number) for number in range(10)]
     locations[4:5] = [str(tmp_path / "lost.wav"), "false |"]
     headers = read_headers(locations, num_jobs=num_jobs)
@@ -93,6 +95,24 @@ def test_no_more_chunks_are_under_way_than_are_soon_needed(monkeypatch):
 
 @pytest.mark.slow
 def test_process_that_is_killed_is_an_error_with_its_remedy(monkeypatch):
-    monkeypatch.setattr(probing, "MANY", 1)
+    monkeypatch.setattr(probing, "WORTH_SEC", 0.0)
+    monkeypatch.setattr(probing, "SAMPLE_SEC", 1e-9)
+    words = "sum(range(999999))    ;import os; os._exit(9)"  # the first half runs here
     with pytest.raises(AdaptkitError, match=r"recordings: a process was killed.*fewer jobs \(--nj\)"):
-        list(map_in_jobs(exec, "import os; os._exit(9)", num_jobs=2, what="recordings"))
+        list(map_in_jobs(exec, words, num_jobs=2, what="recordings", size=23))
+
+
+@pytest.mark.slow
+def test_processes_are_started_only_for_what_takes_longer(monkeypatch):
+    made = list(map_in_jobs(_where, range(1000), num_jobs=2, what="items"))
+    assert made == [os.getpid()] * 4
+    monkeypatch.setattr(probing, "WORTH_SEC", 0.0)
+    monkeypatch.setattr(probing, "SAMPLE_SEC", 1e-9)
+    first, *others = map_in_jobs(_where, range(1000), num_jobs=2, what="items")
+    assert first == os.getpid()
+    assert os.getpid() not in others
+
+
+def _where(items):
+    """Return the process that was given some items."""
+    return os.getpid()

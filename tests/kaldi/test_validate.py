@@ -415,7 +415,9 @@ def test_line_that_is_wrong_leaves_the_others_of_its_table_as_they_are(folder, m
 
 @pytest.mark.slow
 def test_several_jobs_find_the_problems_of_one(folder, monkeypatch):
-    monkeypatch.setattr("adaptkit.kaldi.probing.MANY", 1)
+    monkeypatch.setattr("adaptkit.kaldi.validate_audio._AT_A_TIME", 1)
+    monkeypatch.setattr("adaptkit.kaldi.probing.WORTH_SEC", 0.0)
+    monkeypatch.setattr("adaptkit.kaldi.probing.SAMPLE_SEC", 1e-9)
     folder.recording("anna-2").write_bytes(b"")
     folder.recording("bert-1").write_bytes(b"<html>")
     assert find_problems(folder.path, Checks(num_jobs=2)) == find_problems(folder.path)
