@@ -62,6 +62,9 @@ def read(path: Path, *, needs_text: bool = True) -> DataDir:
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such data directory; the corpus's local/prepare.py writes it")
+    if not any((path / name).exists() for name in ("wav.scp", "utt2spk", "text")):
+        remedy = f"'adaptkit data import {path} OUT' makes one from recordings"
+        raise DataError(f"{path}: not a data directory, without wav.scp and utt2spk; {remedy}")
     text, speakers = _read_optional(path / "text"), _read_names(path / "utt2spk")
     recordings = read_columns(path / "wav.scp")
     has_segments = (path / "segments").exists()
