@@ -62,7 +62,7 @@ def import_model(
         typer.Option(metavar="NAME", help="The model file to use if the folder has several."),
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Download a model given by its tag (needs adaptkit[hub]).")
+        bool, typer.Option("--download", help="Download a model given by its tag (needs the extra 'hub').")
     ] = False,
     revision: Annotated[
         str | None,

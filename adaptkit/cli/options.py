@@ -253,16 +253,13 @@ def choose_device(device: str) -> str:
 
     import torch
 
-    from adaptkit.errors import ConfigError
+    from adaptkit.tensors import require_device
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device}: not available: {str(error).splitlines()[0]}") from error
+    require_device(device)
     return device
 
 

@@ -47,6 +47,12 @@ def test_help_ends_with_an_example_on_one_line_on_any_terminal(adaptkit, command
             assert text.rstrip().endswith(f"\n\n   {command.example.strip()}"), words
 
 
+def test_help_shows_what_it_says(adaptkit):
+    assert "needs the extra 'hub'" in " ".join(
+        adaptkit("base", "import", "--help", columns="200").stdout.split()
+    )
+
+
 def test_h_is_help(adaptkit):
     assert adaptkit("data", "info", "-h").stdout == adaptkit("data", "info", "--help").stdout != ""
 
