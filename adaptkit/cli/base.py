@@ -97,8 +97,9 @@ def info(
 
     base = checkpoint.load(folder)
     if sites:
+        typer.echo(f"{'kind':15} block    in   out name")
         for site in base.sites:
-            typer.echo(f"{site.kind:12} {site.block:3} {site.dim_in:5} {site.dim_out:5} {site.name}")
+            typer.echo(f"{site.kind:15} {site.block:5} {site.dim_in:5} {site.dim_out:5} {site.name}")
         return
     for name, value in describe(base).items():
         typer.echo(f"{name:12} {value}")
