@@ -16,6 +16,7 @@ from adaptkit.cli.options import (
     Seed,
     choose_device,
     new_group,
+    suggest,
 )
 
 app = new_group("Train, import and inspect base models.")
@@ -79,6 +80,7 @@ def import_model(
 
     importing.import_model(source, out, model_file=model_file, revision=revision, download=download)
     typer.echo(out)
+    suggest(f"adaptkit decode {out} DATA --out exp/none/decode_test")
 
 
 @app.command(cls=Command)

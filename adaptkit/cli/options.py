@@ -263,6 +263,14 @@ def choose_device(device: str) -> str:
     return device
 
 
+def suggest(command: str) -> None:
+    """Say which command comes next, on a terminal only: recipes know it."""
+    import sys
+
+    if sys.stderr.isatty():
+        typer.echo(f"next: {command}", err=True)
+
+
 def refuse_both(base: Path | None, model: str | None) -> None:
     """Refuse neither or both of a base model and a model with random weights."""
     if (base is None) == (model is None):
