@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from adaptkit.errors import AdaptkitError, CheckpointError, listed
+from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError, listed
 from adaptkit.files import explain_os_error, read_regular, replacing
 
 _HEAD = b'{"__metadata__":{"adaptkit":"{\\"crc32\\": \\"'  # follows 8 bytes of length
@@ -245,6 +245,14 @@ def memory_bytes() -> int:
     except OSError:
         return physical
     return min(physical, int(limit)) if limit.isdecimal() else physical
+
+
+def require_device(device: torch.device | str) -> None:
+    """Refuse a device that torch cannot use here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device}: not available: {str(error).splitlines()[0]}") from error
 
 
 def _checksum(parts: Iterable[bytes]) -> bytes:

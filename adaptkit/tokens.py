@@ -5,6 +5,7 @@ The order is ESPnet's: `<blank>` is token 0, followed by `<unk>` and the pieces;
 
 import io
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -83,6 +84,34 @@ class TokenList:
     def unknown_in(self, text: str) -> list[str]:
         """Return the pieces of a text that are not in the list, sorted."""
         return sorted(set(self._split(text)).difference(self._ids))
+
+    def respell(self, text: str) -> str:
+        """Return a text in capitals or small letters, and without punctuation, where the list lacks others.
+
+        Hyphens and slashes become spaces. What no token can spell, such as digits, stays.
+
+        >>> TokenList((BLANK, UNK, SPACE, "'", "A", "B", SOS_EOS)).respell("Ab, A\u2019b-a: 2!")
+        "AB A'B A 2"
+        """
+        if not self.unknown_in(text):
+            return text
+        forms = [self._drop_punctuation(form) for form in (text, text.upper(), text.lower())]
+        return min(forms, key=lambda form: len(self.unknown_in(form)))
+
+    def _drop_punctuation(self, text: str) -> str:
+        known, kept = self.characters, []
+        for character in text if "\u2019" in known else text.replace("\u2019", "'"):
+            if character in known or unicodedata.category(character)[0] not in "PS":
+                kept.append(character)
+            elif character == "/" or unicodedata.category(character) == "Pd":
+                kept.append(" ")
+        return " ".join(split_words("".join(kept)))
+
+    @cached_property
+    def characters(self) -> frozenset[str]:
+        """The characters of all tokens but special ones such as `<unk>`."""
+        tokens = (token for token in self.tokens if not (len(token) > 2 and token[0] == "<"))
+        return frozenset("".join(tokens)) - {WORD_START}
 
     def _split(self, text: str) -> list[str]:
         rules = self.spelling
@@ -207,14 +236,14 @@ def _refuse_reserved(texts: Iterable[str], reserved: str) -> None:
         )
 
 
-def refuse_unknown(tokens: TokenList, texts: Mapping[str, str], where: str) -> None:
-    """Refuse texts with pieces outside the token list; the error names utterances and pieces."""
+def refuse_unknown(tokens: TokenList, texts: Mapping[str, str], where: str, base: str) -> None:
+    """Refuse texts with pieces outside a base model's tokens; the error names utterances and pieces."""
     unknown = {utt_id: pieces for utt_id, text in texts.items() if (pieces := tokens.unknown_in(text))}
     if not unknown:
         return
     pieces = sorted({repr(piece) for found in unknown.values() for piece in found})
+    remedy = f"'adaptkit data fix {where} --base {base}' respells them as the model does, or drops them"
     raise DataError(
         f"{where}/text: {len(unknown)} utterances contain {listed(pieces)}, not among the base model's "
-        f"{len(tokens.tokens)} tokens: {listed(sorted(unknown), 5)}; respell them with the model's tokens "
-        "or remove these utterances"
+        f"{len(tokens.tokens)} tokens: {listed(sorted(unknown), 5)}; {remedy}"
     )

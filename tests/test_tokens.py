@@ -146,10 +146,33 @@ def test_a_pickled_list_encodes_as_before(bpe):
 
 def test_texts_outside_the_list_are_refused_with_utterances_and_pieces():
     texts = {"utt1": "AB", "utt2": "AX", "utt3": "Y X"}
-    expected = "data/train/text: 2 utterances contain '<space>', 'X', 'Y', .* utt2, utt3; respell"
+    expected = (
+        "data/train/text: 2 utterances contain '<space>', 'X', 'Y', .* utt2, utt3; 'adaptkit data fix d"
+    )
     with pytest.raises(DataError, match=expected):
-        refuse_unknown(TokenList((BLANK, UNK, "A", "B", SOS_EOS)), texts, "data/train")
+        refuse_unknown(TokenList((BLANK, UNK, "A", "B", SOS_EOS)), texts, "data/train", "base")
+
+
+@pytest.mark.parametrize(
+    ("spelt", "expected"),
+    [
+        ("Ab, a!", "AB A"),
+        ("b-A/b \u2013 a", "B A B A"),
+        ("A\u2019B", "A'B"),
+        ("ab 2", "AB 2"),
+        ("AB A", "AB A"),
+        ("...", ""),
+    ],
+)
+def test_texts_are_respelled_in_the_case_and_punctuation_of_the_list(spelt, expected):
+    assert TokenList((BLANK, UNK, SPACE, "'", "A", "B", SOS_EOS)).respell(spelt) == expected
+
+
+def test_texts_that_fit_and_those_of_small_letters_and_bpe_keep_their_form(bpe):
+    small = TokenList((BLANK, UNK, SPACE, ",", "a", "b", SOS_EOS))
+    assert (small.respell("A, b."), small.respell("a, b")) == ("a, b", "a, b")
+    assert (bpe.respell("abba, Cab."), bpe.respell("ABBA CAB")) == ("ABBA CAB", "ABBA CAB")
 
 
 def test_texts_within_the_list_pass():
-    assert refuse_unknown(char_tokens(TEXTS), {"utt1": "CAB"}, "data/train") is None
+    assert refuse_unknown(char_tokens(TEXTS), {"utt1": "CAB"}, "data/train", "exp/base") is None

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from adaptkit.adapters.site import SITE_KINDS
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.validate import find_problems
 
@@ -64,3 +65,34 @@ def test_a_corpus_of_another_layout_needs_another_read_set_only(tmp_path):
     assert [find_problems(path) for path in sets] == [[], [], []]
     (one,) = datadir.read(sets[1]).utterances
     assert (one.utt_id, one.speaker, one.text) == ("anna-002", "anna", "TURN IT OFF")
+
+
+def test_recordings_with_a_table_become_sets_for_a_released_model(
+    adaptkit, new_archive, tmp_path, monkeypatch
+):
+    page = (ROOT / "docs/released.md").read_text().split("## Your recordings")[1]
+    commands = re.search(r"```\n(.*?)```", page, flags=re.DOTALL)[1].splitlines()
+    monkeypatch.chdir(tmp_path)
+    Path("base").symlink_to(new_archive("librispeech_conformer"))
+    Path("recordings").mkdir()
+    rows = ["filename;sentence;speaker"]
+    for number in range(16):
+        soundfile.write(f"recordings/{number}.wav", 0.1 * np.sin(np.arange(33075) / 9), 44100)
+        rows.append(
+            f"{number}.wav;{'The model, two.' if number else 'Two 2.'};{'Ann' if number < 8 else 'Bob B'}"
+        )
+    Path("recordings/own.csv").write_text("\ufeff" + "\r\n".join(rows))
+
+    done = [adaptkit(*command.split()[1:]) for command in commands]
+
+    assert [one.exit_code for one in done] == [0, 0, 0, 0], [one.stderr for one in done]
+    assert "dropped Ann-0: " in done[1].stdout
+    sets = [datadir.read(Path("data", name)) for name in ("train", "valid", "test")]
+    assert {text for data in sets for text in data.utterances.texts} == {"THE MODEL TWO"}
+    assert [set(data.utterances.speakers) for data in sets] == [{"Ann", "Bob_B"}] * 3
+
+
+def test_every_kind_of_site_is_on_the_page_for_adapter_types():
+    section = (ROOT / "docs/add_adapter.md").read_text().split("The kinds of site")[1].split("\n## ")[0]
+
+    assert [kind for kind in SITE_KINDS if f"`{kind}`" not in section] == []

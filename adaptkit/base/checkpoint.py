@@ -29,7 +29,7 @@ from adaptkit.experiment import Prompt
 from adaptkit.files import replacing, require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.records import RunRecord
-from adaptkit.tensors import UninitialisedWeights, load_strictly, total_bytes
+from adaptkit.tensors import UninitialisedWeights, load_strictly, require_device, total_bytes
 from adaptkit.tokens import TokenList, read_bpe
 
 _LOG = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ def load(
     error.
     """
     path = Path(path)
+    require_device(device)
     with archive.opened(path, with_lm=False) as files:
         if is_finished:
             refuse_unfinished(path)

@@ -12,6 +12,7 @@ from adaptkit.files import read_text
 
 _KINDS = {"char": "characters", "word": "words"}
 _CARD_LICENCE = re.compile(r"^license:[ \t]*(\S[^\n]*)", re.MULTILINE)  # in the head of a model card
+_MOST_CHARACTERS = 60  # that are listed
 _MOST_HEAD = 4096  # characters of a model card that are searched
 
 
@@ -35,6 +36,7 @@ def describe(base: BaseModel) -> dict[str, str]:
         "preprocessor": "; ".join(settings) or None,
         "prompt": base.prompting and base.prompting.describe(),
         "tokens": f"{len(base.tokens.tokens)} {_describe_tokens(base)}",
+        "characters": _list_characters(base),
         "parameters": f"{base.num_parameters:,}",
         "sites": ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
         "licence": _find_licence(base.files),
@@ -49,6 +51,13 @@ def _describe_tokens(base: BaseModel) -> str:
     return _KINDS.get(
         base.tokens.spelling.unit or "char", "pieces of BPE, without the model that splits texts"
     )
+
+
+def _list_characters(base: BaseModel) -> str:
+    """Return the first of the characters that texts may hold besides spaces, and how many there are."""
+    found = sorted(base.tokens.characters)
+    more = f" and {len(found) - _MOST_CHARACTERS:,} more" if len(found) > _MOST_CHARACTERS else ""
+    return "".join(found[:_MOST_CHARACTERS]) + more
 
 
 def _find_licence(files: ModelFiles) -> str | None:

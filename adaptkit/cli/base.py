@@ -16,6 +16,7 @@ from adaptkit.cli.options import (
     Seed,
     choose_device,
     new_group,
+    suggest,
 )
 
 app = new_group("Train, import and inspect base models.")
@@ -62,7 +63,7 @@ def import_model(
         typer.Option(metavar="NAME", help="The model file to use if the folder has several."),
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Download a model given by its tag (needs adaptkit[hub]).")
+        bool, typer.Option("--download", help="Download a model given by its tag (needs the extra 'hub').")
     ] = False,
     revision: Annotated[
         str | None,
@@ -79,6 +80,7 @@ def import_model(
 
     importing.import_model(source, out, model_file=model_file, revision=revision, download=download)
     typer.echo(out)
+    suggest(f"adaptkit decode {out} DATA --out exp/none/decode_test")
 
 
 @app.command(cls=Command)
@@ -97,8 +99,9 @@ def info(
 
     base = checkpoint.load(folder)
     if sites:
+        typer.echo(f"{'kind':15} block    in   out name")
         for site in base.sites:
-            typer.echo(f"{site.kind:12} {site.block:3} {site.dim_in:5} {site.dim_out:5} {site.name}")
+            typer.echo(f"{site.kind:15} {site.block:5} {site.dim_in:5} {site.dim_out:5} {site.name}")
         return
     for name, value in describe(base).items():
         typer.echo(f"{name:12} {value}")

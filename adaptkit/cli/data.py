@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from adaptkit.kaldi import datadir
     from adaptkit.kaldi.scan import Checks, Problem
     from adaptkit.kaldi.summary import Summary
+    from adaptkit.tokens import TokenList
 
 app = new_group("Make, validate, fix, divide, combine, join, perturb and summarise data directories.")
 log = logging.getLogger(__name__)
@@ -59,16 +60,24 @@ def fix(
     check_audio: CheckAudio = True,
     allow_pipes: AllowPipes = False,
     tokens: Tokens = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Respell texts as this base model does: in its case, without punctuation that it lacks; "
+            "utterances with anything else that it lacks, such as digits, are dropped.",
+        ),
+    ] = None,
     nj: Nj = 1,
 ) -> None:
     """Sort a data directory and drop unusable utterances, with a backup.
 
-    Example: adaptkit data fix data/train
+    Example: adaptkit data fix data/train --base exp/base
     """
     from adaptkit.kaldi.fix import fix as repair
 
     checks = replace(_checks(max_sec, min_sec, check_audio, allow_pipes, tokens), num_jobs=nj)
-    done = repair(data_dir, checks)
+    done = repair(data_dir, checks, tokens=None if base is None else _load_tokens(base))
     for utt_id, reason in done.dropped.items():
         typer.echo(f"dropped {utt_id}: {reason}")
     total = len(done.dropped) + done.num_kept
@@ -221,6 +230,12 @@ def _checks(
 
     alphabet = read_alphabet(tokens) if tokens else None
     return Checks(max_sec, min_sec, check_audio, allow_pipes, alphabet)
+
+
+def _load_tokens(base: Path) -> "TokenList":
+    from adaptkit.base import checkpoint
+
+    return checkpoint.load(base).tokens
 
 
 def _report(path: Path, problems: Sequence["Problem"]) -> bool:

@@ -26,6 +26,7 @@ from adaptkit.cli.options import (
     choose_device,
     request_route,
     request_search,
+    suggest,
 )
 
 Submodels = Annotated[
@@ -107,4 +108,7 @@ def decode(
         search=request_search(search, search_set, lm, nbest),
         route=request_route(route, route_by, route_nearest, without_own=route_without_own),
     )
-    typer.echo(decode_folder(options, device=choose_device(device)))
+    folder = decode_folder(options, device=choose_device(device))
+    typer.echo(folder)
+    if (data / "text").exists():
+        suggest(f"adaptkit score {data} {folder}")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from adaptkit.cli.data import CheckAudio, MaxSec, MinSec, Tokens
-from adaptkit.cli.options import Command, CorpusLayout, OutDir
+from adaptkit.cli.options import Command, CorpusLayout, OutDir, suggest
 
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="The corpus: its folder or its table.")]
 Layout = Annotated[
@@ -57,3 +57,4 @@ def import_corpus(
         typer.echo(line)
     if any(not problem.is_warning for problem in problems):
         raise typer.Exit(1)
+    suggest(f"adaptkit data fix {out_dir} --base DIR")

@@ -253,17 +253,22 @@ def choose_device(device: str) -> str:
 
     import torch
 
-    from adaptkit.errors import ConfigError
+    from adaptkit.tensors import require_device
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device}: not available: {str(error).splitlines()[0]}") from error
+    require_device(device)
     return device
+
+
+def suggest(command: str) -> None:
+    """Say which command comes next, on a terminal only: recipes know it."""
+    import sys
+
+    if sys.stderr.isatty():
+        typer.echo(f"next: {command}", err=True)
 
 
 def refuse_both(base: Path | None, model: str | None) -> None:

@@ -15,6 +15,7 @@ from adaptkit.cli.options import (
     Resume,
     Seed,
     choose_device,
+    suggest,
 )
 
 
@@ -64,3 +65,4 @@ def train(
     chosen = choose_device(device)
     train_adapters(settings, folder, device=chosen, resume=resume, allow_pipes=allow_pipes)
     typer.echo(folder)
+    suggest(f"adaptkit decode {folder} DATA")

@@ -46,7 +46,7 @@ OutFolder = Annotated[
 ]
 MaxSec = Annotated[
     float,
-    typer.Option(metavar="SEC", min=1, help="Cut longer recordings at pauses; needs adaptkit[long]."),
+    typer.Option(metavar="SEC", min=1, help="Cut longer recordings at pauses; needs the extra 'long'."),
 ]
 
 

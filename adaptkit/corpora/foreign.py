@@ -2,7 +2,7 @@
 
 audiofolder   Hugging Face's: a folder with metadata.csv or metadata.jsonl, whose `file_name` is relative to
               it, with `transcription` or `text` and optionally `speaker` or `speaker_id`
-table         a csv or tsv of path, text and speaker, with or without these names in its first line
+table         a csv or tsv of path, text and speaker, with or without these or like names in its first line
 lhotse        cuts, or recordings and supervisions, read by lhotse (https://lhotse.readthedocs.io)
 sap           Speech Accessibility Project: a folder with <contributor>/<contributor>.json beside the audio
 folders       a folder for each speaker, with texts as <name>.txt beside the audio
@@ -24,9 +24,9 @@ from adaptkit.files import parse_json, read_text, require_regular, split_lines
 
 __all__ = ["READERS", "Entry", "find_layout"]
 
-_PATHS = ("file_name", "path")
-_TEXTS = ("transcription", "text")
-_SPEAKERS = ("speaker", "speaker_id")
+_PATHS = ("file_name", "path", "filename", "file", "audio", "wav")
+_TEXTS = ("transcription", "text", "transcript", "sentence")
+_SPEAKERS = ("speaker", "speaker_id", "client_id")  # the last as in Common Voice, like `sentence`
 _METADATA = ("metadata.csv", "metadata.jsonl")
 
 
@@ -50,6 +50,11 @@ def find_layout(source: Path) -> str:
         return "lhotse"
     if any(path.parent.name == path.stem for path in source.glob("*/*.json")):
         return "sap"
+    tables = sorted(path for path in source.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+    if tables and next(source.rglob("*.txt"), None) is None:
+        raise DataError(
+            f"{source}: has no texts beside the audio; name the table instead: {listed(map(str, tables), 5)}"
+        )
     return "folders"
 
 
@@ -80,7 +85,7 @@ def _as_entry(place: str, row: Mapping[str, Any], folder: Path) -> Entry:
     for names, value in ((_PATHS, path), (_TEXTS, text)):
         if not isinstance(value, str):
             raise DataError(
-                f"{place}: no {' or '.join(names)} among {listed(map(str, row))}; rename the columns"
+                f"{place}: no {' or '.join(names[:2])} among {listed(map(str, row))}; rename the columns"
             )
     if "\0" in path:
         raise DataError(f"{place}: a NUL character in the path; correct it")
@@ -91,8 +96,11 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the place and the fields of each row; a tsv has no quotes, a csv may have."""
     require_regular(path)
     is_tsv = path.suffix.lower() == ".tsv"
-    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {}
     text = read_text(path).removeprefix("\ufeff")
+    head = text[: text.find("\n")]
+    dialect = {"delimiter": ";" if head.count(";") > head.count(",") else ","}  # spreadsheets write either
+    if is_tsv:
+        dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
     names: list[str] = []
     try:
@@ -101,10 +109,11 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 continue
             place = f"{path}:{reader.line_num}"
             if not names:
-                is_header = bool({*_PATHS} & {clean(field) for field in fields})
-                names = [clean(field) for field in fields] if is_header else ["path", "text", "speaker"]
-                if is_header:
+                names = [clean(field).strip().lower() for field in fields]
+                if {*_PATHS} & {*names}:
                     continue
+                _refuse_unlike_audio(place, fields)
+                names = ["path", "text", "speaker"]
             if len(fields) > len(names) or len(fields) < min(2, len(names)):
                 raise DataError(f"{place}: {len(fields)} fields, expected {listed(names)}; correct the line")
             yield place, dict(zip(names, fields, strict=False))
@@ -112,6 +121,15 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         raise DataError(
             f"{path}:{reader.line_num}: not csv: {error}; write it again with quotes closed"
         ) from error
+
+
+def _refuse_unlike_audio(place: str, fields: Sequence[str]) -> None:
+    """Refuse a first line that neither names the columns nor begins with an audio file."""
+    if Path(fields[0]).suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"{place}: neither names of columns nor an audio file: {listed(map(repr, fields), 5)}; "
+            "name the columns path, text and speaker there"
+        )
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -18,6 +18,8 @@ from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.recording import is_command
 
 _MOST_LEFT_OUT = 0.05  # share of the entries
+_NO_FILE = "no such audio file"
+_LONGEST = 200  # characters of a path that are shown
 _LOG = logging.getLogger(__name__)
 
 
@@ -39,7 +41,7 @@ def import_corpus(
     """
     layout = layout or find_layout(source)
     judged = [(entry, _find_fault(entry, speaker)) for entry in READERS[layout](source)]
-    left_out = [(reason, entry.place) for entry, reason in judged if reason]
+    left_out = [(reason, _place(entry, reason)) for entry, reason in judged if reason]
     kept = [entry for entry, reason in judged if not reason]
     num_lost = sum(bool(reason) and not entry.is_unusable for entry, reason in judged)
     if not kept or num_lost > _MOST_LEFT_OUT * len(judged):
@@ -54,6 +56,12 @@ def import_corpus(
         examples = listed([place for other, place in left_out if other == reason], 3)
         _LOG.warning("%s: left out %d entries, %s: %s", source, count, reason, examples)
     return Imported(data, tuple(left_out))
+
+
+def _place(entry: Entry, reason: str) -> str:
+    """Return where an entry stands; for a missing file, also where it was looked for."""
+    is_shown = reason == _NO_FILE and str(entry.audio) != entry.place
+    return f"{entry.place}: {str(entry.audio)[:_LONGEST]}" if is_shown else entry.place
 
 
 def _find_fault(entry: Entry, speaker: str | None) -> str:
@@ -72,7 +80,7 @@ def _find_fault(entry: Entry, speaker: str | None) -> str:
     except OSError:  # such as a name that is too long
         is_file = False
     if not is_file:
-        return "no such audio file"
+        return _NO_FILE
     return "" if split_words(entry.text) else "no text"
 
 

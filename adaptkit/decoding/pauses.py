@@ -30,17 +30,18 @@ _SPEECH = 0.5  # probability above which a window is speech
 _LOG = logging.getLogger(__name__)
 
 
-def cut(recording: Recording, most_sec: float) -> list[tuple[float, float]]:
+def cut(recording: Recording, most_sec: float, *, name: str | None = None) -> list[tuple[float, float]]:
     """Return the parts of a recording, none longer than `most_sec`, as starts and ends in seconds.
 
-    Without the detector's package, a recording that must be cut is an AdaptkitError.
+    Messages call it `name`, by default its location. Without the detector's package, a recording that must be
+    cut is an AdaptkitError.
     """
-    length_sec = recording.duration_sec
+    name, length_sec = name or recording.location, recording.duration_sec
     if length_sec <= most_sec:
         return [(0.0, length_sec)]
     if find_spec("silero_vad") is None:
         raise AdaptkitError(
-            f"{recording.location}: lasts {length_sec:.1f} s; recordings of more than {most_sec:g} s "
+            f"{name}: lasts {length_sec:.1f} s; recordings of more than {most_sec:g} s "
             "are cut at pauses by silero-vad, which is not installed; pip install 'adaptkit[long]', or raise "
             "--max-sec if the model reads as much at once"
         )
@@ -49,7 +50,7 @@ def cut(recording: Recording, most_sec: float) -> list[tuple[float, float]]:
     if num_within:
         _LOG.warning(
             "%s: %d of %d cuts are within speech, which goes on for more than %g s; words there may be wrong",
-            *(recording.location, num_within, len(places), most_sec / 2),
+            *(name, num_within, len(places), most_sec / 2),
         )
     return list(zip([0.0, *places], [*places, length_sec], strict=True))
 

@@ -56,6 +56,12 @@ class Recognizer:
 
     Create it with `from_pretrained` or `opened`. It can be used as a context manager; `close` ends the
     threads that load Submodels. Only one thread at a time may use it.
+
+        with adaptkit.Recognizer.from_pretrained("exp/base", adapters="exp/mine") as recognizer:
+            print(recognizer.known)  # the speakers
+            samples, rate_hz = soundfile.read("recording.wav")
+            transcript = recognizer.transcribe(samples, rate_hz, speaker="anna")
+            print(transcript.text, transcript.score)
     """
 
     def __init__(
@@ -88,9 +94,13 @@ class Recognizer:
     ) -> "Recognizer":
         """Open a base model with a folder of Submodels, or with the adapters of an experiment's folder.
 
-        `search` is a name in conf/decode, a yaml, a mapping, or `auto`. A speaker without weights uses those
-        called `shared`; if there are none, the speaker is refused or, with unknown_speaker="base", recognised
-        by the base model. A batch has at most `batch_frames` feature frames, including padding.
+        `search` is a name in conf/decode, a yaml, a mapping, or `auto`. A speaker without weights of their
+        own uses those called `shared`; if there are none, the speaker is refused, or with
+        unknown_speaker="base" recognised by the base model. A batch has at most `batch_frames` feature
+        frames, padding included. `device` is cpu, cuda or cuda:N.
+
+        A base model or weights that are missing, damaged or do not belong together are a CheckpointError, a
+        search or a device that cannot be used is a ConfigError.
         """
         if submodels is not None and adapters is not None:
             raise ConfigError("submodels and adapters both name the weights of speakers; use one of the two")
@@ -126,16 +136,19 @@ class Recognizer:
 
     def transcribe(
         self,
-        audio: ArrayLike | Sequence[ArrayLike],
+        audio: "ArrayLike | Sequence[ArrayLike]",  # quoted, for a short line in help()
         rate_hz: int = 16000,
         speaker: Speakers = None,
         *,
         max_sec: float = MOST_SEC,
     ) -> Transcript | list[Transcript]:
-        """Transcribe speech, samples (N,) with full scale 1, or a list of such arrays in batches.
+        """Transcribe speech, samples (N,) as floats with full scale 1, or a list of such arrays in batches.
 
-        A list gives a list in its order; `speaker` may then be a list too. Audio longer than `max_sec`, or
-        than the model reads at once, is cut at pauses, which needs the extra `long`.
+        Samples may be of NumPy or torch, and are resampled to the model's rate. A list gives a list in its
+        order; `speaker` may then be a list too. Audio longer than `max_sec`, or than the model reads at
+        once, is cut at pauses, which needs the extra `long`.
+
+        A speaker without weights is a ConfigError, and samples of another shape or type are a DataError.
         """
         is_one = not isinstance(audio, list | tuple)
         arrays = [audio] if is_one else list(audio)
@@ -149,8 +162,11 @@ class Recognizer:
         *,
         max_sec: float = MOST_SEC,
     ) -> list[Transcript]:
-        """Transcribe audio files in batches and in their order, like `transcribe` for arrays."""
-        return transcribe.transcribe_files(self, [Path(file) for file in files], speaker, most_sec=max_sec)
+        """Transcribe audio files in batches, as `transcribe` does arrays; their order is kept.
+
+        Files may be WAV, FLAC, MP3, Ogg or SPHERE, of any sampling rate, with one channel.
+        """
+        return transcribe.transcribe_files(self, files, speaker, most_sec=max_sec)
 
     def recognise(self, examples: Examples, *, with_times: bool = False) -> Decoded:
         """Recognise every utterance; one without encoder frames is silence."""
@@ -256,7 +272,7 @@ def opened(
     examples = None if read is None else read(base)
     searcher = new_searcher(base, choose_search(options, source))
     if options.is_routed:
-        _refuse_unroutable(options, adapters)
+        routing.refuse_unroutable(options, adapters)
         adapters = None if adapters is None else with_shared(adapters, options.exp, base)
     if options.submodels is None:
         made = Recognizer(base, searcher, adapters, options=options, adapter_checksum=adapter_checksum)
@@ -273,22 +289,3 @@ def opened(
         stats = submodels.stats()
         message = "%s: %d Submodels fit in memory; %d hits, %d misses, %d evictions"
         _LOG.info(message, options.submodels, stats.num_slots, stats.hits, stats.misses, stats.evictions)
-
-
-def _refuse_unroutable(options: ModelOptions, adapters: AdapterStack | None) -> None:
-    """Refuse a route where there is nothing to choose from."""
-    if adapters is None and options.submodels is None:
-        raise ConfigError(
-            f"--route {options.route.method}: {options.exp} is decoded without adapters, so nothing can be "
-            "chosen; name an experiment with adapters, or --submodels, or omit --route"
-        )
-    if adapters is not None and not adapters.num_per_task:
-        raise ConfigError(
-            f"--route {options.route.method}: the adapters of {options.exp} are the same for all speakers; "
-            "omit --route"
-        )
-    if options.unknown_speaker != "error":
-        raise ConfigError(
-            f"--unknown-speaker {options.unknown_speaker}: no effect with --route {options.route.method}, "
-            "which ignores the speaker's name; omit it"
-        )

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
+from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.per_task import SHARED
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import BASE_NAME, BASE_TASK, Examples
+from adaptkit.decoding.models import ModelOptions
 from adaptkit.errors import ConfigError
 from adaptkit.files import write_text
 from adaptkit.model.adapted import AdaptedModel
@@ -124,3 +126,22 @@ def _log_shares(examples: Examples, chosen: Mapping[str, Choice]) -> None:
         "base model",
         *(examples.data.path, num, counts.total(), len(counts), shared, base),
     )
+
+
+def refuse_unroutable(options: ModelOptions, adapters: AdapterStack | None) -> None:
+    """Refuse to choose where there is nothing to choose from."""
+    if adapters is None and options.submodels is None:
+        raise ConfigError(
+            f"--route {options.route.method}: {options.exp} is decoded without adapters, so nothing can be "
+            "chosen; name an experiment with adapters, or --submodels, or omit --route"
+        )
+    if adapters is not None and not adapters.num_per_task:
+        raise ConfigError(
+            f"--route {options.route.method}: the adapters of {options.exp} are the same for all speakers; "
+            "omit --route"
+        )
+    if options.unknown_speaker != "error":
+        raise ConfigError(
+            f"--unknown-speaker {options.unknown_speaker}: no effect with --route {options.route.method}, "
+            "which does not ask who speaks; omit it"
+        )

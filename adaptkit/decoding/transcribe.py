@@ -34,13 +34,20 @@ Speakers = str | Sequence[str | None] | None
 
 
 def transcribe_files(
-    recognizer: "Recognizer", files: Sequence[Path], speaker: Speakers = None, *, most_sec: float = MOST_SEC
+    recognizer: "Recognizer",
+    files: Sequence[str | Path],
+    speaker: Speakers = None,
+    *,
+    most_sec: float = MOST_SEC,
 ) -> list[Transcript]:
     """Transcribe audio files in batches; the order of the files is kept.
 
     Without a speaker, or for a speaker without adapters, the base model transcribes alone or with adapters
     that all speakers share, unless the files are routed. A file that is not audio raises DataError.
     """
+    if isinstance(files, str | Path):
+        raise ConfigError(f"{files}: one file where a list is expected; write [{str(files)!r}]")
+    files = [Path(file) for file in files]
     for file in files:
         require_regular(file)
     return _transcribe(recognizer, [(str(file), str(file.resolve())) for file in files], speaker, most_sec)
@@ -89,7 +96,7 @@ def _transcribe(
             is_again = name in (other for other, _ in places[:index])
             shown = f"{name} (number {index + 1})" if is_again else name
             folder = Path(temporary, f"{index}")
-            held = _divide(location, f"{index}", most_sec, folder=folder, rate_hz=base.rate_hz)
+            held = _divide(location, f"{index}", most_sec, name=shown, folder=folder, rate_hz=base.rate_hz)
             recordings |= {piece.recording: piece.location for piece in held}
             parts.append([_describe(piece, shown, own, is_whole=len(held) == 1) for piece in held])
         utterances = tuple(part.utterance for own in parts for part in own)
@@ -126,14 +133,16 @@ class _Part:
     end_sec: float
 
 
-def _divide(location: str, recording: str, most_sec: float, *, folder: Path, rate_hz: int) -> list[_Piece]:
+def _divide(
+    location: str, recording: str, most_sec: float, *, name: str, folder: Path, rate_hz: int
+) -> list[_Piece]:
     """Cut a recording that is too long.
 
     A format that can only be decoded from its beginning is decoded once, with a file in `folder` per part.
     """
     with opened(location) as (header, file):
         is_in_order = not file.seekable()
-    spans = cut(header, most_sec)
+    spans = cut(header, most_sec, name=name)
     if len(spans) == 1 or not is_in_order:
         return [_Piece(recording, location, *span) for span in spans]
     pieces = []

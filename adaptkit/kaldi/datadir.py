@@ -20,7 +20,7 @@ from adaptkit.errors import DataError, listed
 from adaptkit.files import remove
 from adaptkit.kaldi.columns import Names, Strings, Table
 from adaptkit.kaldi.segments import MOST_SEC, read_spans
-from adaptkit.kaldi.tables import read_columns, write_table
+from adaptkit.kaldi.tables import MAKERS, read_columns, write_table
 from adaptkit.kaldi.utterances import Utterance, Utterances
 
 __all__ = ["DataDir", "Utterance", "invert", "read", "read_groups", "write"]
@@ -61,7 +61,10 @@ def read(path: Path, *, needs_text: bool = True) -> DataDir:
     """
     path = Path(path)
     if not path.is_dir():
-        raise DataError(f"{path}: no such data directory; the corpus's local/prepare.py writes it")
+        raise DataError(f"{path}: no such data directory; {MAKERS}")
+    if not any((path / name).exists() for name in ("wav.scp", "utt2spk", "text")):
+        remedy = f"'adaptkit data import {path} OUT' makes one from recordings"
+        raise DataError(f"{path}: not a data directory, without wav.scp and utt2spk; {remedy}")
     text, speakers = _read_optional(path / "text"), _read_names(path / "utt2spk")
     recordings = read_columns(path / "wav.scp")
     has_segments = (path / "segments").exists()

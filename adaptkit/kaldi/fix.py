@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptkit import locks
-from adaptkit.errors import DataError
+from adaptkit.errors import DataError, listed
 from adaptkit.files import replacing, write_text
+from adaptkit.kaldi.columns import Strings
 from adaptkit.kaldi.datadir import invert
-from adaptkit.kaldi.lines import NO_LINES
+from adaptkit.kaldi.lines import NO_LINES, Lines
 from adaptkit.kaldi.scan import Checks, Problem, Table, describe, scan_table
 from adaptkit.kaldi.tables import format_table
 from adaptkit.kaldi.validate import DEFAULT_CHECKS, find_in_tables, needed_tables
+from adaptkit.tokens import TokenList
 
 BACKUP = ".backup"
 SIDE_TABLES = {  # other Kaldi tables, by type of key
@@ -31,14 +33,19 @@ class Repair:
     changed: tuple[str, ...]
 
 
-def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
+def fix(path: Path, checks: Checks = DEFAULT_CHECKS, *, tokens: TokenList | None = None) -> Repair:
     """Repair a data directory in place, so that the same checks find no problem; warnings may remain.
+
+    With `tokens`, texts are respelled as these are, and utterances that they cannot spell are dropped.
 
     Every changed file is first copied to `.backup` inside the directory, then replaced atomically. If no
     utterance would remain, nothing is changed and a DataError gives the reasons.
     """
     path = Path(path)
     tables, problems = find_in_tables(path, checks)
+    if tokens is not None:
+        tables["text"], found = _respell(path, tables.get("text", NO_LINES), tokens)
+        problems += found
     faults = [problem for problem in problems if not problem.is_warning]
     reasons = _reasons(tables, faults)
     complete = set.intersection(*(set(tables[name]) for name in needed_tables(tables))) if tables else set()
@@ -53,6 +60,17 @@ def fix(path: Path, checks: Checks = DEFAULT_CHECKS) -> Repair:
     with locks.hold(path, parts=(BACKUP,)):
         _replace(path, changed)
     return Repair(tuple(problems), reasons, len(kept), tuple(changed))
+
+
+def _respell(path: Path, texts: Table, tokens: TokenList) -> tuple[Table, list[Problem]]:
+    """Return the texts as the tokens spell them, and a problem for each that they cannot."""
+    found = Lines(texts.ids, Strings.of([tokens.respell(text) for text in texts.column]), texts.numbers)
+    problems = []
+    for utt_id, line in found.lines():
+        if pieces := tokens.unknown_in(line.value):
+            what = f"{utt_id}: contains {listed(map(repr, pieces))}, which the base model has no tokens for"
+            problems.append(Problem(path / "text", line.number, utt_id, what, "spell it in words"))
+    return found, problems
 
 
 def _reasons(tables: dict[str, Table], faults: list[Problem]) -> dict[str, str]:

@@ -18,6 +18,9 @@ from adaptkit.errors import DataError, shorten
 from adaptkit.files import read_blocks, require_regular, split_lines, write_text
 from adaptkit.kaldi.columns import Strings, Table
 
+MAKERS = (
+    "'adaptkit data import' or a recipe's local/prepare.py makes one, and 'adaptkit feats' one with features"
+)
 _ENDS = " \t\r"
 _UNCLEAN = ("  ", " \n", "\n ", "\n\n")
 _PIPES = Path("/dev/fd")  # of the shell's <(...), which only a command line can name

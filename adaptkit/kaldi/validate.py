@@ -13,6 +13,7 @@ from adaptkit.kaldi.columns import Names, Strings
 from adaptkit.kaldi.lines import NO_LINES
 from adaptkit.kaldi.scan import Checks, Problem, Table, scan_table
 from adaptkit.kaldi.segments import MOST_SEC, parse_segment, split_all
+from adaptkit.kaldi.tables import MAKERS
 from adaptkit.kaldi.validate_audio import audio_problems
 
 REQUIRED = ("wav.scp", "text", "utt2spk", "spk2utt")
@@ -36,7 +37,7 @@ def find_problems(path: Path, checks: Checks = DEFAULT_CHECKS) -> list[Problem]:
 def find_in_tables(path: Path, checks: Checks) -> tuple[dict[str, Table], list[Problem]]:
     """Return the readable part of each table and all problems, for `fix`."""
     if not path.is_dir():
-        return {}, [Problem(path, 0, "", "no such data directory", "the corpus's local/prepare.py writes it")]
+        return {}, [Problem(path, 0, "", "no such data directory", MAKERS)]
     tables: dict[str, Table] = {}
     problems: list[Problem] = []
     for name in (*REQUIRED, *OPTIONAL):

@@ -149,8 +149,10 @@ def score(
     >>> report.rate.wer
     25.0
     """
+    if not all(isinstance(side, Mapping) for side in (refs, hyps)):
+        raise ScoringError(f"{where}: expected texts by utterance id; dict(enumerate(texts)) numbers a list")
     refs, hyps = (
-        {utt_id: normalise(text, normalize) for utt_id, text in side.items()} for side in (refs, hyps)
+        {str(utt_id): normalise(text, normalize) for utt_id, text in side.items()} for side in (refs, hyps)
     )
     _refuse_unpaired(refs, hyps, where)
     utt_ids = sorted(refs, key=str.encode)

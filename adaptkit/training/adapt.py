@@ -35,6 +35,8 @@ def adapt(
     What a user can mend is an AdaptkitError: a ConfigError for settings, a DataError for data directories, a
     CheckpointError for the base model or an `exp` that holds another run, a TrainingError for a loss that is
     not finite.
+
+        exp = adaptkit.adapt("exp/base", "dump/train", "exp/mine", valid="dump/valid", adapter="lora")
     """
     folder = Path(exp)
     sets = {"train": str(train), "valid": None if valid is None else str(valid)}
@@ -64,6 +66,8 @@ def enroll(
     shared adapter, if there is one, else from the mean of the known speakers, unless `start` says otherwise.
 
     A speaker whom `exp` knows, or whom `data` lacks, is an AdaptkitError.
+
+        exp = adaptkit.enroll("exp/mine", "dump/anna", out="exp/mine_and_anna")
     """
     options = EnrollOptions(
         exp=Path(exp),

@@ -103,7 +103,8 @@ def read_set(
     """
     examples = read_examples(path, base, allow_pipes=allow_pipes)
     data = examples.data
-    tokens.refuse_unknown(base.tokens, Table(data.utterances.ids, data.utterances.texts), str(path))
+    texts = Table(data.utterances.ids, data.utterances.texts)
+    tokens.refuse_unknown(base.tokens, texts, str(path), str(base.path))
     reasons = too_short(examples)
     if not reasons:
         return examples

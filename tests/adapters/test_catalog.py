@@ -30,6 +30,11 @@ def test_the_catalogue_is_read_without_torch(run_process):
     assert "torch" not in loaded
 
 
+def test_every_type_says_how_many_parameters_it_has():
+    lacking = [kind for kind, info in read_catalog().items() if not info.closed_form]
+    assert lacking == []  # the class, or `build`, ends with 'Parameters: ' and the closed form
+
+
 def test_the_page_on_types_has_a_row_of_each():
     infos = read_catalog().values()
     rows = [f"| `{i.kind}` | {i.title} | {i.closed_form} | {i.cited} |" for i in infos]

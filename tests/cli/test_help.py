@@ -1,9 +1,12 @@
+import contextlib
 import os
 import subprocess
 import sys
 from importlib import metadata
 
 import pytest
+
+from adaptkit.cli.options import suggest
 
 
 def test_help_loads_neither_torch_nor_espnet():
@@ -47,6 +50,12 @@ def test_help_ends_with_an_example_on_one_line_on_any_terminal(adaptkit, command
             assert text.rstrip().endswith(f"\n\n   {command.example.strip()}"), words
 
 
+def test_help_shows_what_it_says(adaptkit):
+    assert "needs the extra 'hub'" in " ".join(
+        adaptkit("base", "import", "--help", columns="200").stdout.split()
+    )
+
+
 def test_h_is_help(adaptkit):
     assert adaptkit("data", "info", "-h").stdout == adaptkit("data", "info", "--help").stdout != ""
 
@@ -74,3 +83,14 @@ def test_a_wrong_choice_is_misuse_and_names_the_choices(adaptkit, words, choices
     done = adaptkit(*words)
     assert done.exit_code == 2
     assert f"is not one of {choices}" in done.stderr
+
+
+def test_the_next_command_is_shown_on_a_terminal_only(capsys):
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal, contextlib.redirect_stderr(terminal):
+        suggest("adaptkit decode exp/mine DATA")
+    suggest("adaptkit decode exp/mine DATA")
+
+    assert os.read(ours, 100) == b"next: adaptkit decode exp/mine DATA\r\n"
+    assert capsys.readouterr() == ("", "")
+    os.close(ours)

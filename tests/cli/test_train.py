@@ -62,7 +62,9 @@ def test_facts_of_a_base_model_are_printed(adaptkit, base_dir, base):
 
 def test_sites_of_a_base_model_are_listed(adaptkit, base_dir, base):
     done = adaptkit("base", "info", base_dir, "--sites")
-    assert [line.split()[-1] for line in done.stdout.splitlines()] == [site.name for site in base.sites]
+    head, *lines = done.stdout.splitlines()
+    assert head.split() == ["kind", "block", "in", "out", "name"]
+    assert [line.split()[-1] for line in lines] == [site.name for site in base.sites]
 
 
 def test_a_mistake_is_one_message_and_exit_code_1_without_a_traceback(adaptkit, yaml):

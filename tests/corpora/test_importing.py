@@ -80,6 +80,9 @@ def test_parts_of_an_audiofolder_are_imported_one_by_one(adaptkit, record, tmp_p
     [
         ("list.csv", "1.wav,one,ann\n2.wav,two,bob\n"),
         ("list.tsv", "speaker\tpath\ttext\nann\t1.wav\tone\nbob\t2.wav\ttwo\n"),
+        ("list.csv", "\ufeffPath;Text;Speaker\r\n1.wav;one;ann\r\n2.wav;two;bob\r\n"),
+        ("cv.tsv", "client_id\tpath\tsentence\tage\nann\t1.wav\tone\t\nbob\t2.wav\ttwo\t\n"),
+        ("list.csv", "filename,transcript,speaker_id\n1.wav,one,ann\n2.wav,two,bob\n"),
     ],
 )
 def test_a_table_has_a_first_line_of_names_or_none(record, imported, name, content):
@@ -89,6 +92,16 @@ def test_a_table_has_a_first_line_of_names_or_none(record, imported, name, conte
     _, data = imported(corpus / name)
 
     assert texts(data) == {"ann-1": ("ann", "one"), "bob-2": ("bob", "two")}
+
+
+def test_a_folder_with_a_table_but_no_texts_names_the_table(adaptkit, record, tmp_path):
+    corpus = record("audio/1.wav")
+    (corpus / "own.csv").write_text("path,text,speaker\naudio/1.wav,one,ann\n")
+
+    done = adaptkit("data", "import", corpus, tmp_path / "data")
+
+    assert done.exit_code == 1
+    assert f"name the table instead: {corpus / 'own.csv'}" in done.stderr
 
 
 def test_the_quotes_of_a_tsv_are_text(record, imported):
@@ -107,7 +120,12 @@ def test_the_quotes_of_a_tsv_are_text(record, imported):
         ("metadata.jsonl", '{"file_name": 1, "text": "a"}', "metadata.jsonl:1: no file_name or path"),
         ("metadata.jsonl", "[1]", "metadata.jsonl:1: expected an object"),
         ("metadata.jsonl", "{", "metadata.jsonl:1: not json"),
-        ("list.csv", "other.wav,one,ann\n", "1 of 1 entries cannot be used: no such audio file (CORPUS"),
+        (
+            "list.csv",
+            "other.wav,one,ann\n",
+            "cannot be used: no such audio file (CORPUS/list.csv:1: CORPUS/other.wav)",
+        ),
+        ("list.csv", "recordings,words,who\n1.wav,one,ann\n", "list.csv:1: neither names of columns nor an"),
         ("list.csv", "", "read as table: no entries"),
         ("list.csv", f"{'x' * 300}.wav,one,ann\n", "no such audio file"),
         ("list.csv", "1.wav,one, \n", "list.csv:1: does not say who speaks"),

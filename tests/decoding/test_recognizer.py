@@ -49,6 +49,17 @@ def test_arrays_are_transcribed_as_decoding_does(adaptkit, recognizer, exp, corp
     assert [one.submodel for one in found] == speakers
 
 
+def test_what_python_is_likely_to_pass_by_mistake_is_refused(recognizer, base_dir, exp, tmp_path):
+    with pytest.raises(
+        AdaptkitError, match=r"one.wav: one file where a list is expected; write \['one.wav'\]"
+    ):
+        recognizer.transcribe_files("one.wav", speaker="spk10")
+    with pytest.raises(AdaptkitError, match="an experiment with adapters, not a base model; name its base"):
+        library.Recognizer.from_pretrained(exp)
+    with pytest.raises(AdaptkitError, match="--device cuda:99: not available"):
+        library.Recognizer.from_pretrained(base_dir, device="cuda:99")
+
+
 def test_one_array_gives_one_transcript_with_times(recognizer, arrays):
     samples = arrays["spk10-00"]
 

@@ -138,6 +138,9 @@ def test_utt2dur_without_seconds_is_refused(folder):
 def test_missing_directory_and_missing_table_are_refused(folder):
     with pytest.raises(DataError, match="no such data directory"):
         datadir.read(folder.path / "none")
+    (folder.path / "inner").mkdir()
+    with pytest.raises(DataError, match="not a data directory.*'adaptkit data import .*inner OUT'"):
+        datadir.read(folder.path / "inner")
     (folder.path / "text").unlink()
     with pytest.raises(AdaptkitError, match="text: no such file or folder"):
         datadir.read(folder.path)

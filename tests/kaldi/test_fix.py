@@ -9,6 +9,7 @@ from adaptkit.kaldi.fix import fix
 from adaptkit.kaldi.scan import Checks
 from adaptkit.kaldi.tables import read_table
 from adaptkit.kaldi.validate import find_problems
+from adaptkit.tokens import char_tokens
 
 SPOILERS = {
     "duplicate": ("text", b"anna-2", b"anna-1 AGAIN\nanna-2"),
@@ -216,3 +217,16 @@ def test_fixed_tables_are_sorted_as_by_sort(folder):
             subprocess.run(["sort", "-c", folder.path / name], env={"LC_ALL": "C"}, check=False).returncode
             == 0
         )
+
+
+def test_texts_are_respelled_for_a_base_model_and_what_it_cannot_spell_is_dropped(folder):
+    folder.edit("text", b"ONE TWO", b"One, two.")
+    folder.edit("text", b"THREE", b"Three 3")
+    texts = read_table(folder.path / "text")
+
+    repair = fix(folder.path, tokens=char_tokens(["ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN"]))
+
+    assert read_table(folder.path / "text")["anna-1"] == "ONE TWO"
+    assert list(repair.dropped) == ["anna-2"]
+    assert "contains '3', which the base model has no tokens for" in repair.dropped["anna-2"]
+    assert read_table(folder.path / ".backup/text") == texts

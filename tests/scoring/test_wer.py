@@ -161,3 +161,13 @@ def test_runs_on_other_references_are_not_pooled(report):
     other = score({**REFS, "ann-2": "on a red mat"}, HYPS, speakers=SPEAKERS)
     with pytest.raises(ScoringError, match="a run: was not scored on the same references"):
         pool([report, other])
+
+
+def test_lists_are_refused_and_numbered_texts_are_scored():
+    refs, hyps = ["turn it off", "stop"], ["turn off", "stop"]
+
+    with pytest.raises(
+        ScoringError, match=r"expected texts by utterance id; dict\(enumerate\(texts\)\) numbers"
+    ):
+        score(refs, hyps)
+    assert score(dict(enumerate(refs)), dict(enumerate(hyps))).rate.wer == 25.0

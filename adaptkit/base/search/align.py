@@ -48,5 +48,5 @@ def _best_path(scores: np.ndarray, states: np.ndarray) -> np.ndarray:
     path = np.zeros(num_frames, dtype=int)
     for frame in reversed(range(num_frames)):
         path[frame] = state
-        state -= steps[frame, state]
+        state -= int(steps[frame, state])
     return path

@@ -37,6 +37,15 @@ def test_what_greedy_search_finds_is_aligned_as_it_was_found():
     assert align(log_probs, collapse(path)) == runs(path.tolist())
 
 
+def test_a_text_of_hundreds_of_tokens_is_aligned():
+    log_probs = scores(900, 40, seed=0)
+    path = log_probs.argmax(dim=-1)
+    tokens = collapse(path)
+
+    assert len(tokens) > 500
+    assert align(log_probs, tokens) == runs(path.tolist())
+
+
 def test_more_tokens_than_frames_have_no_alignment():
     assert align(scores(3, 3, seed=0), [1, 2, 1]) is not None
     assert align(scores(3, 3, seed=0), [1, 1, 2]) is None  # a blank must stand between equal ones
