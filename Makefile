@@ -82,8 +82,10 @@ LOCK = $(UV) pip compile setup.cfg --override requirements.overrides --python-ve
 	--generate-hashes --no-header --no-annotate --upgrade
 lock: install  ## resolve the requirements of setup.cfg again into requirements.lock and requirements-test.lock
 	$(LOCK) --extra mini --extra serve -o requirements.lock
-	$(LOCK) --all-extras -c requirements.lock | awk 'NR == FNR { if (/==/) locked[$$0]; next } \
-	  /==/ { is_new = !($$0 in locked) } is_new' requirements.lock - >requirements-test.lock
+	$(LOCK) --all-extras -c requirements.lock -o requirements-all.lock
+	awk 'NR == FNR { if (/==/) locked[$$0]; next } /==/ { is_new = !($$0 in locked) } is_new' \
+	  requirements.lock requirements-all.lock >requirements-test.lock
+	rm requirements-all.lock
 	printf 'espnet==202611\nomniio\n' | $(UV) pip compile - --no-deps --python-version 3.12 --generate-hashes \
 	  --no-header --no-annotate --upgrade -o requirements-next-espnet.lock
 
