@@ -88,7 +88,7 @@ class TokenList:
     def respell(self, text: str) -> str:
         """Return a text in capitals or small letters, and without punctuation, where the list lacks others.
 
-        Hyphens and slashes become spaces. What no token can spell, such as digits, stays.
+        Marks become spaces, apostrophes nothing. What no token can spell, such as digits, stays.
 
         >>> TokenList((BLANK, UNK, SPACE, "'", "A", "B", SOS_EOS)).respell("Ab, A\u2019b-a: 2!")
         "AB A'B A 2"
@@ -103,7 +103,7 @@ class TokenList:
         for character in text if "\u2019" in known else text.replace("\u2019", "'"):
             if character in known or unicodedata.category(character)[0] not in "PS":
                 kept.append(character)
-            elif character == "/" or unicodedata.category(character) == "Pd":
+            elif character not in "'\u2019":
                 kept.append(" ")
         return " ".join(split_words("".join(kept)))
 

@@ -176,3 +176,8 @@ def test_texts_that_fit_and_those_of_small_letters_and_bpe_keep_their_form(bpe):
 
 def test_texts_within_the_list_pass():
     assert refuse_unknown(char_tokens(TEXTS), {"utt1": "CAB"}, "data/train", "exp/base") is None
+
+
+def test_marks_between_words_do_not_join_them():
+    tokens = TokenList(("<blank>", "<unk>", "<space>", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "<sos/eos>"))
+    assert tokens.respell("Wait...what, don't") == "WAIT WHAT DONT"
