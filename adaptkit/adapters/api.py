@@ -22,7 +22,7 @@ from adaptkit.adapters.fold import Fold
 from adaptkit.adapters.per_task import Hypernetwork, draw, owning_parts, task_parameters
 from adaptkit.adapters.site import Site
 from adaptkit.config import Config, Width
-from adaptkit.errors import ConfigError, listed, nearest
+from adaptkit.errors import ConfigError, nearest
 from adaptkit.tensors import AllocationLimit, memory_bytes
 
 
@@ -64,6 +64,7 @@ class Adapter(nn.Module):
     task_ids: Tensor | None = None
     frames: Tensor | None = None  # (B,) length of each row, while it adapts the encoder's output
     spares_encoder: bool = False  # whether only the encoder's output changes
+    changes_encoder: bool = False  # whether `differences` has weights that the encoder's output depends on
     taps: tuple[Site, ...] = ()  # blocks whose outputs it reads, if it spares the encoder
     is_cached: bool = False  # whether training reads these and the encoder's output from disk
 
@@ -127,8 +128,13 @@ class AdapterStack(nn.ModuleList):
 
     @property
     def changes_weights(self) -> bool:
-        """Whether the base model's weights change, so that a pass serves tasks of one `group` only."""
+        """Whether weights of the base model change, so that a pass serves tasks of one `group` only."""
         return any("weight" in member.wants for member in self)
+
+    @property
+    def mixes_tasks(self) -> bool:
+        """Whether a pass of the encoder serves rows of any tasks, as no weights change that it depends on."""
+        return not any(member.changes_encoder for member in self)
 
     @property
     def num_parameters(self) -> int:
@@ -225,23 +231,6 @@ def read_config(entry: Any) -> AdapterConfig:
 
 
 AnyAdapterConfig = Annotated[SerializeAsAny[AdapterConfig], BeforeValidator(read_config)]
-
-
-def choose(
-    sites: Sequence[Site], kinds: frozenset[str], blocks: Blocks, *, option: str = "blocks"
-) -> tuple[Site, ...]:
-    """Return the sites of some kinds, limited to `blocks` if given; a block out of range is refused."""
-    found = tuple(site for site in sites if site.kind in kinds)
-    if blocks is None or not found:
-        return found
-    known = sorted({site.block for site in found})
-    outside = sorted(set(blocks) - set(known))
-    if outside:
-        raise ConfigError(
-            f"{option}: {listed(map(str, outside))} not among this base model's blocks, "
-            f"{known[0]} to {known[-1]}"
-        )
-    return tuple(site for site in found if site.block in blocks)
 
 
 def build(

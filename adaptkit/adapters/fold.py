@@ -9,10 +9,10 @@ from adaptkit.adapters.site import Site
 
 @dataclass(frozen=True)
 class Added:
-    """Terms to add to the weight (dim_out, dim_in) and the bias (dim_out,) of the linear map at `site`."""
+    """Terms to add to the weight (dim_out, dim_in) and the bias (dim_out,) of the module at `site`."""
 
     site: Site
-    weight: Tensor
+    weight: Tensor | None = None
     bias: Tensor | None = None
 
 

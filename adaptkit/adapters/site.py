@@ -1,6 +1,9 @@
 """The places in a base model where an adapter can act."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from adaptkit.errors import ConfigError, listed
 
 SITE_KINDS = (
     "block",
@@ -9,6 +12,7 @@ SITE_KINDS = (
     *("ffn_macaron_in", "ffn_macaron_out", "ffn_in", "ffn_out"),  # the two linear maps of each
     *("query", "key", "value", "out"),
     "encoder_out",
+    "bias",  # a map, norm or convolution within the encoder that adds a bias (dim_out,) to its output
     "weight",  # a parameter of the base model, changed by adding a difference of its `shape`
 )
 
@@ -24,8 +28,26 @@ class Site:
     dim_out: int
     input_of: str = ""  # path of the module whose input is x_in, if it is not the site itself
     shape: tuple[int, ...] = ()  # of a weight
+    axis: int = -1  # of the output of a map, norm or convolution, along which its dim_out channels lie
 
     @property
     def key(self) -> str:
         """The name in a form that torch allows in a ModuleDict."""
         return self.name.replace(".", "-")
+
+
+def choose(
+    sites: Sequence[Site], kinds: frozenset[str], blocks: Sequence[int] | None, *, option: str = "blocks"
+) -> tuple[Site, ...]:
+    """Return the sites of some kinds, limited to `blocks` if given; a block out of range is refused."""
+    found = tuple(site for site in sites if site.kind in kinds)
+    if blocks is None or not found:
+        return found
+    known = sorted({site.block for site in found})
+    outside = sorted(set(blocks) - set(known))
+    if outside:
+        raise ConfigError(
+            f"{option}: {listed(map(str, outside))} not among this base model's blocks, "
+            f"{known[0]} to {known[-1]}"
+        )
+    return tuple(site for site in found if site.block in blocks)

@@ -182,11 +182,9 @@ def _collect(base: BaseModel, stack: AdapterStack, task: int) -> _Changes:
     for member, entry in zip(stack, stack.configs, strict=True):
         try:
             with member.alone(task):
-                if member.wants == {"weight"}:
-                    for name, difference in member.differences(task).items():
-                        changes.add(name, difference)
-                    continue
-                for part in member.fold(task):
+                for name, difference in member.differences(task).items():
+                    changes.add(name, difference)
+                for part in member.fold(task) if member.wants != {"weight"} else ():
                     _take(changes, part, feed_forwards)
         except ConfigError as error:
             raise ConfigError(f"adapter '{entry.kind}' cannot be folded into a base model: {error}") from None
@@ -197,9 +195,9 @@ def _take(changes: _Changes, fold: Fold, feed_forwards: Mapping[str, _FeedForwar
     """Add one fold to the changes."""
     name = fold.site.name
     if isinstance(fold, Added):
-        changes.add(f"{name}.weight", fold.weight)
-        if fold.bias is not None:
-            changes.add(f"{name}.bias", fold.bias)
+        for leaf, term in (("weight", fold.weight), ("bias", fold.bias)):
+            if term is not None:
+                changes.add(f"{name}.{leaf}", term)
         return
     if name not in feed_forwards:
         raise ConfigError(f"{name} of the base model is not two linear maps with an activation between")

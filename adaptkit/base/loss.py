@@ -27,7 +27,8 @@ def loss_from_encoded(
             "the base model has a linear decoder, which classifies whole utterances and recognises no words; "
             "use a base model with CTC, an attention decoder or a transducer"
         )
-    tokens = tokens[:, : int(token_lengths.max())].masked_fill(tokens == -1, model.ignore_id)
+    tokens = tokens[:, : int(token_lengths.max())]
+    tokens = tokens.masked_fill(tokens == -1, model.ignore_id)
     text, transcript = targets(model.prompting, tokens, token_lengths)
     weight, loss = model.ctc_weight, encoded.new_zeros(())
     if weight != 0.0:

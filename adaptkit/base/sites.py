@@ -5,6 +5,7 @@ block is a member of `encoder.encoders` with an attention and a feed-forward or,
 convolutional gating MLP.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,16 @@ _FEED_FORWARDS = {
     "feed_forward": ("ffn", ("norm_ff", "norm2")),
     "cgmlp": ("ffn", ("norm_mlp",)),  # where a block has no feed-forward
 }
+# modules that add their bias to an output (B, ...) as the last step: axis of its channels
+_CHANNEL_AXES = {
+    "torch.nn.modules.linear.Linear": -1,
+    "torch.nn.modules.normalization.LayerNorm": -1,
+    "espnet.nets.pytorch_backend.transformer.layer_norm.LayerNorm": -1,  # unless its `dim` is another
+    "torch.nn.modules.conv.Conv1d": 1,
+    "torch.nn.modules.conv.Conv2d": 1,
+    "torch.nn.modules.batchnorm.BatchNorm1d": 1,
+    "torch.nn.modules.batchnorm.BatchNorm2d": 1,
+}
 
 
 def find_sites(model: nn.Module) -> tuple[Site, ...]:
@@ -40,7 +51,8 @@ def find_sites(model: nn.Module) -> tuple[Site, ...]:
             "adapters act; docs/models.md lists the encoders that have one"
         )
     sites = [site for index, block in enumerate(blocks) for site in _block_sites(index, block, width)]
-    return (*sites, Site("encoder", "encoder_out", -1, width, width), *_weight_sites(model))
+    out = Site("encoder", "encoder_out", -1, width, width)
+    return (*sites, out, *_bias_sites(encoder), *_weight_sites(model))
 
 
 def _block_sites(index: int, block: nn.Module, width: int) -> Iterator[Site]:
@@ -72,6 +84,20 @@ def _feed_forward_sites(index: int, block: nn.Module, attribute: str, width: int
     yield Site(f"{path}.{attribute}", kind, index, width, width)
     raw_input = f"{path}.{attribute if is_post_norm else norm}"
     yield Site(f"{path}.{attribute}", f"{kind}_raw", index, width, width, input_of=raw_input)
+
+
+def _bias_sites(encoder: nn.Module) -> Iterator[Site]:
+    owners = Counter(
+        id(weight) for module in encoder.modules() for weight in module.parameters(recurse=False)
+    )
+    for name, module in encoder.named_modules():
+        parent, _, index = name.partition(".")
+        axis = _CHANNEL_AXES.get(f"{type(module).__module__}.{type(module).__name__}")
+        bias = getattr(module, "bias", None)
+        if axis is not None and bias is not None and bias.dim() == owners[id(bias)] == 1:
+            block = int(index.partition(".")[0]) if parent == "encoders" else -1
+            axis = getattr(module, "dim", axis)
+            yield Site(f"encoder.{name}", "bias", block, len(bias), len(bias), axis=axis)
 
 
 def _weight_sites(model: nn.Module) -> Iterator[Site]:
@@ -150,7 +176,8 @@ class _End:
 class _Adapt:
     """Replace the output of a site with that of the adapters.
 
-    A block takes and returns `(x, pos_emb), mask` or `x, mask`; any other site takes and returns x. A
+    A block takes and returns `(x, pos_emb), mask` or `x, mask`; any other site takes and returns x. At a bias
+    x_in is x_out, and a convolution's x (B, D, U) or (B, D, U, F) is seen as (B, U, D) or (B, U F, D). A
     contextual-block encoder folds blocks of time frames into the rows, (B N, U, D) or (B, N, U, D): adapters,
     which act frame by frame, see the frames of each row in sequence, (B, N U, D).
 
@@ -168,6 +195,8 @@ class _Adapt:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         x_out = _features(output)
+        if self.site.kind == "bias":
+            return self._adapt_channels(x_out)
         x_in = x_out if self.site.kind == "encoder_out" else _features(args)
         if self.site.input_of:
             x_in, self.raw = self.raw, None
@@ -178,6 +207,21 @@ class _Adapt:
         unfolded = (x.reshape(rows, -1, x.shape[-1]) for x in (x_in, x_out))
         adapted = self.adapters.adapt(self.site, *unfolded).view(x_out.shape)
         return _with_contexts(module, _with_features(output, adapted))
+
+    def _adapt_channels(self, x_out: Tensor) -> Tensor:
+        """Adapt an output (B, ...) whose channels lie along any axis."""
+        rows = self.adapters.num_rows or len(x_out)
+        if len(x_out) % rows:
+            raise ConfigError(
+                f"adapters: {self.site.name} of this base model has an output of {len(x_out)} for a batch of "
+                f"{rows} utterances, and none for each speaker; use another adapter type than "
+                f"{self.adapters.kind}, or 'parts' without the encoder"
+            )
+        moved = x_out.movedim(self.site.axis, -1)
+        flat = moved.reshape(rows, -1, moved.shape[-1])
+        adapted = self.adapters.adapt(self.site, flat, flat).view_as(moved).movedim(-1, self.site.axis)
+        # laid out in memory as before: the bits of the next module depend on it
+        return adapted.contiguous() if x_out.is_contiguous() else adapted
 
 
 def _with_contexts(block: nn.Module, output: Any) -> Any:

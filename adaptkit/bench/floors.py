@@ -29,7 +29,7 @@ class Floor:
         """A readable name."""
         if self.site is None:
             return "forward alone"
-        if self.site.kind == "weight":
+        if self.site.kind in ("bias", "weight"):
             return f"backward to {self.site.name}"
         return f"backward to block {self.site.block}, {self.site.kind}"
 
@@ -47,7 +47,8 @@ def find_floor(adapted: AdaptedModel, batch: Batch) -> Floor:
     """Find the first site whose output depends on trained weights, by a forward pass."""
     if adapted.taps:
         return Floor(None)
-    changed = [name for member in adapted.adapters for name in member.differences(0)]
+    inside = [member for member in adapted.adapters if member.changes_encoder]
+    changed = [name for member in inside for name in member.differences(0)]
     if changed:
         first = next(site for site in adapted.sites if site.kind == "weight" and site.name in changed)
         return Floor(first)

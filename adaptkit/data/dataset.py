@@ -90,11 +90,12 @@ class Examples(Dataset):
     def groups(self, adapters: AdapterStack | None) -> list[Group]:
         """Return a value per utterance; utterances with different values may not share a batch.
 
-        Values differ between tasks that change base weights differently, since each needs its own forward
+        Values differ between tasks that change weights of the encoder differently, since each needs its own
         pass, and between lengths if the model's blocks of time frames depend on the padded length.
         """
         mixes = padding.mixes_lengths(self.base.model)
-        tasks = {name: adapters.group(task) if adapters else () for name, task in self.task_ids.items()}
+        is_mixed = adapters is None or adapters.mixes_tasks
+        tasks = {name: () if is_mixed else adapters.group(task) for name, task in self.task_ids.items()}
         names = self.data.utterances.tasks
         if mixes:
             tasks = {name: (*group, 0) for name, group in tasks.items()}

@@ -1,7 +1,7 @@
 """A base model with its adapters: loss, encoder output and hypotheses of a batch."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -22,6 +22,9 @@ from adaptkit.base.specaug import changing_features
 from adaptkit.base.weights import changed, leaving_no_trace
 from adaptkit.data.batches import Batch
 from adaptkit.model import encoder_cache
+
+# what an encoder returns: x (B, U, D), with intermediate CTC (x, [(block, x of that block), ...])
+Encoded = Tensor | tuple[Tensor, list[tuple[int, Tensor]]]
 
 
 class AdaptedModel(nn.Module):
@@ -55,6 +58,7 @@ class AdaptedModel(nn.Module):
         self.taps = (
             () if adapters is None else encoder_cache.find(base, adapters)
         )  # empty: the adapters act through hooks
+        self.shares_encoder = adapters is not None and _leaves_encoder(base.model, adapters)
         self.ctc_dropout = base.config["ctc_conf"].get("dropout_rate", 0.0)
 
     @property
@@ -82,9 +86,14 @@ class AdaptedModel(nn.Module):
         """Return the model's CTC, attention or hybrid loss averaged over the utterances, a scalar."""
         batch = self.read_taps(batch)
         groups = self._groups(batch)
-        parts = [batch.rows(rows) for rows in groups] if len(groups) > 1 else [batch]
-        losses = [self._loss(part) * (len(part.utt_ids) / len(batch.utt_ids)) for part in parts]
-        return torch.stack(losses).sum()
+        if len(groups) == 1:
+            return self._loss(batch)
+        if self.shares_encoder:
+            losses = [self._loss_of(batch, *found) for found in self._encoded(batch)]
+        else:
+            losses = [self._loss(batch.rows(rows)) for rows in groups]
+        shares = [len(rows) / len(batch.utt_ids) for rows in groups]
+        return torch.stack([loss * share for loss, share in zip(losses, shares, strict=True)]).sum()
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the encoder output (B, U, D) and its length in frames for each row (B,)."""
@@ -115,23 +124,12 @@ class AdaptedModel(nn.Module):
         batch = self.read_taps(batch)
         losses: dict[int, Tensor] = {}
         paths: dict[int, list[BestPath]] = {}
-        for rows in self._groups(batch):
-            with self._acting(batch, rows):
-                encoded, frames, inner = self._encode_for_loss(batch)
-                for row in rows:
-                    own = slice(row, row + 1)
-                    lengths = batch.token_lengths[own]
-                    loss = loss_from_encoded(
-                        self.espnet,
-                        encoded[own, : int(frames[row])],
-                        frames=frames[own],
-                        tokens=batch.tokens[own, : int(lengths)],
-                        token_lengths=lengths,
-                    )
-                    losses[row] = loss.float().squeeze() + (0.0 if inner is None else inner[row])
-                if searches:
-                    found = quick_searcher(self.espnet).find(self.espnet, encoded, frames, rows)
-                    paths |= dict(found)
+        for rows, encoded, frames in self._encoded(batch):
+            for row in rows:
+                losses[row] = self._loss_of(batch, [row], encoded, frames).float().squeeze()
+            if searches:
+                found = quick_searcher(self.espnet).find(self.espnet, _last(encoded), frames, rows)
+                paths |= dict(found)
         ordered = torch.stack([losses[row] for row in range(len(losses))])
         return ordered.tolist(), [paths[row] for row in range(len(paths))]
 
@@ -161,9 +159,25 @@ class AdaptedModel(nn.Module):
 
     def _passes(self, batch: Batch) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Encode a batch once per group of rows; yield the rows, encoder output (B, U, D), lengths (B,)."""
-        batch = self.read_taps(batch, for_loss=False)
-        for rows in self._groups(batch):
-            with self._acting(batch, rows):
+        for rows, encoded, frames in self._encoded(self.read_taps(batch, for_loss=False)):
+            yield rows, _last(encoded), frames
+
+    def _encoded(self, batch: Batch) -> Iterator[tuple[list[int], Encoded, Tensor]]:
+        """Encode a batch for each group of rows; yield the rows, what the encoder returns, and lengths (B,).
+
+        If no group changes the encoder, it runs once for all.
+        """
+        groups = self._groups(batch)
+        differences = [self._differences(batch, rows) for rows in groups]
+        if len(groups) > 1 and self.shares_encoder:
+            with self._acting(batch, {}):
+                encoded, frames = self._encode(batch)
+            for rows, own in zip(groups, differences, strict=True):
+                with changed(self.espnet, own):
+                    yield rows, encoded, frames
+            return
+        for rows, own in zip(groups, differences, strict=True):
+            with self._acting(batch, own):
                 yield rows, *self._encode(batch)
 
     def _groups(self, batch: Batch) -> list[list[int]]:
@@ -175,12 +189,18 @@ class AdaptedModel(nn.Module):
         groups = [() if self.adapters is None else self.adapters.group(task) for task in batch.task_ids]
         return [[row for row, own in enumerate(groups) if own == group] for group in sorted(set(groups))]
 
+    def _differences(self, batch: Batch, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return the differences of the base weights for a group of rows.
+
+        They must be read before tasks are set, as a hypernetwork generates either's weights at a time.
+        """
+        return {} if self.adapters is None else self.adapters.differences(batch.task_ids[rows[0]])
+
     @contextmanager
-    def _acting(self, batch: Batch, rows: Sequence[int]) -> Iterator[None]:
-        """Set every row's task, the base weights for `rows`, and the masks."""
+    def _acting(self, batch: Batch, differences: Mapping[str, Tensor]) -> Iterator[None]:
+        """Set every row's task, the differences of the base weights, and the masks."""
         with ExitStack() as stack:
             if self.adapters is not None:
-                differences = self.adapters.differences(batch.task_ids[rows[0]])
                 stack.enter_context(self.adapters.for_tasks(batch.task_ids, batch.inputs.device))
                 stack.enter_context(changed(self.espnet, differences))
             stack.enter_context(self._masking(batch))
@@ -202,14 +222,10 @@ class AdaptedModel(nn.Module):
 
     def _loss(self, batch: Batch) -> Tensor:
         """Return the loss of rows that share one pass."""
-        with self._acting(batch, range(len(batch.utt_ids))):
+        rows = range(len(batch.utt_ids))
+        with self._acting(batch, self._differences(batch, rows)):
             if batch.has_taps:
-                encoded, frames = self._encode(batch)
-                lengths = batch.token_lengths
-                loss = loss_from_encoded(
-                    self.espnet, encoded, frames=frames, tokens=batch.tokens, token_lengths=lengths
-                )
-                return loss if batch.inner_ctc is None else loss + batch.inner_ctc.mean()
+                return self._loss_of(batch, rows, *self._encode(batch))
             inputs = batch.inputs.clone()  # ESPnet modifies it in place
             prompting = self.espnet.prompting
             text, transcript = owsm.targets(prompting, batch.tokens, batch.token_lengths)
@@ -217,17 +233,46 @@ class AdaptedModel(nn.Module):
             loss, _, _ = self.espnet(inputs, batch.lengths, *texts)
         return loss.squeeze()  # ESPnet returns shape (1,) for DataParallel
 
-    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _loss_of(self, batch: Batch, rows: Sequence[int], encoded: Encoded, frames: Tensor) -> Tensor:
+        """Return the mean loss of some rows from what the encoder returned for the batch."""
+        rows = list(rows)
+        own = {
+            "frames": frames[rows],
+            "tokens": batch.tokens[rows],
+            "token_lengths": batch.token_lengths[rows],
+        }
+        outputs = _take(encoded, rows, int(own["frames"].max()))
+        loss = loss_from_encoded(self.espnet, _last(outputs), **own)
+        if batch.has_taps:
+            inner = None if batch.inner_ctc is None else batch.inner_ctc[rows]
+        else:
+            inner = inner_ctc_loss(self.espnet, outputs, **own)
+        return loss if inner is None else loss + inner.mean()
+
+    def _encode(self, batch: Batch) -> tuple[Encoded, Tensor]:
         if batch.has_taps:
             return encoder_cache.replay(self.adapters, self.taps, batch.inputs, batch.lengths), batch.lengths
-        encoded, frames = self.espnet.encode(batch.inputs.clone(), batch.lengths)
-        return encoded[0] if isinstance(encoded, tuple) else encoded, frames  # with intermediate CTC
+        return self.espnet.encode(batch.inputs.clone(), batch.lengths)
 
-    def _encode_for_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return encoder output, its lengths, and the loss of intermediate CTC for each row (B,)."""
-        if batch.has_taps:
-            return *self._encode(batch), batch.inner_ctc
-        encoded, frames = self.espnet.encode(batch.inputs.clone(), batch.lengths)
-        text = {"tokens": batch.tokens, "token_lengths": batch.token_lengths}
-        inner = inner_ctc_loss(self.espnet, encoded, frames=frames, **text)
-        return encoded[0] if isinstance(encoded, tuple) else encoded, frames, inner
+
+def _leaves_encoder(model: nn.Module, adapters: AdapterStack) -> bool:
+    """Whether the encoder uses the same weights of the base for all tasks, so that it runs once for a batch.
+
+    Within the encoder, CTC may condition blocks; the loss of an OWSM model has terms that only its own
+    forward pass computes.
+    """
+    is_conditioned = getattr(model.encoder, "interctc_use_conditioning", False)
+    return adapters.mixes_tasks and not is_conditioned and model.prompting is None
+
+
+def _last(encoded: Encoded) -> Tensor:
+    """Return the output of the last block (B, U, D)."""
+    return encoded[0] if isinstance(encoded, tuple) else encoded
+
+
+def _take(encoded: Encoded, rows: list[int], num_frames: int) -> Encoded:
+    """Return some rows of what an encoder returned, without frames beyond `num_frames`."""
+    if isinstance(encoded, tuple):
+        inner = [(block, x[rows, :num_frames]) for block, x in encoded[1]]
+        return encoded[0][rows, :num_frames], inner
+    return encoded[rows, :num_frames]

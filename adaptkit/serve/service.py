@@ -287,5 +287,5 @@ def _room(base: BaseModel, cache: SubmodelCache, settings: ServerSettings) -> Ro
         num_speakers=cache.num_slots - len(resident),
         resident=resident,
         mixes_lengths=padding.mixes_lengths(base.model),
-        mixes_speakers=not cache.stack.changes_weights,
+        mixes_speakers=cache.stack.mixes_tasks,
     )

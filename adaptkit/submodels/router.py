@@ -123,10 +123,10 @@ class Router:
     def _measure(self, row: Batch, num_frames: int, names: Sequence[str]) -> dict[str, float]:
         """Return the likelihood of an utterance with the weights of each name.
 
-        If adapters change weights of the base model, candidates cannot share a pass.
+        If adapters change weights of the encoder, candidates cannot share a pass.
         """
-        is_alone = self._adapted.adapters.changes_weights
-        size = 1 if is_alone else max(1, self._batch_frames // num_frames)
+        is_mixed = self._adapted.adapters.mixes_tasks
+        size = max(1, self._batch_frames // num_frames) if is_mixed else 1
         row, found = self._adapted.read_taps(row, for_loss=False), {}
         for start in range(0, len(names), size):
             part = names[start : start + size]

@@ -180,7 +180,7 @@ def test_a_base_row_in_a_mixed_batch_is_the_base(variant, kind, new_stack, new_b
 def test_permuting_rows_permutes_outputs(variant, kind, new_stack, new_batch, encode):
     stack, batch = new_stack(variant, kind, is_trained=True), new_batch(ALL_TASKS, length=50)
     permuted = encode(variant, stack, batch.rows([2, 0, 1]))
-    torch.testing.assert_close(permuted, encode(variant, stack, batch)[[2, 0, 1]], atol=1e-5, rtol=0)
+    torch.testing.assert_close(permuted, encode(variant, stack, batch)[[2, 0, 1]], atol=1e-5, rtol=1e-5)
 
 
 def test_swapping_adapters_leaves_no_trace(variant, kind, new_stack, new_batch, encode):

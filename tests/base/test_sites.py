@@ -13,7 +13,8 @@ from adaptkit.adapters.site import SITE_KINDS
 from adaptkit.base.sites import attached, find_sites
 from adaptkit.errors import CheckpointError
 
-EVERY = {kind: 1 if kind == "encoder_out" else 2 for kind in SITE_KINDS if kind != "weight"}
+OTHER = ("weight", "bias")  # kinds of which an encoder has any number
+EVERY = {kind: 1 if kind == "encoder_out" else 2 for kind in SITE_KINDS if kind not in OTHER}
 MACARON = {"ffn_macaron", "ffn_macaron_raw", "ffn_macaron_in", "ffn_macaron_out"}
 TRANSFORMER = {"output_size": 16, "attention_heads": 2, "linear_units": 24, "num_blocks": 2}
 
@@ -60,7 +61,9 @@ def watch(base, batch, **options):
 
 def test_every_site_is_asked_once_in_its_order_with_its_sizes(variant, new_batch):
     seen = watch(variant, new_batch((0, 1))).seen
-    assert [site for site, _, _ in seen] == [site for site in variant.sites if site.kind != "weight"]
+    in_order = [site for site, _, _ in seen if site.kind != "bias"]
+    assert in_order == [site for site in variant.sites if site.kind not in OTHER]
+    assert {site for site, _, _ in seen} == {site for site in variant.sites if site.kind != "weight"}
     for site, x_in, x_out in seen:
         assert (x_in[0], x_in[2]) == (2, site.dim_in), site
         assert (x_out[0], x_out[2]) == (2, site.dim_out), site
@@ -95,12 +98,12 @@ def test_each_encoder_has_the_kinds_of_site_of_its_blocks(new_base, changes, mis
     sizes = {"output_size": 16, "attention_heads": 2, "num_blocks": 2}
     if changes:
         changes = {**changes, "encoder_conf": {**sizes, **changes["encoder_conf"]}}
-    counts = Counter(site.kind for site in new_base(**changes).sites if site.kind != "weight")
+    counts = Counter(site.kind for site in new_base(**changes).sites if site.kind not in OTHER)
     assert counts == {kind: count for kind, count in EVERY.items() if kind not in missing}
 
 
 def test_sites_of_a_block_stand_in_the_order_of_the_forward_pass(base):
-    kinds = [site.kind for site in base.sites if site.block == 0]
+    kinds = [site.kind for site in base.sites if site.block == 0 and site.kind != "bias"]
     macaron = ["ffn_macaron_in", "ffn_macaron_out", "ffn_macaron", "ffn_macaron_raw"]
     ffn = [kind.replace("_macaron", "") for kind in macaron]
     assert kinds == [*macaron, "query", "key", "value", "out", *ffn, "block"]
@@ -120,6 +123,21 @@ def test_keys_are_unique_in_a_kind_and_fit_a_module_dict(variant):
     keys = [(site.kind, site.key) for site in variant.sites]
     assert len(set(keys)) == len(keys)
     nn.ModuleDict({key: nn.Identity() for _, key in keys})
+
+
+def test_every_bias_within_the_encoder_is_a_site(variant):
+    sites = {f"{site.name}.bias": (site.dim_out,) for site in variant.sites if site.kind == "bias"}
+    weights = variant.model.encoder.named_parameters(prefix="encoder")
+    assert sites == {name: tuple(weight.shape) for name, weight in weights if name.endswith(".bias")}
+
+
+def test_a_bias_of_several_modules_is_no_site(new_base):
+    base = new_base()
+    norms = base.model.encoder.encoders[0]
+    norms.norm_ff.bias = norms.norm_mha.bias
+    names = {site.name for site in find_sites(base.model) if site.kind == "bias"}
+    assert {"encoder.encoders.0.norm_ff", "encoder.encoders.0.norm_mha"}.isdisjoint(names)
+    assert "encoder.encoders.1.norm_ff" in names
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ FIRST = {  # options: the name of the floor
     "hra": ({"controller_width": 4}, "backward to block 0, block"),
     "lora": ({"rank": 2}, "backward to block 0, ffn_macaron_in"),
     "hff": ({"dim": 4}, "forward alone"),
-    "bitfit": ({}, "backward to encoder.embed.conv.0.bias"),
+    "bitfit": ({}, "backward to encoder.embed.conv.0"),
     "bitfit, after the encoder": ({"parts": ["ctc"]}, "forward alone"),
 }
 

@@ -10,17 +10,23 @@ Ben Zaken et al., BitFit: Simple parameter-efficient fine-tuning for transformer
     [ours]. The biases of keys are included, although the softmax cancels them. The base stays in eval():
     dropout is off and the BatchNorm statistics are fixed [ours].
 
-    Cost: few parameters, but a forward pass uses a single set of differences, as with `full`.
+    Cost: few parameters. Biases of linear maps, norms and convolutions in the encoder are added per row, so
+    that speakers share a batch; of the rest, a pass uses a single set of differences, as with `full`.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from pydantic import Field, StrictBool
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from adaptkit.adapters.api import AdapterConfig
+from adaptkit.adapters.fold import Added
 from adaptkit.adapters.kinds.full import Full, Parts, choose_parts
+from adaptkit.adapters.per_task import TaskBias
 from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError
 
@@ -35,13 +41,54 @@ class Config(AdapterConfig):
     per_task: StrictBool = Field(True, description="one set per task; false: one set for all tasks")
 
 
-def build(config: Config, sites: Sequence[Site], num_tasks: int) -> Full:
-    """Build b + d[k] in place of each bias b, with k the task; b + d with `per_task: false`.
+class BitFit(Full):
+    """b + d[k] in place of each bias b, with k the task; b + d with `per_task: false`.
 
-    Parameters: K P, or P with `per_task: false`, for P biases in the chosen parts.
+    d is initialised to zero, so an untrained adapter changes nothing. Parameters: K P, or P with
+    `per_task: false`, for P biases in the chosen parts.
     """
+
+    def __init__(self, sites: Sequence[Site], others: Sequence[Site], num_tasks: int):
+        super().__init__(others, num_tasks, per_task=True)
+        self.sites = tuple(sites)
+        self.biases = nn.ModuleDict({site.key: TaskBias(num_tasks, site.dim_out) for site in sites})
+        self.wants = frozenset({"bias"} if sites else ()) | frozenset({"weight"} if others else ())
+        self.spares_encoder = self.spares_encoder and not sites
+
+    def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
+        """Add the difference of each row's task to x_out (B, U, D), which a bias was added to."""
+        rows = self.biases[site.key].of_row_tasks("bias", self.task_ids)
+        return _AddRows.apply(x_out, rows[:, None].to(x_out.dtype))
+
+    def fold(self, task: int) -> list[Added]:
+        """Return d[k] for each bias of `sites`."""
+        return [Added(site, bias=self.biases[site.key].of(task)["bias"]) for site in self.sites]
+
+
+class _AddRows(torch.autograd.Function):
+    """y + d in place, for y (B, U, D) and d (B, 1, D).
+
+    No linear map, norm or convolution needs its output in the backward pass. That output may be a view, and
+    where a view is changed in place, autograd copies its gradient; here the gradient stays as it is.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, y: Tensor, d: Tensor) -> Tensor:
+        return y.add_(d).detach()
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, grad.sum(1, keepdim=True)
+
+
+def build(config: Config, sites: Sequence[Site], num_tasks: int) -> Full:
+    """Build the differences of all biases of the base, or those of `parts`."""
     weights = choose_parts(sites, config.parts)
     biases = [site for site in weights if _BIAS.fullmatch(site.name.rpartition(".")[2])]
     if weights and not biases:
         raise ConfigError("parts: no parameter there is a bias; choose other parts, or the adapter type full")
-    return Full(biases, num_tasks, per_task=config.per_task)
+    if not config.per_task:
+        return Full(biases, num_tasks, per_task=False)
+    added = {f"{site.name}.bias": site for site in sites if site.kind == "bias"}
+    own = [added[site.name] for site in biases if site.name in added]
+    return BitFit(own, [site for site in biases if site.name not in added], num_tasks)

@@ -53,6 +53,7 @@ class Full(Adapter):
         super().__init__()
         self.per_task = per_task
         self.spares_encoder = all(site.name.partition(".")[0] in _AFTER_ENCODER for site in sites)
+        self.changes_encoder = not self.spares_encoder
         self.names = {site.key: site.name for site in sites}
         shapes = {site.key: site.shape for site in sites}
         if per_task:

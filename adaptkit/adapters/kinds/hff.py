@@ -21,10 +21,10 @@ from pydantic import Field, StrictBool, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptkit.adapters.api import Adapter, AdapterConfig, Blocks, choose
+from adaptkit.adapters.api import Adapter, AdapterConfig, Blocks
 from adaptkit.adapters.per_task import TaskBias, TaskLinear, TaskScale
 from adaptkit.adapters.side import Attention, Convolution, SharedLinear, mark_frames
-from adaptkit.adapters.site import Site
+from adaptkit.adapters.site import Site, choose
 from adaptkit.config import PositiveInt, Width
 
 

@@ -19,9 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptkit.adapters.api import Adapter, AdapterConfig, Blocks, choose
+from adaptkit.adapters.api import Adapter, AdapterConfig, Blocks
 from adaptkit.adapters.per_task import TaskLinear
-from adaptkit.adapters.site import Site
+from adaptkit.adapters.site import Site, choose
 from adaptkit.config import Width
 
 

@@ -9,11 +9,13 @@ import torch
 from adaptkit.adapters import api
 from adaptkit.adapters.kinds.bitfit import Config
 from adaptkit.adapters.site import Site
-from adaptkit.base.weights import changed
+from adaptkit.base.fold import fold
 from adaptkit.errors import ConfigError
 from adaptkit.model.adapted import AdaptedModel
 
 TINY = {"output_size": 4, "attention_heads": 1, "linear_units": 3, "num_blocks": 1, "rel_pos_type": "latest"}
+HYBRID = {"decoder": "transformer", "model_conf": {"ctc_weight": 0.3}}
+CONDITIONED = {"interctc_layer_idx": [1], "interctc_use_conditioning": True}
 NAMES = {
     "encoder.norm.bias": True,
     "encoder.conv.weight": False,
@@ -80,8 +82,7 @@ def test_exactly_the_biases_change(new_base, new_stack, new_batch):
         for _ in range(2):
             adapted.loss(new_batch((1, 1))).backward()
             optimizer.step()
-    with changed(base.model, adapted.adapters.differences(1)):
-        after = {name: tensor.detach().clone() for name, tensor in base.model.state_dict().items()}
+    after = fold(base, adapted.adapters, adapted.adapters.tasks[1]).model.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     keys = {name for name in before if name.endswith("linear_k.bias")}  # softmax cancels them
     assert moved | keys == {name for name in before if name.endswith(".bias")}
@@ -95,6 +96,47 @@ def test_other_tasks_keep_the_biases_of_the_base(base, new_stack, new_batch):
     torch.optim.SGD(stack.parameters(), lr=0.1).step()
     assert any(difference.any() for difference in stack.differences(1).values())
     assert not any(difference.any() for task in (0, 2) for difference in stack.differences(task).values())
+
+
+@pytest.mark.parametrize("changes", [{}, HYBRID], ids=["ctc", "attention"])
+def test_speakers_share_a_pass_of_the_encoder(new_base, new_stack, new_batch, changes):
+    base = new_base(**changes)
+    adapted = AdaptedModel(base, new_stack(base, "bitfit", is_trained=True)).train()
+    batch, calls = new_batch((0, 1, 2)), []
+    base.model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    with adapted.hooked():
+        together = adapted.loss(batch)
+        assert len(calls) == 1
+        with torch.no_grad():
+            adapted.recognise(batch)
+            adapted.measure_rows(batch, searches=True)
+        assert len(calls) == 3
+        alone = [adapted.loss(batch.rows([row])) for row in range(3)]
+    weights = list(adapted.adapters.parameters())
+    gradients = [torch.autograd.grad(loss, weights) for loss in (together, *alone)]
+    torch.testing.assert_close(together, torch.stack(alone).mean())
+    for mixed, *single in zip(*gradients, strict=True):
+        torch.testing.assert_close(mixed, sum(single) / 3, atol=1e-5, rtol=1e-4)
+
+
+def test_an_encoder_that_reads_ctc_has_a_pass_per_speaker(new_base, new_stack, new_batch):
+    conf = {**CONDITIONED, "output_size": 16, "attention_heads": 2, "num_blocks": 2, "rel_pos_type": "latest"}
+    base = new_base(encoder_conf=conf, model_conf={"ctc_weight": 1.0, "interctc_weight": 0.3})
+    adapted, calls = AdaptedModel(base, new_stack(base, "bitfit")).train(), []
+    base.model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    with adapted.hooked():
+        adapted.loss(new_batch((0, 1, 2)))
+    assert len(calls) == 3
+
+
+def test_an_output_without_a_row_per_utterance_is_refused(new_base, new_stack, new_batch):
+    base = new_base()
+    adapted = AdaptedModel(base, new_stack(base, "bitfit"))
+    norm = base.model.encoder.after_norm
+    norm.register_forward_pre_hook(lambda module, args: (args[0][:1],))
+    refused = pytest.raises(ConfigError, match=r"encoder\.after_norm .* output of 1 for a batch of 3")
+    with adapted.hooked(), refused:
+        adapted.encode(new_batch((0, 1, 2)))
 
 
 @pytest.mark.slow
