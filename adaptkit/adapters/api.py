@@ -128,12 +128,12 @@ class AdapterStack(nn.ModuleList):
 
     @property
     def changes_weights(self) -> bool:
-        """Whether weights of the base model change, so that a pass serves tasks of one `group` only."""
+        """Whether weights of the base model change, so that what uses them runs once per `group` of tasks."""
         return any("weight" in member.wants for member in self)
 
     @property
     def mixes_tasks(self) -> bool:
-        """Whether a pass of the encoder serves rows of any tasks, as no weights change that it depends on."""
+        """Whether one pass of the encoder serves any tasks: no weight changes that its output depends on."""
         return not any(member.changes_encoder for member in self)
 
     @property

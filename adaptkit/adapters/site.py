@@ -28,7 +28,13 @@ class Site:
     dim_out: int
     input_of: str = ""  # path of the module whose input is x_in, if it is not the site itself
     shape: tuple[int, ...] = ()  # of a weight
+    in_encoder: bool = True  # whether the encoder's output depends on it; only of a weight may it not
     axis: int = -1  # of the output of a map, norm or convolution, along which its dim_out channels lie
+
+    @property
+    def bias(self) -> str:
+        """The name of the parameter that a site of kind `bias` adds."""
+        return f"{self.name}.bias"
 
     @property
     def key(self) -> str:

@@ -28,16 +28,16 @@ _FEED_FORWARDS = {
     "feed_forward": ("ffn", ("norm_ff", "norm2")),
     "cgmlp": ("ffn", ("norm_mlp",)),  # where a block has no feed-forward
 }
-# modules that add their bias to an output (B, ...) as the last step: axis of its channels
+# class of a module whose last step adds its bias to an output (B, ...): axis of the channels
 _CHANNEL_AXES = {
-    "torch.nn.modules.linear.Linear": -1,
-    "torch.nn.modules.normalization.LayerNorm": -1,
-    "espnet.nets.pytorch_backend.transformer.layer_norm.LayerNorm": -1,  # unless its `dim` is another
-    "torch.nn.modules.conv.Conv1d": 1,
-    "torch.nn.modules.conv.Conv2d": 1,
-    "torch.nn.modules.batchnorm.BatchNorm1d": 1,
-    "torch.nn.modules.batchnorm.BatchNorm2d": 1,
+    "Linear": -1,
+    "LayerNorm": -1,  # ESPnet's may have another, `dim`
+    "Conv1d": 1,
+    "Conv2d": 1,
+    "BatchNorm1d": 1,
+    "BatchNorm2d": 1,
 }
+_AFTER_ENCODER = ("ctc", "decoder", "joint_network")  # parts of a model that only read the encoder's output
 
 
 def find_sites(model: nn.Module) -> tuple[Site, ...]:
@@ -92,7 +92,7 @@ def _bias_sites(encoder: nn.Module) -> Iterator[Site]:
     )
     for name, module in encoder.named_modules():
         parent, _, index = name.partition(".")
-        axis = _CHANNEL_AXES.get(f"{type(module).__module__}.{type(module).__name__}")
+        axis = _CHANNEL_AXES.get(type(module).__name__)
         bias = getattr(module, "bias", None)
         if axis is not None and bias is not None and bias.dim() == owners[id(bias)] == 1:
             block = int(index.partition(".")[0]) if parent == "encoders" else -1
@@ -101,10 +101,18 @@ def _bias_sites(encoder: nn.Module) -> Iterator[Site]:
 
 
 def _weight_sites(model: nn.Module) -> Iterator[Site]:
+    after = [part for part in _AFTER_ENCODER if part != "ctc" or not _uses_ctc(model)]
     for name, parameter in model.named_parameters():
-        shape = tuple(parameter.shape)
+        shape, part = tuple(parameter.shape), name.partition(".")[0]
         dim_in, dim_out = (shape[-1], shape[0]) if shape else (1, 1)
-        yield Site(name, "weight", -1, dim_in, dim_out, shape=shape)
+        yield Site(name, "weight", -1, dim_in, dim_out, shape=shape, in_encoder=part not in after)
+
+
+def _uses_ctc(model: nn.Module) -> bool:
+    """Whether CTC acts within the encoder: its posteriors condition blocks, as in every OWSM-CTC model."""
+    prompting = getattr(model, "prompting", None)
+    is_conditioned = getattr(model.encoder, "interctc_use_conditioning", False)
+    return is_conditioned or (prompting is not None and not prompting.has_decoder)
 
 
 def _attention(block: nn.Module) -> str | None:
@@ -142,6 +150,10 @@ def attached(model: nn.Module, adapters: AdapterStack, sites: tuple[Site, ...]) 
     wanted = frozenset().union(*(member.wants for member in adapters))
     with ExitStack() as stack:
         encoder = model.get_submodule("encoder")
+        for module in encoder.modules():
+            if getattr(module, "use_flash_attn", False):  # it joins the rows of a batch, whose tasks differ
+                stack.callback(setattr, module, "use_flash_attn", True)
+                module.use_flash_attn = False
         stack.callback(encoder.register_forward_pre_hook(_Begin(adapters)).remove)
         for site in sites:
             if site.kind in wanted - {"weight"}:
@@ -213,9 +225,9 @@ class _Adapt:
         rows = self.adapters.num_rows or len(x_out)
         if len(x_out) % rows:
             raise ConfigError(
-                f"adapters: {self.site.name} of this base model has an output of {len(x_out)} for a batch of "
-                f"{rows} utterances, and none for each speaker; use another adapter type than "
-                f"{self.adapters.kind}, or 'parts' without the encoder"
+                f"adapters: {self.site.name} of this base model has {len(x_out)} outputs for a batch of "
+                f"{rows} utterances, so they cannot differ by speaker; use another adapter type than "
+                f"{self.adapters.kind}, or set 'parts' without the encoder"
             )
         moved = x_out.movedim(self.site.axis, -1)
         flat = moved.reshape(rows, -1, moved.shape[-1])

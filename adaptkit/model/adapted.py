@@ -58,7 +58,6 @@ class AdaptedModel(nn.Module):
         self.taps = (
             () if adapters is None else encoder_cache.find(base, adapters)
         )  # empty: the adapters act through hooks
-        self.shares_encoder = adapters is not None and _leaves_encoder(base.model, adapters)
         self.ctc_dropout = base.config["ctc_conf"].get("dropout_rate", 0.0)
 
     @property
@@ -88,7 +87,7 @@ class AdaptedModel(nn.Module):
         groups = self._groups(batch)
         if len(groups) == 1:
             return self._loss(batch)
-        if self.shares_encoder:
+        if self.adapters.mixes_tasks:
             losses = [self._loss_of(batch, *found) for found in self._encoded(batch)]
         else:
             losses = [self._loss(batch.rows(rows)) for rows in groups]
@@ -169,7 +168,7 @@ class AdaptedModel(nn.Module):
         """
         groups = self._groups(batch)
         differences = [self._differences(batch, rows) for rows in groups]
-        if len(groups) > 1 and self.shares_encoder:
+        if len(groups) > 1 and self.adapters.mixes_tasks:
             with self._acting(batch, {}):
                 encoded, frames = self._encode(batch)
             for rows, own in zip(groups, differences, strict=True):
@@ -181,10 +180,10 @@ class AdaptedModel(nn.Module):
                 yield rows, *self._encode(batch)
 
     def _groups(self, batch: Batch) -> list[list[int]]:
-        """Group the rows that can share a forward pass: those whose tasks change base weights identically.
+        """Group the rows whose tasks change weights of the base identically, so that they can share a pass.
 
-        Each pass still runs the whole batch and discards the other rows, since the exact bits of a row
-        depend on the batch size.
+        A pass of the encoder in recognition still runs the whole batch and discards the other rows, since the
+        exact bits of a row depend on the batch size.
         """
         groups = [() if self.adapters is None else self.adapters.group(task) for task in batch.task_ids]
         return [[row for row, own in enumerate(groups) if own == group] for group in sorted(set(groups))]
@@ -192,7 +191,7 @@ class AdaptedModel(nn.Module):
     def _differences(self, batch: Batch, rows: Sequence[int]) -> dict[str, Tensor]:
         """Return the differences of the base weights for a group of rows.
 
-        They must be read before tasks are set, as a hypernetwork generates either's weights at a time.
+        They must be read before tasks are set: a hypernetwork holds either these or the weights of the rows.
         """
         return {} if self.adapters is None else self.adapters.differences(batch.task_ids[rows[0]])
 
@@ -253,16 +252,6 @@ class AdaptedModel(nn.Module):
         if batch.has_taps:
             return encoder_cache.replay(self.adapters, self.taps, batch.inputs, batch.lengths), batch.lengths
         return self.espnet.encode(batch.inputs.clone(), batch.lengths)
-
-
-def _leaves_encoder(model: nn.Module, adapters: AdapterStack) -> bool:
-    """Whether the encoder uses the same weights of the base for all tasks, so that it runs once for a batch.
-
-    Within the encoder, CTC may condition blocks; the loss of an OWSM model has terms that only its own
-    forward pass computes.
-    """
-    is_conditioned = getattr(model.encoder, "interctc_use_conditioning", False)
-    return adapters.mixes_tasks and not is_conditioned and model.prompting is None
 
 
 def _last(encoded: Encoded) -> Tensor:

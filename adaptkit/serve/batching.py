@@ -53,7 +53,7 @@ class Room:
     num_speakers: int  # distinct speakers, not counting resident ones
     resident: frozenset[str] = frozenset()  # speakers whose Submodels stay in memory
     mixes_lengths: bool = True  # false if the rows of a batch must be equally long
-    mixes_speakers: bool = True  # false if each speaker changes weights of the base model
+    mixes_speakers: bool = True  # false if each speaker changes weights of the encoder
     num_routed: int = 4  # requests whose Submodels are chosen first, one after the other, while all wait
 
     def admits(self, batch: list[Waiting], item: Waiting) -> bool:

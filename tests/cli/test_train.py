@@ -57,7 +57,9 @@ def test_facts_of_a_base_model_are_printed(adaptkit, base_dir, base):
     facts = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert (facts["encoder"], facts["blocks"], facts["width"]) == ("ConformerEncoder", "2", "16")
     assert (facts["fingerprint"], facts["parameters"]) == (base.fingerprint, f"{base.num_parameters:,}")
-    assert facts["sites"].endswith(f"2 block, 1 encoder_out, {len(list(base.model.parameters()))} weight")
+    weights = dict(base.model.named_parameters())
+    num_biases = sum(name.startswith("encoder.") and name.endswith(".bias") for name in weights)
+    assert facts["sites"].endswith(f"2 block, 1 encoder_out, {num_biases} bias, {len(weights)} weight")
 
 
 def test_sites_of_a_base_model_are_listed(adaptkit, base_dir, base):

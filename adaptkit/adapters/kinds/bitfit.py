@@ -10,8 +10,9 @@ Ben Zaken et al., BitFit: Simple parameter-efficient fine-tuning for transformer
     [ours]. The biases of keys are included, although the softmax cancels them. The base stays in eval():
     dropout is off and the BatchNorm statistics are fixed [ours].
 
-    Cost: few parameters. Biases of linear maps, norms and convolutions in the encoder are added per row, so
-    that speakers share a batch; of the rest, a pass uses a single set of differences, as with `full`.
+    Cost: few parameters. The differences of linear maps, norms and convolutions in the encoder are added to
+    their outputs, so that the rows of a batch may belong to any tasks; in bfloat16, those far smaller than
+    the outputs are lost in rounding. Other biases are changed as the weights of `full` are.
 """
 
 import re
@@ -20,13 +21,12 @@ from typing import Literal
 
 import torch
 from pydantic import Field, StrictBool
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from adaptkit.adapters.api import AdapterConfig
 from adaptkit.adapters.fold import Added
 from adaptkit.adapters.kinds.full import Full, Parts, choose_parts
-from adaptkit.adapters.per_task import TaskBias
 from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError
 
@@ -42,27 +42,33 @@ class Config(AdapterConfig):
 
 
 class BitFit(Full):
-    """b + d[k] in place of each bias b, with k the task; b + d with `per_task: false`.
+    """b + d[k] in place of each bias b, with k the task; b + d with `per_task: false`, as `full` does it.
 
     d is initialised to zero, so an untrained adapter changes nothing. Parameters: K P, or P with
     `per_task: false`, for P biases in the chosen parts.
     """
 
-    def __init__(self, sites: Sequence[Site], others: Sequence[Site], num_tasks: int):
-        super().__init__(others, num_tasks, per_task=True)
-        self.sites = tuple(sites)
-        self.biases = nn.ModuleDict({site.key: TaskBias(num_tasks, site.dim_out) for site in sites})
-        self.wants = frozenset({"bias"} if sites else ()) | frozenset({"weight"} if others else ())
-        self.spares_encoder = self.spares_encoder and not sites
+    def __init__(self, weights: Sequence[Site], outputs: Sequence[Site], num_tasks: int):
+        super().__init__(weights, num_tasks, per_task=True)
+        by_name = {site.name: site for site in weights}
+        self.outputs = {site: by_name.pop(site.bias).key for site in outputs if site.bias in by_name}
+        self.wants = frozenset({"bias"} if self.outputs else ()) | frozenset({"weight"} if by_name else ())
+        self.changes_encoder = any(site.in_encoder for site in by_name.values())
 
     def adapt(self, site: Site, x_in: Tensor, x_out: Tensor) -> Tensor:
-        """Add the difference of each row's task to x_out (B, U, D), which a bias was added to."""
-        rows = self.biases[site.key].of_row_tasks("bias", self.task_ids)
+        """Add the difference of each row's task to x_out (B, U, D), an output that includes the bias."""
+        rows = self.tables.of_row_tasks(self.outputs[site], self.task_ids)
         return _AddRows.apply(x_out, rows[:, None].to(x_out.dtype))
 
+    def differences(self, task: int) -> dict[str, Tensor]:
+        """Return a task's difference to each bias that is not added to an output, by the bias's name."""
+        added = {site.bias for site in self.outputs}
+        return {name: own for name, own in super().differences(task).items() if name not in added}
+
     def fold(self, task: int) -> list[Added]:
-        """Return d[k] for each bias of `sites`."""
-        return [Added(site, bias=self.biases[site.key].of(task)["bias"]) for site in self.sites]
+        """Return d[k] for each bias that is added to an output."""
+        own = self.tables.of(task)
+        return [Added(site, bias=own[key]) for site, key in self.outputs.items()]
 
 
 class _AddRows(torch.autograd.Function):
@@ -89,6 +95,4 @@ def build(config: Config, sites: Sequence[Site], num_tasks: int) -> Full:
         raise ConfigError("parts: no parameter there is a bias; choose other parts, or the adapter type full")
     if not config.per_task:
         return Full(biases, num_tasks, per_task=False)
-    added = {f"{site.name}.bias": site for site in sites if site.kind == "bias"}
-    own = [added[site.name] for site in biases if site.name in added]
-    return BitFit(own, [site for site in biases if site.name not in added], num_tasks)
+    return BitFit(biases, [site for site in sites if site.kind == "bias"], num_tasks)

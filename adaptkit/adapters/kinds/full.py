@@ -6,11 +6,11 @@ Tomanek et al., Residual adapters for parameter-efficient ASR adaptation to atyp
 Provenance: standard fine-tuning with three differences [ours]. The base stays in eval(), so dropout is off
 and the BatchNorm statistics are fixed. Weight decay pulls the weights towards those of the base rather than
 towards zero, as in Li et al., Explicit inductive bias for transfer learning with convolutional networks,
-2018, arXiv:1802.01483. Every batch holds a single task.
+2018, arXiv:1802.01483. Every batch holds a single task, unless only parts after the encoder are trained.
 
     Cost: for K tasks, the differences, their gradients (zeros for absent tasks) and AdamW's two moments each
     take K times the size of the base. A forward pass makes one more copy of the changed parameters, and uses
-    a single set of differences.
+    a single set of differences; parts after the encoder run once for each task of a batch.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,6 @@ from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError, listed
 
 Parts = Annotated[tuple[str, ...], Field(min_length=1)] | None  # top-level modules of an ESPnet model
-
-_AFTER_ENCODER = ("ctc", "decoder")  # parts that only read the encoder's output
 
 
 class Config(AdapterConfig):
@@ -52,8 +50,8 @@ class Full(Adapter):
     def __init__(self, sites: Sequence[Site], num_tasks: int, *, per_task: bool):
         super().__init__()
         self.per_task = per_task
-        self.spares_encoder = all(site.name.partition(".")[0] in _AFTER_ENCODER for site in sites)
-        self.changes_encoder = not self.spares_encoder
+        self.changes_encoder = any(site.in_encoder for site in sites)
+        self.spares_encoder = not self.changes_encoder
         self.names = {site.key: site.name for site in sites}
         shapes = {site.key: site.shape for site in sites}
         if per_task:

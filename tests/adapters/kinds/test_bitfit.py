@@ -15,6 +15,11 @@ from adaptkit.model.adapted import AdaptedModel
 
 TINY = {"output_size": 4, "attention_heads": 1, "linear_units": 3, "num_blocks": 1, "rel_pos_type": "latest"}
 HYBRID = {"decoder": "transformer", "model_conf": {"ctc_weight": 0.3}}
+TRANSDUCER = {
+    "decoder": "transducer",
+    "decoder_conf": {"rnn_type": "lstm", "num_layers": 1, "hidden_size": 8, "dropout": 0.0},
+    "joint_net_conf": {"joint_space_size": 8},
+}
 CONDITIONED = {"interctc_layer_idx": [1], "interctc_use_conditioning": True}
 NAMES = {
     "encoder.norm.bias": True,
@@ -129,12 +134,29 @@ def test_an_encoder_that_reads_ctc_has_a_pass_per_speaker(new_base, new_stack, n
     assert len(calls) == 3
 
 
+def test_a_transducer_shares_a_pass_too(new_base, new_stack):
+    stack = new_stack(new_base(**TRANSDUCER), "bitfit")
+    assert stack.mixes_tasks
+    assert {name.partition(".")[0] for name in stack.differences(0)} == {"ctc", "decoder", "joint_network"}
+
+
+def test_flash_attention_which_joins_rows_is_off_in_a_pass(new_base, new_stack, new_batch):
+    base = new_base()
+    attention, seen = base.model.encoder.encoders[0].self_attn, []
+    attention.use_flash_attn = True
+    attention.register_forward_pre_hook(lambda module, args: seen.append(module.use_flash_attn))
+    adapted = AdaptedModel(base, new_stack(base, "bitfit"))
+    with adapted.hooked():
+        adapted.encode(new_batch((0, 1, 2)))
+    assert (seen, attention.use_flash_attn) == ([False], True)
+
+
 def test_an_output_without_a_row_per_utterance_is_refused(new_base, new_stack, new_batch):
     base = new_base()
     adapted = AdaptedModel(base, new_stack(base, "bitfit"))
     norm = base.model.encoder.after_norm
     norm.register_forward_pre_hook(lambda module, args: (args[0][:1],))
-    refused = pytest.raises(ConfigError, match=r"encoder\.after_norm .* output of 1 for a batch of 3")
+    refused = pytest.raises(ConfigError, match=r"encoder\.after_norm .* has 1 outputs for a batch of 3")
     with adapted.hooked(), refused:
         adapted.encode(new_batch((0, 1, 2)))
 
