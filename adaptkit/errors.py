@@ -58,6 +58,15 @@ def shorten(text: str, most: int = 300) -> str:
     return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, for a message; the plural ends in s unless it is given.
+
+    >>> counted(1, "utterance"), counted(2, "entry", "entries")
+    ('1 utterance', '2 entries')
+    """
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def listed(items: Iterable[str], most: int = 10) -> str:
     """Join items for a message; those beyond `most` are only counted, and long ones are cut.
 

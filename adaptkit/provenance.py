@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 
+from adaptkit.errors import counted
+
 
 def collect_versions() -> dict[str, str]:
     """Return the software versions that a result depends on."""
@@ -41,7 +43,7 @@ def describe_device(device: str) -> str:
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     num_cores = len(os.sched_getaffinity(0))
-    return f"{_processor()}, {num_cores} core{'s' if num_cores > 1 else ''}"
+    return f"{_processor()}, {counted(num_cores, 'core')}"
 
 
 def command_line() -> str:

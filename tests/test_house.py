@@ -1,6 +1,7 @@
 """What neither ruff nor import-linter can hold about the layout; each test lists the offenders."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -87,6 +88,18 @@ def test_functions_have_at_most_60_lines():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60
     ]
     assert long == []
+
+
+def test_log_messages_count_one_utterance_and_two_utterances():
+    nouns = "utterances|entries|speakers|recordings|Submodels|references|arks|jobs|steps|problems|warnings"
+    plural = re.compile(rf"(?<!of )(?<!to )%d ({nouns})\b")
+    constants = (
+        (name, node.value)
+        for name, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+    )
+    assert [f"{name}: {value}" for name, value in constants if plural.search(str(value))] == []
 
 
 def test_files_of_a_run_are_named_in_one_module():

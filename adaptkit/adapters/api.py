@@ -22,7 +22,7 @@ from adaptkit.adapters.fold import Fold
 from adaptkit.adapters.per_task import Hypernetwork, draw, owning_parts, task_parameters
 from adaptkit.adapters.site import Site
 from adaptkit.config import Config, Width
-from adaptkit.errors import ConfigError, nearest
+from adaptkit.errors import ConfigError, counted, nearest
 from adaptkit.tensors import AllocationLimit, memory_bytes
 
 
@@ -251,8 +251,8 @@ def build(
     members = []
     most_bytes = memory_bytes() if most_bytes is None else most_bytes
     too_large = ConfigError(
-        f"adapters {'+'.join(entry.kind for entry in configs)} for {len(tasks)} speakers take more than "
-        f"{most_bytes / 2**20:,.1f} MiB; reduce their widths, or train fewer speakers at once"
+        f"adapters {'+'.join(entry.kind for entry in configs)} for {counted(len(tasks), 'speaker')} take "
+        f"more than {most_bytes / 2**20:,.1f} MiB; reduce their widths, or train fewer speakers at once"
     )
     with torch.random.fork_rng(devices=[]), AllocationLimit(most_bytes, too_large):
         for position, entry in enumerate(configs):

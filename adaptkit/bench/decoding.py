@@ -18,7 +18,7 @@ from adaptkit.bench.batch import count_inputs, draw_inputs
 from adaptkit.bench.timed import now
 from adaptkit.data.batches import Batch, collate, plan_batches
 from adaptkit.data.dataset import BASE_TASK, Example, Examples
-from adaptkit.errors import DataError
+from adaptkit.errors import DataError, counted
 from adaptkit.kaldi.datadir import Utterance
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.recognise import length_class
@@ -58,7 +58,8 @@ def take_speech(examples: Examples, num_utterances: int) -> Speech:
     """Take utterances of a data set, evenly spread over their durations."""
     order = sorted(range(len(examples)), key=lambda index: examples.lengths[index])
     if len(order) < num_utterances:
-        raise DataError(f"{examples.data.path}: {len(order)} utterances; ask for fewer with --utterances")
+        size = counted(len(order), "utterance")
+        raise DataError(f"{examples.data.path}: {size}; ask for fewer with --utterances")
     last, spread = len(order) - 1, max(1, num_utterances - 1)
     chosen = [order[round(last * row / spread)] for row in range(num_utterances)]
     lengths = tuple(examples.lengths[index] for index in chosen)

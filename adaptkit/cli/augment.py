@@ -68,11 +68,11 @@ def copy(
     """
     from adaptkit.augment import copies as library
     from adaptkit.augment.policy import read_policy
-    from adaptkit.errors import ConfigError
+    from adaptkit.errors import ConfigError, counted
 
     noise = read_policy(policy, overrides or ()).noise
     if noise is None:
         raise ConfigError(f"augmentation '{policy}': has no noise; add some with --set noise.noises=[FOLDER]")
     which = library.Copies(copies, not without_clean, seed)
     made = library.copy(data_dir, out_dir, noise, which, rate_hz=rate, allow_pipes=allow_pipes)
-    typer.echo(f"{out_dir}: {len(made.utterances)} utterances")
+    typer.echo(f"{out_dir}: {counted(len(made.utterances), 'utterance')}")

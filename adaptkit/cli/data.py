@@ -10,6 +10,7 @@ import typer
 
 from adaptkit.cli import split
 from adaptkit.cli.options import AllowPipes, Command, DataDir, Nj, OutDir, Rate, new_group
+from adaptkit.errors import counted
 
 if TYPE_CHECKING:
     from adaptkit.kaldi import datadir
@@ -82,7 +83,7 @@ def fix(
         typer.echo(f"dropped {utt_id}: {reason}")
     total = len(done.dropped) + done.num_kept
     share = 100 * len(done.dropped) / total
-    typer.echo(f"{data_dir}: kept {done.num_kept} of {total} utterances, dropped {share:.1f} %")
+    typer.echo(f"{data_dir}: kept {done.num_kept} of {counted(total, 'utterance')}, dropped {share:.1f} %")
     log.info("%s: rewrote %s", data_dir, ", ".join(done.changed) or "nothing")
 
 
@@ -245,7 +246,8 @@ def _report(path: Path, problems: Sequence["Problem"]) -> bool:
     for line in describe(problems):
         typer.echo(line)
     num_warnings = sum(problem.is_warning for problem in problems)
-    log.info("%s: %d problems, %d warnings", path, len(problems) - num_warnings, num_warnings)
+    figures = counted(len(problems) - num_warnings, "problem"), counted(num_warnings, "warning")
+    log.info("%s: %s, %s", path, *figures)
     return len(problems) == num_warnings
 
 
@@ -258,8 +260,8 @@ def _first_words(path: Path) -> list[str]:
 
 
 def _say_size(data: "datadir.DataDir") -> None:
-    speakers = len(data.utterances.speakers.used())
-    typer.echo(f"{data.path}: {len(data.utterances)} utterances of {speakers} speakers")
+    speakers = counted(len(data.utterances.speakers.used()), "speaker")
+    typer.echo(f"{data.path}: {counted(len(data.utterances), 'utterance')} of {speakers}")
 
 
 def _rows(summary: "Summary") -> list[tuple[str, object]]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from adaptkit.cli.options import AllowPipes, Command, DataDir, Nj, Rate
+from adaptkit.errors import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -56,4 +57,4 @@ def feats(
     if cmvn:
         fbank.write_cmvn(cmvn, fbank.cmvn_stats(map(archive.load_feats, data.feats.values())))
     hours = sum(data.duration_sec.values()) / 3600
-    typer.echo(f"{out_dir}: {len(data.utterances)} utterances, {hours:.2f} hours, {num_bins} bins")
+    typer.echo(f"{out_dir}: {counted(len(data.utterances), 'utterance')}, {hours:.2f} hours, {num_bins} bins")

@@ -7,6 +7,7 @@ import typer
 
 from adaptkit.cli.data import CheckAudio, MaxSec, MinSec, Tokens
 from adaptkit.cli.options import Command, CorpusLayout, OutDir, suggest
+from adaptkit.errors import counted
 
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="The corpus: its folder or its table.")]
 Layout = Annotated[
@@ -49,9 +50,10 @@ def import_corpus(
     checks = Checks(max_sec, min_sec, check_audio, alphabet=read_alphabet(tokens) if tokens else None)
     done = library.import_corpus(source, out_dir, layout=layout and layout.value, speaker=speaker)
     num_speakers = len({utterance.speaker for utterance in done.data.utterances})
-    typer.echo(f"{out_dir}: {len(done.data.utterances)} utterances of {num_speakers} speakers")
+    size = f"{counted(len(done.data.utterances), 'utterance')} of {counted(num_speakers, 'speaker')}"
+    typer.echo(f"{out_dir}: {size}")
     if done.left_out:
-        typer.echo(f"{source}: {len(done.left_out)} entries left out")
+        typer.echo(f"{source}: {counted(len(done.left_out), 'entry', 'entries')} left out")
     problems = find_problems(out_dir, checks)
     for line in describe(problems):
         typer.echo(line)

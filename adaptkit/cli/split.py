@@ -94,14 +94,14 @@ def _refuse_same(out_dirs: list[Path], lists: Path | None) -> None:
 
 def _report(found: "Split", out_dirs: list[Path], data: "datadir.DataDir") -> None:
     """Print the sizes of the parts, and log what is left out or missing of them."""
-    from adaptkit.errors import listed
+    from adaptkit.errors import counted, listed
 
     speaker_of = {u.utt_id: u.speaker for u in data.utterances}
     for out_dir, utt_ids in zip(out_dirs, found.parts, strict=True):
-        num_speakers = len({speaker_of[utt_id] for utt_id in utt_ids})
-        typer.echo(f"{out_dir}: {len(utt_ids)} utterances of {num_speakers} speakers")
+        speakers = counted(len({speaker_of[utt_id] for utt_id in utt_ids}), "speaker")
+        typer.echo(f"{out_dir}: {counted(len(utt_ids), 'utterance')} of {speakers}")
     if found.short:
         log.warning("%s: fewer utterances than asked for: %s", data.path, listed(found.short))
     if found.left_out:
         figures = (data.path, len(found.left_out), len(speaker_of), listed(found.left_out))
-        log.warning("%s: %d of %d utterances are in none of them: %s", *figures)
+        log.warning("%s: in none of the parts: %d of %d utterances: %s", *figures)

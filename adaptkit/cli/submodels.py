@@ -18,6 +18,7 @@ from adaptkit.cli.options import (
     choose_device,
     new_group,
 )
+from adaptkit.errors import counted
 
 app = new_group("Enroll speakers; export, pack, list and compare Submodels, one small file per speaker.")
 
@@ -102,7 +103,7 @@ def export(
 
     loaded = load_base_of(exp, base=base)
     written = library.export(RunFolder(exp).adapter, loaded, folder, tasks=speaker)
-    logging.getLogger(__name__).info("%s: %d Submodels written", folder, len(written))
+    logging.getLogger(__name__).info("%s: %s written", folder, counted(len(written), "Submodel"))
     typer.echo(folder)
 
 
@@ -132,7 +133,8 @@ def pack(
     for entry in packed.left_out:
         log.warning("%s: left out: %s", entry.path, entry.problem)
     others = library.describe_fallback(packed.tasks)
-    log.info("%s: %d Submodels packed, %d left out%s", out, len(packed.tasks), len(packed.left_out), others)
+    figures = counted(len(packed.tasks), "Submodel"), len(packed.left_out)
+    log.info("%s: %s packed, %d left out%s", out, *figures, others)
     typer.echo(out)
 
 

@@ -10,7 +10,7 @@ A. Acero, Acoustical and environmental robustness in automatic speech recognitio
 import re
 from pathlib import Path
 
-from adaptkit.errors import DataError, listed
+from adaptkit.errors import DataError, counted, listed
 from adaptkit.files import read_text
 from adaptkit.kaldi.datadir import Utterance
 
@@ -61,4 +61,4 @@ def find_audio(corpus: Path, file_id: str) -> Path | None:
 
 def _refuse(path: Path, what: str, file_ids: list[str]) -> None:
     if file_ids:
-        raise DataError(f"{path}: {what} for {len(file_ids)} utterances: {listed(file_ids, most=3)}")
+        raise DataError(f"{path}: {what} for {counted(len(file_ids), 'utterance')}: {listed(file_ids, 3)}")

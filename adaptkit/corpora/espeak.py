@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torchaudio.functional import resample
 
-from adaptkit.errors import AdaptkitError, DataError
+from adaptkit.errors import AdaptkitError, DataError, counted
 from adaptkit.files import replacing
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -142,7 +142,8 @@ def synthesise_all(lines: Mapping[Path, Line], num_jobs: int) -> None:
     missing = {path: line for path, line in lines.items() if not path.exists()}
     if not missing:
         return
-    logging.info("synthesising %d of %d utterances in %d jobs", len(missing), len(lines), num_jobs)
+    figures = len(missing), counted(len(lines), "utterance"), counted(num_jobs, "job")
+    logging.info("synthesising %d of %s in %s", *figures)
     if num_jobs == 1:
         for path, line in missing.items():
             write_recording(path, line)
@@ -198,9 +199,8 @@ def write_data_dir(path: Path, lines: Sequence[Line]) -> None:
     )
     if not is_written(data):
         datadir.write(data)
-        logging.info(
-            "%s: %d utterances, %.1f minutes", path, len(lines), sum(data.duration_sec.values()) / 60
-        )
+        minutes = sum(data.duration_sec.values()) / 60
+        logging.info("%s: %s, %.1f minutes", path, counted(len(lines), "utterance"), minutes)
 
 
 def is_written(data: DataDir) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from adaptkit.characters import split_words
 from adaptkit.corpora.foreign import READERS, Entry, find_layout
-from adaptkit.errors import DataError, listed
+from adaptkit.errors import DataError, counted, listed
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.recording import is_command
@@ -46,7 +46,8 @@ def import_corpus(
     num_lost = sum(bool(reason) and not entry.is_unusable for entry, reason in judged)
     if not kept or num_lost > _MOST_LEFT_OUT * len(judged):
         shown = listed([f"{reason} ({place})" for reason, place in left_out], 3)
-        what = f"{len(left_out)} of {len(judged)} entries cannot be used: {shown}" if judged else "no entries"
+        of_all = f"{len(left_out)} of {counted(len(judged), 'entry', 'entries')}"
+        what = f"{of_all} cannot be used: {shown}" if judged else "no entries"
         raise DataError(
             f"{source}: read as {layout}: {what}; fetch what is missing, or name another layout with --layout"
         )
@@ -54,7 +55,8 @@ def import_corpus(
     datadir.write(data)
     for reason, count in Counter(reason for reason, _ in left_out).items():
         examples = listed([place for other, place in left_out if other == reason], 3)
-        _LOG.warning("%s: left out %d entries, %s: %s", source, count, reason, examples)
+        number = counted(count, "entry", "entries")
+        _LOG.warning("%s: left out %s, %s: %s", source, number, reason, examples)
     return Imported(data, tuple(left_out))
 
 

@@ -9,7 +9,7 @@ Interspeech 2021, arXiv:2104.01378.
 
 from pathlib import Path
 
-from adaptkit.errors import DataError, listed
+from adaptkit.errors import DataError, counted, listed
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.tables import read_table
 
@@ -30,7 +30,8 @@ def read_corpus(corpus: Path) -> DataDir:
     found = {file_id: find_audio(corpus / scp[file_id], beside.get(file_id)) for file_id in text}
     lost = [file_id for file_id, path in found.items() if path is None]
     if lost:
-        raise DataError(f"{corpus}: no audio of {len(lost)} utterances: {listed(lost, most=3)}; {EXPECTED}")
+        number = counted(len(lost), "utterance")
+        raise DataError(f"{corpus}: no audio of {number}: {listed(lost, most=3)}; {EXPECTED}")
     recordings, utterances = {}, []
     for file_id, path in found.items():
         speaker = speakers[file_id]

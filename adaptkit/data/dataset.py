@@ -18,7 +18,7 @@ from adaptkit.augment.schedule import Augmentation, UtteranceAugmentation
 from adaptkit.base import padding
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.misfit import refuse_misfit
-from adaptkit.errors import CheckpointError, DataError, listed, nearest
+from adaptkit.errors import CheckpointError, DataError, counted, listed, nearest
 from adaptkit.features.archive import load_feats
 from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.kaldi import datadir
@@ -226,8 +226,8 @@ def number_tasks(data: DataDir, tasks: Sequence[str], *, unknown: str = "error")
     if strange and unknown != "base" and SHARED not in known:
         described = "; ".join(f"'{task}'{nearest(task, tasks)}" for task in strange[:10])
         raise CheckpointError(
-            f"{data.path}: the adapters have {len(tasks)} speakers ({listed(tasks, 8)}), not {described}; "
-            "'adaptkit decode --unknown-speaker base' decodes them with the base model"
+            f"{data.path}: the adapters have {counted(len(tasks), 'speaker')} ({listed(tasks, 8)}), not "
+            f"{described}; 'adaptkit decode --unknown-speaker base' decodes them with the base model"
         )
     if strange and fallback != BASE_TASK and len(known) > 1:
         what = f"of {len(data.tasks)} speakers have no adapters of their own and use those of '{SHARED}'"

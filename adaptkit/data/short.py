@@ -9,7 +9,7 @@ import numpy as np
 
 from adaptkit.base import padding
 from adaptkit.data.dataset import Examples
-from adaptkit.errors import listed
+from adaptkit.errors import counted, listed
 from adaptkit.kaldi.durations import is_stated
 
 _LOG = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ def find_short(examples: Examples, lengths: Sequence[int]) -> dict[str, str]:
         needed = len(tokens) + repeats if base.model.ctc_weight else 1
         if frames < max(1, needed):
             utt_id = examples.data.utterances.ids[row]
-            reasons[utt_id] = f"{frames} encoder frames, {len(tokens)} tokens, {repeats} repeats"
+            of_text = f"{counted(len(tokens), 'token')}, {counted(repeats, 'repeat')}"
+            reasons[utt_id] = f"{counted(frames, 'encoder frame')}, {of_text}"
     return reasons
 
 

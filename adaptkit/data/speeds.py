@@ -8,7 +8,7 @@ from dataclasses import replace
 from adaptkit.base import padding
 from adaptkit.data.dataset import Examples, frames_of
 from adaptkit.data.short import find_short
-from adaptkit.errors import ConfigError, listed
+from adaptkit.errors import ConfigError, counted, listed
 from adaptkit.kaldi.audio import count_samples
 
 _LOG = logging.getLogger(__name__)
@@ -36,10 +36,9 @@ def with_speeds(examples: Examples) -> Examples:
     suitable = _choose_speeds(examples, frames)
     restricted = {utt_id: own for utt_id, own in suitable.items() if own != speeds}
     if restricted:
-        what = "too short for their text, or too long, at some speeds, and are played at others"
-        _LOG.warning(
-            "%s: %d utterances are %s: %s", examples.data.path, len(restricted), what, listed(restricted)
-        )
+        number = counted(len(restricted), "utterance")
+        what = "too short for the text, or too long, at some speeds, and played at others"
+        _LOG.warning("%s: %s %s: %s", examples.data.path, number, what, listed(restricted))
     own = examples.own_lengths or examples.lengths
     lengths = examples.lengths
     if base.padded_frames is None:

@@ -24,7 +24,7 @@ from adaptkit.decoding.batches import recognise_with_submodels
 from adaptkit.decoding.models import ModelOptions, Source, choose_search, find_source
 from adaptkit.decoding.transcribe import MOST_SEC, Speakers
 from adaptkit.decoding.transcripts import Transcript
-from adaptkit.errors import ConfigError
+from adaptkit.errors import ConfigError, counted
 from adaptkit.files import checksum
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
@@ -287,5 +287,6 @@ def opened(
     with closing(cache) as submodels:
         yield Recognizer(base, searcher, submodels.stack, submodels, options=options), examples
         stats = submodels.stats()
-        message = "%s: %d Submodels fit in memory; %d hits, %d misses, %d evictions"
-        _LOG.info(message, options.submodels, stats.num_slots, stats.hits, stats.misses, stats.evictions)
+        message = "%s: memory for %s; hits %d, misses %d, evictions %d"
+        figures = counted(stats.num_slots, "Submodel"), stats.hits, stats.misses, stats.evictions
+        _LOG.info(message, options.submodels, *figures)

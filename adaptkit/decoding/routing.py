@@ -13,7 +13,7 @@ from adaptkit.adapters.per_task import SHARED
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import BASE_NAME, BASE_TASK, Examples
 from adaptkit.decoding.models import ModelOptions
-from adaptkit.errors import ConfigError
+from adaptkit.errors import ConfigError, counted
 from adaptkit.files import write_text
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.progress import counting
@@ -122,9 +122,9 @@ def _log_shares(examples: Examples, chosen: Mapping[str, Choice]) -> None:
     counts = Counter(choice.name for choice in chosen.values())
     base, shared, num = counts.pop(BASE_NAME, 0), counts.pop(SHARED, 0), len(chosen)
     _LOG.info(
-        "%s: %d utterances routed: %d to the weights of %d speakers, %d to the shared adapter, %d to the "
-        "base model",
-        *(examples.data.path, num, counts.total(), len(counts), shared, base),
+        "%s: routed %s: %d to the weights of %s, %d to the shared adapter, %d to the base model",
+        *(examples.data.path, counted(num, "utterance")),
+        *(counts.total(), counted(len(counts), "speaker"), shared, base),
     )
 
 

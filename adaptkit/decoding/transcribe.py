@@ -17,7 +17,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import make_examples
 from adaptkit.decoding.pauses import cut
 from adaptkit.decoding.transcripts import Segment, Transcript, find_words
-from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed, nearest
+from adaptkit.errors import AdaptkitError, ConfigError, DataError, counted, listed, nearest
 from adaptkit.files import held_in_memory, replacing, require_regular
 from adaptkit.kaldi.audio import read_segments
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -82,7 +82,8 @@ def _transcribe(
     """Transcribe recordings, given their names and locations."""
     speakers = [speaker] * len(places) if speaker is None or isinstance(speaker, str) else list(speaker)
     if len(speakers) != len(places):
-        raise ConfigError(f"{len(speakers)} speakers for {len(places)} recordings; name one for each, or one")
+        figures = counted(len(speakers), "speaker"), counted(len(places), "recording")
+        raise ConfigError(f"{figures[0]} for {figures[1]}; name one for each, or one")
     for one in dict.fromkeys(speakers):
         _refuse_unknown(recognizer, one)
     if not places:
@@ -209,8 +210,9 @@ def _refuse_unknown(recognizer: "Recognizer", speaker: str | None) -> None:
         return
     if speaker is None:
         raise ConfigError(
-            f"the adapters belong to {len(known)} speakers ({listed(known, 8)}); name one with --speaker, "
-            "have one chosen with --route likelihood, or use --base alone, without --exp and --submodels"
+            f"the adapters belong to {counted(len(known), 'speaker')} ({listed(known, 8)}); name one with "
+            "--speaker, have one chosen with --route likelihood, or use --base alone, without --exp and "
+            "--submodels"
         )
     if speaker not in known and options.unknown_speaker == "error":
         near = nearest(speaker, known) or f"; known: {listed(known, 8)}"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from adaptkit import locks
-from adaptkit.errors import AdaptkitError, DataError, listed
+from adaptkit.errors import AdaptkitError, DataError, counted, listed
 from adaptkit.features import jobs
 from adaptkit.features.archive import find_damage, read_record, write_archive, write_record
 from adaptkit.features.fbank import FbankOptions, log_mel
@@ -156,7 +156,7 @@ def _log_restart(out_dir: Path, shards: list[_Shard], reasons: list[str]) -> Non
         log.info("%s: %d of %d arks exist already and are kept", out_dir, kept, len(shards))
     stale = [reason for shard, reason in zip(shards, reasons, strict=True) if reason and shard.ark.exists()]
     for reason, count in sorted(Counter(stale).items()):
-        log.info("%s: %d arks were %s and are made again", out_dir, count, reason)
+        log.info("%s: making %s again: %s", out_dir, counted(count, "ark"), reason)
 
 
 def _make(
@@ -175,8 +175,8 @@ def _make(
             made = pool.map(lambda piece: _make_piece(piece, options, allow_pipes), pieces)
             seconds += _write_shard(shard, chain.from_iterable(made), advance)
     took = time.monotonic() - started
-    figures = (num_utterances, seconds / 3600, took, seconds / took)
-    log.info("features: %d utterances, %.2f hours in %.1f s, %.0f times real time", *figures)
+    figures = (counted(num_utterances, "utterance"), seconds / 3600, took, seconds / took)
+    log.info("features: %s, %.2f hours in %.1f s, %.0f times real time", *figures)
 
 
 def _make_piece(piece: _Piece, options: FbankOptions, allow_pipes: bool) -> list[_Made]:
@@ -216,7 +216,7 @@ def _write_shard(shard: _Shard, made: Iterable[_Made], advance: Callable[[int, s
 
     record = write_archive(shard.ark, matrices(), made_of=shard.made_of)
     if failures:
-        log.warning("%d utterances have no features: %s", len(failures), _reasons(failures))
+        log.warning("no features for %s: %s", counted(len(failures), "utterance"), _reasons(failures))
     write_record(shard.ark, replace(record, seconds=seconds, failures=failures))
     return sum(seconds.values())
 
@@ -247,7 +247,8 @@ def _refuse_few(data: DataDir, failures: Mapping[str, str]) -> None:
         return
     remedy = f"'adaptkit data validate {data.path}' checks every recording"
     raise DataError(
-        f"{data.path}: {len(failures)} of {total} utterances have no features: {_reasons(failures)}; {remedy}"
+        f"{data.path}: no features for {len(failures)} of {counted(total, 'utterance')}: "
+        f"{_reasons(failures)}; {remedy}"
     )
 
 

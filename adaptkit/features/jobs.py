@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptkit.errors import AdaptkitError, DataError, listed
+from adaptkit.errors import AdaptkitError, DataError, counted, listed
 from adaptkit.features.archive import find_damage, record_path
 from adaptkit.features.fbank import FbankOptions
 from adaptkit.files import explain_os_error, parse_json, read_text, remove, require_regular, write_text
@@ -51,7 +51,8 @@ def run(array: Array, todo: Mapping[int, str]) -> None:
     write_text(part / _SHARES, json.dumps(shares))
     name, logs = _choose_name(array, part), array.out_dir / "log"
     logs.mkdir(exist_ok=True)
-    log.info("%s: %d arks by %d jobs of %s", array.out_dir, len(todo), num_jobs, array.cmd[0])
+    figures = counted(len(todo), "ark"), counted(num_jobs, "job")
+    log.info("%s: %s by %s of %s", array.out_dir, *figures, array.cmd[0])
     code = _call([*array.cmd, f"{name}=1:{num_jobs}", f"{logs}/feats.{name}.log", *_words(array, part, name)])
     missing = {number: _take(part, array.out_dir, number, made_of) for number, made_of in todo.items()}
     shutil.rmtree(part, ignore_errors=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptkit import locks
-from adaptkit.errors import DataError, listed
+from adaptkit.errors import DataError, counted, listed
 from adaptkit.files import replacing, write_text
 from adaptkit.kaldi.columns import Strings
 from adaptkit.kaldi.datadir import invert
@@ -141,5 +141,5 @@ def _content(file: Path) -> bytes:
 def _lines(faults: list[Problem], most: int = 10) -> str:
     lines = [f"  {line}" for line in describe(faults)]
     if len(lines) > most:
-        lines[most:] = [f"  and {len(lines) - most} more causes"]
+        lines[most:] = [f"  and {counted(len(lines) - most, 'more cause')}"]
     return "\n".join(lines)

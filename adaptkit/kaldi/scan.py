@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adaptkit.characters import describe_strange
-from adaptkit.errors import DataError, listed
+from adaptkit.errors import DataError, counted, listed
 from adaptkit.files import explain_os_error, require_regular, split_lines
 from adaptkit.kaldi.lines import NO_LINES, Builder, Lines
 from adaptkit.kaldi.tables import is_clean, split_line
@@ -163,7 +163,7 @@ def _ending_problems(path: Path, content: bytes) -> Iterator[Problem]:
     returns = content.count(b"\r\n")
     if returns:
         number = content[: content.index(b"\r\n")].count(b"\n") + 1
-        what = f"{returns} lines end in CR LF, as on Windows"
+        what = f"{counted(returns, 'line')} ending in CR LF, as on Windows"
         yield Problem(path, number, "", what, _fix(path, "writes LF"))
     elif b"\r" in content and b"\n" not in content:
         what = "the lines end in CR, as on old Macs"

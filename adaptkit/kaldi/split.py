@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from adaptkit.errors import ConfigError, DataError, listed
+from adaptkit.errors import ConfigError, DataError, counted, listed
 from adaptkit.files import remove, write_text
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.sentences import Cell, Quotas, assign_sentences
@@ -83,7 +83,7 @@ def split_speakers(data: DataDir, options: SplitOptions) -> Split:
     wanted = wanted[: len(options.sizes)]
     if sum(wanted) + options.has_rest > total or min(wanted) < 1:
         asked = ", ".join(map(_in_words, options.sizes)) + (" and a rest" if options.has_rest else "")
-        raise DataError(f"{data.path}: {total} speakers are too few for {asked}; ask for fewer")
+        raise DataError(f"{data.path}: {counted(total, 'speaker')}, too few for {asked}; ask for fewer")
     for group, speakers in groups.items():
         Random(f"{options.seed} {group}").shuffle(speakers)
     part_of: dict[str, int] = {}
@@ -201,7 +201,7 @@ def _plan(data: DataDir, sizes: Mapping[Cell, int], options: SplitOptions) -> Qu
     few = [s for s, own in of_speaker.items() if sum(own.values()) < options.num_parts]
     if few:
         raise DataError(
-            f"{data.path}: {len(few)} speakers have fewer utterances than there are parts: {listed(few)}; "
+            f"{data.path}: fewer utterances than parts for {counted(len(few), 'speaker')}: {listed(few)}; "
             f"leave them out ('adaptkit data subset {data.path} OUT --spk-list FILE' with the others in FILE)"
         )
     quotas: dict[Cell, list[int]] = {cell: [] for cell in sizes}

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from adaptkit.errors import DataError, listed, nearest
+from adaptkit.errors import DataError, counted, listed, nearest
 from adaptkit.files import read_text, write_text
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -103,7 +103,8 @@ def _part(table: Mapping[str, Value] | None, keys: set[str]) -> dict[str, Value]
 
 def _at_most(data: DataDir, number: int) -> int:
     if number > len(data.utterances):
-        raise DataError(f"{data.path}: has {len(data.utterances)} utterances, not {number}; ask for fewer")
+        size = counted(len(data.utterances), "utterance")
+        raise DataError(f"{data.path}: has {size}, not {number}; ask for fewer")
     return number
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptkit.characters import split_words
-from adaptkit.errors import listed
+from adaptkit.errors import counted, listed
 from adaptkit.files import read_text, split_lines
 from adaptkit.kaldi.columns import Names, Strings
 from adaptkit.kaldi.lines import NO_LINES
@@ -189,7 +189,7 @@ def _recording_problems(path: Path, tables: dict[str, Table]) -> Iterator[Proble
     unused = [name for name in recordings.ids if name not in names]
     if unused:
         number = recordings[unused[0]].number
-        what = f"{len(unused)} recordings without a segment: {listed(unused, 3)}"
+        what = f"{counted(len(unused), 'recording')} without a segment: {listed(unused, 3)}"
         yield Problem(path / "wav.scp", number, "", what, _drops(path, "them"), is_warning=True)
 
 
@@ -201,7 +201,8 @@ def _speaker_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]
     strangers = [utt_id for utt_id, speaker in speakers if not utt_id.startswith(speaker)]
     if strangers:
         number = table[strangers[0]].number
-        what = f"the speaker is not a prefix of {len(strangers)} utterance ids: {listed(strangers, 3)}"
+        number_of = counted(len(strangers), "utterance id")
+        what = f"the speaker is not a prefix of {number_of}: {listed(strangers, 3)}"
         remedy = "name utterances speaker-..., since Kaldi's tools sort by both"
         yield Problem(path / "utt2spk", number, "", what, remedy, is_warning=True)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptkit.errors import DataError
+from adaptkit.errors import DataError, counted
 from adaptkit.kaldi.checked_audio import CheckedAudio, Parts, Users, stated_sec
 from adaptkit.kaldi.levels import Levels, measure_levels
 from adaptkit.kaldi.probing import map_in_jobs
@@ -65,7 +65,7 @@ def _decode_all(audio: CheckedAudio, checks: Checks) -> Iterator[Problem]:
     if not_run:
         number = int(wav.numbers[not_run[0]])
         what, remedy = (
-            f"{len(not_run)} recordings are commands and were not checked",
+            f"not checked: {counted(len(not_run), 'recording')} made by commands",
             "--allow-pipes runs them",
         )
         yield Problem(audio.path / "wav.scp", number, "", what, remedy, is_warning=True)

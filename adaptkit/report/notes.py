@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from adaptkit.adapters.per_task import SHARED
-from adaptkit.errors import listed
+from adaptkit.errors import counted, listed
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.scoring.bootstrap import NUM_RESAMPLES
 
@@ -57,7 +57,7 @@ def _describe_choices(result: ExperimentResult) -> str:
     rate = f"a learning rate of {chosen}, and " if chosen else ""
     taken = sorted(int(number) for number in epochs.elements())
     span = f"{taken[0]} to {taken[-1]} epochs, {statistics.median_low(taken)} in the median"
-    span = span if taken[0] < taken[-1] else f"{taken[0]} epoch{'s' * (taken[0] != 1)} for all"
+    span = span if taken[0] < taken[-1] else f"{counted(taken[0], 'epoch')} for all"
     return f"{result.name}: validation chose {rate}{span}."
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from adaptkit.characters import visible
+from adaptkit.errors import counted
 from adaptkit.report.notes import list_notes, list_warnings
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.report.sections import (
@@ -219,10 +220,10 @@ def explain_rates(comparison: Comparison) -> str:
     seeds = "errors are pooled over seeds, and sd is the standard deviation between them; "
     pooled = seeds if _has_seeds(comparison.results) else ""
     return (
-        f"{len(score.utterances)} utterances, {num_speakers} speaker{'s' if num_speakers > 1 else ''}, "
-        f"{score.total.words // score.num_runs} words. WER and CER in percent; {pooled}{LEVEL} % intervals "
-        f"by bootstrap over {resampled}. 'minus' is the paired difference in WER to that experiment, * if "
-        f"p < 0.05 (not corrected for multiple comparisons).{explain_harmed(comparison)}"
+        f"{counted(len(score.utterances), 'utterance')}, {counted(num_speakers, 'speaker')}, "
+        f"{counted(score.total.words // score.num_runs, 'word')}. WER and CER in percent; {pooled}{LEVEL} % "
+        f"intervals by bootstrap over {resampled}. 'minus' is the paired difference in WER to that "
+        f"experiment, * if p < 0.05 (not corrected for multiple comparisons).{explain_harmed(comparison)}"
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from adaptkit.errors import counted
 from adaptkit.kaldi.tables import read_table
 from adaptkit.report.runs import ExperimentResult, Run
 from adaptkit.scoring.wer import UtteranceScore, score
@@ -24,11 +25,8 @@ class WorstUtterance:
         """Its name, speaker and errors."""
         counts = self.score.words
         seed = "" if self.seed is None else f", seed {self.seed}"
-        plural = "s" * (counts.errors != 1), "s" * (counts.words != 1)
-        return (
-            f"{self.score.utt_id} ({self.score.speaker}{seed}): {counts.errors} error{plural[0]} in "
-            f"{counts.words} word{plural[1]}"
-        )
+        errors = f"{counted(counts.errors, 'error')} in {counted(counts.words, 'word')}"
+        return f"{self.score.utt_id} ({self.score.speaker}{seed}): {errors}"
 
 
 def find_worst_utterances(result: ExperimentResult) -> list[WorstUtterance]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from adaptkit.errors import counted
 from adaptkit.scoring.bootstrap import LEVEL, NUM_RESAMPLES
 from adaptkit.scoring.counts import ErrorCounts
 from adaptkit.scoring.speakers import SIGNIFICANT, SpeakerChange, SpeakerChanges
@@ -85,7 +86,8 @@ def describe_worst(worst: Iterable[SpeakerChange]) -> str:
     'ann +12.50 (40 words, p = 0.031)'
     """
     return ", ".join(
-        f"{one.speaker} {one.points:+.2f} ({one.words} words, p = {one.p_value:.3f})" for one in worst
+        f"{one.speaker} {one.points:+.2f} ({counted(one.words, 'word')}, p = {one.p_value:.3f})"
+        for one in worst
     )
 
 
@@ -94,7 +96,8 @@ def _list_speakers(report: ScoreReport, most: int | None) -> list[str]:
     if most is None or len(rows) <= most:
         return [aligned([head, *rows])]
     rows.sort(key=lambda row: -float(row[6]))
-    more = f"and {len(rows) - _SPEAKERS_SHOWN:,} speakers with lower word error rates; --json FILE lists all"
+    others = counted(len(rows) - _SPEAKERS_SHOWN, "speaker")
+    more = f"and {others} with lower word error rates; --json FILE lists all"
     return [aligned([head, *rows[:_SPEAKERS_SHOWN]]), more]
 
 

@@ -13,7 +13,7 @@ import torch
 import uvicorn
 
 from adaptkit.base import checkpoint
-from adaptkit.errors import AdaptkitError
+from adaptkit.errors import AdaptkitError, counted
 from adaptkit.serve.app import create_app
 from adaptkit.serve.enrollment.service import hold_folder
 from adaptkit.serve.service import ServerSettings, Service
@@ -82,7 +82,7 @@ def _serve(
 def _announce(host: str, port: int, num_workers: int, started: Started) -> None:
     each = f" in each of {num_workers} processes" if num_workers > 1 else ""
     known, slots = started.num_known, started.num_slots
-    _LOG.info("http://%s:%d serves %d Submodels, memory for %d%s", host, port, known, slots, each)
+    _LOG.info("http://%s:%d serves %s, memory for %d%s", host, port, counted(known, "Submodel"), slots, each)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.base.search.choose import new_searcher
 from adaptkit.decoding.models import ModelOptions
 from adaptkit.decoding.recognizer import Recognizer
-from adaptkit.errors import CheckpointError, ConfigError
+from adaptkit.errors import CheckpointError, ConfigError, counted
 from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.search_options import SearchRequest
 from adaptkit.serve.answers import Prepared, describe
@@ -278,8 +278,8 @@ def _room(base: BaseModel, cache: SubmodelCache, settings: ServerSettings) -> Ro
     resident = frozenset(settings.preload)
     if len(resident) >= cache.num_slots:
         raise ConfigError(
-            f"--preload: {len(resident)} Submodels of {cache.bytes_each} bytes leave none of the "
-            f"{cache.num_slots} slots to others; raise --submodel-mb {settings.submodel_mb:g}"
+            f"--preload: no room for others: {counted(len(resident), 'Submodel')} of {cache.bytes_each} "
+            f"bytes, and {cache.num_slots} fit in memory; raise --submodel-mb {settings.submodel_mb:g}"
         )
     return Room(
         num_rows=settings.limits.max_batch,

@@ -24,7 +24,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import Examples, read_examples
 from adaptkit.data.short import find_frameless
-from adaptkit.errors import CheckpointError, ConfigError, DataError, listed
+from adaptkit.errors import CheckpointError, ConfigError, DataError, counted, listed
 from adaptkit.files import require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.kaldi import subset
@@ -100,7 +100,8 @@ def write_embeddings(options: EmbedOptions, *, device: str) -> Path:
     made = fit({task: torch.stack(own) for task, own in found.items()}, base.fingerprint, options.block)
     with locks.hold(options.folder, wait=True):
         _write(made, path)
-    _LOG.info("%s: %d speakers, %d utterances", path, len(found), sum(map(len, found.values())))
+    num_utterances = counted(sum(map(len, found.values())), "utterance")
+    _LOG.info("%s: %s, %s", path, counted(len(found), "speaker"), num_utterances)
     return path
 
 
@@ -165,7 +166,7 @@ def _of_tasks(examples: Examples, tasks: Sequence[str], options: EmbedOptions) -
     """Leave out the utterances of others, those beyond `per_speaker` and those that are too short."""
     others = {u.utt_id for u in examples.data.utterances if u.task not in tasks}
     if others:
-        _LOG.info("%s: %d utterances of others are left out", examples.data.path, len(others))
+        _LOG.info("%s: left out %s of others", examples.data.path, counted(len(others), "utterance"))
     examples = examples.without(others)
     if options.per_speaker is not None and len(examples):
         kept = set(subset.choose_per_speaker(examples.data, options.per_speaker))

@@ -18,7 +18,7 @@ from adaptkit import config, experiment, locks
 from adaptkit.adapters import api
 from adaptkit.adapters.per_task import SHARED, task_parameters
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.errors import CheckpointError, ConfigError, listed, nearest
+from adaptkit.errors import CheckpointError, ConfigError, counted, listed, nearest
 from adaptkit.experiment import Experiment
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
@@ -133,7 +133,8 @@ def summarise(entries: Sequence[Entry]) -> str:
     others = describe_fallback([entry.task for entry in entries if not entry.problem])
     num_bytes = sum(entry.num_bytes for entry in entries)
     num_problems = sum(bool(entry.problem) for entry in entries)
-    return f"{len(entries):,} Submodels of {num_bytes:,} bytes, {num_problems:,} with a problem{others}"
+    number = counted(len(entries), "Submodel")
+    return f"{number} of {num_bytes:,} bytes, {num_problems} with a problem{others}"
 
 
 def describe_fallback(tasks: Collection[str]) -> str:

@@ -24,7 +24,7 @@ from adaptkit.adapters.per_task import SHARED, shared_parameters, task_parameter
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.batches import load_batches, plan_batches
 from adaptkit.data.dataset import Examples, number_tasks
-from adaptkit.errors import ConfigError, DataError, listed, nearest
+from adaptkit.errors import ConfigError, DataError, counted, listed, nearest
 from adaptkit.experiment import Experiment
 from adaptkit.folders import RunFolder
 from adaptkit.kaldi.overlap import warn_of_common
@@ -244,7 +244,7 @@ def _settings_words(options: EnrollOptions) -> list[str]:
 
 def _log_result(folder: Path, tasks: Sequence[str], state: State, metric: Metric) -> None:
     """Log how many steps a training took and, for each speaker, its best validation."""
-    _LOG.info("%s: %d steps, %.0f s", listed(tasks, 5), state.step, state.seconds)
+    _LOG.info("%s: %s, %.0f s", listed(tasks, 5), counted(state.step, "step"), state.seconds)
     found = sorted((task, standing.best[0]) for task, standing in state.standings.items() if standing.best)
     for task, (value, loss, step) in found[:_MOST_LOGGED]:
         place = f"step {step:.0f}" if step else "the start, which no step improved on"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.data.dataset import Examples
-from adaptkit.errors import listed
+from adaptkit.errors import counted, listed
 from adaptkit.model import encoder_cache
 from adaptkit.training.state import State
 from adaptkit.training.steps import Steps
@@ -63,7 +63,7 @@ class Plan:
         limit = self.options.warmup_steps
         if limit is not None and (short := self.steps(adapters).list_short(limit)):
             most = max(short.values())
-            how = f"take {most} steps or fewer, all of them in the warm-up of train.warmup_steps={limit}"
+            how = f"take at most {counted(most, 'step')}, all in the warm-up of train.warmup_steps={limit}"
             remedy = "so the learning rate never reaches train.lr; leave the warm-up out, or lower it"
             _LOG.warning("%s: %s: %s, %s", self.folder, listed(list(short), 5), how, remedy)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from adaptkit.errors import counted
 from adaptkit.files import write_text
 from adaptkit.training.standing import WHOLE, Choice, Measured, rank
 from adaptkit.training.validation import Metric, pool
@@ -97,7 +98,7 @@ def describe(choices: Mapping[str, Choice]) -> str:
     parts = [f"lr {lr} for {count}" for lr, count in summarise(choices).get("lr", {}).items()]
     if len(epochs) < len(own):
         parts.append(f"the start for {len(own) - len(epochs)}")
-    chosen = f"{len(own)} speakers: {', '.join(parts)}"
+    chosen = f"{counted(len(own), 'speaker')}: {', '.join(parts)}"
     if not epochs:
         return chosen
     if min(epochs) == max(epochs):

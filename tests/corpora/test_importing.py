@@ -176,7 +176,7 @@ def test_one_in_twenty_may_be_left_out_and_is_counted(adaptkit, record, imported
     refused = adaptkit("data", "import", corpus, tmp_path / "data")
 
     assert len(data.utterances) == 19
-    assert done.stdout.splitlines()[1] == f"{corpus}: 1 entries left out"
+    assert done.stdout.splitlines()[1] == f"{corpus}: 1 entry left out"
     assert "2 of 20 entries cannot be used: no text (" in refused.stderr
 
 

@@ -100,7 +100,7 @@ def test_an_utterance_is_not_played_too_fast_for_its_text(examples, caplog):
     data = replace(examples.data, utterances=(replace(first, text=text), *others))
     limited = at(replace(examples, data=data), (0.9, 2.0))
     assert limited.augmentation.speeds_of["spk1-00"] == (0.9,)
-    assert "too short for their text, or too long, at some speeds" in caplog.text
+    assert "1 utterance too short for the text, or too long, at some speeds" in caplog.text
     assert {limited.in_epoch(e).augmentation.choose("spk1-00").speed for e in range(30)} == {0.9}
     alone = at(replace(examples, data=data), (2.0,))
     assert alone.augmentation.choose("spk1-00").speed == 1.0

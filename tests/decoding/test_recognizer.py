@@ -114,7 +114,7 @@ def test_speakers_must_be_known_and_one_for_each(recognizer, arrays):
         recognizer.transcribe(samples, 8000)
     with pytest.raises(AdaptkitError, match="speaker spk3: has no adapters"):
         recognizer.transcribe(samples, 8000, "spk3")
-    with pytest.raises(AdaptkitError, match="2 speakers for 1 recordings"):
+    with pytest.raises(AdaptkitError, match="2 speakers for 1 recording; name"):
         recognizer.transcribe([samples], 8000, ["spk1", "spk2"])
     assert recognizer.transcribe([], 8000, "spk1") == []
 

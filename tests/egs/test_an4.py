@@ -105,14 +105,14 @@ def test_a_folder_without_the_lists_is_refused_with_what_was_expected(tmp_path):
 
 def test_utterances_without_audio_are_named_and_nothing_is_written(corpus, tmp_path):
     (corpus / "wav" / "an4_clstk" / "fash" / "an251-fash-b.raw").unlink()
-    with pytest.raises(DataError, match="no audio .* for 1 utterances: an4_clstk/fash/an251-fash-b"):
+    with pytest.raises(DataError, match="no audio .* for 1 utterance: an4_clstk/fash/an251-fash-b"):
         prepare(corpus, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
 def test_utterances_without_a_transcription_are_named(corpus, tmp_path):
     (corpus / "etc" / "an4_test.transcription").write_text("YES (another)\n")
-    with pytest.raises(DataError, match="no transcription for 1 utterances: an4test_clstk/fcaw/an406-fcaw-b"):
+    with pytest.raises(DataError, match="no transcription for 1 utterance: an4test_clstk/fcaw/an406-fcaw-b"):
         prepare(corpus, tmp_path / "data")
 
 

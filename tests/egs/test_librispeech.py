@@ -138,7 +138,7 @@ def test_what_is_not_there_is_refused(corpus, tmp_path, options, message):
 
 def test_a_part_that_lacks_recordings_is_refused(corpus, tmp_path):
     (corpus / "test-clean/121/9/121-9-0001.flac").unlink()
-    with pytest.raises(DataError, match=r"1 recordings missing: 121-9-0001\.flac; unpack"):
+    with pytest.raises(DataError, match=r"1 recording missing: 121-9-0001\.flac; unpack"):
         prepare(corpus, tmp_path / "data")
 
 

@@ -97,6 +97,6 @@ def test_the_command_writes_copies(adaptkit, data, tmp_path):
     done = adaptkit("data", "perturb", data.path, tmp_path / "sp", "--rate", 8000)
     assert done.stdout == f"{tmp_path}/sp: 6 utterances of 3 speakers\n"
     words = (data.path, tmp_path / "one", "--speed", 0.9, "--same-speaker", "--nj", 2, "--rate", 8000)
-    assert adaptkit("data", "perturb", *words).stdout == f"{tmp_path}/one: 2 utterances of 1 speakers\n"
+    assert adaptkit("data", "perturb", *words).stdout == f"{tmp_path}/one: 2 utterances of 1 speaker\n"
     one, other = (tmp_path / name / "audio" / "sp0.9-r.wav" for name in ("sp", "one"))
     assert one.read_bytes() == other.read_bytes()

@@ -120,8 +120,8 @@ def test_common_sentences_of_speakers_stay_in_the_part_that_has_most_of_them():
 @pytest.mark.parametrize(
     ("split", "options", "message"),
     [
-        (split_speakers, (2, (5,)), "5 speakers are too few for 5 and a rest; ask for fewer"),
-        (split_within, (3, (1, 1)), "5 speakers have fewer utterances than there are parts: s00"),
+        (split_speakers, (2, (5,)), "5 speakers, too few for 5 and a rest; ask for fewer"),
+        (split_within, (3, (1, 1)), "fewer utterances than parts for 5 speakers: s00"),
         (split_within, (2, (1,), True), "nothing is left for .* allow sentences in several parts"),
         (split_speakers, (2, (1,), False, True), "has no groups to keep the shares of"),
     ],
@@ -153,7 +153,7 @@ def test_the_command_writes_parts_and_lists_from_which_they_can_be_made_again(ad
     assert done.stdout == (
         f"{tmp_path}/adapt: 3 utterances of 3 speakers\n{tmp_path}/test: 6 utterances of 3 speakers\n"
     )
-    assert "3 of 12 utterances are in none of them" in caplog.text
+    assert "in none of the parts: 3 of 12 utterances: " in caplog.text
     adaptkit("data", "subset", dirs[0], tmp_path / "again", "--utt-list", tmp_path / "lists/test.txt")
     made, again = (datadir.read(tmp_path / name).utterances for name in ("test", "again"))
     assert made == again

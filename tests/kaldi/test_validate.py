@@ -72,7 +72,7 @@ def test_empty_table_is_reported(segmented, name, content):
         ("text", b"anna-2", b"anna-1 AGAIN\nanna-2", "text:2: duplicate key anna-1, first on line 1"),
         ("utt2spk", b"anna-1 anna\nanna-2 anna\n", b"anna-2 anna\nanna-1 anna\n",
          "utt2spk:2: not sorted in C order, anna-1 after anna-2"),
-        ("text", b"ONE TWO", b"ONE TWO\r", "text:1: 1 lines end in CR LF, as on Windows"),
+        ("text", b"ONE TWO", b"ONE TWO\r", "text:1: 1 line ending in CR LF, as on Windows"),
         ("text", b"anna-1", b"\xef\xbb\xbfanna-1", "text:1: starts with a byte order mark"),
         ("text", b"ONE TWO", b"ONE\rTWO", "text:1: anna-1: contains U+000D (carriage return)"),
         ("text", b"ONE TWO", "ONE\u3000\u200bTWO".encode(),
@@ -185,7 +185,7 @@ def test_recording_without_segment_is_only_a_warning(segmented):
     for name, lines in (("text", 2), ("utt2spk", 2), ("spk2utt", 1)):
         kept = (segmented.path / name).read_text().splitlines(keepends=True)[:lines]
         segmented.write(name, "".join(kept))
-    assert heads(segmented) == ["wav.scp:2: warning: 1 recordings without a segment: bert"]
+    assert heads(segmented) == ["wav.scp:2: warning: 1 recording without a segment: bert"]
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_utterance_longer_than_the_limit_is_reported(folder):
 def test_commands_are_not_run_but_counted(folder):
     folder.edit("wav.scp", b"anna-1 ", b"anna-1 cat ")
     folder.edit("wav.scp", b".wav", b".wav |")
-    assert heads(folder) == ["wav.scp:1: warning: 1 recordings are commands and were not checked"]
+    assert heads(folder) == ["wav.scp:1: warning: not checked: 1 recording made by commands"]
     assert heads(folder, allow_pipes=True) == []
 
 

@@ -205,7 +205,7 @@ def test_preloaded_submodels_are_in_memory_and_stay(serve, base, folder, recordi
     [
         ({"preload": ("nobody",)}, "nobody"),
         ({"submodel_mb": 0.001}, "raise --submodel-mb to 1"),
-        ({"preload": ("spk1",), "submodel_mb": 0.0015}, "leave none of the 1 slots"),
+        ({"preload": ("spk1",), "submodel_mb": 0.0015}, "room for others: 1 Submodel .*, and 1 fit in"),
     ],
 )
 def test_what_memory_cannot_hold_is_refused_at_the_start(serve, changes, message):

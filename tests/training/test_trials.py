@@ -114,9 +114,7 @@ def test_a_smaller_gain_than_asked_for_keeps_the_start_also_without_trials(new_r
 def test_a_warm_up_longer_than_a_speakers_training_is_warned_of(new_run, fit, caplog):
     fit(new_run("long", batch_frames=10**6, **{**OPTIONS, "warmup_steps": 3}))
     fit(new_run("short", batch_frames=10**6, **{**OPTIONS, "warmup_steps": 2}))
-    said = (
-        "long: spk1, spk10, spk2: take 3 steps or fewer, all of them in the warm-up of train.warmup_steps=3"
-    )
+    said = "long: spk1, spk10, spk2: take at most 3 steps, all in the warm-up of train.warmup_steps=3"
     assert [said in message for message in caplog.messages if "warm-up" in message] == [True]
 
 

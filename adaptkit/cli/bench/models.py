@@ -23,6 +23,7 @@ from adaptkit.cli.options import (
     refuse_both,
     request_search,
 )
+from adaptkit.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,7 +190,8 @@ def decode(
     costs = library.time_searches(
         loaded, searcher, speech, num_rounds=rounds, batch_frames=batch_frames, has_espnet=espnet
     )
-    typer.echo(f"{utterances} utterances, {speech.seconds:.1f} s; first hypothesis after {first_sec:.1f} s")
+    size = f"{counted(utterances, 'utterance')}, {speech.seconds:.1f} s"
+    typer.echo(f"{size}; first hypothesis after {first_sec:.1f} s")
     columns = ("s", "s per s", "times faster", "same words", "score differs")
     typer.echo(f"{'':14}" + "".join(f" {column:>13}" for column in columns))
     for cost in costs:

@@ -21,7 +21,7 @@ from torch import Tensor
 from adaptkit import locks
 from adaptkit.adapters.per_task import SHARED
 from adaptkit.characters import clean
-from adaptkit.errors import AdaptkitError, listed
+from adaptkit.errors import AdaptkitError, counted, listed
 from adaptkit.files import remove
 from adaptkit.kaldi.audio import write_audio
 from adaptkit.kaldi.datadir import invert
@@ -120,8 +120,8 @@ class Recordings:
             if len(kept) >= self._most:
                 raise Refusal(
                     409,
-                    f"'{name}' has {len(kept)} recordings already, the most that this server keeps; delete "
-                    "some, or start it with a higher --max-recordings",
+                    f"'{name}' has {counted(len(kept), 'recording')} already, the most that this server "
+                    "keeps; delete some, or start it with a higher --max-recordings",
                 )
             new = Recorded(_new_id(), made.text, made.audio_sec, made.kind, made.prompt)
             path = _audio(folder, new.id)

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from adaptkit import locks
-from adaptkit.errors import AdaptkitError
+from adaptkit.errors import AdaptkitError, counted
 from adaptkit.files import is_disk_full, parse_json, read_text, write_text
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -178,8 +178,9 @@ class Runner:
         if not result.is_better:
             return job.end(
                 "not_better",
-                f"the new voice is no better than {result.start} on the {len(job.held_out)} recordings kept "
-                "to check it, so nothing has changed; record more sentences and start it again",
+                f"the new voice is no better than {result.start} on the "
+                f"{counted(len(job.held_out), 'recording')} kept to check it, so nothing has changed; record "
+                "more sentences and start it again",
             )
         with self._recordings.changing(job.speaker):
             if self._jobs.is_cancelled(job.speaker) or job.speaker not in self._recordings:

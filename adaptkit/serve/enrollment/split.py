@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from adaptkit.errors import counted
 from adaptkit.serve.enrollment.recordings import Recorded
 from adaptkit.serve.schemas import Refusal
 
@@ -44,9 +45,9 @@ def split(
     if num_valid < LEAST_VALID:
         raise Refusal(
             422,
-            f"there are {len(recordings)} recordings of {len(sentences)} sentences; record at least "
-            f"{LEAST_TRAIN + LEAST_VALID} different sentences, better 20, of which some are kept to check "
-            "the result",
+            f"too few to learn from: {counted(len(recordings), 'recording')} of "
+            f"{counted(len(sentences), 'sentence')}; record at least {LEAST_TRAIN + LEAST_VALID} different "
+            "sentences, better 20, of which some are kept to check the result",
         )
     valid = {one.id for text in chosen for one in sentences[text]}
     parts = ([one for one in recordings if (one.id in valid) == is_held] for is_held in (False, True))

@@ -32,7 +32,7 @@ from torchaudio.functional import resample
 
 from adaptkit.cli.script import run_script
 from adaptkit.corpora import noise_sets
-from adaptkit.errors import DataError, listed
+from adaptkit.errors import DataError, counted, listed
 from adaptkit.files import read_text
 from adaptkit.kaldi import datadir, subset
 from adaptkit.kaldi.audio import read_audio, write_audio
@@ -120,7 +120,8 @@ def refuse_missing(corpus: Path, files: Iterable[str]) -> None:
     """Refuse a corpus in which files are missing, before anything is written."""
     missing = sorted(file for file in files if not (corpus / file).is_file())
     if missing:
-        raise DataError(f"{corpus}: {len(missing)} recordings missing: {listed(missing, most=3)}; {EXPECTED}")
+        number = counted(len(missing), "recording")
+        raise DataError(f"{corpus}: {number} missing: {listed(missing, most=3)}; {EXPECTED}")
 
 
 def join(digits: Sequence[Tensor], pauses_sec: Sequence[float], *, seed: int) -> Tensor:

@@ -25,7 +25,7 @@ from typing import Annotated
 import typer
 
 from adaptkit.cli.script import run_script
-from adaptkit.errors import DataError, listed
+from adaptkit.errors import DataError, counted, listed
 from adaptkit.files import read_text, write_text
 from adaptkit.kaldi import datadir, subset
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -101,7 +101,8 @@ def read_distributed(folder: Path, path: Path) -> DataDir:
         raise DataError(f"{folder}: no <speaker>/<chapter>/*.trans.txt; {EXPECTED}")
     if missing:
         names = listed(missing, most=3)
-        raise DataError(f"{folder}: {len(missing)} recordings missing: {names}; unpack the part again")
+        number = counted(len(missing), "recording")
+        raise DataError(f"{folder}: {number} missing: {names}; unpack the part again")
     return DataDir(path, tuple(utterances), recordings)
 
 
