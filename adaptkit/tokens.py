@@ -24,6 +24,8 @@ _SPECIAL = (BLANK, UNK, SPACE, SOS_EOS)
 NUM_SPECIAL = 3  # <blank>, <unk> and <sos/eos>, which BPE has besides characters
 _UNKNOWN = "\u2585"  # sentencepiece's own mark: it drops a line that contains it
 _MOST = 1_000_000  # tokens; sentencepiece takes memory for as many as it is asked for
+_APOSTROPHES = "'\u2019"
+_SPOKEN = "%\u2030&@#+=\u00d7\u00f7\u00b1\u00b0\u00a7"  # signs that are read aloud, besides currencies
 
 
 @dataclass(frozen=True)
@@ -86,26 +88,42 @@ class TokenList:
         return sorted(set(self._split(text)).difference(self._ids))
 
     def respell(self, text: str) -> str:
-        """Return a text in capitals or small letters, and without punctuation, where the list lacks others.
+        """Return a text as the recogniser writes it: in its case, and without the punctuation that it lacks.
 
-        Marks become spaces, apostrophes nothing. What no token can spell, such as digits, stays.
+        Punctuation becomes a space and an apostrophe nothing, as neither is spoken. What is spoken stays even
+        where no token spells it, as digits, `%` or `€`, so that the text still matches the speech.
+        `unknown_in` finds it, and the caller decides: `data fix` drops the utterance, and whoever has typed
+        the text is asked for words.
 
         >>> TokenList((BLANK, UNK, SPACE, "'", "A", "B", SOS_EOS)).respell("Ab, A\u2019b-a: 2!")
         "AB A'B A 2"
         """
         if not self.unknown_in(text):
             return text
-        forms = [self._drop_punctuation(form) for form in (text, text.upper(), text.lower())]
+        forms = [self._rewrite(text, case) for case in (str, str.upper, str.lower)]
         return min(forms, key=lambda form: len(self.unknown_in(form)))
 
+    def _rewrite(self, text: str, case: Callable[[str], str]) -> str:
+        """Return a text in a case, without unknown punctuation; tokens such as <NOISE> stay as they are."""
+        parts = self._marked.split(text)  # the tokens are in every second place
+        parts[::2] = [self._drop_punctuation(case(part)) for part in parts[::2]]
+        return " ".join(split_words("".join(parts)))
+
     def _drop_punctuation(self, text: str) -> str:
-        known, kept = self.characters, []
-        for character in text if "\u2019" in known else text.replace("\u2019", "'"):
-            if character in known or unicodedata.category(character)[0] not in "PS":
-                kept.append(character)
-            elif character not in "'\u2019":
-                kept.append(" ")
-        return " ".join(split_words("".join(kept)))
+        known = self.characters
+        for one, other in (_APOSTROPHES, reversed(_APOSTROPHES)):
+            if one not in known and other in known:
+                text = text.replace(one, other)
+        lost = (mark for mark in set(text).difference(known) if _is_silent(mark))
+        return text.translate({ord(mark): "" if mark in _APOSTROPHES else " " for mark in lost})
+
+    @cached_property
+    def _marked(self) -> re.Pattern[str]:
+        """A pattern of the tokens that stand for no word, such as <NOISE>, with a group around each."""
+        named = {token for token in self.tokens if token.startswith("<") and token.endswith(">")}
+        symbols = named.union(self.spelling.symbols).difference(_SPECIAL)
+        whole = sorted((symbol for symbol in symbols if symbol in self._split(symbol)), key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, whole))})" if whole else "(?!)")
 
     @cached_property
     def characters(self) -> frozenset[str]:
@@ -153,6 +171,12 @@ class TokenList:
     @cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
         return sentencepiece.SentencePieceProcessor(model_proto=self.bpe)
+
+
+def _is_silent(character: str) -> bool:
+    """Whether a character is punctuation or a symbol that nobody says."""
+    category = unicodedata.category(character)
+    return category[0] in "PS" and category != "Sc" and character not in _SPOKEN
 
 
 def read_bpe(path: Path) -> bytes:

@@ -10,6 +10,7 @@ from adaptkit.tokens import (
     SOS_EOS,
     SPACE,
     UNK,
+    Spelling,
     TokenList,
     bpe_tokens,
     char_tokens,
@@ -146,9 +147,7 @@ def test_a_pickled_list_encodes_as_before(bpe):
 
 def test_texts_outside_the_list_are_refused_with_utterances_and_pieces():
     texts = {"utt1": "AB", "utt2": "AX", "utt3": "Y X"}
-    expected = (
-        "data/train/text: 2 utterances contain '<space>', 'X', 'Y', .* utt2, utt3; 'adaptkit data fix d"
-    )
+    expected = "data/train/text: 2 utterances contain '<space>', 'X', 'Y', .* utt2, utt3; 'adaptkit data fix d"
     with pytest.raises(DataError, match=expected):
         refuse_unknown(TokenList((BLANK, UNK, "A", "B", SOS_EOS)), texts, "data/train", "base")
 
@@ -162,6 +161,8 @@ def test_texts_outside_the_list_are_refused_with_utterances_and_pieces():
         ("ab 2", "AB 2"),
         ("AB A", "AB A"),
         ("...", ""),
+        ("a & b, 2%", "A & B 2%"),
+        ("a+b (\u20ac)", "A+B \u20ac"),
     ],
 )
 def test_texts_are_respelled_in_the_case_and_punctuation_of_the_list(spelt, expected):
@@ -181,3 +182,14 @@ def test_texts_within_the_list_pass():
 def test_marks_between_words_do_not_join_them():
     tokens = TokenList(("<blank>", "<unk>", "<space>", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "<sos/eos>"))
     assert tokens.respell("Wait...what, don't") == "WAIT WHAT DONT"
+
+
+def test_an_apostrophe_becomes_the_one_that_the_list_has():
+    curly = TokenList((BLANK, UNK, SPACE, "\u2019", "A", "B", SOS_EOS))
+    assert curly.respell("a'b") == "A\u2019B"
+
+
+@pytest.mark.parametrize("unit", ["char", "word"])
+def test_tokens_that_stand_for_no_word_stay_as_they_are(unit):
+    tokens = TokenList((BLANK, UNK, SPACE, "A", "B", "<noise>", SOS_EOS), spelling=Spelling(unit))
+    assert tokens.respell("a, <noise> B.") == "A <noise> B"

@@ -36,7 +36,8 @@ class Repair:
 def fix(path: Path, checks: Checks = DEFAULT_CHECKS, *, tokens: TokenList | None = None) -> Repair:
     """Repair a data directory in place, so that the same checks find no problem; warnings may remain.
 
-    With `tokens`, texts are respelled as these are, and utterances that they cannot spell are dropped.
+    With `tokens`, texts are respelled (`TokenList.respell`). Utterances with anything spoken that no token
+    spells, such as digits, are dropped, as are those of which no word is left.
 
     Every changed file is first copied to `.backup` inside the directory, then replaced atomically. If no
     utterance would remain, nothing is changed and a DataError gives the reasons.
@@ -63,13 +64,18 @@ def fix(path: Path, checks: Checks = DEFAULT_CHECKS, *, tokens: TokenList | None
 
 
 def _respell(path: Path, texts: Table, tokens: TokenList) -> tuple[Table, list[Problem]]:
-    """Return the texts as the tokens spell them, and a problem for each that they cannot."""
+    """Return the texts as the tokens spell them, and a problem for each that is left out."""
     found = Lines(texts.ids, Strings.of([tokens.respell(text) for text in texts.column]), texts.numbers)
     problems = []
-    for utt_id, line in found.lines():
+    for (utt_id, line), text in zip(found.lines(), texts.column, strict=True):
         if pieces := tokens.unknown_in(line.value):
-            what = f"{utt_id}: contains {listed(map(repr, pieces))}, which the base model has no tokens for"
-            problems.append(Problem(path / "text", line.number, utt_id, what, "spell it in words"))
+            what = f"contains {listed(map(repr, pieces))}, which the base model has no tokens for"
+            remedy = "spell it in words"
+        elif text and not line.value:
+            what, remedy = f"{text!r} holds no words", "write what is spoken"
+        else:
+            continue
+        problems.append(Problem(path / "text", line.number, utt_id, f"{utt_id}: {what}", remedy))
     return found, problems
 
 

@@ -230,3 +230,13 @@ def test_texts_are_respelled_for_a_base_model_and_what_it_cannot_spell_is_droppe
     assert list(repair.dropped) == ["anna-2"]
     assert "contains '3', which the base model has no tokens for" in repair.dropped["anna-2"]
     assert read_table(folder.path / ".backup/text") == texts
+
+
+def test_an_utterance_without_a_word_once_respelled_is_dropped(folder):
+    folder.edit("text", b"ONE TWO", b"...")
+
+    repair = fix(folder.path, tokens=char_tokens(["ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN"]))
+
+    assert list(repair.dropped) == ["anna-1"]
+    assert "'...' holds no words" in repair.dropped["anna-1"]
+    assert find_problems(folder.path) == []

@@ -49,27 +49,23 @@ def read_spoken(body: bytes, *, rate_hz: int, most_sec: float) -> Speech:
 
 
 def fit_text(text: str, base: BaseModel, *, what: str = "text") -> str:
-    """Return a text as the base model writes: in its case, without punctuation that it does not know.
+    """Return a text that a person has typed as the base model writes it (`TokenList.respell`).
 
-    A text that still has characters which the model cannot write is refused.
+    A text without words is refused, and one with anything spoken that the model cannot write, such as digits:
+    only the person knows which words were said.
     """
     words = " ".join(split_words(text))
     if not words or len(words) > _LONGEST_TEXT:
         raise Refusal(
             422, f"{what}: {len(words)} characters; send the words that were spoken, at most {_LONGEST_TEXT}"
         )
-    plain = " ".join(split_words("".join(c if c.isalnum() or c in "'’- " else " " for c in words)))
-    forms = [form(each) for each in (words, plain) for form in (str, str.lower, str.upper)]
-    for form in (*forms, *(form.replace("’", "'") for form in forms)):
-        if form and not base.tokens.unknown_in(form):
-            return form
-    unknown = min((base.tokens.unknown_in(form) for form in forms[3:]), key=len)
-    raise Refusal(
-        422,
-        f"{what}: the model cannot write {listed(unknown)}; spell numbers and signs out as they are spoken"
-        if plain
-        else f"{what}: there are no words in it; send the words that were spoken",
-    )
+    fitted = base.tokens.respell(words)
+    if not fitted:
+        raise Refusal(422, f"{what}: there are no words in it; send the words that were spoken")
+    if unknown := base.tokens.unknown_in(fitted):
+        remedy = "spell numbers and signs out as they are spoken"
+        raise Refusal(422, f"{what}: the model cannot write {listed(unknown)}; {remedy}")
+    return fitted
 
 
 def refuse_hasty(speech: Speech, text: str, base: BaseModel) -> None:
