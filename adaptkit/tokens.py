@@ -4,6 +4,7 @@ The order is ESPnet's: `<blank>` is token 0, followed by `<unk>` and the pieces;
 """
 
 import io
+import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,9 +16,10 @@ from typing import Literal
 import sentencepiece
 
 from adaptkit.characters import split_words
-from adaptkit.errors import CheckpointError, DataError, listed
+from adaptkit.errors import CheckpointError, DataError, counted, listed, shorten
 from adaptkit.files import replacing, require_regular
 
+_LOG = logging.getLogger(__name__)
 BLANK, UNK, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
 WORD_START = "\u2581"  # in the pieces of sentencepiece
 _SPECIAL = (BLANK, UNK, SPACE, SOS_EOS)
@@ -262,12 +264,33 @@ def _refuse_reserved(texts: Iterable[str], reserved: str) -> None:
 
 def refuse_unknown(tokens: TokenList, texts: Mapping[str, str], where: str, base: str) -> None:
     """Refuse texts with pieces outside a base model's tokens; the error names utterances and pieces."""
-    unknown = {utt_id: pieces for utt_id, text in texts.items() if (pieces := tokens.unknown_in(text))}
+    unknown = _find_unknown(tokens, texts)
+    if unknown:
+        raise DataError(
+            f"{where}/text: {counted(len(unknown), 'utterance')} with {_describe(unknown)}, not among the "
+            f"base model's {len(tokens.tokens)} tokens: {listed(sorted(unknown), 5)}; {_remedy(where, base)}"
+        )
+
+
+def warn_of_unknown(tokens: TokenList, texts: Mapping[str, str], where: str, base: str) -> None:
+    """Warn of references with pieces outside a base model's tokens, which it can never recognise."""
+    unknown = _find_unknown(tokens, texts)
     if not unknown:
         return
-    pieces = sorted({repr(piece) for found in unknown.values() for piece in found})
-    remedy = f"'adaptkit data fix {where} --base {base}' respells them as the model does, or drops them"
-    raise DataError(
-        f"{where}/text: {len(unknown)} utterances contain {listed(pieces)}, not among the base model's "
-        f"{len(tokens.tokens)} tokens: {listed(sorted(unknown), 5)}; {remedy}"
-    )
+    utt_id = next(iter(unknown))
+    what = f"{len(unknown)} of {counted(len(texts), 'reference')} with {_describe(unknown)}"
+    why = "which the base model has no tokens for: whatever it recognises, these words count as errors"
+    example = f"as in {utt_id}: '{shorten(texts[utt_id], 60)}'"
+    _LOG.warning("%s/text: %s, %s, %s; %s", where, what, why, example, _remedy(where, base))
+
+
+def _find_unknown(tokens: TokenList, texts: Mapping[str, str]) -> dict[str, list[str]]:
+    return {utt_id: pieces for utt_id, text in texts.items() if (pieces := tokens.unknown_in(text))}
+
+
+def _describe(unknown: Mapping[str, Sequence[str]]) -> str:
+    return listed(sorted({repr(piece) for pieces in unknown.values() for piece in pieces}))
+
+
+def _remedy(where: str, base: str) -> str:
+    return f"'adaptkit data fix {where} --base {base}' respells them as the model does, or drops them"

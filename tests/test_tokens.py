@@ -147,7 +147,7 @@ def test_a_pickled_list_encodes_as_before(bpe):
 
 def test_texts_outside_the_list_are_refused_with_utterances_and_pieces():
     texts = {"utt1": "AB", "utt2": "AX", "utt3": "Y X"}
-    expected = "data/train/text: 2 utterances contain '<space>', 'X', 'Y', .* utt2, utt3; 'adaptkit data fix d"
+    expected = "data/train/text: 2 utterances with '<space>', 'X', 'Y', .* utt2, utt3; 'adaptkit data fix d"
     with pytest.raises(DataError, match=expected):
         refuse_unknown(TokenList((BLANK, UNK, "A", "B", SOS_EOS)), texts, "data/train", "base")
 

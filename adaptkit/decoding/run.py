@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from adaptkit import config, locks
+from adaptkit import config, locks, tokens
 from adaptkit.adapters.per_task import shared_parameters
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, read_examples
@@ -14,6 +14,7 @@ from adaptkit.decoding.nbest import write_nbest
 from adaptkit.decoding.recognizer import Recognizer, opened
 from adaptkit.decoding.routing import measure_accuracy, write_routes
 from adaptkit.folders import DecodeFolder, RunFolder
+from adaptkit.kaldi.columns import Table
 from adaptkit.kaldi.overlap import read_texts, warn_of_sentences
 from adaptkit.kaldi.tables import write_table
 from adaptkit.provenance import peak_memory_mb
@@ -56,6 +57,7 @@ def _decode(options: DecodeOptions, source: Source, out: DecodeFolder, *, device
 
     with opened(options, source, read, device=device) as (model, examples):
         _warn_of_training(source, examples)
+        _warn_of_unknown(model.base, examples)
         started = time.monotonic()
         decoded = model.recognise(examples)
         seconds, known = time.monotonic() - started, model.known
@@ -100,6 +102,13 @@ def _warn_of_training(source: Source, examples: Examples) -> None:
     sets = [settings.base.data, None if source.base_only else settings.data]
     for train in dict.fromkeys(own.train for own in sets if own is not None):
         warn_of_sentences(train, read_texts(train), examples.data)
+
+
+def _warn_of_unknown(base: BaseModel, examples: Examples) -> None:
+    """Warn of references that the base model cannot write; sets without texts have none."""
+    utterances = examples.data.utterances
+    texts = Table(utterances.ids, utterances.texts)
+    tokens.warn_of_unknown(base.tokens, texts, str(examples.data.path), str(base.path))
 
 
 def decode_and_score(exp: Path, data: Path, *, batch_frames: int, device: str) -> ScoreReport:

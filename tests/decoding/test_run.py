@@ -1,6 +1,8 @@
 """Decoding a data directory into a folder of hypotheses."""
 
 import logging
+import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +188,24 @@ def test_an_experiment_not_trained_yet_is_named_with_what_trains_it(run, exp):
         CheckpointError, match="adapter.safetensors: no such file; 'adaptkit train' writes it"
     ):
         run()
+
+
+def test_references_that_the_model_cannot_write_are_warned_of_until_they_are_respelled(
+    run, data, base_dir, caplog, adaptkit
+):
+    texts = read_table(data / "text")
+    write_table(data / "text", texts | {"spk1-00": f"{texts['spk1-00'].lower()}, {texts['spk1-00']}!"})
+    run()
+    (warning,) = [r.getMessage() for r in caplog.records if "has no tokens for" in r.getMessage()]
+    assert f"{data}/text: 1 of 6 references with '!', ','" in warning
+    assert "as in spk1-00: '" in warning
+    remedy = shlex.split(re.search("'adaptkit (data fix .*?)'", warning)[1])
+    assert remedy == ["data", "fix", str(data), "--base", str(base_dir)]
+    adaptkit(*remedy)
+    caplog.clear()
+    run()
+    assert read_table(data / "text") == texts | {"spk1-00": " ".join([texts["spk1-00"]] * 2)}
+    assert "has no tokens for" not in caplog.text
 
 
 def test_sentences_of_the_training_set_are_said(run, exp, data, corpus, caplog):

@@ -28,7 +28,7 @@ def with_texts(settings, corpus, tmp_path):
 
 
 def test_characters_outside_the_token_list_are_refused_with_their_utterances(with_texts, tmp_path):
-    expected = "2 utterances contain 'X', 'Y', not among the base model's 7 tokens: spk1-00, spk2-01"
+    expected = "2 utterances with 'X', 'Y', not among the base model's 7 tokens: spk1-00, spk2-01"
     with pytest.raises(DataError, match=expected):
         training_run.train_adapters(with_texts(spk1_00="AX", spk2_01="Y"), tmp_path / "exp", device="cpu")
 
