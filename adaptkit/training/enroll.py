@@ -34,7 +34,7 @@ from adaptkit.model.load import load_experiment
 from adaptkit.training import trials
 from adaptkit.training.append import EnrollOptions, append, find_target, refuse_known
 from adaptkit.training.augmentation import augmented, spec_of
-from adaptkit.training.distributed import in_processes, is_first
+from adaptkit.training.distributed import in_processes, is_first, of_first
 from adaptkit.training.plan import Plan
 from adaptkit.training.run import read_set, warn_of_coupled_rows
 from adaptkit.training.start import read_shared_start, start_from_shared
@@ -97,7 +97,8 @@ def enroll(options: EnrollOptions, *, device: str, base: BaseModel | None = None
             finish=lambda state: None,
             refuses_longer=refusal,
         )
-        state = trials.fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=True)
+        is_begun = of_first(folder.is_begun)
+        state = trials.fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=is_begun)
         if is_first():
             _log_result(folder.path, train.data.tasks, state, plan.metric)
             metric = "" if valid is None and not state.choices else plan.metric

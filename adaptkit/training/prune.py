@@ -158,7 +158,7 @@ def _retrain(folder: RunFolder, settings: Experiment, *, epochs: int, device: st
     options = settings.train.model_copy(update=changes)
     changed = settings.model_copy(update={"name": f"{settings.name}_retrained", "train": options})
     out = folder.path / "retrained"
-    train_adapters(changed, out, device=device, resume=True)
+    train_adapters(changed, out, device=device, resume=RunFolder(out).is_begun)
     return out
 
 

@@ -1,6 +1,7 @@
 """Enrolling new speakers: only what is theirs is trained, in a bank that otherwise stays bit for bit."""
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,16 @@ def test_out_leaves_the_experiment_alone_and_decodes_as_one(options, known):
     assert read(out).tasks == (*KNOWN, NEW)
     assert experiment.load(out / "config.yaml").name == "more"
     assert json.loads((out / "run.json").read_text())["tasks"] == [*KNOWN, NEW]
+
+
+@of_one_bank
+def test_only_an_interrupted_enrolment_speaks_of_resuming(options, known, caplog):
+    again = replace(options, out=known.parent / "more")
+    caplog.set_level(logging.INFO)
+    enroll.enroll(again, device="cpu")
+    assert "resume" not in caplog.text
+    enroll.enroll(again, device="cpu")
+    assert "resumed at step" in caplog.text
 
 
 def test_a_finished_enrolment_can_run_again_and_changes_nothing(options, known):
