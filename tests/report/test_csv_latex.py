@@ -37,6 +37,21 @@ def test_csv_quotes_names(write_run, tmp_path, adaptkit):
     assert [row["name"] for row in rows] == ["", 'a, "b"']
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+49", "-5", "@SUM(A1)"])
+def test_csv_keeps_names_that_spreadsheets_take_for_formulas_and_warns_of_them(
+    write_run, tmp_path, adaptkit, caplog, name
+):
+    write_table(tmp_path / "data/utt2spk", dict.fromkeys(REFS, name))
+    rows = rows_of(adaptkit("report", write_run("none", HYPS["none"]), "--format", "csv").stdout)
+    assert [row["name"] for row in rows] == ["", name]
+    assert f"{name}: spreadsheet programs take these names for formulas" in caplog.text
+
+
+def test_csv_of_plain_names_warns_of_nothing(experiments, adaptkit, caplog):
+    adaptkit("report", *experiments, "--format", "csv")
+    assert "formulas" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
