@@ -1,4 +1,7 @@
-r"""The tables of a report in LaTeX, with the rules of the package booktabs.
+r"""The tables of a report in LaTeX, with the rules of the package booktabs, scaled to fit by graphicx.
+
+Tables of many columns are divided into several below each other, so that none becomes too small to read, and
+what is still wider than the text is shrunk to its width.
 
 Names keep characters beyond ASCII: pdfLaTeX sets those of European languages, LuaLaTeX and XeLaTeX whatever
 the font has.
@@ -20,7 +23,10 @@ _SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\texta
 _SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\textasciigrave{}"}
 _SPECIAL |= {"'": r"\textquotesingle{}", '"': r"{\char34}", "[": "{[}", "]": "{]}", "*": "{*}", "–": "--"}
 _MINUS = re.compile(r"(?<![^\s(])-(?=\d)")
-_REMARK = "% needs \\usepackage{booktabs}"
+_REMARK = "% needs \\usepackage{booktabs,graphicx}"
+_WIDEST = 120  # characters in a row; an article has 75 of this size, so that no table is shrunk below 3/5
+_GAP = 3  # characters between columns
+_FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 
 def as_latex(comparison: Comparison) -> str:
@@ -57,20 +63,42 @@ def _join(sections: Sequence[Section]) -> str:
 
 
 def _format_table(section: Section) -> str:
-    head, *rows = section.rows
     caption = " ".join([f"{section.title}.", *section.notes])
+    parts = [_format_part([[row[0], *row[part]] for row in section.rows]) for part in _divide(section.rows)]
+    body = "\n\\par\\medskip\n".join(parts)
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(caption)}}}", r"\small", body]
+    return "\n".join([*lines, r"\end{table}"])
+
+
+def _divide(rows: Sequence[Sequence[Cell]]) -> list[slice]:
+    """Divide the columns, the first aside, into parts that are not too wide together with the first."""
+    first, *widths = (max(map(_width, column)) + _GAP for column in zip(*rows, strict=True))
+    starts, total = [1], first
+    for place, width in enumerate(widths, start=1):
+        total += width
+        if total > _WIDEST and place > starts[-1]:
+            starts.append(place)
+            total = first + width
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(widths) + 1], strict=True)]
+
+
+def _width(cell: Cell) -> float:
+    """Return about how many characters wide a cell is; its small print is narrower."""
+    figure, small = cell
+    return len(figure) + (0.9 * len(f" ({small})") if small else 0)
+
+
+def _format_part(rows: Sequence[Sequence[Cell]]) -> str:
+    head, *body = rows
     lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape_latex(caption)}}}",
+        _FIT,
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         r"\toprule",
         _format_row(head),
         r"\midrule",
-        *map(_format_row, rows),
+        *map(_format_row, body),
         r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
+        r"\end{tabular}}",
     ]
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pytest
 
@@ -69,11 +70,29 @@ def test_latex_takes_nothing_for_markup(text, expected):
 
 def test_latex_has_a_table_for_experiments_and_speakers(experiments, adaptkit):
     text = adaptkit("report", *experiments, "--format", "latex").stdout
-    assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") == 3
+    assert text.count(r"\begin{table}") == 3
     assert (
         "\\midrule\nann & 50.00 & 25.00 \\\\\nbob \\& \\textless{}co\\textgreater{} & 50.00 & 0.00 \\\\"
         in text
     )
-    (row,) = [line for line in text.splitlines() if line.startswith("residual64 {\\footnotesize (residual)}")]
-    assert " & $-$37.50{*} {\\footnotesize ($-$" in row
-    assert row.count(" & ") == 9
+    rows = [line for line in text.splitlines() if line.startswith("residual64 {\\footnotesize (residual)}")]
+    assert " & $-$37.50{*} {\\footnotesize ($-$" in "".join(rows)
+    assert sum(row.count(" & ") for row in rows) == 9
+
+
+def test_latex_divides_a_table_of_many_columns_and_loses_none(experiments, adaptkit):
+    words = ("report", *experiments, "--minus", "none", "--minus", "residual64")
+    head = adaptkit(*words, "--format", "md").stdout.split("\n\n")[2].split("\n")[0]
+    table = adaptkit(*words, "--format", "latex").stdout.split(r"\end{table}")[0]
+    heads = [line for line in table.splitlines() if line.startswith("experiment ")]
+    assert len(heads) == table.count(r"\begin{tabular}") > 1
+    assert sum(line.count(" & ") for line in heads) == head.count(" | ")
+    assert max(len(re.sub(r"\\footnotesize|[{}\\]", "", line)) for line in table.splitlines()[5:]) < 130
+
+
+def test_latex_shrinks_no_table_but_those_wider_than_the_text(experiments, adaptkit):
+    text = adaptkit("report", *experiments, "--format", "latex").stdout
+    fits = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%" + "\n\\begin{tabular}"
+    assert text.count(fits) == text.count(r"\end{tabular}}") == text.count(r"\begin{tabular}")
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
