@@ -129,8 +129,9 @@ class TokenList:
 
     @cached_property
     def characters(self) -> frozenset[str]:
-        """The characters of all tokens but special ones such as `<unk>`."""
-        tokens = (token for token in self.tokens if not (len(token) > 2 and token[0] == "<"))
+        """The characters of all tokens but special ones such as `<unk>`, and those that stand for no word."""
+        special = {token for token in self.tokens if len(token) > 2 and token[0] == "<"}
+        tokens = set(self.tokens).difference(special, self.spelling.symbols)
         return frozenset("".join(tokens)) - {WORD_START}
 
     def _split(self, text: str) -> list[str]:

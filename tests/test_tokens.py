@@ -193,3 +193,9 @@ def test_an_apostrophe_becomes_the_one_that_the_list_has():
 def test_tokens_that_stand_for_no_word_stay_as_they_are(unit):
     tokens = TokenList((BLANK, UNK, SPACE, "A", "B", "<noise>", SOS_EOS), spelling=Spelling(unit))
     assert tokens.respell("a, <noise> B.") == "A <noise> B"
+
+
+def test_the_characters_of_a_symbol_are_none_of_the_list():
+    tokens = TokenList((BLANK, UNK, SPACE, "A", "B", "[x]", SOS_EOS), spelling=Spelling(symbols=("[x]",)))
+    assert tokens.characters == {"A", "B"}
+    assert tokens.respell("a [b] [x]") == "A B [x]"
