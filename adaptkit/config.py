@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from adaptkit.errors import ConfigError, nearest, shorten
+from adaptkit.errors import ConfigError, counted, nearest, shorten
 from adaptkit.files import read_text, require_regular, write_text
 
 
@@ -182,7 +182,7 @@ def check(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
     except ValidationError as error:
         lines = [f"  {_explain(problem)}" for problem in error.errors()]
         more = [f"  and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
-        shown = [f"{where}: {len(lines)} problem(s):", *lines[:_MOST_LINES], *more]
+        shown = [f"{where}: {counted(len(lines), 'problem')}:", *lines[:_MOST_LINES], *more]
         raise ConfigError("\n".join(shown)) from error
 
 

@@ -71,7 +71,7 @@ def test_a_mistake_is_refused_with_its_full_key(path, word, message):
 
 def test_mistakes_in_an_adapter_and_elsewhere_come_together(path):
     message = refused(path, "adapters.0.bottleneck=none", "train.lr=-1")
-    assert "2 problem(s)" in message
+    assert "2 problems" in message
 
 
 def test_defaults_train_the_adapters_of_a_base_that_is_there(path):

@@ -95,7 +95,7 @@ def pack(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = Fals
     left_out = tuple(entry for entry, submodel in opened if submodel is None)
     if left_out and not skip_problems:
         lines = [f"{entry.path}: {entry.problem}" for entry in left_out]
-        raise CheckpointError("\n  ".join([f"{folder}: {len(left_out)} problem(s):", *lines]))
+        raise CheckpointError("\n  ".join([f"{folder}: {counted(len(left_out), 'problem')}:", *lines]))
     usable = [submodel for _, submodel in opened if submodel is not None]
     if not usable:
         raise CheckpointError(f"{folder}: has no Submodel to pack; 'adaptkit submodels export' writes them")

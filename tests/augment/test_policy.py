@@ -137,7 +137,7 @@ def test_problems_of_a_policy_come_with_the_others_under_their_full_keys(load):
         load("train.lr=-1", augment=wrong, base={"noise": {"snr_db": [3, 1]}})
 
     message = str(caught.value)
-    assert "6 problem(s)" in message
+    assert "6 problems" in message
     for key in ("augment.spec.freq_mask: unknown key; did you mean 'freq_masks'", "augment.spec.freq_masks:",
                 "augment.mix.noisy:", "base.augment.noise.noises: missing",
                 "base.augment.noise.snr_db: the lower limit 3 is above", "train.lr:"):  # fmt: skip

@@ -64,7 +64,7 @@ def test_a_configuration_that_no_model_has_is_refused(folder, changes, message):
 
 def test_every_problem_of_a_configuration_comes_in_one_message(model_config):
     wrong = model_config() | {"encoder_conf": 5, "bpemodel": 3}
-    with pytest.raises(ConfigError, match=r"config.yaml: 2 problem\(s\)"):
+    with pytest.raises(ConfigError, match=r"config.yaml: 2 problems"):
         schema.check(wrong, "config.yaml")
 
 

@@ -73,7 +73,7 @@ def test_a_mistake_is_one_message_and_exit_code_1_without_a_traceback(adaptkit, 
     done = adaptkit("train", yaml, "--set", "train.max_epoch=3")
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == (
-        "adaptkit: tiny.yaml: 1 problem(s):\n"
+        "adaptkit: tiny.yaml: 1 problem:\n"
         "  train.max_epoch: unknown key; did you mean 'max_epochs'? (seen: 3)\n"
     )
 

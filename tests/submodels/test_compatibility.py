@@ -75,7 +75,7 @@ def test_a_problem_is_listed_with_its_file_alone(damaged, base):
 
 def test_a_problem_stops_a_merge_with_its_reason(damaged, pack, tmp_path):
     folder, reason = damaged
-    with pytest.raises(CheckpointError, match=rf"1 problem\(s\):\n  .*/spk10.safetensors: .*{reason}"):
+    with pytest.raises(CheckpointError, match=rf"1 problem:\n  .*/spk10.safetensors: .*{reason}"):
         pack(folder)
     assert not (tmp_path / "merged").exists()
 
@@ -98,7 +98,7 @@ def test_a_scan_reads_heads_alone(folder, base):
 def test_all_problems_are_told_together(folder, pack):
     for task in ("spk1", "spk2"):
         (folder / f"{task}.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"2 problem\(s\):\n  .*spk1\.saf.*\n  .*spk2\.saf"):
+    with pytest.raises(CheckpointError, match=r"2 problems:\n  .*spk1\.saf.*\n  .*spk2\.saf"):
         pack(folder)
 
 
