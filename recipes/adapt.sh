@@ -79,16 +79,25 @@ if is_stage 1 "prepare data"; then
   "${run[@]}" data/log/prepare.log python local/prepare.py ${corpus:+"$corpus"} data "${prepare[@]}"
 fi
 
-if is_stage 2 "validate"; then
-  for name in $sets; do adaptkit data validate "data/$name"; done
-fi
+validate() {  # set
+  adaptkit data validate "data/$1"
+}
 
-if $features && is_stage 3 "features and CMVN"; then
-  for name in $sets; do
-    "$recipes/run_local.sh" "dump/log/$name.log" adaptkit feats "data/$name" "dump/$name" --nj "$nj" \
-      ${cmd:+--cmd "$cmd"} --cmvn "dump/$name/feats_stats.npz"
-  done
-fi
+extract() {  # set
+  "$recipes/run_local.sh" "dump/log/$1.log" adaptkit feats "data/$1" "dump/$1" --nj "$nj" \
+    ${cmd:+--cmd "$cmd"} --cmvn "dump/$1/feats_stats.npz"
+}
+
+# Call a function with each of $sets, with two at a time if there may be parallel jobs: one computes while another starts.
+for_sets() (
+  jobs=$((nj > 1 ? 2 : 1))
+  read -r -a names <<<"$sets"
+  for_each "$1" "${names[@]}"
+)
+
+if is_stage 2 "validate"; then for_sets validate; fi
+
+if $features && is_stage 3 "features and CMVN"; then for_sets extract; fi
 
 if is_stage 4 "augmentation"; then
   shown=("$config" "${overrides[@]}")

@@ -1,7 +1,6 @@
-"""All benchmarks in one run, on the CPU with the smallest sizes."""
+"""`adaptkit bench gpu`: all benchmarks in one run, on the CPU with the smallest sizes."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -13,9 +12,19 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def found():
-    """What is measured on the CPU."""
-    return gpu.measure(gpu.SMALL, "cpu", has_peft=True)
+def out(adaptkit, tmp_path_factory):
+    """The folder with what is measured on the CPU."""
+    folder = tmp_path_factory.mktemp("bench")
+    done = adaptkit("bench", "gpu", "--small", "--device", "cpu", "--out", folder)
+    assert (done.exit_code, done.stdout) == (0, (folder / "bench.md").read_text()), done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(out):
+    """What is measured, as it was written."""
+    read = json.loads((out / "bench.json").read_text())
+    return gpu.Findings(**{**read, "sections": [gpu.Section(**section) for section in read["sections"]]})
 
 
 def test_every_adapter_type_floor_and_peer_is_a_row_in_both_precisions(found):
@@ -49,9 +58,8 @@ def test_one_speaker_in_a_job_is_one_by_one(found):
     assert [row[4] for row in rows if row[0].startswith("1 ")] == [1, 1]
 
 
-def test_the_table_names_the_device_and_has_every_row(found):
-    page = gpu.as_markdown(found)
+def test_the_table_names_the_device_and_has_every_row(found, out):
+    page = (out / "bench.md").read_text()
     assert page.startswith(f"# {found.device}\n")
     assert f"torch {torch.__version__.partition('+')[0]}" in page
     assert page.count("\n| ") == sum(1 + len(section.rows) for section in found.sections)
-    assert json.loads(json.dumps(asdict(found)))["device"] == found.device

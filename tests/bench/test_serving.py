@@ -38,6 +38,7 @@ def test_one_client_and_many_get_right_answers(base, base_dir):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_starts_forks")
 def test_a_server_that_cannot_start_is_told(base, tmp_path):
     (tmp_path / "model.pth").write_bytes(b"")
     load = Load(num_speakers=2, seconds=1.0)

@@ -7,6 +7,7 @@ WORDS = ["bench", "submodels", *SIZES, "--set", "bottleneck=4"]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_starts_forks")
 def test_all_columns_are_printed(adaptkit, base_dir):
     more = ["--resident", "10", "--serve", "--clients", "2"]
     done = adaptkit(*WORDS, "--base", base_dir, *more)
