@@ -114,7 +114,7 @@ def test_a_budget_of_nothing_is_refused(run):
 def test_there_are_no_more_slots_than_the_set_has_tasks(run, caplog):
     caplog.set_level("INFO")
     run(submodel_mb=64)
-    assert "3 Submodels fit in memory" in caplog.text
+    assert "memory for 3 Submodels" in caplog.text
 
 
 def score(out, data):
