@@ -184,7 +184,7 @@ def _collect(base: BaseModel, stack: AdapterStack, task: int) -> _Changes:
             with member.alone(task):
                 for name, difference in member.differences(task).items():
                     changes.add(name, difference)
-                for part in member.fold(task) if member.wants != {"weight"} else ():
+                for part in member.fold(task):
                     _take(changes, part, feed_forwards)
         except ConfigError as error:
             raise ConfigError(f"adapter '{entry.kind}' cannot be folded into a base model: {error}") from None

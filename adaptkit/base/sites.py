@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from adaptkit.adapters.api import AdapterStack
 from adaptkit.adapters.site import Site
-from adaptkit.errors import CheckpointError, ConfigError
+from adaptkit.errors import CheckpointError, ConfigError, counted
 
 # attribute of an attention: kind of site (espnet.nets.pytorch_backend.transformer.attention)
 _PROJECTIONS = {"linear_q": "query", "linear_k": "key", "linear_v": "value", "linear_out": "out"}
@@ -224,10 +224,11 @@ class _Adapt:
         """Adapt an output (B, ...) whose channels lie along any axis."""
         rows = self.adapters.num_rows or len(x_out)
         if len(x_out) % rows:
+            sizes = f"{counted(len(x_out), 'output')} for a batch of {counted(rows, 'utterance')}"
             raise ConfigError(
-                f"adapters: {self.site.name} of this base model has {len(x_out)} outputs for a batch of "
-                f"{rows} utterances, so they cannot differ by speaker; use another adapter type than "
-                f"{self.adapters.kind}, or set 'parts' without the encoder"
+                f"adapters: {self.site.name} of this base model has {sizes}, so they cannot differ by "
+                f"speaker; use another adapter type than {self.adapters.kind}, or set 'parts' without the "
+                "encoder"
             )
         moved = x_out.movedim(self.site.axis, -1)
         flat = moved.reshape(rows, -1, moved.shape[-1])

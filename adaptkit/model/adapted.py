@@ -167,16 +167,16 @@ class AdaptedModel(nn.Module):
         If no group changes the encoder, it runs once for all.
         """
         groups = self._groups(batch)
-        differences = [self._differences(batch, rows) for rows in groups]
         if len(groups) > 1 and self.adapters.mixes_tasks:
+            differences = [self._differences(batch, rows) for rows in groups]
             with self._acting(batch, {}):
                 encoded, frames = self._encode(batch)
             for rows, own in zip(groups, differences, strict=True):
                 with changed(self.espnet, own):
                     yield rows, encoded, frames
             return
-        for rows, own in zip(groups, differences, strict=True):
-            with self._acting(batch, own):
+        for rows in groups:
+            with self._acting(batch, self._differences(batch, rows)):
                 yield rows, *self._encode(batch)
 
     def _groups(self, batch: Batch) -> list[list[int]]:

@@ -21,6 +21,7 @@ from pydantic import Field, StrictBool
 from torch import Tensor, nn
 
 from adaptkit.adapters.api import Adapter, AdapterConfig
+from adaptkit.adapters.fold import Added
 from adaptkit.adapters.per_task import TaskDifferences
 from adaptkit.adapters.site import Site
 from adaptkit.errors import ConfigError, listed
@@ -67,6 +68,10 @@ class Full(Adapter):
         """Return a task's difference to each parameter, by the parameter's name in the base model."""
         own = self.tables.of(task) if self.per_task else self.tables
         return {self.names[key]: difference for key, difference in own.items()}
+
+    def fold(self, task: int) -> Sequence[Added]:
+        """Return nothing more: `differences` are changes to the base model's weights already."""
+        return ()
 
 
 def build(config: Config, sites: Sequence[Site], num_tasks: int) -> Full:

@@ -156,7 +156,7 @@ def test_an_output_without_a_row_per_utterance_is_refused(new_base, new_stack, n
     adapted = AdaptedModel(base, new_stack(base, "bitfit"))
     norm = base.model.encoder.after_norm
     norm.register_forward_pre_hook(lambda module, args: (args[0][:1],))
-    refused = pytest.raises(ConfigError, match=r"encoder\.after_norm .* has 1 outputs for a batch of 3")
+    refused = pytest.raises(ConfigError, match=r"encoder\.after_norm .* has 1 output for a batch of 3")
     with adapted.hooked(), refused:
         adapted.encode(new_batch((0, 1, 2)))
 
