@@ -20,6 +20,7 @@ train_base=true                  # train the base model of the yaml; false uses 
 base=                            # model tag or archive to import as the base model, in place of the yaml's
 import_options=                  # further options of 'adaptkit base import', such as --download
 features=true                    # extract features into dump/; false for a base model that reads speech, from data/
+bins=80                          # Mel bins of the features
 decode_base=true                 # decode and score with the base model alone too; false if that is already done
 adapt=true                       # train and decode adapters; false stops at the base model
 adapter=                         # adapters, if not the yaml's: a row of its 'compare:', a name in conf/adapters, or a type; its 'name:' stands for its own
@@ -34,6 +35,7 @@ set=                             # changes to the yaml, as in "train.lr=1e-4 tra
 stage=1                          # first stage to run
 stop_stage=9                     # last stage to run
 nj=2                             # parallel jobs for features; with --cmd, jobs of an array
+processes=1                      # processes in each training, by torchrun: as many as GPUs, or cores of a CPU
 cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its options; empty: this machine
 # end
 
@@ -49,6 +51,8 @@ run=("$recipes/run_local.sh")
 read -r -a prepare <<<"$prepare_options"
 read -r -a import <<<"$import_options"
 [ -z "$search" ] || read -r -a searches <<<"$search"
+train=(adaptkit)
+[ "$processes" -eq 1 ] || train=(torchrun --nproc_per_node "$processes" -m adaptkit)
 dump=dump
 $features || dump=data
 overrides=() base_overrides=() chosen=()
@@ -84,8 +88,8 @@ validate() {  # set
 }
 
 extract() {  # set
-  "$recipes/run_local.sh" "dump/log/$1.log" adaptkit feats "data/$1" "dump/$1" --nj "$nj" \
-    ${cmd:+--cmd "$cmd"} --cmvn "dump/$1/feats_stats.npz"
+  "$recipes/run_local.sh" "dump/log/$1.log" adaptkit feats "data/$1" "dump/$1" --num-bins "$bins" \
+    --nj "$nj" ${cmd:+--cmd "$cmd"} --cmvn "dump/$1/feats_stats.npz"
 }
 
 # Call a function with each of $sets, with two at a time if there may be parallel jobs: one computes while another starts.
@@ -111,11 +115,11 @@ if [ -n "$base" ] && is_stage 5 "import of $base"; then
 fi
 
 if $train_base && is_stage 5 "base model"; then
-  "${run[@]}" "$base_log" adaptkit base train "$config" "${base_chosen[@]}" --resume "${overrides[@]}"
+  "${run[@]}" "$base_log" "${train[@]}" base train "$config" "${base_chosen[@]}" --resume "${overrides[@]}"
 fi
 
 if $adapt && is_stage 6 "adapter training in $exp"; then
-  "${run[@]}" "$exp/log/train.log" adaptkit train "$config" "${chosen[@]}" --exp "$exp" --resume "${overrides[@]}"
+  "${run[@]}" "$exp/log/train.log" "${train[@]}" train "$config" "${chosen[@]}" --exp "$exp" --resume "${overrides[@]}"
 fi
 
 decode() {  # folder, set, model, --base-only or nothing, further words of 'adaptkit decode'

@@ -20,6 +20,7 @@ train_base=true                  # train the base model of the yaml; false uses 
 base=                            # model tag or archive to import as the base model, in place of the yaml's
 import_options=                  # further options of 'adaptkit base import', such as --download
 features=true                    # extract features into dump/; false for a base model that reads speech, from data/
+bins=80                          # Mel bins of the features
 adapt=true                       # the experiments are adapters; false: base models, one for each of --augment
 adapter=                         # adapters to compare, as in "hra tpa"; empty or all: every row of the yaml's 'compare:'
 augment=                         # augmentations to compare in place of adapters: policies of conf/augment
@@ -55,7 +56,7 @@ done
 
 adapt() {  # first and last stage, further options: those of these stages within --stage and --stop-stage
   "$recipes/adapt.sh" --config "$config" --corpus "$corpus" --sets "$sets" --test-sets "$test_sets" --expdir "$expdir" \
-    --base "$base" --import-options "$import_options" --features "$features" \
+    --base "$base" --import-options "$import_options" --features "$features" --bins "$bins" \
     --prepare-options "$prepare_options" --set "$set" --nj "$nj" --cmd "$cmd" "${@:3}" \
     --stage "$((stage > $1 ? stage : $1))" --stop-stage "$((stop_stage < $2 ? stop_stage : $2))"
 }

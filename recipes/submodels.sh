@@ -15,6 +15,7 @@ config=conf/submodels.yaml       # yaml of the one job; those with speaker embed
 base_config=                     # yaml of the base model to train; empty uses the one in its folder
 corpus=                          # folder of the corpus as distributed, unless the recipe makes the corpus
 prepare_options=                 # further options of local/prepare.py
+bins=80                          # Mel bins of the features
 sets="train valid test"          # data sets that local/prepare.py makes
 known=                           # list of the speakers to train, if sets hold others: makes dump/known_<set>
 new=                             # list of the speakers to enroll, if sets hold others: makes dump/new_<set>
@@ -87,7 +88,7 @@ prepare() {  # first and last stage of the recipe that makes data and the base m
   local trains=true
   [ -n "$base_config" ] || trains=false
   "$recipes/adapt.sh" --config "${base_config:-$config}" --train-base "$trains" --adapt false --corpus "$corpus" \
-    --prepare-options "$prepare_options" --sets "$sets" --set "$base_set" --nj "$nj" --cmd "$cmd" \
+    --prepare-options "$prepare_options" --sets "$sets" --bins "$bins" --set "$base_set" --nj "$nj" --cmd "$cmd" \
     --stage "$1" --stop-stage "$2"
 }
 

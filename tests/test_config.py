@@ -47,7 +47,7 @@ def yaml(tmp_path):
 
 
 def refused(path, *overrides):
-    """Give the message with which a file is refused."""
+    """Return the message with which a file is refused."""
     with pytest.raises(ConfigError) as caught:
         config.load(Outer, path, overrides)
     return str(caught.value)

@@ -24,7 +24,7 @@ def path(tmp_path):
 
 
 def refused(path, *overrides):
-    """Give the message with which an experiment is refused."""
+    """Return the message with which an experiment is refused."""
     with pytest.raises(ConfigError) as caught:
         experiment.load(path, overrides)
     return str(caught.value)

@@ -51,7 +51,7 @@ def espnet_time_masked(feats, lengths):
 
 
 def masked_lines(masked, dim):
-    """Tell which frames (dim 1) or bins (dim 2) are masked from end to end."""
+    """Return which frames (dim 1) or bins (dim 2) are masked from end to end."""
     return (masked == 0).all(dim=3 - dim)
 
 

@@ -19,7 +19,7 @@ BLOCK_OF_CTC = {"output_size": 16, "num_blocks": 2, "attention_heads": 2, "linea
 
 
 def both(model, batch):
-    """Give ESPnet's loss, and the one from what its encoder gives."""
+    """Return ESPnet's loss, and the one computed from its encoder's output."""
     tokens, lengths = batch.tokens.clone(), batch.token_lengths.clone()  # ESPnet changes both in place
     with torch.no_grad(), ignoring_padding(model):
         expected, _, _ = model(batch.inputs.clone(), batch.lengths, tokens, lengths)

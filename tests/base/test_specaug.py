@@ -129,7 +129,7 @@ def test_features_given_as_they_are_change_nothing(variant, new_batch):
 
 
 def of_espnet(options):
-    """Give what ESPnet's own SpecAug makes of its options, in the words of ours."""
+    """Return what ESPnet's own SpecAug makes of its options, in the words of ours."""
     built = build_specaug(options)
     own = {"fill": "zero"}
     if built.time_warp is not None:

@@ -39,7 +39,7 @@ def centre_hz(speech):
 
 
 def periodicity(speech):
-    """Give the mean over 40 ms stretches of the largest autocorrelation at periods of 80 to 400 Hz."""
+    """Return the mean over 40 ms stretches of the largest autocorrelation at periods of 80 to 400 Hz."""
     frames = np.hanning(640) * speech[: len(speech) // 640 * 640].reshape(-1, 640)
     correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, 1280)) ** 2)
     return np.mean(correlation[:, 40:200].max(1) / correlation[:, 0])

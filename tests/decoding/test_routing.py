@@ -43,7 +43,7 @@ def run(exp, data):
 
 
 def read_routes(out):
-    """Give the routes by utterance, each by column."""
+    """Return the routes by utterance, each by column."""
     header, *lines = [line.split("\t") for line in (out / "routes.tsv").read_text().splitlines()]
     assert header == COLUMNS
     return {line[0]: dict(zip(header, line, strict=True)) for line in lines}

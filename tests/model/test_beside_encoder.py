@@ -14,7 +14,7 @@ ALL_TASKS = (0, 1, 2)
 
 
 def gradients(adapted, batch):
-    """Give the loss and its gradients by the names of parameters, all it reaches."""
+    """Return the loss and its gradients by the names of parameters, all it reaches."""
     adapted.train().zero_grad()
     with adapted.hooked():
         loss = adapted.loss(batch)

@@ -54,7 +54,7 @@ def rows_of(passes):
 
 
 def fed(adapted, examples, plan=ALL, num_workers=0):
-    """Give what goes into the encoder in training for each utterance, (T, F)."""
+    """Return what goes into the encoder in training for each utterance, (T, F)."""
     adapted.train()
     found = {}
     with adapted.hooked(), torch.no_grad():
@@ -71,7 +71,7 @@ def adapters_on(base, stack, examples):
 
 @pytest.fixture
 def feed(new_base):
-    """Give what a base model in training is fed of a set."""
+    """Return what a base model in training is fed of a set."""
 
     def run(examples, **options):
         return fed(AdaptedModel(new_base(), spec=augmentation.spec_of(examples)), examples, **options)

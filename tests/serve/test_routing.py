@@ -23,7 +23,7 @@ def voices(adaptkit, base_dir, folder, corpus):
 
 
 def route(response):
-    """Give who was chosen, and check it against the Submodel that was used."""
+    """Return who was chosen, and check it against the Submodel that was used."""
     assert response.status_code == 200, response.text
     answer = response.json()
     used = answer["submodel"]

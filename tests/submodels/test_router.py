@@ -60,7 +60,7 @@ def choose(base, new_stack, row):
 
 
 def likelihoods(base, stack, row):
-    """Give the likelihood of an utterance with the weights of each task and the base, one at a time."""
+    """Return the likelihood of an utterance with the weights of each task and the base, one at a time."""
     adapted = AdaptedModel(base, stack).eval()
     with torch.inference_mode(), adapted.hooked():
         return [adapted.own_likelihoods(row.of_task(task))[0] for task in (0, 1, 2, -1)]

@@ -275,7 +275,7 @@ def shares(new_run):
 
 
 def taken_in(path, shares):
-    """Give what speakers own before and after each step, and who had utterances in which process."""
+    """Return what speakers own before and after each step, and who had utterances in which process."""
     taken = torch.load(path)
     return list(zip(taken[:-1], taken[1:], shares, strict=True))
 

@@ -14,7 +14,7 @@ from tests.fixtures.models import SPEAKERS
 
 @pytest.fixture
 def of_sizes(examples):
-    """Give the examples with so many utterances of each speaker, in any order."""
+    """Return the examples with so many utterances of each speaker, in any order."""
 
     def make(*sizes, rename=lambda utt_id: [utt_id]):
         left, utterances = dict(zip(SPEAKERS, sizes, strict=True)), []

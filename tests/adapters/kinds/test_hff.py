@@ -39,7 +39,7 @@ def put(linear, weight, bias=0.0):
 
 
 def act(stack, sites, outputs, task_ids=(0,)):
-    """Give what leaves the encoder for what left each site before."""
+    """Return what leaves the encoder for what left each site before."""
     with stack.for_tasks(task_ids):
         stack[0].begin()
         for site, x in zip(sites, outputs, strict=True):
@@ -49,7 +49,7 @@ def act(stack, sites, outputs, task_ids=(0,)):
 
 
 def added(stack, sites, *rows):
-    """Give what is added to an encoder's output of zeros, for blocks of one frame each."""
+    """Return what is added to an encoder's output of zeros, for blocks of one frame each."""
     outputs = [torch.tensor([[row]]) for row in rows]
     return act(stack, sites, [*outputs, torch.zeros(1, 1, 2)])
 

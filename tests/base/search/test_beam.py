@@ -17,7 +17,7 @@ def recognise(adapted, batch, searcher=SEARCHER):
 
 
 def summarise(found):
-    """Give the tokens of every path, and all scores."""
+    """Return the tokens of every path, and all scores."""
     return [[p.tokens for p in paths] for paths in found], [p.score for paths in found for p in paths]
 
 

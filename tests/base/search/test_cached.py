@@ -26,7 +26,7 @@ def new_lm(**options):
 
 @torch.inference_mode()
 def score(scorer, encoded):
-    """Give the log probabilities (N, V) after each prefix, with the states of the one before, reordered."""
+    """Return the log probabilities (N, V) after each prefix, with the states of the one before, reordered."""
     state = scorer.batch_init_state(encoded)
     states, found = [state] * len(PREFIXES), []
     for length in range(1, PREFIXES.shape[1] + 1):

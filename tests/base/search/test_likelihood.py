@@ -13,7 +13,7 @@ from adaptkit.model.recognise import search
 
 
 def measure(base, batch):
-    """Give the likelihoods of a batch, its best paths, and the numbers of encoder frames."""
+    """Return the likelihoods of a batch, its best paths, and the numbers of encoder frames."""
     adapted = AdaptedModel(base, is_frozen=True).eval()
     with torch.inference_mode(), adapted.hooked():
         frames = adapted.encode(batch)[1].tolist()

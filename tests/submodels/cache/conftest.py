@@ -60,7 +60,7 @@ def in_slot():
 
 @pytest.fixture(scope="session")
 def in_bank():
-    """Give the weights of a task in a bank."""
+    """Return the weights of a task in a bank."""
     return lambda stack, task: {
         name: table[stack.tasks.index(task)] for name, table in task_parameters(stack)
     }

@@ -23,7 +23,7 @@ def flip_bit(path):
 
 @pytest.fixture
 def holds(in_slot):
-    """Tell whether all weights of a task are `value`."""
+    """Return whether all weights of a task are `value`."""
 
     def look(cache, task, value):
         with cache.using([task]) as (slot,):
