@@ -52,7 +52,7 @@ read -r -a prepare <<<"$prepare_options"
 read -r -a import <<<"$import_options"
 [ -z "$search" ] || read -r -a searches <<<"$search"
 train=(adaptkit)
-[ "$processes" -eq 1 ] || train=(torchrun --nproc_per_node "$processes" -m adaptkit)
+[ "$processes" -eq 1 ] || train=(torchrun --standalone --nproc_per_node "$processes" -m adaptkit)
 dump=dump
 $features || dump=data
 overrides=() base_overrides=() chosen=()

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from adaptkit import config
+from adaptkit.features.archive import load_feats
+from adaptkit.kaldi import datadir
 
 ROOT = Path(__file__).parents[2]
 FEW = ["--prepare-options", "--per-speaker 2", "--base-test-sets", "base_valid"]
@@ -89,6 +91,33 @@ def test_trainings_run_again_change_nothing(mini, run):
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in watched]
     run(mini, "./run.sh", "--stage", "5", "--stop-stage", "6")
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in watched] == before
+
+
+def test_features_have_the_asked_number_of_bins(mini, run, tmp_path):
+    shutil.copytree(mini / "conf", tmp_path / "conf")
+    shutil.copytree(mini / "data", tmp_path / "data")
+    words = ["--config", "conf/mini.yaml", "--sets", "base_valid", "--stage", "3", "--stop-stage", "3"]
+    run(tmp_path, ROOT / "recipes/adapt.sh", *words, "--bins", "23")
+    location, *_ = datadir.read(tmp_path / "dump/base_valid").feats.values()
+    assert load_feats(location).shape[1] == 23
+
+
+def test_a_base_model_is_trained_in_as_many_processes_as_asked(mini, run):
+    words = ["--config", "conf/mini.yaml", "--adapt", "false", "--stage", "5", "--stop-stage", "5"]
+    run(
+        mini,
+        "recipes/adapt.sh",
+        *words,
+        "--processes",
+        "2",
+        "--expdir",
+        "exp/two",
+        "--set",
+        "base.dir=exp/two/base",
+    )
+    log = (mini / "exp/two/log/base.log").read_text()
+    assert "process 1 of 2" in log
+    assert (mini / "exp/two/base/model.pth").exists()
 
 
 def test_adapters_of_several_comparisons_are_reported_together(mini, run, tmp_path):

@@ -195,7 +195,7 @@ def test_a_bad_recording_is_explained(plain, visit, microphone, samples, said, i
 def test_nobody_in_particular_sees_the_base_alone_once_there_was_time_to_speak(plain, visit):
     page = visit(plain.url)
     choose(page, "")
-    page.evaluate(STOP_AT_ONCE)  # presses the button sooner than 0.3 s after it appears, however busy the machine
+    page.evaluate(STOP_AT_ONCE)  # within 0.3 s, however busy the machine
     press(page, "Start recording")
     expect(page.locator("#speak .said")).to_contain_text("too short")
     assert not page.get_by_role("button", name="Listen").is_visible()
