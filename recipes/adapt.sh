@@ -52,7 +52,10 @@ read -r -a prepare <<<"$prepare_options"
 read -r -a import <<<"$import_options"
 [ -z "$search" ] || read -r -a searches <<<"$search"
 train=(adaptkit)
-[ "$processes" -eq 1 ] || train=(torchrun --standalone --nproc_per_node "$processes" -m adaptkit)
+if [ "$processes" -gt 1 ]; then
+  threads=${OMP_NUM_THREADS:-$((($(nproc) + processes - 1) / processes))}
+  train=(env "OMP_NUM_THREADS=$threads" torchrun --standalone --nproc_per_node "$processes" -m adaptkit)
+fi
 dump=dump
 $features || dump=data
 overrides=() base_overrides=() chosen=()
