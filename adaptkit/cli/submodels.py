@@ -37,9 +37,9 @@ def enroll(
         Path | None,
         typer.Option(
             metavar="DATA",
-            help="A validation set to select the best weights; '--set train.folds=2' holds out utterances of "
-            "--data in its place.",
-            show_default="keep the last weights",
+            help="A validation set to select the best weights.",
+            show_default="cross-validate on --data with 5 folds; '--set train.folds=null' keeps the last "
+            "weights",
         ),
     ] = None,
     start: Annotated[

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adaptkit import experiment
-from adaptkit.training.append import EnrollOptions
 from adaptkit.training.enroll import enroll as enroll_speakers
+from adaptkit.training.enroll_options import EnrollOptions
 from adaptkit.training.run import train_adapters
 
 
@@ -61,8 +61,9 @@ def enroll(
 
     `exp` is the folder of an experiment and `data` a data directory with the new `speakers`, or with new
     speakers only. They are added to a copy of the adapters in the folder `out`, or to those of `exp` itself;
-    that folder is returned. Without `valid`, the last weights are kept, or `"train.folds"` among the
-    `settings` chooses the number of epochs; only settings of `train` can change. New weights start from the
+    that folder is returned. Without `valid`, the number of epochs is chosen by cross-validation on
+    `data` with 5 folds; `settings={"train.folds": None}` keeps the last weights. Only settings of `train` can
+    change. New weights start from the
     shared adapter, if there is one, else from the mean of the known speakers, unless `start` says otherwise.
 
     A speaker whom `exp` knows, or whom `data` lacks, is an AdaptkitError.

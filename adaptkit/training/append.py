@@ -1,9 +1,8 @@
 """Append enrolled speakers to the adapter file of an experiment, once and atomically."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -20,30 +19,10 @@ from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
 from adaptkit.records import RecordedModel, RunRecord, write_record
 from adaptkit.tensors import read_tensors
+from adaptkit.training.enroll_options import EnrollOptions
 from adaptkit.training.run import effort_of
 from adaptkit.training.selection import summarise
 from adaptkit.training.state import State, read_state
-
-
-@dataclass(frozen=True)
-class EnrollOptions:
-    """Which speakers to enroll in which experiment, and where the result goes."""
-
-    exp: Path  # folder of the trained experiment
-    data: Path  # data directory of the new speakers
-    valid: Path | None = None  # validation set that selects the best weights; None keeps the last weights
-    speakers: tuple[str, ...] = ()  # of the data directory; empty for all
-    # initial weights, see `enroll.start`; None: shared if there is a shared adapter, else mean
-    start: Literal["mean", "nearest", "new", "shared"] | None = None
-    out: Path | None = None  # None adds the speakers to the adapter file of `exp` itself
-    base: Path | None = None  # folder of the base model, if it has moved
-    overrides: tuple[str, ...] = ()  # of the experiment's yaml, such as train.lr=0.01
-    allow_pipes: bool = False
-
-    @property
-    def target(self) -> RunFolder:
-        """The folder whose adapter file the speakers are added to."""
-        return RunFolder(self.out or self.exp)
 
 
 def refuse_known(tasks: Sequence[str], known: Sequence[str], path: Path) -> None:

@@ -25,29 +25,25 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.batches import load_batches, plan_batches
 from adaptkit.data.dataset import Examples, number_tasks
 from adaptkit.errors import ConfigError, DataError, counted, listed, nearest
-from adaptkit.experiment import Experiment
 from adaptkit.folders import RunFolder
 from adaptkit.kaldi.overlap import warn_of_common
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.model.load import load_experiment
 from adaptkit.training import trials
-from adaptkit.training.append import EnrollOptions, append, find_target, refuse_known
+from adaptkit.training.append import append, find_target, refuse_known
 from adaptkit.training.augmentation import augmented, spec_of
 from adaptkit.training.distributed import in_processes, is_first, of_first
+from adaptkit.training.enroll_options import EnrollOptions, refuse_idle, refuse_misuse, settings_of
 from adaptkit.training.plan import Plan
 from adaptkit.training.run import read_set, warn_of_coupled_rows
 from adaptkit.training.start import read_shared_start, start_from_shared
 from adaptkit.training.state import State, describe_contents, identify
 from adaptkit.training.validation import Metric, describe_value
-from adaptkit.training_options import AdapterTraining
 
 _LOG = logging.getLogger(__name__)
 _NUM_COMPARED = 4  # utterances of a new speaker that select the nearest known speaker
 _MOST_LOGGED = 10  # speakers whose results are logged
-_OF_TRAINING = {"train.shared", "train.start", "train.freeze_shared"}
-_OF_VALIDATION = {"train.valid_every", "train.valid_metric", "train.select", "train.min_gain"}
-_OF_VALID = {"train.patience", "train.average"}  # which folds do without
 
 
 def enroll(options: EnrollOptions, *, device: str, base: BaseModel | None = None) -> Path:
@@ -56,14 +52,14 @@ def enroll(options: EnrollOptions, *, device: str, base: BaseModel | None = None
     An interrupted run resumes; the adapter file is written once all speakers are trained. `base` is the base
     model, if it has been loaded already.
     """
-    _refuse_misuse(options)
+    refuse_misuse(options)
     target = options.target
     with in_processes(device):
         loaded = load_experiment(
-            options.exp, base=base or options.base, device=device, overrides=_settings_words(options)
+            options.exp, base=base or options.base, device=device, overrides=options.words
         )
-        settings, base, known = _by_speaker(loaded.settings), loaded.base, loaded.adapters
-        _refuse_idle(options, settings.train)
+        settings, base, known = settings_of(options, loaded.settings), loaded.base, loaded.adapters
+        refuse_idle(options, settings.train)
         owned = {name for name, _ in task_parameters(known)}
         if not owned:
             raise ConfigError(
@@ -170,11 +166,6 @@ def _choose_start(
     return options.start or ("shared" if has_shared else "mean"), shared
 
 
-def _by_speaker(settings: Experiment) -> Experiment:
-    """Return the settings with batches by speaker, also where the experiment trained one adapter for all."""
-    return settings.model_copy(update={"train": settings.train.model_copy(update={"shared": False})})
-
-
 def find_nearest(known: AdapterStack, train: Examples, task: str) -> int:
     """Return the id of the known task whose weights give a new task's first utterances the lowest loss."""
     own = [u.utt_id for u in train.data.utterances if u.task == task][:_NUM_COMPARED]
@@ -195,52 +186,6 @@ def find_nearest(known: AdapterStack, train: Examples, task: str) -> int:
             "check their audio and features, or use --start mean"
         )
     return int(losses.where(losses.isfinite(), torch.inf).argmin())
-
-
-def _refuse_misuse(options: EnrollOptions) -> None:
-    """Refuse options that contradict each other."""
-    other = [word for word in options.overrides if not word.startswith("train.")]
-    if other:
-        raise ConfigError(f"--set {other[0]}: enrolment can change train.* only; remove this option")
-    foreign = [word for word in options.overrides if word.partition("=")[0] in _OF_TRAINING]
-    if foreign:
-        raise ConfigError(
-            f"--set {foreign[0]}: has no effect on enrolment, in which shared weights are frozen and --start "
-            "says where new speakers start; remove this option"
-        )
-    if options.out is not None and options.out.resolve() == options.exp.resolve():
-        raise ConfigError(f"--out {options.out}: is EXP itself; omit --out to add to its adapter file")
-
-
-def _refuse_idle(options: EnrollOptions, training: AdapterTraining) -> None:
-    """Refuse validation settings without validation, and two ways of validating."""
-    if options.valid is not None and training.folds is not None:
-        raise ConfigError(
-            f"--valid {options.valid}: train.folds={training.folds} holds out utterances of --data in its "
-            "place; omit --valid, or add --set train.folds=null"
-        )
-    if options.valid is not None or training.folds is not None:
-        return
-    if len(training.rates) > 1:
-        raise ConfigError(
-            f"train.lr: none of {listed(map(str, training.rates))} can be chosen without validation; add "
-            f"--valid or --set train.folds=2, or set one: --set train.lr={training.rates[0]}"
-        )
-    for word in options.overrides:
-        name = word.partition("=")[0]
-        if name in _OF_VALIDATION | _OF_VALID:
-            folds = "" if name in _OF_VALID else " or --set train.folds=2"
-            raise ConfigError(
-                f"--set {word}: has no effect without --valid; add --valid{folds}, or remove this"
-            )
-
-
-def _settings_words(options: EnrollOptions) -> list[str]:
-    """Return the changes of the experiment's settings in the form of --set."""
-    changes = {} if options.base is None else {"base.dir": str(options.base)}
-    if options.out is not None:
-        changes["name"] = options.out.resolve().name
-    return [*options.overrides, *experiment.setting(changes)]
 
 
 def _log_result(folder: Path, tasks: Sequence[str], state: State, metric: Metric) -> None:

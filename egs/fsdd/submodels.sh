@@ -7,4 +7,4 @@ exec recipes/submodels.sh --sets "train train_20 valid test" \
   --known lists/known_speakers.txt --new lists/new_speakers.txt \
   --train known_train_20 --valid known_valid --test known_test --few lists/known_speakers.txt \
   --enroll new_train --new-test new_test --base-test ../an4/dump/test --embeddings "2 4" \
-  --two-stage-embeddings 4 --embedding-set train.lr=2e-3 --enroll-set train.max_epochs=24 "$@"
+  --two-stage-embeddings 4 --embedding-set train.lr=2e-3 --enroll-set "train.max_epochs=24 train.folds=null" "$@"

@@ -8,4 +8,4 @@ exec recipes/submodels.sh --base-config conf/compare.yaml --prepare-options "--n
   --sets "base_train base_valid base_test many_train many_valid many_test enrol_train new_test" \
   --train many_train --valid many_valid --test many_test --few lists/random_16.txt \
   --enroll enrol_train --new-test new_test --base-test dump/base_test --embeddings "4 16 64" \
-  --embedding-set train.lr=3e-3 --enroll-set train.max_epochs=16 "$@"
+  --embedding-set train.lr=3e-3 --enroll-set "train.max_epochs=16 train.folds=null" "$@"

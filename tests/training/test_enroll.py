@@ -26,6 +26,7 @@ from adaptkit.training.run import train_adapters
 pytestmark = pytest.mark.slow
 
 KNOWN, NEW = ("spk1", "spk10"), "spk2"
+LAST = ("train.folds=null",)  # keeps the last weights, as nothing is held out
 BANKS = {
     "table": {"kind": "residual", "bottleneck": 4},
     "space": {"kind": "residual", "bottleneck": 4, "bank": "space", "space_dim": 3},
@@ -88,7 +89,7 @@ def options(known, corpus):
         start="mean",
         out=None,
         base=None,
-        overrides=(),
+        overrides=LAST,
         allow_pipes=False,
     )
 
@@ -118,7 +119,7 @@ def test_a_new_speaker_learns(options, known, base, corpus):
     examples = read_examples(corpus / "dump/train", base)
     others = {u.utt_id for u in examples.data.utterances if u.task != NEW}
     losses = []
-    for overrides in (("train.lr=1e-12",), ("train.max_epochs=8",)):
+    for overrides in ((*LAST, "train.lr=1e-12"), (*LAST, "train.max_epochs=8")):
         out = known.parent / f"out{len(losses)}"
         enroll.enroll(replace(options, out=out, overrides=overrides), device="cpu")
         stack = checkpoint.restore(read(out), base, out)
@@ -335,7 +336,7 @@ def test_a_known_speaker_whose_loss_is_no_number_is_not_the_nearest(known, base,
 
 
 def test_a_validation_set_chooses_the_weights(options, known, corpus, caplog):
-    chosen = replace(options, valid=corpus / "dump/valid", out=known.parent / "chosen")
+    chosen = replace(options, valid=corpus / "dump/valid", out=known.parent / "chosen", overrides=())
     enroll.enroll(chosen, device="cpu")
     assert "dump/valid: the sentences of" in caplog.text
     events = (known.parent / "chosen/added" / NEW / "train.jsonl").read_text()
@@ -361,11 +362,35 @@ def test_folds_choose_rate_and_epochs_of_new_speakers(options, known, corpus, se
 
 
 @of_one_bank
+def test_by_default_folds_keep_the_start_where_training_helps_too_little(options, known):
+    enough = ("train.min_gain=0.99", "train.valid_metric=loss")  # of the loss
+    for name, overrides in (("chosen", enough), ("last", LAST)):
+        out = known.parent / name
+        enroll.enroll(replace(options, out=out, overrides=overrides), device="cpu")
+        mean = {place: weight.mean(dim=0) for place, weight in read(known).weights.items()}
+        kept = [torch.allclose(read(out).weights[place][2], mean[place]) for place in owned(known)]
+        assert all(kept) == (name == "chosen")
+    run = RunRecord.read(known.parent / "chosen/run.json")
+    assert (run.unimproved, run.selection["epochs"]) == ([NEW], {"0": 1})
+    assert not RunRecord.read(known.parent / "last/run.json").selection
+
+
+@of_one_bank
+def test_default_folds_replace_early_stopping_of_the_experiment(options, known):
+    settings = experiment.load(known / "config.yaml")
+    train = settings.train.model_copy(update={"patience": 1, "average": 2})
+    experiment.save(settings.model_copy(update={"train": train}), known / "config.yaml")
+    out = known.parent / "out"
+    enroll.enroll(replace(options, out=out, overrides=()), device="cpu")
+    assert experiment.load(out / "config.yaml").train.folds == 5
+
+
+@of_one_bank
 def test_a_new_speaker_of_a_single_utterance_is_trained_as_without_folds(options, known, corpus, tmp_path):
     data = datadir.read(corpus / "dump/train")
     first = next(u.utt_id for u in data.utterances if u.speaker == NEW)
     subset.save(subset.subset(data, [first], path=tmp_path / "one"), [data])
-    for name, overrides in (("with", ("train.folds=2",)), ("without", ())):
+    for name, overrides in (("with", ()), ("without", LAST)):
         own = replace(options, data=tmp_path / "one", out=known.parent / name, overrides=overrides)
         enroll.enroll(own, device="cpu")
     one, other = (read(known.parent / name) for name in ("with", "without"))
@@ -392,9 +417,13 @@ def test_a_new_speaker_that_no_step_improves_keeps_the_mean_it_starts_from(optio
         ({"overrides": ("adapters.0.bottleneck=9",)}, ConfigError, "remove this option"),
         ({"overrides": ("train.start=exp/shared",)}, ConfigError, "has no effect on enrolment"),
         ({"overrides": ("train.patience=2",)}, ConfigError, "without --valid; add --valid, or remove"),
-        ({"overrides": ("train.select=all",)}, ConfigError, "add --valid or --set train.folds=2, or remove"),
         (
-            {"overrides": ("train.lr=[1e-3,1e-2]",)},
+            {"overrides": (*LAST, "train.select=all")},
+            ConfigError,
+            "add --valid, or omit --set train.folds=null",
+        ),
+        (
+            {"overrides": (*LAST, "train.lr=[1e-3,1e-2]")},
             ConfigError,
             "none of 0.001, 0.01 can be .*lr=0.001",
         ),
@@ -429,13 +458,13 @@ def test_an_enrolled_speaker_is_not_trained_for_more_epochs(options, known):
     with pytest.raises(
         CheckpointError, match="spk2 are enrolled already and cannot be trained for more epochs"
     ):
-        enroll.enroll(replace(options, overrides=("train.max_epochs=4",)), device="cpu")
+        enroll.enroll(replace(options, overrides=(*LAST, "train.max_epochs=4")), device="cpu")
     assert content(known) == before
 
 
 # from a shared adapter
 
-IDLE = ("train.lr=1e-60", "train.max_epochs=1")  # moves no weight, not even one of zero
+IDLE = (*LAST, "train.lr=1e-60", "train.max_epochs=1")  # moves no weight, not even one of zero
 
 
 @pytest.fixture
@@ -509,7 +538,7 @@ def test_weights_decay_towards_zero_or_where_each_speaker_started(
 ):
     # a step leaves 1 - lr weight_decay = 0.01 of the distance, and moves weights by 1e-4 at most
     strong = ("lr=0.1", "weight_decay=9.9", "clip_norm=1e-3", "optimizer=sgd", "schedule=constant")
-    words = (*(f"train.{word}" for word in strong), f"train.decay_towards={towards}")
+    words = (*LAST, *(f"train.{word}" for word in strong), f"train.decay_towards={towards}")
     examples = only(read_examples(corpus / "dump/train", base), NEW)
     started = enroll.start(checkpoint.restore(read(known), base, known), examples, where, seed=0)
     enroll.enroll(replace(options, start=where, overrides=words), device="cpu")

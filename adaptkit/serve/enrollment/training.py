@@ -31,8 +31,8 @@ from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import read_log
 from adaptkit.submodels import export
 from adaptkit.submodels.files import SHARED_FILE, Submodel, file_name, read_shared, write
-from adaptkit.training.append import EnrollOptions
 from adaptkit.training.enroll import enroll
+from adaptkit.training.enroll_options import EnrollOptions
 from adaptkit.training.run import read_set
 from adaptkit.training.validation import choose_metric, validate
 
