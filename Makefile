@@ -35,6 +35,7 @@ speakers: install  ## adapt to 50 people, with SPEECHOCEAN=folder AN4=folder; re
 	$(IN_VENV); cd egs/speechocean762; export prepare="--an4 $(abspath $(AN4)) --nj 2"; \
 	./run.sh --corpus "$(abspath $(SPEECHOCEAN))" --prepare-options "$$prepare" && \
 	./compare.sh --corpus "$(abspath $(SPEECHOCEAN))" --prepare-options "$$prepare" --jobs 2 && \
+	./checkpoints.sh --jobs 2 && \
 	./submodels.sh --corpus "$(abspath $(SPEECHOCEAN))" --prepare-options "$$prepare" --jobs 2 && ./budget.sh --jobs 2
 
 # A host without a network has torch, PEFT and a folder, SITE, with the other packages: see docs/speed.md.

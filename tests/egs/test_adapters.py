@@ -10,7 +10,11 @@ from adaptkit.adapters import api
 from adaptkit.base import create
 
 ROOT = Path(__file__).parents[2]
-MODELS = {"voices": "conformer_12x64", "fsdd": "conformer_8x96", "speechocean762": "conformer_8x96"}
+MODELS = {
+    "voices": "conf/base/conformer_12x64.yaml",
+    "fsdd": "conf/base/conformer_8x96.yaml",
+    "speechocean762": "egs/speechocean762/conf/conformer_8x96_40bins.yaml",
+}
 ALIKE = ("voices", "fsdd")
 YAMLS = {corpus: ROOT / "egs" / corpus / "conf/compare.yaml" for corpus in MODELS}
 ROWS = [(corpus, row) for corpus, path in YAMLS.items() for row in config.read_yaml(path)["compare"]]
@@ -19,7 +23,7 @@ ROWS = [(corpus, row) for corpus, path in YAMLS.items() for row in config.read_y
 @pytest.fixture(scope="module")
 def models():
     """The base model of each corpus with random weights; the number of characters is all that may differ."""
-    return {corpus: create.untrained(ROOT / f"conf/base/{name}.yaml", 30) for corpus, name in MODELS.items()}
+    return {corpus: create.untrained(ROOT / path, 30) for corpus, path in MODELS.items()}
 
 
 def build(corpus, row, models):

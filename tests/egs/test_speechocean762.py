@@ -63,7 +63,8 @@ def test_sets_follow_the_lists_and_share_no_speaker_or_utterance(corpus, tmp_pat
     assert len(ids) == len(set(ids))
     assert {u.group for u in sets["adapt_test"].utterances} == {"child", "adult"}
     trained = sets["base_train"].utterances
-    assert len(trained) == 3 * len(names("base")) + 60
+    assert len(sets["voices_train"].utterances) == 60
+    assert len(trained) == 3 * len(names("base")) + 20
     assert not {u.speaker for u in trained} & (speakers["adapt_test"] | speakers["new_test"])
     assert {"sp0.9-0005", "0005", "sp1.1-0005", "voice000"} & speakers["base_train"]
     assert not find_problems(data / "adapt_train")

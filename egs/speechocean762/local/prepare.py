@@ -5,9 +5,10 @@ new_test hold 12 more, to enroll, with 10 and 10. Speaker groups are child (up t
 adult. lists/ holds the split, drawn by local/make_lists.py from the training half of the corpus; the
 official test half is not used.
 
-base_train holds 59 other speakers and, with --an4, AN4's training set, each at three speeds (0.9, 1, 1.1),
-and synthetic voices (voices_train and voices_valid) that read the 59 speakers' sentences and random words;
-base_valid holds 4 more speakers. Sentences of the other sets are among them only by chance.
+voices_train and voices_valid hold synthetic voices that read the sentences of 59 other speakers and random
+words. base_train holds these speakers and, with --an4, AN4's training set, each at three speeds (0.9, 1,
+1.1), and a third of voices_train; base_valid holds 4 more speakers. Sentences of the other sets are among
+them only by chance.
 """
 
 import logging
@@ -29,6 +30,7 @@ from adaptkit.kaldi.perturb import perturb
 
 LISTS = Path(__file__).parents[1] / "lists"
 LINES = 60  # per synthetic voice
+MIXED_LINES = 20  # of them, those that real speech is mixed with
 
 
 def main(
@@ -71,9 +73,11 @@ def main(
         for name, number in (("voices_train", LINES), ("voices_valid", 1))
     }
     synthesise_corpus(data, script, nj)
+    synthetic = datadir.read(data / "voices_train")
+    mixed = subset.choose_per_speaker(synthetic, MIXED_LINES)
     parts = [
         perturb(data / "base_real", data / "base_speeds", num_jobs=nj),
-        datadir.read(data / "voices_train"),
+        subset.subset(synthetic, mixed, path=data / "voices_mixed"),
     ]
     write(subset.combine(parts, path=data / "base_train"), parts)
 
