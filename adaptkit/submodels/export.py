@@ -214,7 +214,9 @@ def _settings(shared: Shared, base: BaseModel, *, folder: Path, out: Path) -> Ex
             f"{folder}: Submodels for base model {shared.base_fingerprint}, but {base.path} is "
             f"{base.fingerprint}; set --base to the folder of the right one"
         )
-    taken = next((file.name for file in (RunFolder(out).log, out / SHARED_FILE) if file.exists()), None)
+    run = RunFolder(out)
+    others = (run.log, run.model, run.enrolled, out / SHARED_FILE)
+    taken = next((file.name for file in others if file.exists()), None)
     if taken:
         raise ConfigError(f"{out}: holds {taken}, which packing would invalidate; choose another folder")
     adapters = [config.dump(entry) for entry in shared.adapters]

@@ -88,11 +88,23 @@ class State:
 
 
 def refuse_another(folder: Path, *, resume: bool) -> None:
-    """Refuse to start a run in a folder that holds one, unless it is resumed."""
-    if of_first(RunFolder(folder).is_begun) and not resume:
+    """Refuse to start a run in a folder that holds one, unless it is resumed, or that holds other weights."""
+    is_begun, found = of_first(_look_into(RunFolder(folder)))
+    if is_begun and not resume:
         raise CheckpointError(
             f"{folder}: holds a run already; --resume continues it, or remove the folder to start over"
         )
+    if found:
+        raise CheckpointError(
+            f"{folder}: holds {listed(found)}, which training would overwrite, and no state of a training to "
+            "continue; choose another folder"
+        )
+
+
+def _look_into(folder: RunFolder) -> tuple[bool, list[str]]:
+    """Return whether a run has begun, and otherwise the weights that none left, such as an imported model."""
+    weights = () if folder.is_begun or folder.is_unfinished else (folder.model, folder.adapter)
+    return folder.is_begun, [path.name for path in weights if path.exists()]
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,8 @@ def test_an_export_for_another_base_is_refused(new_exp, new_base, tmp_path):
     assert not (tmp_path / "submodels").exists()
 
 
-@pytest.mark.parametrize("taken", ["train.jsonl", "+shared.safetensors"])
-def test_a_merge_harms_no_training_and_no_folder_of_submodels(folder, pack, tmp_path, taken):
+@pytest.mark.parametrize("taken", ["train.jsonl", "+shared.safetensors", "model.pth", "added"])
+def test_a_merge_overwrites_nothing_else(folder, pack, tmp_path, taken):
     (tmp_path / "merged").mkdir()
     (tmp_path / "merged" / taken).touch()
     with pytest.raises(ConfigError, match="would invalidate; choose another folder"):

@@ -42,6 +42,21 @@ def test_a_training_leaves_adapters_settings_journal_state_and_record(trained):
     assert experiment.load(folder / "config.yaml") == settings
 
 
+@pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.parametrize("name", ["model.pth", "adapter.safetensors"])
+def test_a_folder_with_weights_that_no_training_left_is_refused_untouched(
+    trained, base_dir, tmp_path, name, is_resumed
+):
+    folder, settings = tmp_path / "made", trained[1]
+    shutil.copytree(base_dir if name == "model.pth" else trained[0], folder)
+    for path in ("state.safetensors", "train.jsonl"):  # as of an import, 'enroll --out' or 'pack'
+        (folder / path).unlink(missing_ok=True)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(CheckpointError, match=f"made: holds {name}, which .* choose another folder"):
+        training_run.train_adapters(settings, folder, device="cpu", resume=is_resumed)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_the_record_counts_parameters_and_steps(trained, base):
     run = RunRecord.read(trained[0] / "run.json")
     assert run.valid_metric == "wer"

@@ -107,6 +107,14 @@ def test_a_refused_second_base_changes_no_file(base_settings, tmp_path, content)
     assert content(tmp_path / "base") == before
 
 
+def test_an_imported_base_model_is_not_trained_over(base_settings, base_dir, tmp_path, content):
+    shutil.copytree(base_dir, tmp_path / "base")
+    before = content(tmp_path / "base")
+    with pytest.raises(CheckpointError, match=r"base: holds model.pth, which .* choose another folder"):
+        base_run.train_base(base_settings(max_epochs=1), device="cpu", resume=True)
+    assert content(tmp_path / "base") == before
+
+
 def test_training_a_base_moves_its_weights_and_statistics(base_settings, tmp_path):
     base_run.train_base(base_settings(max_epochs=1), device="cpu")
     norm = base_checkpoint.load(tmp_path / "base").model.encoder.encoders[0].conv_module.norm
