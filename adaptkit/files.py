@@ -159,7 +159,7 @@ def stamp(location: str | Path) -> list[int]:
     """Return the size and modification time of a file; an empty list if the location is not a file."""
     try:
         status = Path(location).stat()
-    except (OSError, ValueError):  # a command, an offset in an archive, or no path at all
+    except (OSError, ValueError):  # a command, or no path at all
         return []
     return [status.st_size, status.st_mtime_ns]
 

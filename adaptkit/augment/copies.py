@@ -15,11 +15,12 @@ from adaptkit import locks
 from adaptkit.augment.keyed_random import make_key
 from adaptkit.augment.noise import Noise, NoiseBank
 from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed
-from adaptkit.files import read_text, stamp
+from adaptkit.files import read_text
 from adaptkit.kaldi import copied, datadir, subset
 from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
 from adaptkit.kaldi.copied import Copied, Wanted
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.recording import stamp_recording
 from adaptkit.kaldi.tables import format_table, write_table
 
 log = logging.getLogger(__name__)
@@ -101,9 +102,8 @@ class _Copy:
     def wanted(self, noises: str) -> Wanted:
         """The audio file, and a digest of everything that it depends on."""
         span = [self.source.start_sec, self.source.end_sec]
-        return Wanted(
-            self.file, copied.digest([noises, self.key, self.location, *span, *stamp(self.location)])
-        )
+        made_of = [noises, self.key, self.location, *span, *stamp_recording(self.location)]
+        return Wanted(self.file, copied.digest(made_of))
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from adaptkit.errors import AdaptkitError, DataError, counted, listed
 from adaptkit.features import jobs
 from adaptkit.features.archive import find_damage, read_record, write_archive, write_record
 from adaptkit.features.fbank import FbankOptions, log_mel
-from adaptkit.files import remove, stamp, write_text
+from adaptkit.files import remove, write_text
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_segments
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.durations import recording_rows
+from adaptkit.kaldi.recording import stamp_recording
 from adaptkit.kaldi.tables import write_table
 from adaptkit.progress import counting
 
@@ -141,7 +142,7 @@ def _pieces(data: DataDir, rows: np.ndarray) -> Iterator[_Piece]:
 def _sources(piece: _Piece) -> list:
     """Return everything that the features of a piece depend on."""
     spans = [(u.utt_id, u.start_sec, u.end_sec) for u in piece.utterances]
-    return [piece.location, spans, *stamp(piece.location)]
+    return [piece.location, spans, *stamp_recording(piece.location)]
 
 
 def _find_reasons(shards: list[_Shard], num_jobs: int) -> list[str]:

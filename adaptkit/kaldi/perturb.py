@@ -17,11 +17,11 @@ from torchaudio.functional import resample
 
 from adaptkit import locks
 from adaptkit.errors import ConfigError, DataError
-from adaptkit.files import stamp
 from adaptkit.kaldi import copied, datadir, subset
 from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
 from adaptkit.kaldi.copied import Copied, Wanted
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.recording import stamp_recording
 
 SPEEDS = (0.9, 1.0, 1.1)
 SLOWEST, FASTEST = 0.5, 2.0
@@ -100,7 +100,7 @@ class _Copy:
     @property
     def wanted(self) -> Wanted:
         """The audio file, and a digest of everything that it depends on."""
-        made_of = [self.location, self.speed, self.rate_hz, *stamp(self.location)]
+        made_of = [self.location, self.speed, self.rate_hz, *stamp_recording(self.location)]
         return Wanted(self.file, copied.digest(made_of))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 
 from adaptkit.errors import AdaptkitError, DataError
-from adaptkit.files import require_regular
+from adaptkit.files import require_regular, stamp
 from adaptkit.kaldi.headers import read_all, read_head, refuse_false_header, truncated
 from adaptkit.kaldi.mpeg import begins_frame, with_true_length
 from adaptkit.kaldi.wav import PlainWav, read_plain
@@ -100,6 +100,11 @@ def split_offset(location: str) -> tuple[str, int | None]:
         remedy = "write its scp file again"
         raise DataError(f"{location}: no archive is that long, an offset of {len(entry[2])} digits; {remedy}")
     return entry[1], int(entry[2])
+
+
+def stamp_recording(location: str) -> list[int]:
+    """Return the size and modification time of a recording's file or archive; an empty list for a command."""
+    return stamp(split_offset(location)[0])
 
 
 @contextmanager

@@ -134,6 +134,17 @@ def test_a_recording_that_changes_makes_only_its_ark_again(data, tmp_path):
     assert [name for name, time in arks(data).items() if time != before[name]] == ["feats.3.ark"]
 
 
+def test_an_archive_of_recordings_that_changes_makes_its_arks_again(data, tmp_path):
+    archive = tmp_path / "wav.ark"
+    for name in ("bob-0", "bob-1"):
+        archive.write_bytes((tmp_path / f"{name}.wav").read_bytes())
+        made = DataDir(data.path, data.utterances[:1], {"bob-0": f"{archive}:0"})
+        datadir.write(made)
+        found = extract(data)
+    expected = log_mel(read_audio(str(tmp_path / "bob-1.wav"), rate_hz=16000), OPTIONS)
+    assert torch.equal(load_feats(found.feats["bob-0"]), expected)
+
+
 def test_arks_of_an_earlier_larger_set_and_of_a_killed_run_are_removed(data):
     (extract(data).path / ".feats.2.1.partial.ark").touch()
     datadir.write(DataDir(data.path, data.utterances[:1], {"bob-0": data.recordings["bob-0"]}))

@@ -1,5 +1,6 @@
 """Copies of data directories at other speeds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,18 @@ def test_files_made_of_something_else_are_made_again(data, tmp_path):
     stale = read_bytes(made.recordings["sp1.1-r"])
     perturb(data.path, tmp_path / "sp", [0.9, 1.1])
     assert read_bytes(made.recordings["sp1.1-r"]) != stale
+
+
+def test_files_made_of_an_archive_that_changes_are_made_again(data, tmp_path):
+    archive, one = tmp_path / "wav.ark", tmp_path / "r.wav"
+    archive.write_bytes(one.read_bytes())
+    datadir.write(replace(data, recordings={"r": f"{archive}:0"}))
+    made = perturb(data.path, tmp_path / "sp", [0.9])
+    stale = read_bytes(made.recordings["sp0.9-r"])
+    soundfile.write(one, 0.3 * np.cos(2 * np.pi * 400 * np.arange(32000) / 16000), 16000)
+    archive.write_bytes(one.read_bytes())
+    perturb(data.path, tmp_path / "sp", [0.9])
+    assert read_bytes(made.recordings["sp0.9-r"]) != stale
 
 
 def test_the_command_writes_copies(adaptkit, data, tmp_path):
