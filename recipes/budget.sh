@@ -32,8 +32,11 @@ need_config
 [ -f "$expdir/one_job/run.json" ] || die 1 "$expdir/one_job: not trained; submodels.sh does that"
 run=("$recipes/run_local.sh")
 [ -z "$cmd" ] || read -r -a run <<<"$cmd"
-overrides=()
-for word in $set; do overrides+=(--set "$word"); done
+overrides=() base_overrides=()
+for word in $set; do
+  overrides+=(--set "$word")
+  [[ $word != base[.=]* ]] || base_overrides+=(--set "$word")
+done
 mapfile -t speakers < <(cut -d' ' -f1 "$few")
 out=$expdir/budget
 
@@ -69,10 +72,12 @@ fi
 
 if is_stage 2 "decoding and scoring"; then
   adaptkit data subset "dump/$test" "dump/budget_$test" --spk-list "$few"
-  "${run[@]}" "$out/none/log/decode.log" adaptkit decode "$config" "dump/budget_$test" --base-only --out "$out/none/decode_$test"
+  "${run[@]}" "$out/none/log/decode.log" \
+    adaptkit decode "$config" "dump/budget_$test" --base-only --out "$out/none/decode_$test" "${base_overrides[@]}"
   "${run[@]}" "$out/one_job/log/decode.log" adaptkit decode "$expdir/one_job" "dump/budget_$test" --out "$out/one_job/decode_$test"
   "${run[@]}" "$out/own_jobs/log/decode.log" \
-    adaptkit decode "$config" "dump/budget_$test" --submodels "$out/submodels" --out "$out/own_jobs/decode_$test"
+    adaptkit decode "$config" "dump/budget_$test" --submodels "$out/submodels" --out "$out/own_jobs/decode_$test" \
+    "${base_overrides[@]}"
   for name in none one_job own_jobs; do adaptkit score "dump/budget_$test" "$out/$name/decode_$test"; done
 fi
 

@@ -24,7 +24,7 @@ bins=80                          # Mel bins of the features
 adapt=true                       # the experiments are adapters; false: base models, one for each of --augment
 adapter=                         # adapters to compare, as in "hra tpa"; empty or all: every row of the yaml's 'compare:'
 augment=                         # augmentations to compare in place of adapters: policies of conf/augment
-seeds=1                          # seeds of each training, as in "1 2 3"
+seeds="1"                        # seeds of each training, as in "1 2 3"
 minus="residual full plain mixed mixed_mild" # experiments to compare the others with, if present
 expdir=exp                       # folder of the experiments, of the base model's results and of reports
 prepare_options=                 # further options of local/prepare.py
@@ -42,6 +42,9 @@ need_adaptkit
 need_config
 need_policies
 $adapt || [ -n "$augment" ] || die 2 "--adapt false compares base models over --augment, which is not given"
+$adapt || $train_base || die 2 "--train-base has no effect with --adapt false, whose experiments are base models"
+$adapt || [ -z "$base" ] || die 2 "--base has no effect with --adapt false, whose experiments are base models"
+$adapt || [ -z "$base_test_sets" ] || die 2 "--base-test-sets has no effect with --adapt false; add them to --test-sets"
 if [ -z "$augment" ] && [ "${adapter:-all}" = all ]; then
   adapter=$(list_rows "$config")
   [ -n "$adapter" ] || die 2 "--adapter all: $config has no section 'compare:'; name the adapters"

@@ -17,9 +17,10 @@ print_options() {
     done
 }
 
-# Set the variables that '--name value' words name; every name must be an option of the recipe.
+# Set the variables that '--name value' words name; every name must be an option of the recipe. A value must be true or
+# false where the default is one of them, and a number where the default is one without quotes.
 parse_options() {
-  local recipe=$1 name
+  local recipe=$1 name default
   shift
   while [ $# -gt 0 ]; do
     case $1 in
@@ -31,8 +32,12 @@ parse_options() {
       --*)
         name=${1#--}
         name=${name//-/_}
-        sed -n '/^# options/,/^# end/p' "$recipe" | grep -q "^$name=" || die 2 "no option $1; see --help"
+        default=$(sed -n '/^# options/,/^# end/p' "$recipe" | grep "^$name=") || die 2 "no option $1; see --help"
         [ $# -ge 2 ] || die 2 "$1 needs a value"
+        case ${default#*=} in
+          true* | false*) [[ $2 =~ ^(true|false)$ ]] || die 2 "$1: expected true or false, not '$2'" ;;
+          [0-9]*) [[ $2 =~ ^[0-9]+$ ]] || die 2 "$1: expected a number, not '$2'" ;;
+        esac
         printf -v "$name" '%s' "$2"
         shift 2
         ;;
@@ -61,7 +66,7 @@ need_policies() {
 
 # Print the name of an experiment, as its yaml gives it.
 name_of() {
-  sed -n 's/^name: *\([A-Za-z0-9_.+-]*\).*/\1/p' "$1"
+  sed -n "s/^name: *[\"']\{0,1\}\([A-Za-z0-9_.+-]*\).*/\1/p" "$1"
 }
 
 # List the rows of the section 'compare:' of an experiment's yaml.
@@ -127,7 +132,7 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 for_each() {
   local call=$1 running=0 failed=0 word
   shift
-  [ "$jobs" = 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + jobs - 1) / jobs))}
+  [ "$jobs" = 1 ] || local -x OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + jobs - 1) / jobs))}
   for word in "$@"; do
     if [ "$running" -ge "$jobs" ]; then
       wait -n || failed=1

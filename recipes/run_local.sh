@@ -14,12 +14,13 @@ run_one() {  # LOG COMMAND...
 if [[ ${1:-} =~ ^([A-Za-z]+)=([0-9]+):([0-9]+)$ ]]; then
   name=${BASH_REMATCH[1]} first=${BASH_REMATCH[2]} last=${BASH_REMATCH[3]}
   shift
-  pids=()
+  pids=() failed=0
   for job in $(seq "$first" "$last"); do
     run_one "${@//$name/$job}" &
     pids+=($!)
   done
-  for pid in "${pids[@]}"; do wait "$pid"; done
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  exit "$failed"
 else
   run_one "$@"
 fi

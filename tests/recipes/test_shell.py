@@ -312,6 +312,55 @@ def test_missing_value_is_misuse():
     assert "--config needs a value" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train-base", "no"], "--train-base: expected true or false, not 'no'"),
+        (["--features", "True"], "--features: expected true or false, not 'True'"),
+        (["--stage", "six"], "--stage: expected a number, not 'six'"),
+        (["--nj", ""], "--nj: expected a number, not ''"),
+    ],
+)
+def test_a_switch_or_number_that_is_none_is_misuse(folder, words, message):
+    done = compare("--config", "x.yaml", *words, "--stop-stage", 0, cwd=folder)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--train-base", "false"], ["--base", "a.zip"], ["--base-test-sets", "a"]])
+def test_options_without_effect_on_a_comparison_of_base_models_are_misuse(folder, words):
+    done = compare("--config", "x.yaml", "--adapt", "false", "--augment", "plain", *words, cwd=folder)
+    assert done.returncode == 2
+    assert f"{words[0]} has no effect with --adapt false" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["my_own", "'my_own'", '"my_own" # mine'])
+def test_the_name_of_an_experiment_may_be_quoted(tmp_path, name):
+    (tmp_path / "x.yaml").write_text(f"name: {name}\n")
+    assert run("bash", "-c", f". {ROOT}/recipes/lib.sh; name_of x.yaml", cwd=tmp_path).stdout == "my_own\n"
+
+
+def test_parallel_jobs_share_the_cores_and_what_follows_has_all(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    each = 'show() { echo "$1 ${OMP_NUM_THREADS-all}"; }; jobs=1000; for_each show job; show after'
+    done = run("bash", "-c", f". {ROOT}/recipes/lib.sh; {each}")
+    assert done.stdout == "job 1\nafter all\n"
+
+
+def test_budget_decodes_with_the_base_model_of_its_changes(submitted, folder, monkeypatch):
+    for name, said in (("adaptkit", ""), ("python", "10 2")):  # the steps and rows of the one job
+        (folder / f"bin/{name}").parent.mkdir(exist_ok=True)
+        (folder / f"bin/{name}").write_text(f"#!/bin/sh\necho {said}\n")
+        (folder / f"bin/{name}").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}/bin", prepend=":")
+    (folder / "few.txt").write_text("ann\n")
+    (folder / "exp/submodels/one_job").mkdir(parents=True)
+    (folder / "exp/submodels/one_job/run.json").touch()
+    words = ("--few", "few.txt", "--set", "base.dir=exp/other train.lr=1e-4", "--stage", 2, "--stop-stage", 2)
+    jobs = submitted(lambda *own, cwd: recipe(ROOT / "recipes/budget.sh", *own, cwd=cwd), *words)
+    assert [job.endswith(" --set base.dir=exp/other") for job in jobs] == [True, False, True]
+
+
 def test_runner_keeps_output_in_the_log_and_shows_it(tmp_path):
     done = run(ROOT / "recipes/run_local.sh", tmp_path / "log/x.log", "echo", "two words")
 
@@ -337,6 +386,12 @@ def test_runner_fails_when_one_job_of_an_array_fails(tmp_path):
     done = run(ROOT / "recipes/run_local.sh", "JOB=1:2", tmp_path / "x.JOB.log", "test", "JOB", "-eq", "2")
 
     assert done.returncode == 1
+
+
+def test_runner_waits_for_the_other_jobs_of_an_array_before_it_fails(tmp_path):
+    job = "sh -c 'test JOB -eq 2 && sleep 0.5 && touch done'"
+    script = f"{ROOT}/recipes/run_local.sh JOB=1:2 x.JOB.log {job} >/dev/null 2>&1; echo $?; ls done"
+    assert run("bash", "-c", script, cwd=tmp_path).stdout == "1\ndone\n"
 
 
 def test_every_corpus_is_a_folder_of_three_parts():
