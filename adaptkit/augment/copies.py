@@ -73,7 +73,7 @@ def copy(
             plan.append(_Copy(utterance, location, utterance.utt_id + suffix, folder, key))
     recordings = {one.utt_id: str(one.file) for one in plan}
     noisy = DataDir(out_dir, tuple(one.utterance for one in plan), recordings)
-    made = subset.combine([data, noisy] if which.with_clean else [noisy], path=out_dir)
+    made = subset.combine([replace(data, feats=None), noisy] if which.with_clean else [noisy], path=out_dir)
     with locks.hold(out_dir, parts=(folder.name,)):
         _save(made, data, _make(plan, bank, out_dir, allow_pipes))
     return made

@@ -240,5 +240,18 @@ def _segments(utterances: Utterances) -> Table[str] | None:
     if is_whole and all(name == utt_id for name, utt_id in zip(names, utterances.ids, strict=True)):
         return None
     times = zip(names, starts.tolist(), ends.tolist(), strict=True)
-    values = (f"{name} {start:.3f} {'-1' if end != end else f'{end:.3f}'}" for name, start, end in times)
+    values = (
+        f"{name} {_format_time(start)} {'-1' if end != end else _format_time(end)}"
+        for name, start, end in times
+    )
     return Table(utterances.ids, Strings.of(values))
+
+
+def _format_time(seconds: float) -> str:
+    """Format a time in milliseconds or, if it has more digits, with all of them.
+
+    >>> _format_time(1.5), _format_time(0.12345)
+    ('1.500', '0.12345')
+    """
+    text = f"{seconds:.3f}"
+    return text if float(text) == seconds else repr(seconds)

@@ -81,11 +81,12 @@ def read_texts(path: Path) -> list[str]:
 
 
 def _spans(data: DataDir) -> Iterator[tuple[str, float, float]]:
-    """Yield the recording of each utterance, as an absolute path if it is a file, and its times."""
+    """Yield the recording of each utterance, as an absolute path if it is a file, and its times to 1 ms."""
     utterances = data.utterances
     place = functools.lru_cache(1 << 16)(lambda name: _place(data.recordings[name]))
-    starts, ends = utterances.starts_sec.tolist(), np.nan_to_num(utterances.ends_sec, nan=-1.0).tolist()
-    return zip(map(place, utterances.recordings), starts, ends, strict=True)
+    starts, ends = utterances.starts_sec, np.nan_to_num(utterances.ends_sec, nan=-1.0)
+    times = (column.round(3).tolist() for column in (starts, ends))
+    return zip(map(place, utterances.recordings), *times, strict=True)
 
 
 def _place(location: str) -> str:

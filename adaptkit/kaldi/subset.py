@@ -68,7 +68,7 @@ def choose_speakers(data: DataDir, speakers: Iterable[str]) -> list[str]:
 def combine(parts: Sequence[DataDir], *, path: Path) -> DataDir:
     """Combine data directories as `path`; an id may occur in several of them only with the same content.
 
-    Features, durations and groups are kept if every part has them; dropped groups are logged.
+    Features, durations and groups are kept if every part has them; dropped features and groups are logged.
     """
     utterances = _combine(parts, _keep_groups(parts), "utterances")
     return DataDir(
@@ -85,11 +85,11 @@ def save(made: DataDir, parts: Sequence[DataDir]) -> None:
     if any(made.path.resolve() == part.path.resolve() for part in parts):
         raise DataError(f"{made.path}: would overwrite the directory it is made from; choose another folder")
     files = [part.path / "feats.json" for part in parts] if made.feats else []
-    options = {read_text(file) for file in files if file.exists()}
+    options = {read_text(file) if file.exists() else "" for file in files}
     if len(options) > 1:
         raise DataError(f"{listed(map(str, files))}: different features; extract those of {made.path} again")
     datadir.write(made)
-    for text in options:
+    for text in filter(None, options):
         write_text(made.path / "feats.json", text)
 
 
@@ -153,4 +153,7 @@ def _combine_optional(
     parts: Sequence[DataDir], tables: Sequence[Mapping[str, Value] | None], what: str
 ) -> dict[str, Value] | None:
     present = [table for table in tables if table is not None]
+    if what == "features" and 0 < len(present) < len(parts):
+        without = listed(str(part.path) for part, table in zip(parts, tables, strict=True) if table is None)
+        log.warning("no features are kept, since %s has none; run 'adaptkit feats' on it first", without)
     return _combine(parts, present, what) if len(present) == len(parts) else None

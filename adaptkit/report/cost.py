@@ -33,6 +33,9 @@ def read(folders: Sequence[Path]) -> TrainingCost:
     unknown = [str(folder) for folder, r in zip(folders, records, strict=True) if not r.cpu_seconds]
     if unknown:
         raise ConfigError(f"{listed(unknown)}: no CPU seconds in run.json; train it again")
+    idle = [str(folder) for folder, r in zip(folders, records, strict=True) if not r.tasks]
+    if idle:
+        raise ConfigError(f"{listed(idle)}: trains no speaker; name the folders of adapters")
     return TrainingCost(
         num_jobs=len(records),
         num_tasks=sum(len(record.tasks) for record in records),

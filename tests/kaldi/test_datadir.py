@@ -28,6 +28,13 @@ def test_speaker_is_the_task_unless_utt2task_says_otherwise(folder):
     assert datadir.read(folder.path).tasks == ["car", "street"]
 
 
+def test_times_survive_writing_as_they_are(segmented, tmp_path):
+    segmented.edit("segments", b"anna-1 anna 0.000 1.000", b"anna-1 anna 0.12345 1.00006")
+    data = datadir.read(segmented.path)
+    datadir.write(replace(data, path=tmp_path / "copy"))
+    assert datadir.read(tmp_path / "copy").utterances == data.utterances
+
+
 def test_tasks_survive_writing(folder):
     folder.write("utt2task", "anna-1 car\nanna-2 car\nbert-1 car\nbert-2 street\n")
     data = datadir.read(folder.path)

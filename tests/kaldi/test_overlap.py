@@ -51,6 +51,14 @@ def test_a_closed_set_of_sentences_is_a_short_line(messages):
     assert found == [("INFO", "test: the sentences of 10 of 10 utterances are in train too")]
 
 
+def test_utterances_are_the_same_with_times_rounded_to_milliseconds():
+    sets = [
+        DataDir(Path(name), (Utterance("a", "a", "call", "A", *times),), {"call": "call.wav"})
+        for name, *times in (("train", 0.123, 1.501), ("test", 0.12345, 1.50062))
+    ]
+    assert find_shared(*sets) == ["a"]
+
+
 def test_utterances_in_common_are_always_warned_of(messages):
     train = make("train", "ABC")
     level, message = messages(train, replace(train, path=Path("test")))[0]

@@ -135,10 +135,19 @@ def test_options_of_features_go_along(tmp_path):
     assert (tmp_path / "part" / "feats.json").read_text() == "{}"
 
 
-def test_features_of_different_options_are_not_combined(tmp_path):
+@pytest.mark.parametrize("other", ['{"num_bins": 40}', None])
+def test_features_of_different_or_unknown_options_are_not_combined(tmp_path, other):
     parts = [replace(subset(DATA, UTT_IDS[:3], path=tmp_path / "a")), replace(DATA, path=tmp_path / "b")]
-    for part, options in zip(parts, ("{}", '{"num_bins": 40}'), strict=True):
+    for part, options in zip(parts, ("{}", other), strict=True):
         part.path.mkdir()
-        (part.path / "feats.json").write_text(options)
+        if options is not None:
+            (part.path / "feats.json").write_text(options)
     with pytest.raises(DataError, match="different features"):
         save(combine(parts, path=tmp_path / "all"), parts)
+
+
+def test_features_that_not_all_have_are_dropped_with_a_message(caplog):
+    caplog.set_level("INFO")
+    part = replace(subset(DATA, UTT_IDS[:3], path=Path("part")), feats=None)
+    assert combine([DATA, part], path=Path("all")).feats is None
+    assert "no features are kept, since part has none" in caplog.text

@@ -37,6 +37,11 @@ def test_single_jobs_stand_for_all(write):
     assert lines[3] == ["single", "jobs", "for", "all", "8", "8", "200", "2.00", "40", "0.80"]
 
 
+def test_a_training_of_no_speaker_is_refused(write):
+    with pytest.raises(ConfigError, match="base: trains no speaker"):
+        cost.read([write("one", 1, 9.0, 5.0), write("base", 0, 9.0, 5.0)])
+
+
 def test_a_record_without_cpu_seconds_is_refused(write):
     with pytest.raises(ConfigError, match="no CPU seconds"):
         cost.read([write("old", 1, 0.0, 5.0)])
