@@ -3,7 +3,7 @@
 import logging
 import random
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from adaptkit.data.dataset import Examples
@@ -11,12 +11,13 @@ from adaptkit.errors import ConfigError, listed
 from adaptkit.experiment import Experiment
 
 _LOG = logging.getLogger(__name__)
-_COPY = re.compile(r"^(?:sp[\d.]+-)?(?P<original>.+?)(?:-noisy\d+)?$")  # of `data perturb`, `augment copy`
+# the ids of `data perturb` and `augment copy`
+_COPY = re.compile(r"^(?:sp(?:[01]\.\d+|2)-)?(?P<original>.+?)(?:-noisy\d+)?$")
 
 
 @dataclass(frozen=True)
 class Fold:
-    """The utterances that a trial does not train on; copies among them are not validated on either."""
+    """The utterances that a trial does not train on; copies of others among them are not validated on."""
 
     held_out: frozenset[str]
     validated: frozenset[str]
@@ -31,7 +32,8 @@ def deal(examples: Examples, num_folds: int, *, seed: int) -> list[Fold]:
     """Deal each task's utterances into at most `num_folds` folds, by the seed, its name and their ids alone.
 
     A task with fewer utterances has as many folds as utterances, and one with a single utterance none: it is
-    never held out. Perturbed or noisy copies go with the utterance they were made from.
+    never held out. Perturbed or noisy copies go with the utterance they were made from, or together if it is
+    not there.
     """
     folds: list[tuple[set[str], set[str]]] = [(set(), set()) for _ in range(num_folds)]
     tasks: dict[str, list[str]] = {}
@@ -47,8 +49,9 @@ def deal(examples: Examples, num_folds: int, *, seed: int) -> list[Fold]:
         random.Random(f"{seed} folds {task}").shuffle(order)
         for place, original in enumerate(order):
             held_out, validated = folds[place % num_folds]
-            held_out.update(families[original])
-            validated.add(original)
+            family = families[original]
+            held_out.update(family)
+            validated.update({original} if original in family else family)
     if single:
         what = "have a single utterance, which is never held out"
         counts = f"{len(single)} of {len(tasks)} speakers"
@@ -56,12 +59,11 @@ def deal(examples: Examples, num_folds: int, *, seed: int) -> list[Fold]:
     return [Fold(frozenset(held_out), frozenset(own)) for held_out, own in folds if own]
 
 
-def _gather(utt_ids: Sequence[str]) -> dict[str, Collection[str]]:
+def _gather(utt_ids: Sequence[str]) -> dict[str, set[str]]:
     """Group a task's utterances with their copies, by the id of the utterance that these were made from."""
-    known, families = set(utt_ids), {}
+    families: dict[str, set[str]] = {}
     for utt_id in utt_ids:
-        original = _COPY.match(utt_id)["original"]
-        families.setdefault(original if original in known else utt_id, set()).add(utt_id)
+        families.setdefault(_COPY.match(utt_id)["original"], set()).add(utt_id)
     return families
 
 

@@ -1,6 +1,8 @@
 """Dealing utterances into folds: every one is held out once, and its copies with it."""
 
 import random
+import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -67,6 +69,15 @@ def test_copies_are_held_out_with_their_utterance_and_not_validated_on(of_sizes)
         assert len(fold.held_out) == 3 * len(fold.validated) > 0
         assert all(f"sp0.9-{name}" in fold.held_out for name in fold.validated)
         assert not any("sp0.9" in name or "noisy" in name for name in fold.validated)
+
+
+@pytest.mark.parametrize("copies", [("sp0.9-{}", "sp1.1-{}"), ("{}-noisy1", "{}-noisy2")])
+def test_copies_without_their_utterance_are_held_out_together(of_sizes, copies):
+    examples = of_sizes(3, 2, 1, rename=lambda name: [copy.format(name) for copy in copies])
+    for fold, num in zip(deal(examples, 3, seed=0), (2, 2, 1), strict=True):
+        assert fold.validated == fold.held_out
+        originals = [re.sub(r"^sp...-|-noisy.$", "", name) for name in fold.held_out]
+        assert sorted(Counter(originals).values()) == [2] * num
 
 
 def test_what_only_looks_like_a_copy_is_an_utterance_of_its_own(of_sizes):
