@@ -39,12 +39,12 @@ class SetComparison:
 def load(
     folders: Sequence[Path], set_names: Sequence[str], *, minus: Sequence[str] = ()
 ) -> list[SetComparison]:
-    """Read scored runs on several sets, and group the sets that have the same references, in order."""
+    """Read scored runs on several sets; those of the same references, speakers and groups are together."""
     groups: dict[tuple, list[Comparison]] = {}
     for name in dict.fromkeys(set_names):
         comparison = runs.load(folders, name, minus=minus)
         score = comparison.results[0].score
-        refs = tuple((u.utt_id, u.speaker, u.words.words) for u in score.utterances)
+        refs = tuple((u.utt_id, u.speaker, u.group, u.words.words) for u in score.utterances)
         groups.setdefault(refs, []).append(comparison)
     return [SetComparison(tuple(group), _join(group)) for group in groups.values()]
 

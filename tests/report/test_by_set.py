@@ -84,6 +84,18 @@ def test_sets_of_other_references_are_a_group_of_their_own(with_long):
     assert [row[1][0] for row in rows] == ["0.00", "12.50"]
 
 
+@pytest.mark.parametrize("names", [["test", "other", "noisy"], ["other", "test", "noisy"]])
+def test_a_set_with_groups_is_not_pooled_with_those_without(folders, tmp_path, names):
+    refs = read_table(tmp_path / "data/text")
+    shutil.copytree(tmp_path / "data", tmp_path / "other")
+    write_table(tmp_path / "other/utt2group", dict.fromkeys(refs, "loud"))
+    for folder in folders:
+        add_set(folder, "other", refs, dict.fromkeys(refs, HALF), tmp_path / "other")
+    pairs = by_set.load(folders, names)
+    assert sorted([one.set_name for one in group.by_set] for group in pairs) == [["other"], ["test", "noisy"]]
+    assert by_set.as_markdown(pairs).count("### Group loud") == 1
+
+
 def test_differences_are_those_of_all_sets_from_each_baseline(folders):
     (group,) = by_set.load(folders, ["test", "noisy"], minus=["residual64", "none"])
     head, none, residual = by_set.as_cells(group)
