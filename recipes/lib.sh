@@ -71,7 +71,7 @@ name_of() {
 
 # List the rows of the section 'compare:' of an experiment's yaml.
 list_rows() {
-  sed -n '/^compare:/,/^[a-z]/s/^  \([A-Za-z0-9_.+-]*\):.*/\1/p' "$1"
+  sed -n "/^compare:/,/^[a-z]/s/^  [\"']\{0,1\}\([A-Za-z0-9_.+-]*\)[\"']\{0,1\}:.*/\1/p" "$1"
 }
 
 # Refuse adapters unknown to 'adaptkit train --adapter'.

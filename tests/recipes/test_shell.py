@@ -128,6 +128,12 @@ def test_all_adapters_are_the_rows_of_the_yaml(folder):
     )
 
 
+def test_quoted_rows_of_a_yaml_are_adapters_too(tmp_path):
+    (tmp_path / "x.yaml").write_text("compare:\n  small:\n    set: {}\n  '2x': {}\n  \"hra\":\n")
+    done = run("bash", "-c", f". {ROOT}/recipes/lib.sh; list_rows x.yaml", cwd=tmp_path)
+    assert done.stdout.split() == ["small", "2x", "hra"]
+
+
 @pytest.mark.parametrize(("own", "code"), [({"adapters": [{"kind": "hra"}]}, 0), ({}, 1)])
 def test_the_name_of_an_experiment_is_an_adapter_where_it_has_adapters(tmp_path, own, code):
     config.write_yaml(tmp_path / "x.yaml", {"name": "my_own", "base": {"dir": "exp/base"}, **own})
