@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from adaptkit.errors import DataError, counted, listed, nearest
-from adaptkit.files import read_text, write_text
+from adaptkit.files import read_text, remove, write_text
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
 
@@ -88,6 +88,8 @@ def save(made: DataDir, parts: Sequence[DataDir]) -> None:
     options = {read_text(file) if file.exists() else "" for file in files}
     if len(options) > 1:
         raise DataError(f"{listed(map(str, files))}: different features; extract those of {made.path} again")
+    for name in ("feats.json", "utt2num_frames"):  # of features that were there before
+        remove(made.path / name)
     datadir.write(made)
     for text in filter(None, options):
         write_text(made.path / "feats.json", text)

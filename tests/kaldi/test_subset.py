@@ -135,6 +135,15 @@ def test_options_of_features_go_along(tmp_path):
     assert (tmp_path / "part" / "feats.json").read_text() == "{}"
 
 
+def test_what_described_the_features_of_an_earlier_directory_is_removed(tmp_path):
+    (tmp_path / "part").mkdir()
+    for name in ("feats.json", "utt2num_frames"):
+        (tmp_path / "part" / name).write_text("a-1 7")
+    save(subset(DATA, ["a-1"], path=tmp_path / "part"), [DATA])
+    assert sorted(path.name for path in (tmp_path / "part").iterdir()) == [
+        "feats.scp", "spk2utt", "text", "utt2dur", "utt2spk", "wav.scp"]  # fmt: skip
+
+
 @pytest.mark.parametrize("other", ['{"num_bins": 40}', None])
 def test_features_of_different_or_unknown_options_are_not_combined(tmp_path, other):
     parts = [replace(subset(DATA, UTT_IDS[:3], path=tmp_path / "a")), replace(DATA, path=tmp_path / "b")]
