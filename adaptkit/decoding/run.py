@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from adaptkit.decoding.models import ModelOptions, Source, find_source
 from adaptkit.decoding.nbest import write_nbest
 from adaptkit.decoding.recognizer import Recognizer, opened
 from adaptkit.decoding.routing import measure_accuracy, write_routes
+from adaptkit.errors import AdaptkitError, ConfigError, listed
 from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.kaldi.columns import Table
 from adaptkit.kaldi.overlap import read_texts, warn_of_sentences
@@ -45,7 +47,9 @@ def decode_folder(options: DecodeOptions, *, device: str) -> Path:
     each, and the folder is named after the route.
     """
     source = find_source(options)
-    out = DecodeFolder(options.out or _default_folder(options, source.base_only))
+    usual = _default_folder(options, source.base_only)
+    out = DecodeFolder(options.out or usual)
+    _refuse_taken(out, usual)
     with locks.hold(out.path):
         _decode(options, source, out, device=device)
     return out.path
@@ -63,6 +67,7 @@ def _decode(options: DecodeOptions, source: Source, out: DecodeFolder, *, device
         seconds, known = time.monotonic() - started, model.known
     found, chosen, searcher = decoded.hypotheses, decoded.chosen, model.searcher
     accuracy = None
+    _warn_of_another_set(out, options.data)
     out.clear()
     if options.is_routed:
         write_routes(out.routes, examples, chosen)
@@ -92,6 +97,23 @@ def _decode(options: DecodeOptions, source: Source, out: DecodeFolder, *, device
         route=asdict(options.route) if options.is_routed else None,
         route_accuracy=accuracy,
     ).write(out.record)
+
+
+def _refuse_taken(out: DecodeFolder, usual: Path) -> None:
+    """Refuse the folder of an experiment, a base model or a data set, whose files would be replaced."""
+    run = RunFolder(out.path)
+    taken = (run.config, run.adapter, run.model, out.path / "wav.scp")
+    found = [path.name for path in taken if path.exists()]
+    if found:
+        raise ConfigError(f"--out {out.path}: holds {listed(found)}; name another folder, such as {usual}")
+
+
+def _warn_of_another_set(out: DecodeFolder, data: Path) -> None:
+    """Warn if the folder holds hypotheses of a data directory elsewhere, as its name is that of the set."""
+    with suppress(AdaptkitError):  # of no record, or of a damaged one, which is replaced
+        before = DecodeRecord.read(out.record).data
+        if before and Path(before).resolve() != data.resolve():
+            _LOG.warning("%s: replaces the hypotheses of %s by those of %s", out.path, before, data)
 
 
 def _warn_of_training(source: Source, examples: Examples) -> None:

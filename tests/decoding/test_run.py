@@ -56,6 +56,23 @@ def test_decoding_again_gives_the_same_files(run):
     assert (run(batch_frames=1) / "text").read_bytes() == first
 
 
+@pytest.mark.parametrize("name", ["exp", "data", "base"])
+def test_hypotheses_do_not_replace_an_experiment_a_base_model_or_references(run, exp, data, base_dir, name):
+    out = {"exp": exp, "data": data, "base": base_dir}[name]
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(ConfigError, match=f"--out {out}: holds .*; name another folder, such as"):
+        run(out=out)
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_hypotheses_of_another_set_of_that_name_are_replaced_with_a_warning(run, data, tmp_path, caplog):
+    run()
+    run()
+    assert "replaces" not in caplog.text
+    run(data=shutil.copytree(data, tmp_path / "other/valid"))
+    assert f"replaces the hypotheses of {data} by those of {tmp_path}/other/valid" in caplog.text
+
+
 def test_the_base_alone_is_an_experiment_of_its_own(run, exp, base):
     out = run(base_only=True)
     assert out == exp.parent / "none/decode_valid"
