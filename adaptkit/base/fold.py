@@ -148,13 +148,15 @@ def read_last(base: BaseModel) -> Folded:
 
 
 def write(base: BaseModel, folder: Path) -> None:
-    """Write a model and a record of it to a folder without a model, as an archive that ESPnet reads.
+    """Write a model and a record of it to a folder without weights, as an archive that ESPnet reads.
 
     Paths in its configuration are absolute: ESPnet's `Speech2Text` finds the files from any working folder.
     """
+    own = RunFolder(folder)
     with locks.hold(folder, parts=("lm",)):
-        if RunFolder(folder).model.exists():
-            raise ConfigError(f"{folder}: already contains a base model; choose another folder with --out")
+        for file, what in ((own.model, "a base model"), (own.adapter, "adapters")):
+            if file.exists():
+                raise ConfigError(f"{folder}: already contains {what}; choose another folder with --out")
         config = copy_parts(base, folder)
         made = RecordedModel(folder.resolve().name, "base", (), base.num_parameters, 0)
         counts = {"base_fingerprint": base.fingerprint, "params_base": base.num_parameters}

@@ -204,6 +204,13 @@ def test_a_folder_with_a_base_model_is_not_written_over(base, base_dir):
     assert (base_dir / "model.pth").read_bytes() == before
 
 
+def test_a_folded_model_does_not_overwrite_an_experiment(base, tmp_path):
+    (tmp_path / "adapter.safetensors").touch()
+    with pytest.raises(ConfigError, match="already contains adapters; choose another folder"):
+        write(base, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter.safetensors"]
+
+
 def test_what_a_killed_run_left_is_completed(base, tmp_path):
     folded = fold(base, build(base, [LORA]), "spk1")
     write(folded, tmp_path / "folded")
