@@ -89,7 +89,7 @@ class State:
 
 def refuse_another(folder: Path, *, resume: bool) -> None:
     """Refuse to start a run in a folder that holds one, unless it is resumed, or that holds other weights."""
-    is_begun, found = of_first(_look_into(RunFolder(folder)))
+    is_begun, found = of_first(_look_into(RunFolder(folder), resume=resume))
     if is_begun and not resume:
         raise CheckpointError(
             f"{folder}: holds a run already; --resume continues it, or remove the folder to start over"
@@ -101,9 +101,13 @@ def refuse_another(folder: Path, *, resume: bool) -> None:
         )
 
 
-def _look_into(folder: RunFolder) -> tuple[bool, list[str]]:
-    """Return whether a run has begun, and otherwise the weights that none left, such as an imported model."""
-    weights = () if folder.is_begun or folder.is_unfinished else (folder.model, folder.adapter)
+def _look_into(folder: RunFolder, *, resume: bool) -> tuple[bool, list[str]]:
+    """Return whether a run has begun, and otherwise the weights that none left, such as an imported model.
+
+    A run killed before its first state has left a log; one that is finished may have lost its state since.
+    """
+    is_killed = folder.log.exists() if resume else folder.is_unfinished
+    weights = () if folder.is_begun or is_killed else (folder.model, folder.adapter)
     return folder.is_begun, [path.name for path in weights if path.exists()]
 
 

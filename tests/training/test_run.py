@@ -57,6 +57,14 @@ def test_a_folder_with_weights_that_no_training_left_is_refused_untouched(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_finished_training_without_its_state_is_refused(trained, tmp_path):
+    folder, settings = tmp_path / "made", trained[1]
+    shutil.copytree(trained[0], folder)
+    (folder / "state.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="made: holds adapter.safetensors"):
+        training_run.train_adapters(settings, folder, device="cpu")
+
+
 def test_the_record_counts_parameters_and_steps(trained, base):
     run = RunRecord.read(trained[0] / "run.json")
     assert run.valid_metric == "wer"
