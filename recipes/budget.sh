@@ -65,6 +65,12 @@ train_alone() {  # a speaker: an epoch is one step, if all utterances are needed
     --set "train.max_epochs=$((steps / per_epoch))" --set "train.valid_every=$((steps / per_epoch / validations + 1))"
 }
 
+decode() {  # folder of an experiment, further words of 'adaptkit decode'
+  local out=$1/decode_budget_$test
+  "${run[@]}" "$1/log/budget_$test.log" adaptkit decode "${@:2}" "dump/budget_$test" --out "$out"
+  adaptkit score "dump/budget_$test" "$out"
+}
+
 if is_stage 1 "one job per speaker, of $steps steps of at least $rows utterances or all of the speaker's"; then
   for_each train_alone "${speakers[@]}"
   for name in "${speakers[@]}"; do adaptkit submodels export "$out/jobs/$name" "$out/submodels"; done
@@ -72,17 +78,13 @@ fi
 
 if is_stage 2 "decoding and scoring"; then
   adaptkit data subset "dump/$test" "dump/budget_$test" --spk-list "$few"
-  "${run[@]}" "$out/none/log/decode.log" \
-    adaptkit decode "$config" "dump/budget_$test" --base-only --out "$out/none/decode_$test" "${base_overrides[@]}"
-  "${run[@]}" "$out/one_job/log/decode.log" adaptkit decode "$expdir/one_job" "dump/budget_$test" --out "$out/one_job/decode_$test"
-  "${run[@]}" "$out/own_jobs/log/decode.log" \
-    adaptkit decode "$config" "dump/budget_$test" --submodels "$out/submodels" --out "$out/own_jobs/decode_$test" \
-    "${base_overrides[@]}"
-  for name in none one_job own_jobs; do adaptkit score "dump/budget_$test" "$out/$name/decode_$test"; done
+  decode "$expdir/none" "$config" --base-only "${base_overrides[@]}"
+  decode "$expdir/one_job" "$expdir/one_job"
+  decode "$out/own_jobs" "$config" --submodels "$out/submodels" "${base_overrides[@]}"
 fi
 
 if is_stage 3 "report"; then
-  words=("$out/none" "$out/one_job" "$out/own_jobs" --test-set "$test" --minus none --minus one_job)
+  words=("$expdir/none" "$expdir/one_job" "$out/own_jobs" --test-set "budget_$test" --minus none --minus one_job)
   adaptkit report "${words[@]}"
   adaptkit report "${words[@]}" --format md --out "$out/report_$test.md"
   adaptkit submodels cost "$expdir/one_job" "${speakers[@]/#/$out/jobs/}" | tee "$out/cost.txt"
