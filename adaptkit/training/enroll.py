@@ -58,8 +58,8 @@ def enroll(options: EnrollOptions, *, device: str, base: BaseModel | None = None
         loaded = load_experiment(
             options.exp, base=base or options.base, device=device, overrides=options.words
         )
+        refuse_idle(options, loaded.settings.train)
         settings, base, known = settings_of(options, loaded.settings), loaded.base, loaded.adapters
-        refuse_idle(options, settings.train)
         owned = {name for name, _ in task_parameters(known)}
         if not owned:
             raise ConfigError(

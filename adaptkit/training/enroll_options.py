@@ -75,16 +75,12 @@ def refuse_misuse(options: EnrollOptions) -> None:
             f"--set {foreign[0]}: has no effect on enrolment, in which shared weights are frozen and --start "
             "says where new speakers start; remove this option"
         )
-    if options.valid is None:
-        for name, word in options.changed.items():
-            if name in _OF_VALID:
-                raise ConfigError(f"--set {word}: has no effect without --valid; add --valid, or remove this")
     if options.out is not None and options.out.resolve() == options.exp.resolve():
         raise ConfigError(f"--out {options.out}: is EXP itself; omit --out to add to its adapter file")
 
 
 def refuse_idle(options: EnrollOptions, training: AdapterTraining) -> None:
-    """Refuse validation settings without validation, and two ways of validating."""
+    """Refuse two ways of validating, and settings without effect; `training` is without the default folds."""
     if options.valid is not None and training.folds is not None:
         raise ConfigError(
             f"--valid {options.valid}: train.folds={training.folds} holds out utterances of --data in its "
@@ -92,13 +88,15 @@ def refuse_idle(options: EnrollOptions, training: AdapterTraining) -> None:
         )
     if options.valid is not None or training.folds is not None:
         return
-    if len(training.rates) > 1:
+    for name, word in options.changed.items():
+        if name in _OF_VALID:
+            raise ConfigError(f"--set {word}: has no effect without --valid; add --valid, or remove this")
+        if name in _OF_VALIDATION and _FOLDS in options.changed:
+            raise ConfigError(
+                f"--set {word}: has no effect without validation; add --valid, or omit --set train.folds=null"
+            )
+    if len(training.rates) > 1 and _FOLDS in options.changed:
         raise ConfigError(
             f"train.lr: none of {listed(map(str, training.rates))} can be chosen without validation; add "
             f"--valid, omit --set train.folds=null, or set one: --set train.lr={training.rates[0]}"
         )
-    for name, word in options.changed.items():
-        if name in _OF_VALIDATION:
-            raise ConfigError(
-                f"--set {word}: has no effect without validation; add --valid, or omit --set train.folds=null"
-            )

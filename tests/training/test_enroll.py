@@ -380,9 +380,11 @@ def test_default_folds_replace_early_stopping_of_the_experiment(options, known):
     settings = experiment.load(known / "config.yaml")
     train = settings.train.model_copy(update={"patience": 1, "average": 2})
     experiment.save(settings.model_copy(update={"train": train}), known / "config.yaml")
-    out = known.parent / "out"
-    enroll.enroll(replace(options, out=out, overrides=()), device="cpu")
-    assert experiment.load(out / "config.yaml").train.folds == 5
+    chosen = ("train.folds=2", "train.patience=null", "train.average=1")
+    for overrides, folds in (((), 5), (chosen, 2)):
+        out = known.parent / f"out{folds}"
+        enroll.enroll(replace(options, out=out, overrides=overrides), device="cpu")
+        assert experiment.load(out / "config.yaml").train.folds == folds
 
 
 @of_one_bank
