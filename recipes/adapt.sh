@@ -63,10 +63,7 @@ if [ -n "$base" ]; then
   imported=$expdir/base/$(basename "$base" .zip) train_base=false
   overrides=(--set "base.dir=$imported") base_overrides=("${overrides[@]}")
 fi
-for word in $set; do
-  overrides+=(--set "$word")
-  [[ $word != base[.=]* ]] || base_overrides+=(--set "$word")
-done
+add_changes
 [ -z "$adapter" ] || chosen+=(--adapter "$adapter")
 [ -z "$augment" ] || chosen+=(--augment "$augment")
 [ -z "$seed" ] || chosen+=(--seed "$seed")

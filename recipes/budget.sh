@@ -33,10 +33,7 @@ need_config
 run=("$recipes/run_local.sh")
 [ -z "$cmd" ] || read -r -a run <<<"$cmd"
 overrides=() base_overrides=()
-for word in $set; do
-  overrides+=(--set "$word")
-  [[ $word != base[.=]* ]] || base_overrides+=(--set "$word")
-done
+add_changes
 mapfile -t speakers < <(cut -d' ' -f1 "$few")
 out=$expdir/budget
 

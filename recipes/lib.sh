@@ -64,6 +64,15 @@ need_policies() {
   [ -z "$augment" ] || [[ $set != *augment* ]] || die 2 "--augment and --set both change the augmentation; write a policy"
 }
 
+# Add the changes in $set to overrides, and those of the base model to base_overrides too.
+add_changes() {
+  local word
+  for word in $set; do
+    overrides+=(--set "$word")
+    [[ $word != base[.=]* ]] || base_overrides+=(--set "$word")
+  done
+}
+
 # Print the name of an experiment, as its yaml gives it.
 name_of() {
   sed -n "s/^name: *[\"']\{0,1\}\([A-Za-z0-9_.+-]*\).*/\1/p" "$1"

@@ -56,11 +56,8 @@ need_adaptkit
 run=("$recipes/run_local.sh")
 [ -z "$cmd" ] || read -r -a run <<<"$cmd"
 overrides=() base_overrides=() embedding_overrides=() shared_overrides=() two_stage_overrides=() enroll_overrides=()
-base_set=""
-for word in $set; do
-  overrides+=(--set "$word")
-  [[ $word != base[.=]* ]] || base_overrides+=(--set "$word") base_set+=" $word"
-done
+add_changes
+base_set=${base_overrides[*]/#--set/}
 for word in $embedding_set; do embedding_overrides+=(--set "$word"); done
 for word in $shared_set; do shared_overrides+=(--set "$word"); done
 for word in $two_stage_set; do two_stage_overrides+=(--set "$word"); done
