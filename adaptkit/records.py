@@ -3,7 +3,6 @@
 import json
 import logging
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -56,7 +55,7 @@ class RunRecord:
         str | None, Field(validation_alias=AliasChoices("recipe_commit", "commit"))
     ]
     command: str
-    cpu_seconds: Amount = 0.0  # of the training process, start-up included; 0 if nothing was trained
+    cpu_seconds: Amount = 0.0  # of all processes, start-up included; 0 if nothing was trained
     toolkit_commit: str | None = None  # of adaptkit itself, if installed from a checkout
     device: str = ""
     host: str = ""
@@ -195,13 +194,14 @@ class RecordedModel:
 
 @dataclass(frozen=True)
 class Effort:
-    """The time, epochs and steps that training took."""
+    """The time, memory, epochs and steps that training took."""
 
     seconds: float = 0.0
     epochs: int = 0
     steps: int = 0
     seed: int = 0
-    is_ours: bool = True  # false if another process did the training
+    cpu_seconds: float = 0.0  # of all processes, of those before a resume too
+    peak_mb: float = 0.0  # of the process that needed most
 
 
 def write_record(
@@ -214,7 +214,7 @@ def write_record(
     effort: Effort | None = None,
 ) -> None:
     """Write `run.json` into a folder; `effort` is None if nothing was trained."""
-    took = effort or Effort(is_ours=False)
+    took = effort or Effort()
     RunRecord(
         name=made.name,
         kind=made.kind,
@@ -224,14 +224,14 @@ def write_record(
         params_trainable=made.num_trainable,
         params_per_task=made.num_per_task,
         train_seconds=took.seconds,
-        peak_mb=provenance.peak_memory_mb() if effort else 0.0,
+        peak_mb=took.peak_mb,
         epochs=took.epochs,
         steps=took.steps,
         seed=took.seed,
         versions=provenance.collect_versions(),
         recipe_commit=provenance.find_recipe_commit(),
         command=provenance.command_line(),
-        cpu_seconds=time.process_time() if took.is_ours else 0.0,
+        cpu_seconds=took.cpu_seconds,
         toolkit_commit=provenance.find_toolkit_commit(),
         device=provenance.describe_device(device),
         host=socket.gethostname(),

@@ -115,7 +115,7 @@ def pack(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = Fals
             base_fingerprint=base.fingerprint,
             params_base=base.num_parameters,
             device=str(next(base.model.parameters()).device),
-            effort=Effort(steps=file.step, is_ours=False),
+            effort=Effort(steps=file.step),
         )
     return Packed(file.tasks, left_out)
 

@@ -24,6 +24,7 @@ from adaptkit.training.optimizer import PerTask, StepSettings
 from adaptkit.training.plan import Plan
 from adaptkit.training.precision import autocast, find_not_finite, seed_everything
 from adaptkit.training.schedule import choose_warmup, learning_rate
+from adaptkit.training.spent import with_spent
 from adaptkit.training.standing import WHOLE, Measured
 from adaptkit.training.state import Saved, State, refuse_another
 from adaptkit.training.validation import TaskFigures, Validation, validate
@@ -129,6 +130,7 @@ class Loop:
         if self.state.step == 0 and self.plan.valid is not None:
             self._validate(is_ranked=self.plan.ranks_start)
         if self.state.epoch >= self._num_epochs:  # trials have chosen no further step
+            self.state = with_spent(self.state)
             self._finish()
             self.save()
 
@@ -152,6 +154,7 @@ class Loop:
             self.log.step(self.state, loss=loss, grad_norm=norm, lr=rate)
             advance(1, f"epoch {epoch + 1}/{self._num_epochs}, loss {loss:.3f}")
             if self.state.step % options.save_every_steps == 0 and self.state.position < len(steps):
+                self.state = with_spent(self.state)
                 self.save()
 
     def _share(self, indices: Sequence[int]) -> list[int]:
@@ -244,6 +247,7 @@ class Loop:
         self.state = replace(self.state, epoch=epoch, position=0, is_done=is_last)
         if self.plan.valid is not None and (epoch % options.valid_every == 0 or is_last):
             self._validate()
+        self.state = with_spent(self.state)
         if self.state.is_done:
             self._finish()
         self.save()

@@ -157,9 +157,9 @@ def _refuse_untrained(train: Examples, valid: Examples) -> None:
 
 
 def effort_of(state: State, seed: int) -> Effort:
-    """Return the training effort of a run that this process has finished, with its trials."""
+    """Return the training effort of a finished run, with its trials and the processes before a resume."""
     epochs, steps = state.epoch + state.trial_epochs, state.step + state.trial_steps
-    return Effort(state.seconds, epochs, steps, seed)
+    return Effort(state.seconds, epochs, steps, seed, state.cpu_seconds, state.peak_mb)
 
 
 def record_run(folder: Path, made: RecordedModel, base: BaseModel, *, effort: Effort, device: str) -> None:

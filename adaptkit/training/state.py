@@ -55,12 +55,14 @@ class State:
     step: int = 0
     epoch: int = 0
     position: int = 0  # steps of the epoch already taken
-    seconds: float = 0.0
+    seconds: float = 0.0  # of steps
+    cpu_seconds: float = 0.0  # of all processes up to here, start-up included; see `spent`
+    peak_mb: float = 0.0
     standings: dict[str, Standing] = field(default_factory=dict)  # by task, or of WHOLE
     is_done: bool = False
     choices: dict[str, Choice] = field(default_factory=dict)  # of trials, by task and of WHOLE
     trial_epochs: int = (
-        0  # of those trials, all together, beside the epochs above; their time is in `seconds`
+        0  # of those trials, all together, beside the epochs above; their time is in the seconds
     )
     trial_steps: int = 0
     validations: list[Measured] = field(default_factory=list)  # of a trial, in order
@@ -158,7 +160,10 @@ class Saved:
         """Restore the last saved state, if there is one; refuse changed settings."""
         path = RunFolder(folder).state
         if not path.exists():
-            _LOG.info("%s: nothing to resume, starting from scratch", folder)
+            if RunFolder(folder).record.exists():
+                _LOG.warning("%s: finished, but %s is gone; the training starts over", folder, path.name)
+            else:
+                _LOG.info("%s: nothing to resume, starting from scratch", folder)
             return None
         require_regular(path)
         tensors, header = read_tensors(path, remedy=f"remove {folder} to start over")

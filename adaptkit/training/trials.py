@@ -106,6 +106,8 @@ def _try_all(adapted: AdaptedModel, plan: Plan, trials: Sequence[Trial]) -> Stat
         step=step,
         epoch=epoch,
         seconds=sum(state.seconds for state in ended),
+        cpu_seconds=sum(state.cpu_seconds for state in ended),
+        peak_mb=max(state.peak_mb for state in ended),
         choices=choices,
         trial_epochs=sum(state.epoch for state in ended) - epoch,
         trial_steps=sum(state.step for state in ended) - step,

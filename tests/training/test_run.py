@@ -1,6 +1,7 @@
 """Whole trainings of adapters: what they leave, what they refuse, and that they survive being killed."""
 
 import shutil
+import time
 
 import pytest
 
@@ -57,12 +58,18 @@ def test_a_folder_with_weights_that_no_training_left_is_refused_untouched(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_finished_training_without_its_state_is_refused(trained, tmp_path):
+def test_a_finished_training_without_its_state_is_refused_and_starts_over_with_resume(
+    trained, tmp_path, caplog
+):
     folder, settings = tmp_path / "made", trained[1]
     shutil.copytree(trained[0], folder)
     (folder / "state.safetensors").unlink()
     with pytest.raises(CheckpointError, match="made: holds adapter.safetensors"):
         training_run.train_adapters(settings, folder, device="cpu")
+    adapter = (folder / "adapter.safetensors").read_bytes()
+    training_run.train_adapters(settings, folder, device="cpu", resume=True)
+    assert "made: finished, but state.safetensors is gone; the training starts over" in caplog.text
+    assert (folder / "adapter.safetensors").read_bytes() == adapter
 
 
 def test_the_record_counts_parameters_and_steps(trained, base):
@@ -141,7 +148,11 @@ def test_a_killed_training_resumes_to_the_same_bytes(settings, tmp_path, kill_at
     killed = tmp_path / "killed"
     kill_at(8, killed, "train", tmp_path / "tiny.yaml", "--exp", killed, "--device", "cpu")
     assert not (killed / "run.json").exists()
+    before = read_tensors(killed / "state.safetensors")[1]["state"]["cpu_seconds"]
+    started = time.process_time()
     training_run.train_adapters(made, killed, device="cpu", resume=True)
+    spent = RunRecord.read(killed / "run.json").cpu_seconds
+    assert 0 < before < spent < before + time.process_time() - started + 0.5  # the killed process is counted
     assert (killed / "adapter.safetensors").read_bytes() == (
         tmp_path / "whole/adapter.safetensors"
     ).read_bytes()
