@@ -17,7 +17,7 @@ from adaptkit.augment.noise import Noise, NoiseBank
 from adaptkit.errors import AdaptkitError, ConfigError, DataError, listed
 from adaptkit.files import read_text
 from adaptkit.kaldi import copied, datadir, subset
-from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
+from adaptkit.kaldi.audio import audio_file, audio_folder, fit_full_scale, read_audio, write_audio
 from adaptkit.kaldi.copied import Copied, Wanted
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.recording import stamp_recording
@@ -97,7 +97,7 @@ class _Copy:
     @property
     def file(self) -> Path:
         """The audio file of the copy."""
-        return self.folder / f"{self.utt_id}.wav"
+        return audio_file(self.folder, self.utt_id)
 
     def wanted(self, noises: str) -> Wanted:
         """The audio file, and a digest of everything that it depends on."""

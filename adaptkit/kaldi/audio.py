@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from adaptkit.kaldi.utterances import Utterances
 
 __all__ = [
     "Recording",
+    "audio_file",
     "audio_folder",
     "count_samples",
     "fit_full_scale",
@@ -160,6 +162,16 @@ def audio_folder(path: Path, source: DataDir) -> Path:
     if is_inside or path.resolve() == source.path.resolve():
         raise DataError(f"{path}: would overwrite the directory it is made from; choose another folder")
     return folder
+
+
+def audio_file(folder: Path, name: str) -> Path:
+    """Return the file of a recording in an audio folder, also if its name is a path, as in some corpora.
+
+    >>> audio_file(Path("audio"), "/corpus/ann/1").name
+    '%2Fcorpus%2Fann%2F1.wav'
+    """
+    escaped = re.sub("[%/]", lambda match: f"%{ord(match[0]):02X}", name)
+    return folder / f"{escaped}.wav"
 
 
 def _span(recording: Recording, start_sec: float, end_sec: float | None) -> tuple[int, int]:

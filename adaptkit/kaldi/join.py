@@ -13,7 +13,7 @@ from torch import Tensor
 from adaptkit import locks
 from adaptkit.errors import ConfigError, DataError, listed
 from adaptkit.files import remove
-from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
+from adaptkit.kaldi.audio import audio_file, audio_folder, fit_full_scale, read_audio, write_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
 
 FADE_SEC = 0.005  # a fifth of a feature window
@@ -44,7 +44,7 @@ def join(
                 raise DataError(f"{data.path}: {problem}; rename the first utterance of one")
             if fitting is not speech:
                 lowered.append(utterance.utt_id)
-            recordings[utterance.utt_id] = str(folder / f"{utterance.utt_id}.wav")
+            recordings[utterance.utt_id] = str(audio_file(folder, utterance.utt_id))
             write_audio(Path(recordings[utterance.utt_id]), fitting, rate_hz=rate_hz)
             joined.append(utterance)
     if lowered:

@@ -18,7 +18,7 @@ from torchaudio.functional import resample
 from adaptkit import locks
 from adaptkit.errors import ConfigError, DataError
 from adaptkit.kaldi import copied, datadir, subset
-from adaptkit.kaldi.audio import audio_folder, fit_full_scale, read_audio, write_audio
+from adaptkit.kaldi.audio import audio_file, audio_folder, fit_full_scale, read_audio, write_audio
 from adaptkit.kaldi.copied import Copied, Wanted
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.recording import stamp_recording
@@ -132,7 +132,7 @@ def _at(data: DataDir, speed: float, folder: Path, same_speaker: bool) -> DataDi
     return replace(
         data,
         utterances=tuple(map(change, data.utterances)),
-        recordings={prefix + name: str(folder / f"{prefix}{name}.wav") for name in data.recordings},
+        recordings={prefix + name: str(audio_file(folder, prefix + name)) for name in data.recordings},
         feats=None,
         duration_sec=durations,
     )

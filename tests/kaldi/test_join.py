@@ -181,6 +181,16 @@ def test_the_source_is_not_replaced(make_data, tmp_path, name):
     assert (data.path / "wav.scp").exists()
 
 
+def test_ids_that_are_paths_leave_the_recordings_there_as_they_are(make_data, tmp_path):
+    utt_id = str(tmp_path / "one")
+    data = make_data({utt_id: ("a", 0.5)})
+    before = (tmp_path / "one.wav").read_bytes()
+    made = join(data, path=tmp_path / "out", most_sec=1.0)
+    assert (tmp_path / "one.wav").read_bytes() == before
+    assert made.recordings[utt_id].startswith(f"{tmp_path}/out/audio/")
+    assert seconds_of(made) == [0.5]
+
+
 def test_two_joined_utterances_of_one_id_are_refused(make_data, tmp_path):
     lengths = {"a": ("a", 0.5), "a-b": ("a", 0.5), "a-comb2": ("a", 0.5)}
     with pytest.raises(DataError, match="two joined utterances would have the id a-comb2"):
