@@ -94,13 +94,14 @@ def _describe(path: Path, entries: Sequence[Entry], speaker: str | None) -> Data
         own = _as_word(entry.speaker if split_words(entry.speaker) else speaker)
         name = names[entry.audio]
         utt_id = name if name.startswith(f"{own}-") else f"{own}-{name}"
-        recording = utt_id
+        recording = None
         if entry.start_sec is not None:
             marks = [f"{round(1000 * second):07}" for second in (entry.start_sec, entry.end_sec)]
             utt_id, recording = f"{utt_id}-{'-'.join(marks)}", f"rec-{name}"
         counts[utt_id] += 1
         if counts[utt_id] > 1:
             utt_id = f"{utt_id}-{counts[utt_id]}"
+        recording = recording or utt_id  # which is not that of another file
         recordings[recording] = str(entry.audio.resolve())
         text = " ".join(split_words(entry.text))
         span = (entry.start_sec or 0.0, entry.end_sec)

@@ -53,6 +53,18 @@ def test_an_audiofolder_is_read_by_its_csv(record, imported):
     assert done.stdout.splitlines()[0].endswith("2 utterances of 2 speakers")
 
 
+def test_files_that_would_have_one_id_keep_their_own_texts(record, imported):
+    corpus = record("1-2.wav", "2.wav")
+    (corpus / "table.csv").write_text("path,text,speaker\n1-2.wav,one,s\n2.wav,two,s-1\n")
+
+    _, data = imported(corpus / "table.csv")
+
+    said = {data.recordings[u.recording]: u.text for u in data.utterances}
+    assert said == {
+        str((corpus / name).resolve()): text for name, text in (("1-2.wav", "one"), ("2.wav", "two"))
+    }
+
+
 def test_an_audiofolder_without_speakers_needs_one(adaptkit, record, imported, tmp_path):
     corpus = record("1.wav")
     (corpus / "metadata.jsonl").write_text('{"file_name": "1.wav", "text": "yes"}\n\n')
