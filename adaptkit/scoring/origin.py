@@ -22,7 +22,14 @@ class Source:
 
 def describe_source(path: Path, table: Mapping[str, str], *, folder: Path) -> Source:
     """Describe a table for a score in `folder`; a pipe has no path, as it cannot be read again."""
-    return Source(os.path.relpath(path, folder) if path.is_file() else "", digest_table(table))
+    return Source(_find_way(path, folder) if path.is_file() else "", digest_table(table))
+
+
+def _find_way(path: Path, folder: Path) -> str:
+    """Return the path from a folder to a file; if a link leads to the folder, from where it really is."""
+    way = os.path.relpath(path, folder)
+    is_right = (folder / way).exists() and (folder / way).samefile(path)
+    return way if is_right else os.path.relpath(path, folder.resolve())
 
 
 def digest_table(table: Mapping[str, str]) -> str:

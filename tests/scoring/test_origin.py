@@ -97,3 +97,13 @@ def test_references_that_moved_are_not_missed(decode, tmp_path):
     report = score_files.score_files(tmp_path / "data", folder)
     (tmp_path / "data").rename(tmp_path / "moved")
     assert find_changed(report.sources, folder) == []
+
+
+def test_references_are_found_from_experiments_that_a_link_leads_to(decode, tmp_path):
+    (tmp_path / "scratch/deep/exp").mkdir(parents=True)
+    (tmp_path / "exp").symlink_to(tmp_path / "scratch/deep/exp")
+    folder = decode("none")
+    sources = score_files.score_files(tmp_path / "data", folder).sources
+    assert find_changed(sources, folder) == []
+    write_table(tmp_path / "data/text", {**REFS, "ann-1": "a c"})
+    assert [path.split("/")[-2:] for path in find_changed(sources, folder)] == [["data", "text"]]
