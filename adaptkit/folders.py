@@ -1,11 +1,21 @@
 """The folders written by training and decoding, and the names of the files in them."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from adaptkit.errors import AdaptkitError
 from adaptkit.files import explain_os_error, remove
+
+
+def named(path: Path) -> Path:
+    """Return a path that ends with the name of its folder, which `.` and `..` do not.
+
+    >>> named(Path("/data/test/.")).name, named(Path("/data/test/..")).name
+    ('test', 'data')
+    """
+    return Path(os.path.abspath(path)) if path.name in ("", "..") else path
 
 
 @dataclass(frozen=True)

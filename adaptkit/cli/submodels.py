@@ -188,8 +188,10 @@ def cross(
 
     Example: adaptkit submodels cross exp/residual dump/test --per-speaker 2
     """
+    from adaptkit.folders import named
     from adaptkit.submodels import cross as library
 
+    data = named(data)
     out = out or exp / f"cross_{data.name}"
     matrix = library.cross(
         exp,

@@ -3,7 +3,7 @@
 import logging
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from adaptkit import config, locks, tokens
@@ -15,7 +15,7 @@ from adaptkit.decoding.nbest import write_nbest
 from adaptkit.decoding.recognizer import Recognizer, opened
 from adaptkit.decoding.routing import measure_accuracy, write_routes
 from adaptkit.errors import AdaptkitError, ConfigError, listed
-from adaptkit.folders import DecodeFolder, RunFolder
+from adaptkit.folders import DecodeFolder, RunFolder, named
 from adaptkit.kaldi.columns import Table
 from adaptkit.kaldi.overlap import read_texts, warn_of_sentences
 from adaptkit.kaldi.tables import write_table
@@ -46,6 +46,7 @@ def decode_folder(options: DecodeOptions, *, device: str) -> Path:
     with Submodels go to the folder of Submodels. If utterances are routed, `routes.tsv` has the choice for
     each, and the folder is named after the route.
     """
+    options = replace(options, exp=named(options.exp), data=named(options.data))
     source = find_source(options)
     usual = _default_folder(options, source.base_only)
     out = DecodeFolder(options.out or usual)

@@ -73,6 +73,14 @@ def test_hypotheses_of_another_set_of_that_name_are_replaced_with_a_warning(run,
     assert f"replaces the hypotheses of {data} by those of {tmp_path}/other/valid" in caplog.text
 
 
+def test_folders_that_a_point_stands_for_have_their_names(run, exp, data, monkeypatch):
+    monkeypatch.chdir(data)
+    assert run(data=Path(".")) == exp / "decode_valid"
+    assert DecodeRecord.read(exp / "decode_valid/run.json").set_name == "valid"
+    monkeypatch.chdir(exp)
+    assert run(exp=Path("."), base_only=True) == exp.parent / "none/decode_valid"
+
+
 def test_the_base_alone_is_an_experiment_of_its_own(run, exp, base):
     out = run(base_only=True)
     assert out == exp.parent / "none/decode_valid"
