@@ -1,5 +1,6 @@
 """`adaptkit transcribe`: transcribe audio files."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,7 @@ from adaptkit.cli.options import (
     request_route,
     request_search,
 )
+from adaptkit.errors import listed
 
 if TYPE_CHECKING:
     from adaptkit.decoding.transcripts import Transcript
@@ -134,10 +136,16 @@ def _name_outputs(files: Sequence[Path], out: Path | None, suffix: str) -> list[
             raise typer.BadParameter(f"--format {suffix} of several files needs --out, a folder for them")
         return None
     paths = [out / f"{file.stem}.{'txt' if suffix == 'text' else suffix}" for file in files]
-    twice = sorted({path.name for path in paths if paths.count(path) > 1})
+    twice = sorted(path.name for path, count in Counter(paths).items() if count > 1)
     if twice:
         raise typer.BadParameter(
             f"--out: several files would be {', '.join(twice[:5])}; use a folder for each"
+        )
+    folder, pairs = out.resolve(), zip(files, paths, strict=True)
+    beside = [str(path) for file, path in pairs if path.exists() and file.parent.resolve() == folder]
+    if beside:
+        raise typer.BadParameter(
+            f"--out: {listed(beside, 5)} is beside the audio, perhaps its reference; use another folder"
         )
     return paths
 
