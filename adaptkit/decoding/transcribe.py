@@ -3,8 +3,8 @@
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,16 +62,16 @@ def transcribe_arrays(
     most_sec: float = MOST_SEC,
 ) -> list[Transcript]:
     """Transcribe samples (N,) like files with the same samples, which are held in memory."""
-    with ExitStack() as stack:
-        places = []
-        for index, array in enumerate(arrays):
-            content = _as_wav(f"array {index}", array, rate_hz)
-            places.append((f"array {index}", stack.enter_context(held_in_memory(content))))
+    names = [f"array {index}" for index in range(len(arrays))]
+    contents = [_as_wav(name, array, rate_hz) for name, array in zip(names, arrays, strict=True)]
+    starts = accumulate(map(len, contents), initial=0)
+    with held_in_memory(b"".join(contents)) as archive:  # a file each would be more than a process may open
+        places = [(name, f"{archive}:{start}") for name, start in zip(names, starts, strict=False)]
         try:
             return _transcribe(recognizer, places, speaker, most_sec)
         except AdaptkitError as error:
             message = str(error)
-            for name, location in reversed(places):  # /proc/self/fd/12 before /proc/self/fd/1
+            for name, location in reversed(places):  # :1200 before :120
                 message = message.replace(location, name)
             raise type(error)(message) from error
 
@@ -93,9 +93,9 @@ def _transcribe(
     with tempfile.TemporaryDirectory() as temporary:
         recordings: dict[str, str] = {}
         parts: list[list[_Part]] = []  # parts of each recording
+        first = {name: index for index, (name, _) in reversed([*enumerate(places)])}
         for index, ((name, location), own) in enumerate(zip(places, speakers, strict=True)):
-            is_again = name in (other for other, _ in places[:index])
-            shown = f"{name} (number {index + 1})" if is_again else name
+            shown = name if first[name] == index else f"{name} (number {index + 1})"
             folder = Path(temporary, f"{index}")
             held = _divide(location, f"{index}", most_sec, name=shown, folder=folder, rate_hz=base.rate_hz)
             recordings |= {piece.recording: piece.location for piece in held}

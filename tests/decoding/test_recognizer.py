@@ -1,5 +1,7 @@
 """The recogniser that decode, transcribe and serve share, as a library offers it."""
 
+import os
+import resource
 import weakref
 
 import numpy as np
@@ -47,6 +49,16 @@ def test_arrays_are_transcribed_as_decoding_does(adaptkit, recognizer, exp, corp
         [float(scores[utt_id]) for utt_id in arrays], abs=1e-3
     )
     assert [one.submodel for one in found] == speakers
+
+
+def test_more_arrays_are_transcribed_than_files_may_be_open(recognizer):
+    limits, most = resource.getrlimit(resource.RLIMIT_NOFILE), 20 + max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
+    try:
+        found = recognizer.transcribe([np.zeros(300)] * most, 8000, "spk1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [one.name for one in found] == [f"array {number}" for number in range(most)]
 
 
 def test_what_python_is_likely_to_pass_by_mistake_is_refused(recognizer, base_dir, exp, tmp_path):
