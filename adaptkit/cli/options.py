@@ -183,7 +183,9 @@ RouteNearest = Annotated[
 ]
 SubmodelMb = Annotated[
     float | None,
-    typer.Option(metavar="MB", min=0, help="Memory for Submodels in MiB, per process; 1024 if omitted."),
+    typer.Option(
+        metavar="MB", min=0, max=2**30, help="Memory for Submodels in MiB, per process; 1024 if omitted."
+    ),
 ]
 
 

@@ -282,7 +282,8 @@ def opened(
         most_speakers = len(examples.data.tasks)
     if options.is_routed or most_speakers is None:
         most_speakers = max(1, len(find_files(options.submodels)))
-    budget_bytes = round((options.submodel_mb or _SUBMODEL_MB) * 2**20)
+    budget_mb = _SUBMODEL_MB if options.submodel_mb is None else options.submodel_mb
+    budget_bytes = round(budget_mb * 2**20)
     cache = SubmodelCache(options.submodels, base, budget_bytes=budget_bytes, most_slots=most_speakers)
     with closing(cache) as submodels:
         yield Recognizer(base, searcher, submodels.stack, submodels, options=options), examples

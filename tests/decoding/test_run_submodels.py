@@ -40,6 +40,13 @@ def run(base_dir, folder, data):
     return lambda **changes: decode_folder(replace(options, **changes), device="cpu")
 
 
+@pytest.mark.parametrize("limit", ["0", "inf"])
+def test_memory_that_holds_no_submodel_or_has_no_end_is_refused(adaptkit, base_dir, folder, data, limit):
+    done = adaptkit("decode", base_dir, data, "--submodels", folder, "--submodel-mb", limit)
+    assert done.exit_code != 0
+    assert "--submodel-mb" in done.stderr
+
+
 def test_a_base_and_submodels_are_decoded_as_the_experiment_they_are_from(run, folder, tmp_path):
     out = run()
     expected = run(exp=tmp_path / "exp/tiny", submodels=None)
