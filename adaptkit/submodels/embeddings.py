@@ -120,7 +120,7 @@ def fit(found: Mapping[str, Tensor], base_fingerprint: str, block: int) -> Speak
 def read_embeddings(folder: Path, base: BaseModel) -> SpeakerEmbeddings:
     """Read the embeddings of a folder; a missing, damaged or unsuitable file is a CheckpointError."""
     path = find_path(folder)
-    remedy = f"'adaptkit submodels embed {folder} DATA' writes it"
+    remedy = f"'{_command(folder, 'DATA')}' writes it"
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; {remedy} from the speakers' training utterances")
     require_regular(path)
@@ -136,9 +136,14 @@ def refuse_missing(made: SpeakerEmbeddings, tasks: Sequence[str], folder: Path) 
     missing = sorted(set(tasks) - set(made.tasks))
     if missing:
         raise CheckpointError(
-            f"{find_path(folder)}: has no embedding of {listed(missing)}; 'adaptkit submodels embed {folder} "
-            "DATA...' with the data directories of all speakers writes it again"
+            f"{find_path(folder)}: has no embedding of {listed(missing)}; "
+            f"'{_command(folder, 'DATA...')}' with the data directories of all speakers writes it again"
         )
+
+
+def _command(folder: Path, sets: str) -> str:
+    """Return the command that writes the embeddings; Submodels do not say where their base model is."""
+    return f"adaptkit submodels embed {folder} {sets}{' --base DIR' * (folder / SHARED_FILE).exists()}"
 
 
 def _open(options: EmbedOptions, device: str) -> tuple[list[str], BaseModel]:

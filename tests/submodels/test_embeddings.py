@@ -62,6 +62,14 @@ def test_submodels_have_their_embeddings_beside_them(adaptkit, base_dir, exp, ex
     assert "speakers" not in listed.stdout.replace(str(folder), "")
 
 
+def test_what_embeds_submodels_is_told_their_base_model(exp, export, base):
+    folder = export(exp)
+    with pytest.raises(
+        CheckpointError, match=f"'adaptkit submodels embed {folder} DATA --base DIR' writes it"
+    ):
+        read_embeddings(folder, base)
+
+
 def test_a_speaker_without_utterances_is_named(adaptkit, new_exp, corpus):
     exp = new_exp(tasks=("spk1", "spk3"), bottleneck=4)
     done = adaptkit("submodels", "embed", exp, corpus / "dump/train", "--device", "cpu")
