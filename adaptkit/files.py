@@ -24,6 +24,8 @@ def replacing(path: Path) -> Iterator[Path]:
     path, torch.save does not raise an OSError on a full disk.
     """
     path = Path(path)
+    if path.name in ("", ".."):
+        raise AdaptkitError(f"{path}: is a folder, where a file belongs; name a file in it")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

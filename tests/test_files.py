@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -174,3 +175,9 @@ def test_removing_what_is_no_file_is_an_error_that_names_it(tmp_path):
     assert os.listdir(tmp_path) == []
     with pytest.raises(AdaptkitError, match=f"{tmp_path}: is a folder, where a file belongs; move it away"):
         remove(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "a/.."])
+def test_a_file_without_a_name_is_refused(name):
+    with pytest.raises(AdaptkitError, match="is a folder, where a file belongs; name a file in it"):
+        write_text(Path(name), "text")

@@ -61,7 +61,7 @@ def score(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the score as json to this file.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Compute word and character error rates, overall, by speaker and by group, with confidence intervals.
 

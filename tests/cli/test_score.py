@@ -68,6 +68,10 @@ def test_allowing_what_is_not_compared_is_misuse(score, folders):
     assert score(*folders, "--allow-unlike").exit_code == 2
 
 
+def test_a_seed_below_zero_is_misuse(score, folders):
+    assert score(*folders, "--seed", "-1").exit_code == 2
+
+
 def test_score_refuses_hypotheses_of_another_set(score, folders, tmp_path):
     write_table(tmp_path / "other", {"eve-1": "a"})
     done = score(folders[0], tmp_path / "other")
