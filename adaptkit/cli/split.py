@@ -71,7 +71,7 @@ def split(
 
     if (speakers is None) == (per_spk is None):
         raise typer.BadParameter("use one of --speakers and --per-spk, several times")
-    _refuse_same(out_dirs, lists)
+    _refuse_same(source, out_dirs, lists)
     sizes = tuple(map(library.read_size, speakers or per_spk or ()))
     options = library.SplitOptions(len(out_dirs), sizes, disjoint_texts, stratify, seed)
     data = datadir.read(source, needs_text=disjoint_texts)
@@ -83,13 +83,16 @@ def split(
     _report(found, out_dirs, data)
 
 
-def _refuse_same(out_dirs: list[Path], lists: Path | None) -> None:
-    names = [str(out_dir.resolve()) for out_dir in out_dirs]
-    if lists:
-        names = [*(out_dir.name for out_dir in out_dirs), _LEFT_OUT]
-    if len(set(names)) < len(names):
-        what = f"names, other than {_LEFT_OUT}," if lists else "folders"
-        raise typer.BadParameter(f"{', '.join(map(str, out_dirs))}: use different {what} for OUT")
+def _refuse_same(source: Path, out_dirs: list[Path], lists: Path | None) -> None:
+    folders = [str(folder.resolve()) for folder in (source, *out_dirs)]
+    names = [*(out_dir.name for out_dir in out_dirs), _LEFT_OUT] if lists else []
+    if len({*folders}) < len(folders):
+        what = "folders for OUT, none of them DATA"
+    elif len({*names}) < len(names):
+        what = f"names, other than {_LEFT_OUT}, for OUT"
+    else:
+        return
+    raise typer.BadParameter(f"{', '.join(map(str, out_dirs))}: use different {what}")
 
 
 def _report(found: "Split", out_dirs: list[Path], data: "datadir.DataDir") -> None:

@@ -169,3 +169,9 @@ def test_error_reaches_the_shell_as_one_message_and_exit_code_1(run_process, tmp
     done = run_process("adaptkit", "data", "info", tmp_path / "none")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"adaptkit: {tmp_path}/none: no such data directory")
+
+
+def test_a_split_over_its_source_writes_no_part(run, data, tmp_path):
+    done = run("split", data, tmp_path / "one", data, "--speakers", "1")
+    assert "use different folders for OUT, none of them DATA" in done.stderr
+    assert not (tmp_path / "one").exists()
