@@ -223,6 +223,7 @@ def _find(name: str, utt_ids: Sequence[str], table: Mapping[str, str] | None) ->
     """Return the entries of a table, `name`, for some utterances; empty without a table."""
     if table is None:
         return {}
+    table = {str(utt_id): value for utt_id, value in table.items()}  # as those of the texts
     unknown = [utt_id for utt_id in utt_ids if not table.get(utt_id)]
     if unknown:
         line = f"'utterance {'speaker' if name == 'utt2spk' else 'group'}'"

@@ -171,3 +171,9 @@ def test_lists_are_refused_and_numbered_texts_are_scored():
     ):
         score(refs, hyps)
     assert score(dict(enumerate(refs)), dict(enumerate(hyps))).rate.wer == 25.0
+
+
+def test_speakers_of_numbered_texts_are_numbered_too():
+    texts = dict(enumerate(("a b", "c d")))
+    found = score(texts, {0: "a b", 1: "c"}, speakers={0: "ann", 1: "bob"})
+    assert {name: counts.rate for name, counts in found.by_speaker.items()} == {"ann": 0.0, "bob": 50.0}
