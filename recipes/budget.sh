@@ -50,14 +50,16 @@ print(run.steps, -(-len(datadir.read(Path(sys.argv[2])).utterances) * run.epochs
 END
 )
 
-train_alone() {  # a speaker: an epoch is one step, if all utterances are needed for as many as the one job's
+# Train a speaker alone. An epoch is one step, if all utterances are needed for as many as the one job's. The name may be a
+# number; Kaldi's run.pl keeps the quotes around it because of the space.
+train_alone() {  # a speaker
   local data=dump/alone/$1 exp=$out/jobs/$1 per_epoch count
   adaptkit data subset "dump/$train" "$data/train" --spk-list <(echo "$1")
   adaptkit data subset "dump/$valid" "$data/valid" --spk-list <(echo "$1")
   count=$(wc -l <"$data/train/utt2spk")
   per_epoch=$((count / rows > 1 ? count / rows : 1))
   "${run[@]}" "$exp/log/train.log" adaptkit train "$config" --exp "$exp" --resume "${overrides[@]}" \
-    --set "name='$1'" --set "data.train=$data/train" --set "data.valid=$data/valid" --set train.batch_frames=1000000 \
+    --set "name= '$1'" --set "data.train=$data/train" --set "data.valid=$data/valid" --set train.batch_frames=1000000 \
     --set "train.task_utterances=$(((count + per_epoch - 1) / per_epoch))" \
     --set "train.max_epochs=$((steps / per_epoch))" --set "train.valid_every=$((steps / per_epoch / validations + 1))"
 }

@@ -18,7 +18,8 @@ print_options() {
 }
 
 # Set the variables that '--name value' words name; every name must be an option of the recipe. A value must be true or
-# false where the default is one of them, and a number where the default is one without quotes.
+# false where the default is one of them, and a number where the default is one without quotes. Lists may have several
+# lines, which 'read' would not take in.
 parse_options() {
   local recipe=$1 name default
   shift
@@ -38,7 +39,7 @@ parse_options() {
           true* | false*) [[ $2 =~ ^(true|false)$ ]] || die 2 "$1: expected true or false, not '$2'" ;;
           [0-9]*) [[ $2 =~ ^[0-9]+$ ]] || die 2 "$1: expected a number, not '$2'" ;;
         esac
-        printf -v "$name" '%s' "$2"
+        printf -v "$name" '%s' "${2//$'\n'/ }"
         shift 2
         ;;
       *) die 2 "'$1' is not an option; see --help" ;;
@@ -61,7 +62,7 @@ need_config() {
 need_policies() {
   [ -z "$augment" ] || [ -z "$adapter" ] || die 2 "give --adapter or --augment, not both"
   [[ " $augment " != *" own "* ]] || die 2 "--augment names policies of conf/augment; the yaml says 'own'"
-  [ -z "$augment" ] || [[ $set != *augment* ]] || die 2 "--augment and --set both change the augmentation; write a policy"
+  [ -z "$augment" ] || [[ ! " $set" =~ [[:space:].]augment[.=] ]] || die 2 "--augment and --set both change the augmentation; write a policy"
 }
 
 # Add the changes in $set to overrides, and those of the base model to base_overrides too.

@@ -89,12 +89,12 @@ prepare() {  # first and last stage of the recipe that makes data and the base m
     --stage "$1" --stop-stage "$2"
 }
 
-train_alone() {  # a speaker
+train_alone() {  # a speaker, whose name may be a number; Kaldi's run.pl keeps the quotes around it because of the space
   local data=dump/alone/$1 exp=$expdir/jobs/$1
   adaptkit data subset "dump/$train" "$data/train" --spk-list <(echo "$1")
   adaptkit data subset "dump/$valid" "$data/valid" --spk-list <(echo "$1")
   "${run[@]}" "$exp/log/train.log" adaptkit train "$config" --exp "$exp" --resume "${overrides[@]}" \
-    --set "name='$1'" --set "data.train=$data/train" --set "data.valid=$data/valid"
+    --set "name= '$1'" --set "data.train=$data/train" --set "data.valid=$data/valid"
 }
 
 train_embedding() {  # dimensions; optionally, prefix of the name and words for adaptkit train

@@ -1,11 +1,13 @@
 """The shell of the recipes: options, help, and the local runner in the form of Kaldi's run.pl."""
 
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from adaptkit import config
+from adaptkit import config, experiment
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,6 +101,7 @@ def test_adapters_and_augmentations_are_not_changed_at_once(folder, script):
     [
         (["--augment", "own"], "the yaml says 'own'"),
         (["--augment", "plain", "--set", "augment.spec.freq_masks=1"], "write a policy"),
+        (["--augment", "plain", "--set", "train.lr=1e-4 base.augment=mtr"], "write a policy"),
         (["--adapt", "false", "--adapter", "residual"], "--adapt false"),
         (["--config", "y.yaml"], "no y.yaml here"),
         (["--config", ""], "--config is needed"),
@@ -193,6 +196,13 @@ def test_changes_of_the_base_model_reach_its_decoding(submitted, script, stages,
     assert all("--set base.dir=exp/other" in job for job in jobs)
 
 
+def test_a_change_that_only_looks_like_an_augmentation_is_made(submitted):
+    words = ("--augment", "plain", "--set", "data.train=dump/augmented", "--stage", 6, "--stop-stage", 6)
+    assert submitted(adapt, *words) == [
+        "train x.yaml --augment plain --exp exp/plain --resume --set data.train=dump/augmented"
+    ]
+
+
 def test_a_base_model_of_its_own_is_decoded_from_its_folder(submitted):
     words = ("--adapt", "false", "--seed", 1, "--set", "base.dir=exp/other", "--stage", 7, "--stop-stage", 7)
     assert submitted(adapt, *words) == ["decode exp/x/1 dump/test --base-only --out exp/x/1/decode_test"]
@@ -208,12 +218,6 @@ def test_a_base_model_that_reads_speech_is_imported_and_used_without_features(su
         f"decode x.yaml data/test --base-only --out exp/none/decode_test {base}",
         "decode exp/x data/test --out exp/x/decode_test",
     ]
-
-
-def test_an_imported_base_model_is_not_imported_again(submitted, folder):
-    (folder / "exp/base/model").mkdir(parents=True)
-    (folder / "exp/base/model/model.pth").touch()
-    assert "base import" not in str(submitted(adapt, "--base", "model.zip", "--stage", 5, "--stop-stage", 6))
 
 
 def test_each_search_has_hypotheses_of_its_own(submitted):
@@ -366,6 +370,71 @@ def test_budget_decodes_with_the_base_model_of_its_changes(submitted, folder, mo
     jobs = submitted(lambda *own, cwd: recipe(ROOT / "recipes/budget.sh", *own, cwd=cwd), *words)
     assert [" --set base.dir=exp/other " in job for job in jobs] == [True, False, True]
     assert not any("train.lr" in job for job in jobs)
+
+
+@pytest.fixture
+def called(tmp_path, monkeypatch):
+    """Programs that only write down how they are called, and what was."""
+    for name in ("adaptkit", "python", "torchrun"):
+        program = tmp_path / f"bin/{name}"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\necho "{name} $@" >>"{tmp_path}/called"\n')
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=":")
+    return lambda: (tmp_path / "called").read_text().splitlines()
+
+
+def test_lists_of_several_lines_are_read_to_their_end(folder, called):
+    done = adapt("--config", "x.yaml", "--sets", "a b\n  c d", "--stage", 2, "--stop-stage", 2, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert sorted(called()) == [f"adaptkit data validate data/{name}" for name in "abcd"]
+
+
+def test_numbers_as_names_of_speakers_pass_through_kaldis_runners(folder, called):
+    runner = folder / "run.pl"  # as Kaldi's: words without spaces go to the shell as they are, others in quotes
+    runner.write_text(
+        "#!/bin/bash\nshift\n"
+        'for word in "$@"; do case $word in *" "*) line+="\\"$word\\" " ;; *) line+="$word " ;; esac; done\n'
+        'bash -c "$line"\n'
+    )
+    runner.chmod(0o755)
+    (folder / "few.txt").write_text("2380\n")
+    words = ("--config", "x.yaml", "--few", "few.txt", "--cmd", runner, "--stage", 3, "--stop-stage", 3)
+    done = recipe(ROOT / "recipes/submodels.sh", *words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (train,) = (call for call in called() if " train " in call)
+    (name,) = re.findall(r"--set (name=.*?) --set", train)
+    assert experiment.load(folder / "x.yaml", [name, "adapters=[{kind: hra}]"]).name == "2380"
+
+
+@pytest.fixture
+def people(tmp_path, called):
+    """Run a script of egs/speechocean762 with these programs."""
+    shutil.copytree(ROOT / "egs/speechocean762", tmp_path / "egs/people", symlinks=True)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+
+    def call(script, *words):
+        done = recipe(tmp_path / "egs/people" / script, *words)
+        assert done.returncode == 0, done.stderr
+        return called()
+
+    return call
+
+
+@pytest.mark.parametrize(("first", "last", "number"), [(1, 2, 0), (5, 5, 4), (7, 7, 0)])
+def test_a_base_model_of_several_rounds_is_trained_in_its_stage_only(people, first, last, number):
+    calls = people("run.sh", "--corpus", "/corpus", "--stage", first, "--stop-stage", last)
+    assert sum("base train" in call for call in calls) == number
+    assert not any("adaptkit train" in call for call in calls)
+    assert ("python local/prepare.py /corpus data" in calls) == (first == 1)
+
+
+def test_changes_of_the_yaml_leave_each_comparison_its_base_model(people):
+    calls = people("checkpoints.sh", "--set", "train.max_epochs=1", "--stop-stage", 6)
+    found = [call.partition(" --set ")[2] for call in calls if "adaptkit train" in call]
+    assert found == [
+        f"base.dir=exp/base_{number} --set train.max_epochs=1" for number in (1, 2) for _ in range(3)
+    ]
 
 
 def test_runner_keeps_output_in_the_log_and_shows_it(tmp_path):
