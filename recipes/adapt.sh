@@ -110,8 +110,7 @@ if is_stage 4 "augmentation"; then
 fi
 
 if [ -n "$base" ] && is_stage 5 "import of $base"; then
-  [ -f "$imported/model.pth" ] ||
-    "${run[@]}" "$expdir/log/import.log" adaptkit base import "$base" --out "$imported" "${import[@]}"
+  "${run[@]}" "$expdir/log/import.log" adaptkit base import "$base" --out "$imported" "${import[@]}"
 fi
 
 if $train_base && is_stage 5 "base model"; then

@@ -56,8 +56,12 @@ def import_model(
 
     The model is loaded first, so that an unusable one is refused. `config.yaml` names files by absolute
     paths, since ESPnet resolves relative ones from the working folder; adaptkit finds them even if the folder
-    moves.
+    moves. An earlier import of the same model is kept, also if its archive is gone; of another one, refused.
     """
+    out = Path(out)
+    present = _read_present(out)
+    if present is not None and _is_of(present, source, revision) and not Path(source).exists():
+        return _keep(present, out)
     if hub.is_tag(source):
         snapshot = hub.fetch(source, revision=revision, download=download)
         path, revision = snapshot.folder, snapshot.revision
@@ -65,12 +69,15 @@ def import_model(
         raise ConfigError(f"{source}: a path; --revision and --download are for tags such as user/name")
     else:
         path = Path(source)
-    out = Path(out)
     with locks.hold(out, parts=("lm",)), archive.opened(path, model_file=model_file) as files:
         names = _plan(files)
-        _refuse_occupied(out, names)
+        if present is None:
+            _refuse_occupied(out, names)
         checkpoint.refuse_unfinished(path)
         base = checkpoint.load_files(path, files)
+        if present is not None:
+            _refuse_other(present, base, files, out)
+            return _keep(present, out)
         config, fingerprint = dict(base.config), base.fingerprint
         with _removing(out, names):
             write_yaml(RunFolder(out).config, _copy_named(base, out))
@@ -81,6 +88,7 @@ def import_model(
                 _copy(notice, out / notice.name)
             with replacing(RunFolder(out).model) as temporary:  # last: without it, the folder holds no model
                 _copy_file(files.model, temporary)
+                hashes = {name: _hash(out / name) for name in names if (out / name).is_file()}
                 origin = Origin(
                     source=str(source),
                     revision=revision,
@@ -89,13 +97,36 @@ def import_model(
                     fingerprint=fingerprint,
                     imported=time.strftime("%Y-%m-%d %H:%M:%S"),
                     versions=collect_versions(),
-                    sha256={
-                        **{name: _hash(out / name) for name in names if (out / name).is_file()},
-                        RunFolder(out).model.name: _hash(temporary),
-                    },
+                    sha256={**hashes, RunFolder(out).model.name: _hash(temporary)},
                 )
                 write_text(RunFolder(out).origin, json.dumps(asdict(origin), indent=2) + "\n")
     return origin
+
+
+def _read_present(out: Path) -> Origin | None:
+    """Return what an earlier import has recorded; None if the folder holds no imported model."""
+    return read_origin(archive.own_files(out)) if RunFolder(out).model.exists() else None
+
+
+def _is_of(present: Origin, source: str, revision: str | None) -> bool:
+    """Whether an import came from a path or tag, and from a revision if one is asked for."""
+    return present.source == source and revision in (None, present.revision)
+
+
+def _keep(present: Origin, out: Path) -> Origin:
+    _LOG.info("%s: holds the model of %s already", out, present.source)
+    return present
+
+
+def _refuse_other(present: Origin, base: BaseModel, files: ModelFiles, out: Path) -> None:
+    """Refuse a folder with another recogniser or language model than those of an archive."""
+    lm = present.sha256.get(str(RunFolder(Path("lm")).model))
+    is_same_lm = lm is None or (files.lm_model is not None and lm == _hash(files.lm_model))
+    if present.fingerprint != base.fingerprint or not is_same_lm:
+        raise ConfigError(
+            f"{out}: already contains a base model, imported from {present.source} on {present.imported}, "
+            "which is not the same; remove the folder, or choose another one with --out"
+        )
 
 
 def copy_parts(base: BaseModel, out: Path) -> dict[str, Any]:

@@ -52,7 +52,8 @@ fi
 infer() {  # search, further options of ESPnet's inference
   local out=exp/archive/espnet/$1 model
   model=exp/archive/base/$(basename "$archive" .zip)
-  [ -f "$out/1best_recog/text" ] || python -m espnet2.bin.asr_inference --output_dir "$out" --beam_size 10 --ctc_weight 0.3 \
+  [ "$out/1best_recog/text" -nt "$model/model.pth" ] || python -m espnet2.bin.asr_inference \
+    --output_dir "$out" --beam_size 10 --ctc_weight 0.3 \
     --data_path_and_name_and_type data/test/wav.scp,speech,sound --key_file data/test/wav.scp \
     --asr_train_config "$model/config.yaml" --asr_model_file "$model/model.pth" "${@:2}"
   adaptkit score data/test "$out/1best_recog/text"

@@ -196,6 +196,36 @@ def test_a_folder_that_holds_something_is_left_alone(new_archive, base_dir, tmp_
     assert contents(out) == before
 
 
+def test_an_import_is_kept_by_another_of_the_same_model(new_archive, tmp_path):
+    packed, out = tmp_path / "model.zip", tmp_path / "base"
+    zip_folder(new_archive(NAME), packed)
+    first = importing.import_model(str(packed), out)
+    assert importing.import_model(str(packed), out) == first
+    packed.unlink()
+    assert importing.import_model(str(packed), out) == first
+
+
+def test_an_import_is_not_taken_for_that_of_another_model(released, tmp_path):
+    importing.import_model(str(released), tmp_path / "base")
+    before = (tmp_path / "base/model.pth").read_bytes()
+    path = exp_of(released) / "valid.acc.ave_10best.pth"
+    weights = torch.load(path)
+    weights["ctc.ctc_lo.bias"] += 1
+    torch.save(weights, path)
+    with pytest.raises(AdaptkitError, match="imported from .*, which is not the same; remove the folder"):
+        importing.import_model(str(released), tmp_path / "base")
+    assert (tmp_path / "base/model.pth").read_bytes() == before
+
+
+def test_an_import_is_not_taken_for_one_with_another_language_model(released, tmp_path):
+    importing.import_model(str(released), tmp_path / "base")
+    path = archive.locate(released).lm_model
+    weights = torch.load(path)
+    torch.save({name: value + 1 for name, value in weights.items()}, path)
+    with pytest.raises(AdaptkitError, match="which is not the same"):
+        importing.import_model(str(released), tmp_path / "base")
+
+
 def test_an_import_that_was_killed_is_repeated(new_archive, tmp_path):
     out = tmp_path / "base"
     (out / "lm").mkdir(parents=True)
