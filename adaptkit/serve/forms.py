@@ -1,5 +1,6 @@
 """Forms (multipart/form-data): received up to a size limit in memory, and taken apart."""
 
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
@@ -74,6 +75,8 @@ async def _take_apart(form: FormData, fields: FormFields) -> Form:
     lists: dict[str, list[str]] = {}
     content: bytes | None = None
     for name, value in form.multi_items():
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", f"{name}{value}"):
+            raise Refusal(400, "the form has characters that are not text; send it as UTF-8")
         if name in own or (name == "file" and content is not None):
             raise Refusal(400, f"{name[:100]}: given twice; send it once")
         if name == "file" and isinstance(value, UploadFile):

@@ -391,7 +391,7 @@ def test_lists_of_several_lines_are_read_to_their_end(folder, called):
 
 
 def test_numbers_as_names_of_speakers_pass_through_kaldis_runners(folder, called):
-    runner = folder / "run.pl"  # as Kaldi's: words without spaces go to the shell as they are, others in quotes
+    runner = folder / "run.pl"  # as Kaldi's: words without spaces go to the shell as they are
     runner.write_text(
         "#!/bin/bash\nshift\n"
         'for word in "$@"; do case $word in *" "*) line+="\\"$word\\" " ;; *) line+="$word " ;; esac; done\n'

@@ -218,3 +218,20 @@ def test_curl_is_served_as_the_description_says(running, recordings, decoded, tm
         assert decoded["spk1-00", "spk1"][0] in run(
             command.replace("curl", "curl -sS").replace("bob", "spk1")
         )
+
+
+@pytest.mark.parametrize(("charset", "language"), [("utf-7", "+2AA-"), ("unicode_escape", r"\ud800")])
+def test_characters_that_are_not_text_are_refused(server, recordings, charset, language):
+    fields = {"model": "spk1", "response_format": "verbose_json", "language": language}
+    parts = [(f'name="{name}"', value.encode()) for name, value in fields.items()]
+    parts.append(('name="file"; filename="speech.wav"', recordings["spk1-00"]))
+    head = "--b\r\nContent-Disposition: form-data; "
+    body = (
+        b"".join(f"{head}{name}\r\n\r\n".encode() + value + b"\r\n" for name, value in parts) + b"--b--\r\n"
+    )
+    headers = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
+    response = server.run(
+        lambda client: client.post("/v1/audio/transcriptions", content=body + b"--b--\r\n", headers=headers)
+    )
+    assert response.status_code == 400
+    assert "send it as UTF-8" in response.json()["error"]["message"]
