@@ -3,14 +3,19 @@
 import re
 from pathlib import Path
 
+import pytest
+import torch
+
 from adaptkit import config
 from adaptkit.adapters import api
 from adaptkit.adapters.catalog import available
 from adaptkit.augment.policy import Policy, read_policy
+from adaptkit.base import build
 from adaptkit.search_options import Beam, Transducer, read_search
 
 CONF = Path(__file__).parents[1] / "conf"
 ADAPTERS = {path.stem: path for path in (CONF / "adapters").glob("*.yaml")}
+SIZE = re.compile(r"([\d.]+) M parameters")
 POLICIES = {path.stem: path for path in (CONF / "augment").glob("*.yaml")}
 
 
@@ -38,6 +43,17 @@ def test_settings_of_adapters_name_a_paper():
 
 def test_every_type_has_settings_of_its_name():
     assert set(available()) - set(ADAPTERS) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in CONF.glob("base/*.yaml") if SIZE.search(path.read_text())])
+def test_base_models_have_as_many_parameters_as_their_comments_say(path):
+    tokens = [f"t{number}" for number in range(5000 if "12x512" in path.stem else 100)]
+    with torch.device("meta"):
+        model = build.build({**config.read_yaml(path), "token_list": tokens, "normalize": None})
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    said = SIZE.search(path.read_text())[1]
+    assert f"{millions:.{len(said.partition('.')[2])}f}" == said
 
 
 def test_policies_do_what_their_name_says():
