@@ -21,15 +21,16 @@ demo: install  ## install, then run egs/mini: synthesise, train, adapt, decode, 
 
 compare: install  ## compare adapters, three seeds each, on egs/voices; with AN4=folder FSDD=folder on real speech too
 	$(IN_VENV); egs/voices/compare.sh --jobs 2 && \
-	{ test -z "$(FSDD)" || { egs/an4/run.sh --corpus "$(AN4)" && egs/fsdd/compare.sh --corpus "$(FSDD)" --jobs 2; }; }
+	{ test -z "$(FSDD)" || { egs/an4/run.sh --corpus "$$(realpath "$(AN4)")" && \
+	  egs/fsdd/compare.sh --corpus "$$(realpath "$(FSDD)")" --jobs 2; }; }
 
 augment: install  ## compare augmentations in noise, with AN4=folder FSDD=folder NOISE=folder; resumes where it stopped
-	$(IN_VENV); egs/an4/augment.sh --corpus "$(AN4)" --prepare-options "--noise $(NOISE)" && \
-	egs/fsdd/augment.sh --corpus "$(FSDD)" --prepare-options "--noise $(NOISE)"
+	$(IN_VENV); egs/an4/augment.sh --corpus "$$(realpath "$(AN4)")" --prepare-options "--noise $$(realpath "$(NOISE)")" && \
+	egs/fsdd/augment.sh --corpus "$$(realpath "$(FSDD)")" --prepare-options "--noise $$(realpath "$(NOISE)")"
 
 submodels: install  ## one job against many, speaker embeddings, new speakers, on 128 voices; with FSDD=folder real ones too
 	$(IN_VENV); egs/voices/submodels.sh --jobs 2 && \
-	{ test -z "$(FSDD)" || egs/fsdd/submodels.sh --corpus "$(FSDD)" --jobs 2; }
+	{ test -z "$(FSDD)" || egs/fsdd/submodels.sh --corpus "$$(realpath "$(FSDD)")" --jobs 2; }
 
 speakers: install  ## adapt to 50 people, with SPEECHOCEAN=folder AN4=folder; resumes where it stopped, as all of these do
 	$(IN_VENV); cd egs/speechocean762; export prepare="--an4 $(abspath $(AN4)) --nj 2"; \
