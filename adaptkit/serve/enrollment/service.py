@@ -101,6 +101,8 @@ class Enrollment:
                 found.append(self.describe(name))
             except Refusal:  # removed meanwhile, or a folder that is not named after a speaker
                 continue
+            except AdaptkitError as error:  # damaged, which concerns no other speaker
+                _LOG.warning("%s", error)
         return Speakers(speakers=found)
 
     def make(self, name: str) -> tuple[bool, Speaker]:
@@ -119,8 +121,9 @@ class Enrollment:
         )
 
     def remove(self, name: str) -> None:
-        """Remove a speaker: job, Submodel and recordings; interrupted, it can be done again."""
-        self._recordings.read(name)
+        """Remove a speaker, even a damaged one: job, Submodel and recordings; it can be repeated."""
+        if name not in self._recordings:
+            self._recordings.read(name)  # says so
         with self._recordings.changing(name):
             job = self._jobs.find(name)
             if job is not None and job.state == "queued":

@@ -308,3 +308,16 @@ def test_a_full_disk_is_an_answer_and_nothing_is_half_there(desk, noise):
     folder = kept.folder / "anna"
     assert validate.find_problems(folder) == []
     assert [path.suffix for path in (folder / "wav").iterdir()] == [".wav"]
+
+
+def test_a_speaker_whose_tables_are_damaged_hides_no_other_and_can_be_removed(desk, caplog):
+    server = desk()
+    for name in ("anna", "bert"):
+        assert server.ask("PUT", f"/speakers/{name}").status_code == 201
+    (server.folder / "anna/text").write_bytes(b"anna-1 \xff\n")
+    answer = server.ask("GET", "/speakers")
+    assert answer.status_code == 200, answer.text
+    assert [one["speaker"] for one in answer.json()["speakers"]] == ["bert"]
+    assert "anna" in caplog.text
+    assert server.ask("DELETE", "/speakers/anna").status_code == 204
+    assert not (server.folder / "anna").exists()
