@@ -19,7 +19,7 @@ from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import RunRecord
-from adaptkit.tensors import write_tensors
+from adaptkit.tensors import read_tensors, write_tensors
 from adaptkit.training import enroll
 from adaptkit.training.run import train_adapters
 
@@ -113,6 +113,17 @@ def owned(known):
     base = base_checkpoint.load(settings.base.dir)
     path = known / "adapter.safetensors"
     return {name for name, _ in task_parameters(checkpoint.restore(read(known), base, path))}
+
+
+@pytest.mark.parametrize("entry", ["hra"], indirect=True)
+def test_a_shared_weight_that_the_last_step_left_out_of_its_range_stays_as_it_is(options, known):
+    path, name = known / "adapter.safetensors", "0.controllers.all.factor"
+    tensors, header = read_tensors(path)
+    tensors[name][0] = 1.5  # above 2^(1/2), the bound with two blocks
+    write_tensors(path, tensors, header)
+    enroll.enroll(options, device="cpu")
+    assert read(known).tasks == (*KNOWN, NEW)
+    assert torch.equal(read(known).weights[name], tensors[name])
 
 
 def test_a_new_speaker_learns(options, known, base, corpus):

@@ -84,10 +84,10 @@ class Hra(Adapter):
         self.head.append(TaskLinear(num_tasks, *to_base, zero=True))
 
     def begin(self) -> None:
-        """Reset h, and clip every u to +-2^(1/L), so that L blocks at most double h.
+        """Reset h, and clip every trained u to +-2^(1/L), so that L blocks at most double h.
 
         IndRNN also clips after the update. If it were clipped in the equation, a u out of range would get no
-        gradient and stay there.
+        gradient and stay there. A frozen u stays as its file has it, to which enrolled speakers are added.
         """
         self.end()
         for controller in self.controllers.values():
@@ -128,8 +128,8 @@ class _Controller(nn.Module):
         return torch.relu(hidden)
 
     def clip(self, limit: float) -> None:
-        """Clip u to the range from -limit to limit."""
-        if self.factor is not None:
+        """Clip u to the range from -limit to limit, unless it is frozen."""
+        if self.factor is not None and self.factor.requires_grad:
             self.factor.data.clamp_(-limit, limit)
 
 
