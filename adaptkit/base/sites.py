@@ -131,6 +131,12 @@ def stop_recomputing(model: nn.Module) -> None:
             module.gradient_checkpoint_layers = []
 
 
+def drops_layers(model: nn.Module) -> bool:
+    """Whether a model leaves out some of its layers at random in training, which then get no gradient."""
+    rates = ("layer_drop_rate", "stochastic_depth_rate")
+    return any(getattr(module, rate, 0) for module in model.modules() for rate in rates)
+
+
 def refuse_taps(encoder: nn.Module, adapters: AdapterStack) -> None:
     """Refuse adapters that read outputs of blocks whose length differs from that of the encoder's output."""
     if adapters.taps and getattr(encoder, "block_size", 0):

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from adaptkit import locks
 from adaptkit.adapters.per_task import task_parameters
+from adaptkit.base.sites import drops_layers
 from adaptkit.errors import ConfigError, TrainingError
 
 TIMEOUT = "ADAPTKIT_DISTRIBUTED_TIMEOUT_SEC"
@@ -90,7 +91,9 @@ def in_parallel(model: nn.Module, trained: nn.Module, *, has_statistics: bool) -
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, owned)
     if not any(p.requires_grad for name, p in model.named_parameters() if name not in owned):
         return model
-    return DistributedDataParallel(model, broadcast_buffers=has_statistics, find_unused_parameters=False)
+    return DistributedDataParallel(
+        model, broadcast_buffers=has_statistics, find_unused_parameters=drops_layers(trained)
+    )
 
 
 @contextmanager

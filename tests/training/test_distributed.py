@@ -18,11 +18,14 @@ from adaptkit.adapters.catalog import available
 from adaptkit.errors import CheckpointError
 from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
+from adaptkit.model.adapted import AdaptedModel
 from adaptkit.tensors import read_tensors
 from adaptkit.training import distributed
 from adaptkit.training import run as train
 from adaptkit.training.optimizer import PerTask
+from adaptkit.training.precision import seed_everything
 from tests.fixtures.forks import PATIENCE, Fork
+from tests.fixtures.models import CONFORMER, E_BRANCHFORMER
 
 pytestmark = pytest.mark.slow
 BATCHES = {"batch_frames": 410, "accumulate": 2}
@@ -348,3 +351,31 @@ def test_a_stopped_process_is_an_error_of_the_others_in_bounded_time(environment
             assert processes[rank].wait(PATIENCE) == 1
             said = (tmp_path / str(rank)).read_text()
             assert "another process of this training ended, or did not answer within 8 s" in said
+
+
+@pytest.fixture
+def process_group():
+    """Join a process group of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options"),
+    [
+        ("conformer", {**CONFORMER, "stochastic_depth_rate": 0.9}),
+        ("e_branchformer", {**E_BRANCHFORMER, "layer_drop_rate": 0.9}),
+    ],
+)
+def test_a_base_whose_layers_are_left_out_at_random_is_trained_in_processes(
+    process_group, new_base, new_batch, encoder, options
+):
+    adapted = AdaptedModel(new_base(encoder=encoder, encoder_conf=options))
+    step = distributed.in_parallel(adapted, adapted.trained, has_statistics=True)
+    with adapted.train().hooked():
+        for number in range(3):
+            adapted.trained.zero_grad()
+            seed_everything(0, number)
+            step(new_batch((-1, -1))).backward()
+    assert any(parameter.grad is None for parameter in adapted.trained.parameters())
