@@ -187,6 +187,13 @@ class Hypernetwork(nn.Module):
         prefixes = {part: prefix for prefix, part in module.named_modules()}
         return [f"{prefixes[part]}.{name}" for part, name, _ in self.places]
 
+    def columns(self, module: nn.Module, names: Sequence[str]) -> Tensor:
+        """Return the places in theta of some tables, by their `names` in `module`."""
+        sizes = [math.prod(shape) for _, _, shape in self.places]
+        parts = torch.arange(sum(sizes)).split(sizes)
+        places = dict(zip(self.names(module), parts, strict=True))
+        return torch.cat([places[name] for name in names])
+
     @contextmanager
     def alone(self, task: int) -> Iterator[None]:
         """Generate the weights of one task, for `TaskOwned.of` inside the block."""

@@ -115,8 +115,13 @@ def cut(loaded: LoadedExperiment, blocks: Sequence[int]) -> AdapterStack:
     """Build the adapters of an experiment in some of its blocks only, with their trained weights."""
     base, file = loaded.base, loaded.file
     entries = tuple(_without_others(entry, blocks, base.num_blocks) for entry in file.adapters)
-    own = api.build(entries, base.sites, file.tasks, seed=0).state_dict()
-    weights = {name: weight for name, weight in file.weights.items() if name in own}
+    stack = api.build(entries, base.sites, file.tasks, seed=0)
+    weights = {name: file.weights[name] for name in stack.state_dict()}
+    for index, (member, whole) in enumerate(zip(stack, loaded.adapters, strict=True)):
+        if member.space is not None:
+            columns = whole.space.columns(whole, member.space.names(member))
+            for name in (f"{index}.space.{part}" for part in ("basis", "origin")):
+                weights[name] = weights[name][..., columns]
     left = replace(file, adapters=entries, weights=weights)
     return checkpoint.restore(left, base, loaded.folder.adapter)
 

@@ -10,6 +10,7 @@ from adaptkit import experiment
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig
 from adaptkit.adapters.kinds import residual, tpa
+from adaptkit.adapters.per_task import weights_of
 from adaptkit.decoding.run import DecodeOptions, decode_and_score, decode_folder
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.model import checkpoint
@@ -90,6 +91,14 @@ def test_what_is_left_has_the_weights_it_had(exp, assert_same):
     upper = {name: weight for name, weight in loaded.file.weights.items() if "-encoders-1" in name}
     assert_same(left.state_dict(), upper)
     assert [entry.blocks for entry in left.configs] == [(1,), (1,)]
+
+
+def test_what_is_left_of_generated_weights_is_what_it_was(new_exp):
+    loaded = load_experiment(new_exp(kind="tpa", bottleneck=3, bank="space", space_dim=2))
+    left, whole = (weights_of(stack[0], stack[0].space, 2) for stack in (cut(loaded, (1,)), loaded.adapters))
+    upper = {name: weight for name, weight in whole.items() if "-encoders-1" in name}
+    assert len(upper) == len(whole) / 2
+    torch.testing.assert_close(left, upper)
 
 
 def test_rows_count_what_is_left_by_the_closed_form(run):
