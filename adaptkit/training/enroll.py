@@ -36,7 +36,7 @@ from adaptkit.training.augmentation import augmented, spec_of
 from adaptkit.training.distributed import in_processes, is_first, of_first
 from adaptkit.training.enroll_options import EnrollOptions, refuse_idle, refuse_misuse, settings_of
 from adaptkit.training.plan import Plan
-from adaptkit.training.run import read_set, warn_of_coupled_rows
+from adaptkit.training.run import read_set, warn_of_coupled_rows, warn_of_unvalidated
 from adaptkit.training.start import read_shared_start, start_from_shared
 from adaptkit.training.state import State, describe_contents, identify
 from adaptkit.training.validation import Metric, describe_value
@@ -224,6 +224,7 @@ def _read(options: EnrollOptions, base: BaseModel) -> tuple[Examples, Examples |
         )
     if is_first():
         warn_of_common(train.data, valid.data)
+    warn_of_unvalidated(train, valid)
     return train, replace(valid, task_ids=number_tasks(valid.data, train.data.tasks))
 
 

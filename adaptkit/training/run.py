@@ -149,11 +149,16 @@ def _refuse_untrained(train: Examples, valid: Examples) -> None:
             f"{path}: has speakers without utterances in {train.data.path}: {described}; add some there, "
             + (f"{remedy}{listed(both)} in FILE" if both else "or name a validation set of its speakers")
         )
-    validated = set(names)
-    unvalidated = [task for task in known if task not in validated]
+    warn_of_unvalidated(train, valid)
+
+
+def warn_of_unvalidated(train: Examples, valid: Examples) -> None:
+    """Warn of tasks without validation utterances."""
+    validated = set(valid.data.tasks)
+    unvalidated = [task for task in train.data.tasks if task not in validated]
     if unvalidated:
         what = "their last weights are kept, unless all speakers' are selected together (train.select)"
-        _LOG.warning("%s: no utterance of %s: %s", path, listed(unvalidated), what)
+        _LOG.warning("%s: no utterance of %s: %s", valid.data.path, listed(unvalidated), what)
 
 
 def effort_of(state: State, seed: int) -> Effort:

@@ -356,6 +356,14 @@ def test_a_validation_set_chooses_the_weights(options, known, corpus, caplog):
 
 
 @of_one_bank
+def test_new_speakers_without_validation_utterances_are_named(options, base, corpus, tmp_path, caplog):
+    data = datadir.read(corpus / "dump/valid")
+    subset.save(subset.subset(data, subset.choose_speakers(data, [NEW]), path=tmp_path / "one"), [data])
+    enroll._read(replace(options, speakers=("spk1", NEW), valid=tmp_path / "one"), base)
+    assert "one: no utterance of spk1: their last weights are kept" in caplog.text
+
+
+@of_one_bank
 @pytest.mark.parametrize("select", ["speaker", "all"])
 def test_folds_choose_rate_and_epochs_of_new_speakers(options, known, corpus, select):
     grid = "train.lr=[0.001,0.004]"
