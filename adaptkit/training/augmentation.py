@@ -28,6 +28,11 @@ def augmented(train: Examples, policy: Policy | Literal["own"] | None, seed: int
         policy = _own_policy(train.base.config)
         described = policy.spec.model_dump(exclude_defaults=True) if policy else "none"
         _LOG.info("SpecAugment of the model's own yaml: %s", described)
+    if policy and policy.spec and train.base.config["frontend"] == "sliding_window":
+        raise ConfigError(
+            f"augment.spec: {train.base.path} reads windows of samples (frontend: sliding_window), and "
+            "SpecAugment masks features; set 'augment: null', or 'spec: null' in the policy"
+        )
     working = schedule.start(policy, seed, train.base.rate_hz) if policy else None
     train = replace(train, augmentation=working)
     if working and (working.bank or policy.speeds != (1.0,)):

@@ -1,5 +1,7 @@
 """Policies by the words of a command line."""
 
+from dataclasses import replace
+
 import pytest
 
 from adaptkit import config
@@ -86,3 +88,13 @@ def test_two_policies_of_one_name_are_refused(folder):
 def test_an_unknown_name_is_refused_with_the_nearest(folder):
     with pytest.raises(ConfigError, match="did you mean 'bins'"):
         augmentation.resolve("binz")
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_windows_of_samples_are_not_masked(examples, new_base, is_own):
+    changes = {"preencoder": "sinc", "preencoder_conf": {"out_channels": 128}, "frontend": "sliding_window"}
+    changes |= {"input_size": None, "adaptkit": None, "normalize": None, "normalize_conf": {}}
+    windows = new_base(**changes, frontend_conf={}, specaug="specaug", specaug_conf=OWN)
+    policy = "own" if is_own else Policy.model_validate({"spec": SPEC})
+    with pytest.raises(ConfigError, match="reads windows of samples .* set 'augment: null', or 'spec: null'"):
+        augmentation.augmented(replace(examples, base=windows), policy, seed=0)
