@@ -140,9 +140,12 @@ def _own_variance(normalize: nn.Module, args: tuple[Tensor, Tensor], output: Any
     x, lengths = output
     if not normalize.norm_means or bool((lengths == lengths[0]).all()):
         return output
-    beyond = torch.arange(x.shape[1], device=x.device) >= lengths.to(x.device)[:, None]  # (B, T)
-    x = x.masked_fill(beyond[..., None], 0.0)
-    variance = x.square().sum(dim=1, keepdim=True) / lengths.to(x)[:, None, None]
+    counts = lengths.to(x.device).view(
+        -1, *[1] * (x.dim() - 1)
+    )  # features are (B, T, F), windows (B, T, 1, N)
+    beyond = torch.arange(x.shape[1], device=x.device).view(-1, *[1] * (x.dim() - 2)) >= counts
+    x = x.masked_fill(beyond, 0.0)
+    variance = x.square().sum(dim=1, keepdim=True) / counts
     return x / variance.sqrt().clamp(min=normalize.eps), lengths
 
 

@@ -66,6 +66,11 @@ MIXING = {
         "normalize": "utterance_mvn",
         "normalize_conf": {"norm_means": False, "norm_vars": True},
     },
+    "windows": {
+        **{**conformer(), **SPEECH, "frontend": "sliding_window", "frontend_conf": {}, "preencoder": "sinc"},
+        **{"preencoder_conf": {"out_channels": 128}, "normalize": "utterance_mvn"},
+        "normalize_conf": {"norm_vars": True},
+    },
     "utterance_mvn": {**conformer(), "normalize": "utterance_mvn", "normalize_conf": {}},
     "speech": {**conformer(), **SPEECH, "normalize": "utterance_mvn", "normalize_conf": {}},
 }
