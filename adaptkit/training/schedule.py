@@ -24,3 +24,18 @@ def learning_rate(step: int, num_steps: int, *, peak: float, warmup_steps: int, 
         return peak
     left = max(0.0, 1 - (step - warmup_steps) / max(1, num_steps - warmup_steps))
     return peak * (left if schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left))
+
+
+def explain_longer(schedule: str, warmup_steps: int | None) -> str:
+    """Explain what more epochs than a run was started with mean for its learning rate."""
+    if schedule in ("linear", "cosine"):
+        return (
+            f"the {schedule} schedule decays over the whole run: the learning rate continues as in a run of "
+            "that length, in which the steps already taken would have had higher rates"
+        )
+    if warmup_steps is None:
+        return (
+            f"warm-up takes a tenth of all steps, at most {_MOST_WARMUP}: the learning rate continues as in "
+            "a run of that length, whose warm-up may be longer than this one was"
+        )
+    return "the learning rate does not depend on the length, so the result is that of the longer run"

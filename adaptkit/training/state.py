@@ -22,6 +22,7 @@ from adaptkit.folders import RunFolder
 from adaptkit.tensors import begin_writing, load_strictly, read_tensors
 from adaptkit.training.distributed import of_first
 from adaptkit.training.optimizer import PerTask
+from adaptkit.training.schedule import explain_longer
 from adaptkit.training.standing import WHOLE, Choice, Measured, Standing, pack, unpack
 
 _LOG = logging.getLogger(__name__)
@@ -208,8 +209,10 @@ class Saved:
                 "settings (only max_epochs may grow), or remove the folder to start over"
             )
         for key, (old, new) in longer.items():
-            schedule = self.identity.get(f"{key.rpartition('.')[0]}.schedule")
-            _LOG.warning("%s: continues from %d to %d epochs; %s", path.parent, old, new, _rule(schedule))
+            section = key.rpartition(".")[0]
+            schedule, warmup = (self.identity.get(f"{section}.{n}", 0) for n in ("schedule", "warmup_steps"))
+            rule = explain_longer(schedule, warmup)
+            _LOG.warning("%s: continues from %d to %d epochs; %s", path.parent, old, new, rule)
 
 
 def read_state(header: Mapping[str, Any], path: Path) -> State:
@@ -236,16 +239,6 @@ def _plain(state: State) -> dict[str, dict[str, Any]]:
 
 def _is_longer(old: object, new: object) -> bool:
     return isinstance(old, int) and isinstance(new, int) and new > old
-
-
-def _rule(schedule: object) -> str:
-    """Explain what a longer run means for the learning rate."""
-    if schedule in ("linear", "cosine"):
-        return (
-            f"the {schedule} schedule decays over the whole run: the learning rate continues as in a run of "
-            "that length, in which the steps already taken would have had higher rates"
-        )
-    return "the learning rate does not depend on the length, so the result is that of the longer run"
 
 
 def identify(settings: Experiment, *sections: str) -> dict[str, Any]:

@@ -88,9 +88,10 @@ def test_resuming_a_finished_run_does_nothing(new_run):
 LENGTHS = {"average": 2, "save_every_steps": 2, "lr": 0.002, "schedule": "constant"}
 
 
-def with_length(new_run, name, num_epochs, *, schedule="constant", **options):
+def with_length(new_run, name, num_epochs, *, schedule="constant", warmup_steps=2, **options):
     identity = {"train.max_epochs": num_epochs, "train.schedule": schedule}
-    made = {**LENGTHS, "schedule": schedule, **options}
+    identity["train.warmup_steps"] = warmup_steps
+    made = {**LENGTHS, "schedule": schedule, "warmup_steps": warmup_steps, **options}
     return new_run(name, max_epochs=num_epochs, plan={"identity": identity}, **made)
 
 
@@ -130,6 +131,13 @@ def test_a_schedule_that_depends_on_the_length_is_said_to_continue_as_in_the_lon
     rates = [event["lr"] for event in resumed.events("step")]
     assert rates == pytest.approx([0.01, 0.005, 0.005, 0.0025])
     assert "the linear schedule decays over the whole run: the learning rate continues as in" in caplog.text
+
+
+def test_a_warm_up_that_depends_on_the_length_is_said_to_continue_as_in_the_longer_run(new_run, caplog):
+    for num_epochs in (2, 4):
+        run = with_length(new_run, "run", num_epochs, warmup_steps=None)
+        run.fit(resume=num_epochs == 4)
+    assert "whose warm-up may be longer than this one was" in caplog.text
 
 
 def test_a_run_that_early_stopping_ended_stays_as_it_is(new_run, content):
