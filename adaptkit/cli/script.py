@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -28,11 +29,17 @@ def set_up_messages() -> None:
 
 
 def run(command: Callable[[], Any], name: str) -> None:
-    """Run a command; an AdaptkitError becomes one message and exit code 1, any other error is shown."""
+    """Run a command; an AdaptkitError, or a name that is not UTF-8, becomes one message and exit code 1."""
     try:
         command()
     except AdaptkitError as error:
         typer.echo(f"{name}: {error}", err=True)
+        sys.exit(1)
+    except UnicodeEncodeError as error:
+        if error.encoding != "utf-8":  # of the terminal
+            raise
+        named = ascii(re.search(r'[^\s"]*[\ud800-\udfff][^\s"]*', error.object)[0])
+        typer.echo(f"{name}: {named}: a name that is not UTF-8; rename the file or folder", err=True)
         sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
