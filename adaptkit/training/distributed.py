@@ -71,11 +71,16 @@ def of_first(value: Value) -> Value:
 
 def from_all(names: list[str]) -> list[str]:
     """Return the names found in any process, sorted."""
-    if not distributed.is_initialized():
-        return sorted(set(names))
-    gathered = [names] * distributed.get_world_size()
-    distributed.all_gather_object(gathered, names)
-    return sorted(set().union(*gathered))
+    return sorted(set().union(*of_each(names)))
+
+
+def of_each(value: Value) -> list[Value]:
+    """Return the value of each process, in order of rank, in all of them."""
+    values = [value]
+    if distributed.is_initialized():
+        values *= distributed.get_world_size()
+        distributed.all_gather_object(values, value)
+    return values
 
 
 def in_parallel(model: nn.Module, trained: nn.Module, *, has_statistics: bool) -> nn.Module:

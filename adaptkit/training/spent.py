@@ -4,9 +4,8 @@ import os
 import time
 from dataclasses import replace
 
-from torch import distributed
-
 from adaptkit import provenance
+from adaptkit.training.distributed import of_each
 from adaptkit.training.state import State
 
 _counted: dict[int, float] = {}  # seconds of processor time that the state of a run has already, by process
@@ -19,11 +18,8 @@ def with_spent(state: State) -> State:
     after its last save is lost.
     """
     process, now = os.getpid(), time.process_time()
-    spent = [(now - _counted.get(process, 0.0), provenance.peak_memory_mb())]
+    spent = of_each((now - _counted.get(process, 0.0), provenance.peak_memory_mb()))
     _counted[process] = now
-    if distributed.is_initialized():
-        spent *= distributed.get_world_size()
-        distributed.all_gather_object(spent, spent[0])
     return replace(
         state,
         cpu_seconds=state.cpu_seconds + sum(seconds for seconds, _ in spent),
