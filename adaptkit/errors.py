@@ -11,6 +11,7 @@ A message says where, what is wrong (with the value seen) and how to fix it. Sev
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -65,6 +66,15 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     ('1 utterance', '2 entries')
     """
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def shell_word(value: object) -> str:
+    r"""Return a path or name as one word of a shell command in a message, whatever characters it has.
+
+    >>> print(shell_word("my data/ann's"), shell_word("data/train"))
+    my\ data/ann\'s data/train
+    """
+    return re.sub(r"([^\w@%+=:,./-])", r"\\\1", str(value))
 
 
 def listed(items: Iterable[str], most: int = 10) -> str:

@@ -16,7 +16,7 @@ from typing import Literal
 import sentencepiece
 
 from adaptkit.characters import split_words
-from adaptkit.errors import CheckpointError, DataError, counted, listed, shorten
+from adaptkit.errors import CheckpointError, DataError, counted, listed, shell_word, shorten
 from adaptkit.files import replacing, require_regular
 
 _LOG = logging.getLogger(__name__)
@@ -294,4 +294,5 @@ def _describe(unknown: Mapping[str, Sequence[str]]) -> str:
 
 
 def _remedy(where: str, base: str) -> str:
-    return f"'adaptkit data fix {where} --base {base}' respells them as the model does, or drops them"
+    command = f"'adaptkit data fix {shell_word(where)} --base {shell_word(base)}'"
+    return f"{command} respells them as the model does, or drops them"

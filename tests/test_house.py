@@ -111,3 +111,19 @@ def test_files_of_a_run_are_named_in_one_module():
         if any(isinstance(n, ast.Constant) and n.value in names for n in ast.walk(tree))
     ]
     assert spelt == ["folders.py"]
+
+
+def test_paths_in_suggested_commands_are_words_of_the_shell():
+    texts = [
+        "".join(
+            part.value if isinstance(part, ast.Constant) else "{" + ast.unparse(part.value) + "}"
+            for part in node.values
+        )
+        for tree in trees().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+    ]
+    commands = [command for text in texts for command in re.findall(r"'?adaptkit [a-z]+ [^']*", text)]
+    bare = re.compile(r"\{(?!shell_word)[^}]*(path|folder|out|data|where)\b")
+    assert len(commands) > 20
+    assert [command for command in commands if bare.search(command)] == []

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptkit.errors import DataError, listed
+from adaptkit.errors import DataError, listed, shell_word
 from adaptkit.features.archive import count_recorded, load_feats
 from adaptkit.features.fbank import FbankOptions, log_mel, read_options
 from adaptkit.kaldi import datadir
@@ -80,7 +80,7 @@ def read_corpus(path: Path) -> Corpus:
         return Corpus(data, torch.tensor(frames), options.num_bins, options)
     missing = data.utterances.ids.take(np.flatnonzero(data.feats.rows(data.utterances.ids) < 0))
     if len(missing):
-        remedy = f"'adaptkit feats {data.path} dump/{data.path.name}' makes them"
+        remedy = f"'adaptkit feats {shell_word(data.path)} dump/{shell_word(data.path.name)}' makes them"
         raise DataError(f"{data.path}/feats.scp: missing {listed(missing)}; {remedy}")
     num_bins = load_feats(data.feats[data.utterances[0].utt_id]).shape[1]
     made = data.path / "feats.json"

@@ -9,7 +9,7 @@ from adaptkit.augment.corpus import Corpus
 from adaptkit.augment.noise import Noise
 from adaptkit.augment.policy import Policy
 from adaptkit.augment.specaugment import SpecAugment
-from adaptkit.errors import listed
+from adaptkit.errors import listed, shell_word
 
 LITTLE, MUCH = 0.05, 0.5  # masked shares of the values outside this range cause a warning
 _FEW_FRAMES = 0.03  # as do smaller shares of the frames under time masks, even if bins are masked too
@@ -88,7 +88,7 @@ def find_faults(spec: SpecAugment, corpus: Corpus, shares: Shares) -> Iterator[s
     if not is_some.all():
         yield (
             f"{_count(corpus, ~is_some)} contain no frames; "
-            f"'adaptkit data fix {corpus.path} --min-sec 0.1' drops them"
+            f"'adaptkit data fix {shell_word(corpus.path)} --min-sec 0.1' drops them"
         )
     has_fixed = spec.time_masks is not None
     little = is_some & (shares.values < LITTLE)

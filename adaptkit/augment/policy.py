@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from adaptkit import config
 from adaptkit.augment.noise import Noise
@@ -38,7 +38,13 @@ class Policy(Config):
         description="speeds, one of which each utterance gets before noise and masks, as [0.9, 1.0, 1.1] "
         "in Ko et al., 2015; null for none",
     )
-    mix: Mix = Field(Mix(), description="how noise and SpecAugment are mixed")
+    mix: Mix = Field(Mix(), description="how noise and SpecAugment are mixed; only with 'noise'")
+
+    @model_validator(mode="after")
+    def _mix_has_noise(self) -> "Policy":
+        if self.noise is None and self.mix != Mix():
+            raise ValueError("'mix' has no effect without 'noise'; set 'noise', or leave 'mix' out")
+        return self
 
     @property
     def speeds(self) -> tuple[float, ...]:

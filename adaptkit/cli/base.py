@@ -80,7 +80,7 @@ def import_model(
 
     importing.import_model(source, out, model_file=model_file, revision=revision, download=download)
     typer.echo(out)
-    suggest(f"adaptkit decode {out} DATA --out exp/none/decode_test")
+    suggest("decode", out, "DATA", "--out", "exp/none/decode_test")
 
 
 @app.command(cls=Command)

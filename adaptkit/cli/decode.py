@@ -111,4 +111,4 @@ def decode(
     folder = decode_folder(options, device=choose_device(device))
     typer.echo(folder)
     if (data / "text").exists():
-        suggest(f"adaptkit score {data} {folder}")
+        suggest("score", data, folder)

@@ -59,4 +59,4 @@ def import_corpus(
         typer.echo(line)
     if any(not problem.is_warning for problem in problems):
         raise typer.Exit(1)
-    suggest(f"adaptkit data fix {out_dir} --base DIR")
+    suggest("data", "fix", out_dir, "--base", "DIR")

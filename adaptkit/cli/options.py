@@ -265,12 +265,14 @@ def choose_device(device: str) -> str:
     return device
 
 
-def suggest(command: str) -> None:
-    """Say which command comes next, on a terminal only: recipes know it."""
+def suggest(*words: object) -> None:
+    """Say which command of adaptkit comes next, on a terminal only: recipes know it."""
     import sys
 
+    from adaptkit.errors import shell_word
+
     if sys.stderr.isatty():
-        typer.echo(f"next: {command}", err=True)
+        typer.echo(f"next: adaptkit {' '.join(map(shell_word, words))}", err=True)
 
 
 def refuse_both(base: Path | None, model: str | None) -> None:

@@ -65,4 +65,4 @@ def train(
     chosen = choose_device(device)
     train_adapters(settings, folder, device=chosen, resume=resume, allow_pipes=allow_pipes)
     typer.echo(folder)
-    suggest(f"adaptkit decode {folder} DATA")
+    suggest("decode", folder, "DATA")

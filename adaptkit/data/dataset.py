@@ -18,7 +18,7 @@ from adaptkit.augment.schedule import Augmentation, UtteranceAugmentation
 from adaptkit.base import padding
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.misfit import refuse_misfit
-from adaptkit.errors import CheckpointError, DataError, counted, listed, nearest
+from adaptkit.errors import CheckpointError, DataError, counted, listed, nearest, shell_word
 from adaptkit.features.archive import load_feats
 from adaptkit.features.fbank import FbankOptions, log_mel
 from adaptkit.kaldi import datadir
@@ -202,7 +202,7 @@ def _refuse_long(data: DataDir, lengths: Sequence[int], base: BaseModel) -> None
         raise DataError(
             f"{data.path}: {listed(long, 5)}: longer than the {most_sec:g} s that {base.path} reads at once; "
             "divide the recordings into shorter utterances with segments, or drop these: "
-            f"'adaptkit data fix {data.path} --max-sec {most_sec:g}'"
+            f"'adaptkit data fix {shell_word(data.path)} --max-sec {most_sec:g}'"
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.errors import DataError, listed
+from adaptkit.errors import DataError, listed, shell_word
 from adaptkit.features.archive import load_feats, refuse_incomplete
 from adaptkit.features.fbank import FbankOptions, read_options
 from adaptkit.kaldi.datadir import DataDir
@@ -44,4 +44,4 @@ def _command(data: Path, wanted: Mapping[str, float]) -> str:
         out = out.with_name(f"{data.name}_{wanted['num_bins']}")
     flags = {"rate_hz": "--rate", "num_bins": "--num-bins"}
     changes = (f" {flag} {wanted[name]}" for name, flag in flags.items() if wanted[name] != usual[name])
-    return f"adaptkit feats {data} {out}{''.join(changes)}"
+    return f"adaptkit feats {shell_word(data)} {shell_word(out)}{''.join(changes)}"

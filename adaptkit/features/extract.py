@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from adaptkit import locks
-from adaptkit.errors import AdaptkitError, DataError, counted, listed
+from adaptkit.errors import AdaptkitError, DataError, counted, listed, shell_word
 from adaptkit.features import jobs
 from adaptkit.features.archive import find_damage, read_record, write_archive, write_record
 from adaptkit.features.fbank import FbankOptions, log_mel
@@ -246,7 +246,7 @@ def _refuse_few(data: DataDir, failures: Mapping[str, str]) -> None:
     total = len(data.utterances)
     if len(failures) <= MOST_FAILED * total:
         return
-    remedy = f"'adaptkit data validate {data.path}' checks every recording"
+    remedy = f"'adaptkit data validate {shell_word(data.path)}' checks every recording"
     raise DataError(
         f"{data.path}: no features for {len(failures)} of {counted(total, 'utterance')}: "
         f"{_reasons(failures)}; {remedy}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from adaptkit.errors import shell_word
 from adaptkit.kaldi.columns import Names, Strings
 from adaptkit.kaldi.lines import Lines
 from adaptkit.kaldi.scan import Problem
@@ -67,7 +68,7 @@ class CheckedAudio:
         self, name: str, row: int, what: str, remedy: str = "", *, cause: str, example: str
     ) -> Problem:
         """Return a problem of one line of a table."""
-        remedy = remedy or f"'adaptkit data fix {self.path}' drops it"
+        remedy = remedy or f"'adaptkit data fix {shell_word(self.path)}' drops it"
         table = self.tables[name]
         number, key = int(table.numbers[row]), table.ids[row]
         return Problem(self.path / name, number, key, what, remedy, cause=cause, example=example)

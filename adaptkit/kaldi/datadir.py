@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptkit import locks
-from adaptkit.errors import DataError, listed
+from adaptkit.errors import DataError, listed, shell_word
 from adaptkit.files import remove
 from adaptkit.kaldi.columns import Names, Strings, Table
 from adaptkit.kaldi.segments import MOST_SEC, read_spans
@@ -63,7 +63,7 @@ def read(path: Path, *, needs_text: bool = True) -> DataDir:
     if not path.is_dir():
         raise DataError(f"{path}: no such data directory; {MAKERS}")
     if not any((path / name).exists() for name in ("wav.scp", "utt2spk", "text")):
-        remedy = f"'adaptkit data import {path} OUT' makes one from recordings"
+        remedy = f"'adaptkit data import {shell_word(path)} OUT' makes one from recordings"
         raise DataError(f"{path}: not a data directory, without wav.scp and utt2spk; {remedy}")
     text, speakers = _read_optional(path / "text"), _read_names(path / "utt2spk")
     recordings = read_columns(path / "wav.scp")
@@ -99,7 +99,7 @@ def _refuse_unusable(path: Path, utterances: Utterances, recordings: Table[str])
     """Refuse utterances whose recordings are unknown, and a set without utterances."""
     lost = utterances.ids.take(np.flatnonzero(recordings.rows(utterances.recordings) < 0))
     if len(lost):
-        remedy = f"'adaptkit data fix {path}' drops them"
+        remedy = f"'adaptkit data fix {shell_word(path)}' drops them"
         raise DataError(f"{path}/segments: no recording in wav.scp for {listed(lost)}; {remedy}")
     if not len(utterances):
         raise DataError(f"{path}: contains no utterances")
@@ -193,7 +193,7 @@ def _refuse_unequal(path: Path, tables: Mapping[str, Table]) -> None:
     for name, table in tables.items():
         missing = sorted(everything - set(table))
         if missing:
-            remedy = f"'adaptkit data fix {path}' drops them"
+            remedy = f"'adaptkit data fix {shell_word(path)}' drops them"
             raise DataError(f"{path}/{name}: missing {listed(missing)}; {remedy}")
 
 

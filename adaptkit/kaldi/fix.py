@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from adaptkit import locks
@@ -39,8 +40,9 @@ def fix(path: Path, checks: Checks = DEFAULT_CHECKS, *, tokens: TokenList | None
     With `tokens`, texts are respelled (`TokenList.respell`). Utterances with anything spoken that no token
     spells, such as digits, are dropped, as are those of which no word is left.
 
-    Every changed file is first copied to `.backup` inside the directory, then replaced atomically. If no
-    utterance would remain, nothing is changed and a DataError gives the reasons.
+    Every changed file is first copied to `.backup` inside the directory, where earlier copies stay (`text`,
+    then `text.2`), and then replaced atomically. If no utterance would remain, nothing is changed and a
+    DataError gives the reasons.
     """
     path = Path(path)
     tables, problems = find_in_tables(path, checks)
@@ -122,13 +124,23 @@ def _replace(path: Path, changed: Mapping[str, str]) -> None:
     """Copy the changed files to the backup, then write them; an empty optional table is deleted."""
     for name in changed:
         if (path / name).exists():
-            with replacing(path / BACKUP / name) as copy:
-                copy.write_bytes(_content(path / name))
+            _back_up(path / name)
     for name, text in changed.items():
         if text:
             write_text(path / name, text)
         else:
             (path / name).unlink()
+
+
+def _back_up(file: Path) -> None:
+    """Copy a file to the backup, beside earlier versions of it: `text`, then `text.2`."""
+    for number in count(1):
+        copy = file.parent / BACKUP / (file.name if number == 1 else f"{file.name}.{number}")
+        if not copy.exists():
+            with replacing(copy) as temporary:
+                temporary.write_bytes(_content(file))
+        if _content(copy) == _content(file):
+            return
 
 
 def _filtered(table: Table, keys: set[str]) -> str:

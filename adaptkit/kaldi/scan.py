@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adaptkit.characters import describe_strange
-from adaptkit.errors import DataError, counted, listed
+from adaptkit.errors import DataError, counted, listed, shell_word
 from adaptkit.files import explain_os_error, require_regular, split_lines
 from adaptkit.kaldi.lines import NO_LINES, Builder, Lines
 from adaptkit.kaldi.tables import is_clean, split_line
@@ -179,4 +179,4 @@ def _order_problems(path: Path, table: Table) -> Iterator[Problem]:
 
 
 def _fix(path: Path, does: str) -> str:
-    return f"'adaptkit data fix {path.parent}' {does}"
+    return f"'adaptkit data fix {shell_word(path.parent)}' {does}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptkit.errors import DataError
+from adaptkit.errors import DataError, shell_word
 from adaptkit.kaldi.columns import Names, Strings, Table
 
 MOST_SEC = 1e7  # of a recording; 116 days
@@ -70,7 +70,7 @@ def _parse_all(path: Path, segments: Table[str]) -> tuple[Names, np.ndarray, np.
         try:
             found.append(parse_segment(value))
         except ValueError as error:
-            remedy = f"'adaptkit data fix {path}' drops it"
+            remedy = f"'adaptkit data fix {shell_word(path)}' drops it"
             raise DataError(f"{path}/segments: {utt_id}: {error}; {remedy}") from None
     names, starts, ends = zip(*found, strict=True) if found else ((), (), ())
     return Names.of(names), np.array(starts, np.float64), np.array(ends, np.float64)  # None becomes NaN

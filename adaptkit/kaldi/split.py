@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from adaptkit.errors import ConfigError, DataError, counted, listed
+from adaptkit.errors import ConfigError, DataError, counted, listed, shell_word
 from adaptkit.files import remove, write_text
 from adaptkit.kaldi.datadir import DataDir, Utterance
 from adaptkit.kaldi.sentences import Cell, Quotas, assign_sentences
@@ -202,7 +202,8 @@ def _plan(data: DataDir, sizes: Mapping[Cell, int], options: SplitOptions) -> Qu
     if few:
         raise DataError(
             f"{data.path}: fewer utterances than parts for {counted(len(few), 'speaker')}: {listed(few)}; "
-            f"leave them out ('adaptkit data subset {data.path} OUT --spk-list FILE' with the others in FILE)"
+            f"leave them out ('adaptkit data subset {shell_word(data.path)} OUT --spk-list FILE' with the "
+            "others in FILE)"
         )
     quotas: dict[Cell, list[int]] = {cell: [] for cell in sizes}
     for own in of_speaker.values():

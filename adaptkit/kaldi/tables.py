@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptkit.characters import clean, has_no_strange
-from adaptkit.errors import DataError, shorten
+from adaptkit.errors import DataError, shell_word, shorten
 from adaptkit.files import read_blocks, require_regular, split_lines, write_text
 from adaptkit.kaldi.columns import Strings, Table
 
@@ -65,7 +65,7 @@ def _refuse_duplicate(path: Path, first: int, keys: Iterable[str], seen: set[str
     """Refuse the first key, from line `first` on, that has been seen before."""
     for number, key in enumerate(keys, start=first):
         if key in seen:
-            remedy = f"'adaptkit data fix {path.parent}' keeps the first"
+            remedy = f"'adaptkit data fix {shell_word(path.parent)}' keeps the first"
             raise DataError(f"{path}:{number}: duplicate key {shorten(key)}; {remedy}")
         seen.add(key)
 
@@ -90,11 +90,13 @@ def _split_block(path: Path, first: int, block: str) -> tuple[Sequence[str], Seq
     keys, values = [], []
     for number, line in enumerate(split_lines(block), start=first):
         if "\0" in line:
-            remedy = f"'adaptkit data fix {path.parent}' drops the line"
+            remedy = f"'adaptkit data fix {shell_word(path.parent)}' drops the line"
             raise DataError(f"{path}:{number}: not text, it contains a NUL character; {remedy}")
         key, value = split_line(line, has_location=path.suffix == ".scp")
         if not key:
-            raise DataError(f"{path}:{number}: empty line; 'adaptkit data fix {path.parent}' drops it")
+            raise DataError(
+                f"{path}:{number}: empty line; 'adaptkit data fix {shell_word(path.parent)}' drops it"
+            )
         keys.append(key)
         values.append(value)
     return keys, values

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptkit.characters import split_words
-from adaptkit.errors import counted, listed
+from adaptkit.errors import counted, listed, shell_word
 from adaptkit.files import read_text, split_lines
 from adaptkit.kaldi.columns import Names, Strings
 from adaptkit.kaldi.lines import NO_LINES
@@ -47,7 +47,9 @@ def find_in_tables(path: Path, checks: Checks) -> tuple[dict[str, Table], list[P
         elif name == "text":
             tables[name] = NO_LINES
         elif name in REQUIRED:
-            remedy = f"'adaptkit data fix {path}' makes it" if name == "spk2utt" else "prepare the data again"
+            remedy = "prepare the data again"
+            if name == "spk2utt":
+                remedy = f"'adaptkit data fix {shell_word(path)}' makes it"
             problems.append(Problem(path / name, 0, "", "no such file", remedy))
             tables[name] = NO_LINES
     problems += _text_problems(path, tables)
@@ -214,7 +216,7 @@ def _contradictions(path: Path, speakers: Table, utterances: Table) -> Iterator[
     by = Names(tuple(utterances.ids), np.repeat(np.arange(len(utterances)), counts))
     if said_ids == speakers.ids and by == speakers.column:
         return
-    remedy = f"'adaptkit data fix {path}' makes spk2utt from utt2spk"
+    remedy = f"'adaptkit data fix {shell_word(path)}' makes spk2utt from utt2spk"
     true_of, numbers = dict(zip(speakers.ids, speakers.column, strict=True)), utterances.numbers[by.codes]
     for utt_id, speaker, number in zip(said_ids, by, numbers.tolist(), strict=True):
         true = true_of.get(utt_id)
@@ -263,4 +265,4 @@ def _alphabet_problems(
 
 
 def _drops(path: Path, what: str = "it") -> str:
-    return f"'adaptkit data fix {path}' drops {what}"
+    return f"'adaptkit data fix {shell_word(path)}' drops {what}"

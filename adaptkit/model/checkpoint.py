@@ -14,7 +14,7 @@ from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig, AdapterStack
 from adaptkit.base import owsm
 from adaptkit.base.checkpoint import BaseModel
-from adaptkit.errors import CheckpointError, ConfigError, listed
+from adaptkit.errors import CheckpointError, ConfigError, listed, shell_word
 from adaptkit.tensors import load_strictly, read_tensors, total_bytes, write_tensors
 
 _FORMAT = 1
@@ -67,8 +67,8 @@ def load(path: Path) -> AdapterFile:
     weights, header = read_tensors(path)
     if "holds" in header:
         raise CheckpointError(
-            f"{path}: of a Submodel, not of an experiment; 'adaptkit submodels pack {path.parent} EXP --base "
-            "DIR' packs the Submodels of a folder into one"
+            f"{path}: of a Submodel, not of an experiment; 'adaptkit submodels pack "
+            f"{shell_word(path.parent)} EXP --base DIR' packs the Submodels of a folder into one"
         )
     if header.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: an adapter file of format {header.get('format')}, not {_FORMAT}")

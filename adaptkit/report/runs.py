@@ -9,7 +9,7 @@ from typing import Any
 
 from adaptkit.characters import visible
 from adaptkit.config import read_yaml
-from adaptkit.errors import AdaptkitError, ScoringError, listed, nearest
+from adaptkit.errors import AdaptkitError, ScoringError, listed, nearest, shell_word
 from adaptkit.files import checksum
 from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.records import DecodeRecord, LearningCurves, RunRecord, read_curves
@@ -190,7 +190,8 @@ def _refuse_retrained(folder: DecodeFolder, decode: DecodeRecord, record: RunRec
 
 def _load_score(folder: DecodeFolder, decode: DecodeRecord) -> ScoreReport:
     """Read the score of the hypotheses that are in the folder now, against the present references."""
-    command = f"'adaptkit score {decode.data or f'data/{decode.set_name}'} {folder.path}'"
+    data = decode.data or f"data/{decode.set_name}"
+    command = f"'adaptkit score {shell_word(data)} {shell_word(folder.path)}'"
     if not folder.score.exists():
         if decode.data and Path(decode.data).is_dir():
             score_files.read_references(Path(decode.data))  # refused if there are none

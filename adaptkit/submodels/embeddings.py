@@ -24,7 +24,7 @@ from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.batches import load_batches
 from adaptkit.data.dataset import Examples, read_examples
 from adaptkit.data.short import find_frameless
-from adaptkit.errors import CheckpointError, ConfigError, DataError, counted, listed
+from adaptkit.errors import CheckpointError, ConfigError, DataError, counted, listed, shell_word
 from adaptkit.files import require_regular
 from adaptkit.folders import RunFolder
 from adaptkit.kaldi import subset
@@ -143,7 +143,8 @@ def refuse_missing(made: SpeakerEmbeddings, tasks: Sequence[str], folder: Path) 
 
 def _command(folder: Path, sets: str) -> str:
     """Return the command that writes the embeddings; Submodels do not say where their base model is."""
-    return f"adaptkit submodels embed {folder} {sets}{' --base DIR' * (folder / SHARED_FILE).exists()}"
+    base = " --base DIR" if (folder / SHARED_FILE).exists() else ""
+    return f"adaptkit submodels embed {shell_word(folder)} {sets}{base}"
 
 
 def _open(options: EmbedOptions, device: str) -> tuple[list[str], BaseModel]:

@@ -24,7 +24,7 @@ from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
 from adaptkit.progress import counting
-from adaptkit.records import Effort, RecordedModel, write_record
+from adaptkit.records import Effort, RecordedModel, RunRecord, write_record
 from adaptkit.submodels.compatibility import Compatibility, Entry, find_files, reason
 from adaptkit.submodels.files import SHARED_FILE, Shared, Submodel, read_shared, write, write_shared
 from adaptkit.tables import aligned
@@ -108,7 +108,6 @@ def pack(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = Fals
         checkpoint.save(
             folder_out.adapter, stack, file.base_fingerprint, file.step, file.weights, unimproved=kept
         )
-        experiment.save(settings, folder_out.config)
         write_record(
             out,
             made,
@@ -117,6 +116,7 @@ def pack(folder: Path, base: BaseModel, out: Path, *, skip_problems: bool = Fals
             device=str(next(base.model.parameters()).device),
             effort=Effort(steps=file.step),
         )
+        experiment.save(settings, folder_out.config)  # last, so that what an interruption leaves is replaced
     return Packed(file.tasks, left_out)
 
 
@@ -219,9 +219,17 @@ def _settings(shared: Shared, base: BaseModel, *, folder: Path, out: Path) -> Ex
     taken = next((file.name for file in others if file.exists()), None)
     if taken:
         raise ConfigError(f"{out}: holds {taken}, which packing would invalidate; choose another folder")
+    if run.config.exists() and not _is_packed(run):
+        what = "holds an experiment that was not packed and would be replaced"
+        raise ConfigError(f"{out}: {what}; choose another folder")
     adapters = [config.dump(entry) for entry in shared.adapters]
     content = {"name": out.resolve().name, "base": {"dir": str(base.path)}, "adapters": adapters}
     return config.check(Experiment, content, str(out))
+
+
+def _is_packed(run: RunFolder) -> bool:
+    """Whether an experiment was packed from Submodels: its record tells of no training."""
+    return run.record.exists() and RunRecord.read(run.record).epochs == 0
 
 
 def _stack(submodels: Sequence[Submodel], shared: Shared) -> AdapterFile:

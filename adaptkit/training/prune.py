@@ -152,7 +152,8 @@ def _save(folder: RunFolder, settings: Experiment, *, stack: AdapterStack, file:
     name = f"{settings.name}_{folder.path.name}"
     left = settings.model_copy(update={"name": name, "adapters": stack.configs})
     experiment.save(left, folder.config)
-    checkpoint.save(folder.adapter, stack, file.base_fingerprint, file.step, stack.state_dict())
+    weights, kept = stack.state_dict(), file.unimproved
+    checkpoint.save(folder.adapter, stack, file.base_fingerprint, file.step, weights, unimproved=kept)
     return left
 
 

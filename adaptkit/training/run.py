@@ -15,7 +15,7 @@ from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, number_tasks, read_examples
 from adaptkit.data.short import too_short
-from adaptkit.errors import ConfigError, DataError, listed, nearest
+from adaptkit.errors import ConfigError, DataError, listed, nearest, shell_word
 from adaptkit.experiment import Experiment, Sets
 from adaptkit.folders import RunFolder
 from adaptkit.kaldi.columns import Table
@@ -115,7 +115,8 @@ def read_set(
     if lost and keeps_tasks:
         raise DataError(
             f"{message}; {listed(lost)} would have none left: correct their segments and texts, or leave "
-            f"them out ('adaptkit data subset {path} OUT --spk-list FILE' with the others in FILE)"
+            f"them out ('adaptkit data subset {shell_word(path)} OUT --spk-list FILE' with the others in "
+            "FILE)"
         )
     if len(reasons) > _MOST_SKIPPED * len(examples):
         raise DataError(f"{message}; more than {_MOST_SKIPPED:.0%} is an error: check the segments and texts")
@@ -144,7 +145,8 @@ def _refuse_untrained(train: Examples, valid: Examples) -> None:
     if strange:
         described = "; ".join(f"'{task}'{nearest(task, known)}" for task in strange[:10])
         both = [task for task in names if task in known]
-        remedy = f"or validate on the others: 'adaptkit data subset {path} OUT --spk-list FILE' with "
+        command = f"'adaptkit data subset {shell_word(path)} OUT --spk-list FILE'"
+        remedy = f"or validate on the others: {command} with "
         raise DataError(
             f"{path}: has speakers without utterances in {train.data.path}: {described}; add some there, "
             + (f"{remedy}{listed(both)} in FILE" if both else "or name a validation set of its speakers")

@@ -65,8 +65,8 @@ def test_an_unknown_name_is_refused_with_the_nearest_or_all(folder):
 
 
 def test_overrides_change_a_named_policy(folder):
-    assert read_policy("bins", ["spec.freq_masks=2", "mix.masks_on=all"]) == Policy.model_validate(
-        {"spec": {**SPEC, "freq_masks": 2}, "mix": {"masks_on": "all"}}
+    assert read_policy("bins", ["spec.freq_masks=2", "speed=[0.9]"]) == Policy.model_validate(
+        {"spec": {**SPEC, "freq_masks": 2}, "speed": [0.9]}
     )
 
 
@@ -85,13 +85,18 @@ def test_a_policy_is_named_after_its_file(word, name):
         ({"noise": NOISE}, 0.2, 0),
         ({"spec": SPEC, "noise": NOISE}, 0.2, 0.8),
         ({"spec": SPEC, "noise": NOISE, "mix": {"noisy": 0.5, "masks_on": "all"}}, 0.5, 1),
-        ({"spec": SPEC, "mix": {"noisy": 1.0}}, 0, 1),  # without noise nothing is noisy
     ],
 )
 def test_shares_are_those_of_the_mix_where_there_is_noise(parts, noisy, masked):
     policy = Policy.model_validate(parts)
 
     assert (policy.noisy_share, policy.masked_share) == pytest.approx((noisy, masked))
+
+
+@pytest.mark.parametrize("mix", [{"noisy": 1.0}, {"masks_on": "all"}])
+def test_a_mix_without_noise_is_refused(mix):
+    with pytest.raises(ValueError, match="'mix' has no effect without 'noise'; set 'noise'"):
+        Policy.model_validate({"spec": SPEC, "mix": mix})
 
 
 def test_a_fifth_is_noisy_and_the_rest_masked_unless_said_otherwise():

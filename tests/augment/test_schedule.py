@@ -37,7 +37,7 @@ def test_a_policy_without_anything_is_none_at_work():
 
 
 def test_a_policy_without_noise_has_no_recordings_and_masks_all():
-    working = schedule.start(Policy.model_validate({"spec": SPEC, "mix": {"noisy": 1.0}}), 0, 8000)
+    working = schedule.start(Policy.model_validate({"spec": SPEC}), 0, 8000)
 
     assert working.bank is None
     assert all((one.is_noisy, one.is_masked) == (False, True) for one in map(working.choose, NAMES[:200]))

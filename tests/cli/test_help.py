@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -88,9 +89,9 @@ def test_a_wrong_choice_is_misuse_and_names_the_choices(adaptkit, words, choices
 def test_the_next_command_is_shown_on_a_terminal_only(capsys):
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as terminal, contextlib.redirect_stderr(terminal):
-        suggest("adaptkit decode exp/mine DATA")
-    suggest("adaptkit decode exp/mine DATA")
+        suggest("decode", Path("exp/my own"), "DATA")
+    suggest("decode", Path("exp/my own"), "DATA")
 
-    assert os.read(ours, 100) == b"next: adaptkit decode exp/mine DATA\r\n"
+    assert os.read(ours, 100) == b"next: adaptkit decode exp/my\\ own DATA\r\n"
     assert capsys.readouterr() == ("", "")
     os.close(ours)

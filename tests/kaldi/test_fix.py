@@ -171,6 +171,20 @@ def test_old_files_stay_in_the_backup(folder):
         assert (folder.path / ".backup" / name).read_bytes() == before[str(folder.path / name)]
 
 
+def test_each_version_of_a_file_is_backed_up_once(folder):
+    good = folder.content()
+    versions = []
+    for spoilt in (b"", b"", b" FOUR\r"):
+        folder.edit("text", b" THREE", spoilt)
+        versions.append((folder.path / "text").read_bytes())
+        fix(folder.path)
+        for name in ("text", "utt2spk", "spk2utt", "wav.scp"):
+            (folder.path / name).write_bytes(good[str(folder.path / name)])
+    backup = folder.path / ".backup"
+    assert sorted(file.name for file in backup.glob("text*")) == ["text", "text.2"]
+    assert [(backup / "text").read_bytes(), (backup / "text.2").read_bytes()] == [versions[0], versions[2]]
+
+
 def test_good_directory_is_left_as_it_is(folder):
     before = folder.content()
     assert fix(folder.path).changed == ()

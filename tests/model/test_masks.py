@@ -29,8 +29,10 @@ def augmented(examples, tmp_path):
     soundfile.write(tmp_path / "hiss.wav", noise, 8000)
 
     def make(*, noisy=0.0, masks_on="clean", spec=SPEC, seed=0, epoch=0):
-        noise = {"noises": [tmp_path], "room_share": 0.0} if noisy else None
-        parts = {"spec": spec, "noise": noise, "mix": {"noisy": noisy, "masks_on": masks_on}}
+        parts = {"spec": spec}
+        if noisy:
+            parts["noise"] = {"noises": [tmp_path], "room_share": 0.0}
+            parts["mix"] = {"noisy": noisy, "masks_on": masks_on}
         return augmentation.augmented(examples, Policy.model_validate(parts), seed).in_epoch(epoch)
 
     return make

@@ -1,6 +1,7 @@
 """Submodels: cut out of an experiment, listed, and put back."""
 
 import multiprocessing
+import shutil
 import time
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from adaptkit.adapters.per_task import task_parameters
 from adaptkit.decoding.run import DecodeOptions, decode_folder
 from adaptkit.errors import CheckpointError, ConfigError
 from adaptkit.model import checkpoint
-from adaptkit.records import RunRecord
+from adaptkit.records import Effort, RecordedModel, RunRecord, write_record
 from adaptkit.submodels import export as folders
 from adaptkit.submodels import files
 
@@ -149,6 +150,22 @@ def test_a_merge_overwrites_nothing_else(folder, pack, tmp_path, taken):
     (tmp_path / "merged" / taken).touch()
     with pytest.raises(ConfigError, match="would invalidate; choose another folder"):
         pack(folder)
+
+
+@pytest.mark.parametrize("has_record", [True, False])
+def test_a_merge_does_not_replace_an_experiment_that_was_copied_without_its_log(
+    folder, base, pack, tmp_path, has_record
+):
+    merged = tmp_path / "merged"
+    shutil.copytree(tmp_path / "exp", merged)
+    if has_record:
+        made, effort = RecordedModel("exp", "residual", ["spk1"], 1, 1), Effort(epochs=3, steps=7)
+        known = {"base_fingerprint": base.fingerprint, "params_base": base.num_parameters}
+        write_record(merged, made, **known, device="cpu", effort=effort)
+    before = content_of(merged)
+    with pytest.raises(ConfigError, match="was not packed and would be replaced; choose another folder"):
+        pack(folder)
+    assert content_of(merged) == before
 
 
 def test_a_merge_needs_a_folder_whose_name_an_experiment_can_have(folder, base, tmp_path):

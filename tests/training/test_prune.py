@@ -101,6 +101,14 @@ def test_what_is_left_of_generated_weights_is_what_it_was(new_exp):
     torch.testing.assert_close(left, upper)
 
 
+def test_speakers_who_kept_their_start_still_have_it(run, exp):
+    path = exp / "adapter.safetensors"
+    tensors, header = read_tensors(path)
+    write_tensors(path, tensors, {**header, "unimproved": ["spk10"]})
+    run()
+    assert checkpoint.load(exp / "pruned_from_bottom/keep_1-1/adapter.safetensors").unimproved == ("spk10",)
+
+
 def test_rows_count_what_is_left_by_the_closed_form(run):
     per_block = sum(PER_TASK.values())
     found = [(row.blocks, row.num_dropped, row.params_per_task, row.params) for row in run()]

@@ -70,6 +70,11 @@ class Config(AdapterConfig):
             raise ValueError(f"'kernel: {self.kernel}' has no middle; set {self.kernel + 1}")
         if self.side == "attention" and self.dim % self.heads:
             raise ValueError(f"'heads: {self.heads}' do not divide 'dim: {self.dim}'")
+        unread = {"side_layers": self.side == "none", "kernel": self.side != "conv"}
+        for option, has_no_effect in (unread | {"heads": self.side != "attention"}).items():
+            value = getattr(self, option)
+            if has_no_effect and value != type(self).model_fields[option].default:
+                raise ValueError(f"'{option}: {value}' has no effect with 'side: {self.side}'; leave it out")
         for option, is_set in (("side", self.side != "none"), ("tap_dropout", self.tap_dropout > 0)):
             if is_set and not self.shared:
                 raise ValueError(f"'{option}: {getattr(self, option)}' needs 'shared: true'")

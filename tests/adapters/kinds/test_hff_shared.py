@@ -44,7 +44,8 @@ def places(num_blocks, width):
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("fusion", ["tree", "weighted_sum", "concat"])
 def test_number_of_parameters_is_the_closed_form(fusion, side):
-    config = Config(fusion=fusion, dim=12, shared=True, side=side, side_layers=3, kernel=5, heads=2)
+    sizes = {"none": {}, "conv": {"side_layers": 3, "kernel": 5}, "attention": {"side_layers": 3, "heads": 2}}
+    config = Config(fusion=fusion, dim=12, shared=True, side=side, **sizes[side])
     stack = api.build([config], places(5, 16), ["spk1", "spk2", "spk3"], seed=0)
     taps, d, width = 5, 12, 16
     fused = {
@@ -146,6 +147,9 @@ def test_tap_dropout_leaves_out_blocks_of_whole_utterances_in_training_alone(bas
         ({"side": "conv"}, "'side: conv' needs 'shared: true'"),
         ({"tap_dropout": 0.1}, "'tap_dropout: 0.1' needs 'shared: true'"),
         ({"shared": True, "side": "conv", "kernel": 4}, "'kernel: 4' has no middle; set 5"),
+        ({"kernel": 5}, "'kernel: 5' has no effect with 'side: none'; leave it out"),
+        ({"side_layers": 3}, "'side_layers: 3' has no effect with 'side: none'"),
+        ({"shared": True, "side": "conv", "heads": 2}, "'heads: 2' has no effect with 'side: conv'"),
         ({"shared": True, "side": "attention", "dim": 10}, "'heads: 4' do not divide 'dim: 10'"),
     ],
 )
