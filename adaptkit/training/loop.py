@@ -22,7 +22,7 @@ from adaptkit.training.distributed import from_all, in_parallel, writing_to
 from adaptkit.training.log import TrainingLog
 from adaptkit.training.optimizer import PerTask, StepSettings
 from adaptkit.training.plan import Plan
-from adaptkit.training.precision import autocast, find_not_finite, seed_everything
+from adaptkit.training.precision import autocast, find_not_finite, make_scaler, seed_everything
 from adaptkit.training.schedule import choose_warmup, learning_rate
 from adaptkit.training.spent import with_spent
 from adaptkit.training.standing import WHOLE, Measured
@@ -60,7 +60,6 @@ def _fit(adapted: AdaptedModel, plan: Plan, resume: bool) -> State:
 
 
 _LOG = logging.getLogger(__name__)
-_FIRST_SCALE = 2.0**11  # float16 loss scale; the loss is a sum over utterances, torch's 2^16 suits a mean
 
 
 class Loop:
@@ -80,8 +79,7 @@ class Loop:
             weight_decay=self.options.weight_decay,
             decays_to_start=self.options.decays_to_start,
         )
-        is_scaled = self.options.precision == "float16"
-        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=_FIRST_SCALE, enabled=is_scaled)
+        self.scaler = make_scaler(adapted.espnet, self.device, self.options.precision)
         has_statistics = adapted.adapters is None  # of BatchNorm, which a frozen base does not change
         self.step_module = in_parallel(adapted, adapted.trained, has_statistics=has_statistics)
         self.state = plan.first
