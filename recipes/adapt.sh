@@ -45,6 +45,8 @@ need_adaptkit
 need_config
 need_policies
 $adapt || [ -z "$adapter" ] || die 2 "--adapter has no effect with --adapt false, which stops at the base model"
+$adapt || [ -z "$base" ] || [ -z "$exp$augment$seed" ] ||
+  die 2 "--exp, --augment and --seed train a base model with --adapt false, and --base imports one; leave them or --base out"
 [ -z "$adapter" ] || need_adapter "$adapter"
 run=("$recipes/run_local.sh")
 [ -z "$cmd" ] || read -r -a run <<<"$cmd"

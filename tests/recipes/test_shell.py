@@ -344,6 +344,14 @@ def test_options_without_effect_on_a_comparison_of_base_models_are_misuse(folder
     assert f"{words[0]} has no effect with --adapt false" in done.stderr
 
 
+@pytest.mark.parametrize("words", [["--exp", "exp/mine"], ["--augment", "plain"], ["--seed", "2"]])
+def test_options_of_training_a_base_model_are_misuse_where_one_is_imported(folder, words):
+    options = ["--config", "x.yaml", "--adapt", "false", "--base", "a.zip", *words, "--stop-stage", "0"]
+    done = adapt(*options, cwd=folder)
+    assert done.returncode == 2
+    assert "train a base model with --adapt false, and --base imports one" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["my_own", "'my_own'", '"my_own" # mine'])
 def test_the_name_of_an_experiment_may_be_quoted(tmp_path, name):
     (tmp_path / "x.yaml").write_text(f"name: {name}\n")
