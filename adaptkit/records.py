@@ -96,9 +96,8 @@ class DecodeRecord:
     base_only: bool
     data: str = ""  # the data directory, as it was named
     base_fingerprint: str = ""
-    adapter_checksum: int | None = (
-        None  # of the adapter file, if there is one; earlier records lack all three
-    )
+    base: str = ""  # folder of the base model, relative to this one
+    weights: dict[str, int] = field(default_factory=dict)  # files of adapters, relative to here: their CRC-32
     search: dict[str, Any] | None = None  # its options, all of them; None: greedy CTC, in earlier records
     search_reason: str = ""  # why it was chosen
     lm: str | None = None  # the file of the language model

@@ -72,10 +72,11 @@ class Recognizer:
         submodels: SubmodelCache | None = None,
         *,
         options: ModelOptions,
-        adapter_checksum: int | None = None,
+        sums: Mapping[Path, int] | None = None,
     ):
         self.base, self.searcher, self.options = base, searcher, options
-        self.adapters, self.submodels, self.adapter_checksum = adapters, submodels, adapter_checksum
+        self.adapters, self.submodels = adapters, submodels
+        self.sums = dict(sums or {})  # CRC-32 of the adapters' file, as it was read
         self.adapted = AdaptedModel(base, adapters, is_frozen=True).eval()
         self.device = next(base.model.parameters()).device
         self._open = ExitStack()
@@ -263,7 +264,7 @@ def opened(
     """
     adapter_path = RunFolder(options.exp).adapter
     has_file = not source.base_only and options.submodels is None
-    adapter_checksum = checksum(adapter_path) if has_file and adapter_path.is_file() else None
+    sums = {adapter_path: checksum(adapter_path)} if has_file and adapter_path.is_file() else {}
     file = checkpoint.load(adapter_path) if has_file else None
     if has_file:
         warn_of_unfinished(RunFolder(options.exp))
@@ -275,7 +276,7 @@ def opened(
         routing.refuse_unroutable(options, adapters)
         adapters = None if adapters is None else with_shared(adapters, options.exp, base)
     if options.submodels is None:
-        made = Recognizer(base, searcher, adapters, options=options, adapter_checksum=adapter_checksum)
+        made = Recognizer(base, searcher, adapters, options=options, sums=sums)
         yield made, examples
         return
     if isinstance(examples, Examples):

@@ -7,25 +7,31 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from adaptkit import config, locks, tokens
-from adaptkit.adapters.per_task import shared_parameters
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, read_examples
+from adaptkit.decoding.destination import (
+    BASE_ALONE,
+    describe_model,
+    refuse_foreign,
+    refuse_taken,
+    sum_weights,
+)
 from adaptkit.decoding.models import ModelOptions, Source, find_source
 from adaptkit.decoding.nbest import write_nbest
-from adaptkit.decoding.recognizer import Recognizer, opened
+from adaptkit.decoding.recognizer import opened
 from adaptkit.decoding.routing import measure_accuracy, write_routes
-from adaptkit.errors import AdaptkitError, ConfigError, listed
+from adaptkit.errors import AdaptkitError
 from adaptkit.folders import DecodeFolder, RunFolder, named
 from adaptkit.kaldi.columns import Table
 from adaptkit.kaldi.overlap import read_texts, warn_of_sentences
 from adaptkit.kaldi.tables import write_table
 from adaptkit.provenance import peak_memory_mb
-from adaptkit.records import DecodeRecord, RecordedModel, write_record
+from adaptkit.records import DecodeRecord, write_record
 from adaptkit.scoring import files as scoring
+from adaptkit.scoring.origin import find_way
 from adaptkit.scoring.wer import ScoreReport
 from adaptkit.submodels.router import RouteOptions
 
-BASE_ALONE = "none"  # the experiment without adapters, the baseline of a report
 _LOG = logging.getLogger(__name__)
 
 
@@ -50,7 +56,8 @@ def decode_folder(options: DecodeOptions, *, device: str) -> Path:
     source = find_source(options)
     usual = _default_folder(options, source.base_only)
     out = DecodeFolder(options.out or usual)
-    _refuse_taken(out, usual)
+    refuse_taken(out, usual)
+    refuse_foreign(out, options, source, usual)
     with locks.hold(out.path):
         _decode(options, source, out, device=device)
     return out.path
@@ -63,6 +70,8 @@ def _decode(options: DecodeOptions, source: Source, out: DecodeFolder, *, device
     with opened(options, source, read, device=device) as (model, examples):
         _warn_of_training(source, examples)
         _warn_of_unknown(model.base, examples)
+        tasks = model.known if options.is_routed else examples.data.tasks
+        weights, made = sum_weights(model, tasks, out.path), describe_model(out, options, source, model)
         started = time.monotonic()
         decoded = model.recognise(examples)
         seconds, known = time.monotonic() - started, model.known
@@ -79,7 +88,9 @@ def _decode(options: DecodeOptions, source: Source, out: DecodeFolder, *, device
         write_nbest(out, found, model.base.tokens)
     write_table(out.scores, {h.utt_id: f"{h.score:.4f}" for h in found})
     write_table(out.text, {h.utt_id: h.text for h in found})
-    _write_record(out.path, options, model, device)
+    if made is not None:
+        counts = {"base_fingerprint": model.base.fingerprint, "params_base": model.base.num_parameters}
+        write_record(out.run.path, made, **counts, device=device)
     DecodeRecord(
         set_name=options.data.name,
         num_utterances=len(found),
@@ -90,7 +101,8 @@ def _decode(options: DecodeOptions, source: Source, out: DecodeFolder, *, device
         base_only=source.base_only,
         data=str(options.data),
         base_fingerprint=model.base.fingerprint,
-        adapter_checksum=model.adapter_checksum,
+        base=find_way(source.base.dir, out.path),
+        weights=weights,
         search=config.dump(searcher.options),
         search_reason=searcher.reason,
         lm=None if searcher.lm is None else str(searcher.lm.path),
@@ -98,15 +110,6 @@ def _decode(options: DecodeOptions, source: Source, out: DecodeFolder, *, device
         route=asdict(options.route) if options.is_routed else None,
         route_accuracy=accuracy,
     ).write(out.record)
-
-
-def _refuse_taken(out: DecodeFolder, usual: Path) -> None:
-    """Refuse the folder of an experiment, a base model or a data set, whose files would be replaced."""
-    run = RunFolder(out.path)
-    taken = (run.config, run.adapter, run.model, out.path / "wav.scp")
-    found = [path.name for path in taken if path.exists()]
-    if found:
-        raise ConfigError(f"--out {out.path}: holds {listed(found)}; name another folder, such as {usual}")
 
 
 def _warn_of_another_set(out: DecodeFolder, data: Path) -> None:
@@ -161,34 +164,3 @@ def _describe_route(route: RouteOptions) -> list[str]:
 def _log_accuracy(out: Path, accuracy: float | None) -> None:
     if accuracy is not None:
         _LOG.info("%s: %.1f %% of known speakers' utterances got their own weights", out, accuracy)
-
-
-def _write_record(out: Path, options: DecodeOptions, model: Recognizer, device: str) -> None:
-    """Write the record of a model without one from training: base model, Submodels or a routed choice."""
-    made = _recorded_model(out, options, model)
-    if made is not None:
-        write_record(
-            out.parent,
-            made,
-            base_fingerprint=model.base.fingerprint,
-            params_base=model.base.num_parameters,
-            device=device,
-        )
-
-
-def _recorded_model(out: Path, options: DecodeOptions, model: Recognizer) -> RecordedModel | None:
-    submodels, folder = model.submodels, RunFolder(out.parent)
-    is_ours = folder.path == options.submodels or not folder.record.exists()
-    if submodels is not None and out.name.startswith("decode_") and is_ours:
-        num_each, tasks = submodels.stack.num_per_task, submodels.known()
-        num_shared = sum(parameter.numel() for _, parameter in shared_parameters(submodels.stack))
-        kind, num_all = submodels.stack.kind, num_shared + len(tasks) * num_each
-        return RecordedModel(folder.path.resolve().name, kind, tasks, num_all, num_each)
-    is_elsewhere = out.name.startswith("decode_") and not folder.record.exists()
-    if options.is_routed and is_elsewhere and folder.path.resolve() != options.exp.resolve():
-        stack = model.adapters
-        counts = stack.num_parameters, stack.num_per_task
-        return RecordedModel(folder.path.resolve().name, stack.kind, stack.tasks, *counts)
-    if model.adapters is None and folder.path.name == BASE_ALONE:
-        return RecordedModel(BASE_ALONE, "none", (), 0, 0)
-    return None

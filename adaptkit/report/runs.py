@@ -1,5 +1,6 @@
 """Collect experiments for a report: the runs of each over its seeds, and their scores."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,17 +10,18 @@ from typing import Any
 
 from adaptkit.characters import visible
 from adaptkit.config import read_yaml
-from adaptkit.errors import AdaptkitError, ScoringError, listed, nearest, shell_word
+from adaptkit.errors import AdaptkitError, ScoringError, listed, nearest
 from adaptkit.files import checksum
 from adaptkit.folders import DecodeFolder, RunFolder
 from adaptkit.records import DecodeRecord, LearningCurves, RunRecord, read_curves
 from adaptkit.scoring import files as score_files
 from adaptkit.scoring.comparison import compare
-from adaptkit.scoring.origin import find_changed
+from adaptkit.scoring.origin import describe_score, find_changed
 from adaptkit.scoring.wer import Difference, ScoreReport, pool
 
 _SHARED = ("kind", "tasks", "base_fingerprint", "params_base", "params_trainable", "params_per_task")
 _NOT_SHARED = ("seed", "num_workers", "save_every_steps")  # of `train:`
+_DECODING = ("search", "lm_sha256", "route")
 _OWN = "base_fingerprint"  # differs between runs that trained a base model
 
 
@@ -175,13 +177,19 @@ def _load(decoded: Path) -> Run:
 
 
 def _refuse_retrained(folder: DecodeFolder, decode: DecodeRecord, record: RunRecord) -> None:
-    """Refuse hypotheses of earlier weights than those of the experiment, which was trained on since."""
-    adapter = folder.run.adapter
-    has_other = decode.adapter_checksum is not None and adapter.is_file()
-    if has_other and checksum(adapter) != decode.adapter_checksum:
-        what = f"{adapter} as it is now"
-    elif record.kind == "base" and decode.base_fingerprint not in ("", record.base_fingerprint):
-        what = f"base model {record.base_fingerprint}"
+    """Refuse hypotheses of other weights than those in the record, or in the files as they are now."""
+    files = {folder.path / name: own for name, own in decode.weights.items()}
+    changed = [file for file, own in files.items() if file.is_file() and checksum(file) != own]
+    base = RunFolder(folder.path / decode.base).record if decode.base else Path()
+    own, now = decode.base_fingerprint, record.base_fingerprint if record.kind == "base" else ""
+    if not now and base.is_file():
+        now = RunRecord.read(base).base_fingerprint
+    if changed:
+        what = f"{listed(map(os.path.normpath, changed), 5)} as it is now"
+    elif own and now and own.partition("-")[0] != now.partition("-")[0]:  # whatever the prompt
+        what = f"base model {now}"
+    elif record.kind == "none" and decode.weights:
+        what = f"the base model alone, as {folder.run.record} says"
     else:
         return
     remedy = "run 'adaptkit decode' and 'adaptkit score' again"
@@ -191,13 +199,13 @@ def _refuse_retrained(folder: DecodeFolder, decode: DecodeRecord, record: RunRec
 def _load_score(folder: DecodeFolder, decode: DecodeRecord) -> ScoreReport:
     """Read the score of the hypotheses that are in the folder now, against the present references."""
     data = decode.data or f"data/{decode.set_name}"
-    command = f"'adaptkit score {shell_word(data)} {shell_word(folder.path)}'"
     if not folder.score.exists():
         if decode.data and Path(decode.data).is_dir():
             score_files.read_references(Path(decode.data))  # refused if there are none
-        raise ScoringError(f"{folder.score}: no such file; {command} creates it")
+        remedy = f"'{describe_score({}, (), folder.path, data)}' creates it"
+        raise ScoringError(f"{folder.score}: no such file; {remedy}")
     score = score_files.read(folder.score)
-    again = f"{command} writes it again"
+    again = f"'{describe_score(score.sources, score.normalize, folder.path, data)}' writes it again"
     if not {"ref", "hyp"} <= score.sources.keys():
         raise ScoringError(f"{folder.score}: does not say what was scored, as earlier versions; {again}")
     if not folder.text.is_file():
@@ -260,8 +268,11 @@ def _gather(runs: Sequence[Run]) -> ExperimentResult:
         unlike = [key for key in shared if getattr(one.record, key) != getattr(other.record, key)]
         keys = sorted({*one.settings, *other.settings}, key=str)
         unlike += [f"{key}:" for key in keys if one.settings.get(key) != other.settings.get(key)]
+        remedy = "use a different name for each configuration"
+        if not unlike:
+            unlike = [key for key in _DECODING if getattr(one.decode, key) != getattr(other.decode, key)]
+            remedy = "decode all its runs alike"
         if unlike:
-            remedy = "use a different name for each configuration"
             raise AdaptkitError(f"{folders}: both are {name} but differ in {listed(unlike)}; {remedy}")
     return ExperimentResult(tuple(runs), pool([run.score for run in runs]))
 

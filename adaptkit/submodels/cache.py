@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from threading import Condition, Lock
 
-from adaptkit.adapters.per_task import task_parameters
+from adaptkit.adapters.per_task import SHARED, task_parameters
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.errors import AdaptkitError, CheckpointError, ConfigError, nearest
-from adaptkit.submodels.files import Submodel
+from adaptkit.submodels.files import SHARED_FILE, Submodel
 from adaptkit.submodels.folder import File, SubmodelFolder
 from adaptkit.submodels.loaders import Loaders
 from adaptkit.submodels.slots import CacheStats, Counts, Resident, Slots, build_slots
@@ -101,6 +101,12 @@ class SubmodelCache:
         reasons = [reason for reason in (found.result() for found in finding) if reason]
         if reasons:
             raise CheckpointError("\n".join(reasons))
+
+    def files(self, tasks: Iterable[str]) -> list[Path]:
+        """List the files with the weights of some tasks, and with those that any task may use."""
+        with self._changed:
+            found = map(self._folder.find, dict.fromkeys([*tasks, SHARED]))
+            return [self._folder.path / SHARED_FILE, *(file.path for file in found if file)]
 
     def prefetch(self, tasks: Iterable[str]) -> None:
         """Load Submodels in the background, as far as slots not in use suffice.

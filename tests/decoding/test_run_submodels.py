@@ -138,13 +138,10 @@ def test_a_report_takes_a_folder_of_submodels(run, folder, data, tmp_path):
     assert own.params_trainable == 3 * own.params_per_task
 
 
-def test_another_folder_gets_a_record_unless_it_has_one(run, tmp_path):
+def test_another_folder_gets_a_record_where_a_report_looks(run, tmp_path):
     run(out=tmp_path / "here/decode_valid")
     assert RunRecord.read(tmp_path / "here/run.json").name == "here"
-    (tmp_path / "exp/tiny/run.json").write_text("its own")
-    run(out=tmp_path / "exp/tiny/decode_submodels")
     run(out=tmp_path / "plain/out")
-    assert (tmp_path / "exp/tiny/run.json").read_text() == "its own"
     assert not (tmp_path / "plain/run.json").exists()
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shlex
 import shutil
 
 import pytest
@@ -117,7 +119,8 @@ def test_hypotheses_of_earlier_adapters_are_refused(experiments):
     adapter, decoded = experiments[1] / "adapter.safetensors", experiments[1] / "decode_test"
     adapter.write_bytes(b"weights")
     record = DecodeRecord.read(decoded / "run.json")
-    dataclasses.replace(record, adapter_checksum=checksum(adapter)).write(decoded / "run.json")
+    weights = {"../adapter.safetensors": checksum(adapter)}
+    dataclasses.replace(record, weights=weights).write(decoded / "run.json")
     assert len(runs.load(experiments).results) == 2
     adapter.write_bytes(b"others")
     message = r"decode_test: not decoded with .*adapter\.safetensors as it is now; run 'adaptkit decode' and"
@@ -131,6 +134,20 @@ def test_hypotheses_of_an_earlier_base_model_are_refused(experiments):
     dataclasses.replace(record, base_fingerprint="1234").write(experiments[0] / "decode_test/run.json")
     with pytest.raises(ScoringError, match="decode_test: not decoded with base model 9f3a"):
         runs.load(experiments)
+
+
+def test_hypotheses_of_adapters_are_not_those_of_the_base_alone(experiments):
+    path = experiments[0] / "decode_test/run.json"
+    dataclasses.replace(DecodeRecord.read(path), weights={"../gone": 1}).write(path)
+    with pytest.raises(ScoringError, match=r"not decoded with the base model alone, as .*none/run.json says"):
+        runs.load(experiments)
+
+
+def test_runs_decoded_by_different_searches_are_not_pooled(seeded):
+    path = seeded[1] / "decode_test/run.json"
+    dataclasses.replace(DecodeRecord.read(path), search={"kind": "beam"}).write(path)
+    with pytest.raises(AdaptkitError, match="'residual64' but differ in search; decode all its runs alike"):
+        runs.load(seeded)
 
 
 def test_hypotheses_of_different_sets_in_folders_of_one_name_are_refused(experiments):
@@ -156,7 +173,7 @@ def test_score_of_earlier_hypotheses_is_refused(experiments):
     decoded = experiments[0] / "decode_test"
     write_table(decoded / "text", REFS)
     message = (
-        r"score\.json: older than .*decode_test/text, which changed since; 'adaptkit score data/test .*again"
+        r"score\.json: older than .*decode_test/text, which changed since; 'adaptkit score .*/data .*again"
     )
     with pytest.raises(ScoringError, match=message):
         runs.load(experiments)
@@ -166,6 +183,23 @@ def test_score_against_earlier_references_is_refused(experiments, tmp_path):
     write_table(tmp_path / "data/text", {**REFS, "ann-0": "a b c e"})
     with pytest.raises(ScoringError, match="older than .*data/text, which changed since"):
         runs.load(experiments)
+
+
+def test_the_command_that_scores_again_does_so_as_before(experiments, tmp_path, adaptkit):
+    ours = tmp_path / "my data"
+    shutil.copytree(tmp_path / "data", ours)
+    (tmp_path / "groups").write_text("".join(f"{name} one\n" for name in REFS))
+    options = ["--normalize", "lower", "--utt2group", tmp_path / "groups"]
+    for folder in experiments:
+        adaptkit("score", ours, folder / "decode_test", *options)
+    write_table(ours / "text", {**REFS, "ann-0": "a b c e"})
+    for folder in experiments:
+        with pytest.raises(ScoringError, match="changed since; 'adaptkit score .*' writes it") as caught:
+            runs.load([folder])
+        adaptkit(*shlex.split(re.search("'adaptkit (.*)' writes", str(caught.value))[1]))
+    (result, _) = runs.load(experiments).results
+    assert (result.score.normalize, result.score.groups) == (("lower",), ["one"])
+    assert result.score.sources["ref"].path.endswith("my data/text")
 
 
 @pytest.mark.parametrize("key", ["ref", "hyp"])
