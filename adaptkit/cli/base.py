@@ -18,6 +18,7 @@ from adaptkit.cli.options import (
     new_group,
     suggest,
 )
+from adaptkit.cli.refusals import refuse_twice
 
 app = new_group("Train, import and inspect base models.")
 
@@ -42,6 +43,8 @@ def train(
     from adaptkit import experiment
     from adaptkit.training.base_run import train_base
 
+    own = {"base.train.seed": ("--seed", seed), "base.dir": ("--exp", exp)}
+    refuse_twice(overrides, {**own, "base.augment": ("--augment", augment)})
     words = [*(overrides or []), *([f"base.train.seed={seed}"] if seed is not None else [])]
     words += [f"base.dir={exp}"] if exp is not None else []
     settings = experiment.load_base(config, words, augment=augment)

@@ -275,12 +275,6 @@ def suggest(*words: object) -> None:
         typer.echo(f"next: adaptkit {' '.join(map(shell_word, words))}", err=True)
 
 
-def refuse_both(base: Path | None, model: str | None) -> None:
-    """Refuse neither or both of a base model and a model with random weights."""
-    if (base is None) == (model is None):
-        raise typer.BadParameter("use either --base or --model")
-
-
 def load_benched(base: Path | None, model: str | None, device: str) -> "BaseModel":
     """Load a base model, or build one with random weights."""
     from adaptkit.base import checkpoint, create

@@ -17,6 +17,7 @@ from adaptkit.cli.options import (
     choose_device,
     suggest,
 )
+from adaptkit.cli.refusals import refuse_twice
 
 
 def register(app: typer.Typer) -> None:
@@ -59,6 +60,8 @@ def train(
     from adaptkit import experiment
     from adaptkit.training.run import train_adapters
 
+    own = {"train.seed": ("--seed", seed), "train.shared": ("--shared", shared)}
+    refuse_twice(overrides, {**own, "augment": ("--augment", augment)})
     words = [*(overrides or []), *([f"train.seed={seed}"] if seed is not None else [])]
     settings = experiment.load(config, words, adapter=adapter, augment=augment, shared=shared)
     folder = exp or Path("exp") / settings.name

@@ -74,6 +74,8 @@ def enroll(options: EnrollOptions, *, device: str, base: BaseModel | None = None
             refuse_known(train.data.tasks, present.tasks, target.path)
         where, shared = _choose_start(options, known, base)
         stack = start(known, train, where, seed=settings.train.seed, shared=shared)
+        is_begun = of_first(folder.is_begun)
+        _keep_start(folder, stack, base, is_begun=is_begun)
 
         def write(weights: Mapping[str, Tensor], state: State) -> None:
             experiment.save(settings, folder.config)
@@ -93,13 +95,20 @@ def enroll(options: EnrollOptions, *, device: str, base: BaseModel | None = None
             finish=lambda state: None,
             refuses_longer=refusal,
         )
-        is_begun = of_first(folder.is_begun)
         state = trials.fit(AdaptedModel(base, stack, spec_of(train)), plan, resume=is_begun)
         if is_first():
             _log_result(folder.path, train.data.tasks, state, plan.metric)
             metric = "" if valid is None and not state.choices else plan.metric
             append(options, settings, base=base, folder=folder, state=state, device=device, metric=metric)
     return target.path
+
+
+def _keep_start(folder: RunFolder, stack: AdapterStack, base: BaseModel, *, is_begun: bool) -> None:
+    """Save the start of an enrolment, or take that of a begun one: others may have been enrolled since."""
+    if is_begun and of_first(folder.start.exists()):
+        stack.load_state_dict(checkpoint.load(folder.start).weights)
+    elif is_first():
+        checkpoint.save(folder.start, stack, base.fingerprint, 0, stack.state_dict())
 
 
 def _refuse_longer(tasks: Sequence[str], present: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from adaptkit.base import checkpoint as base_checkpoint
 from adaptkit.base.checkpoint import BaseModel
 from adaptkit.data.dataset import Examples, number_tasks, read_examples
 from adaptkit.data.short import too_short
-from adaptkit.errors import ConfigError, DataError, listed, nearest, shell_word
+from adaptkit.errors import CheckpointError, ConfigError, DataError, listed, nearest, shell_word
 from adaptkit.experiment import Experiment, Sets
 from adaptkit.folders import RunFolder
 from adaptkit.kaldi.columns import Table
@@ -25,7 +25,7 @@ from adaptkit.model.adapted import AdaptedModel
 from adaptkit.records import Effort, RecordedModel, write_record
 from adaptkit.training import trials
 from adaptkit.training.augmentation import augmented, spec_of
-from adaptkit.training.distributed import in_processes, is_first, writing_to
+from adaptkit.training.distributed import in_processes, is_first, of_first, writing_to
 from adaptkit.training.folds import refuse_two_validations
 from adaptkit.training.plan import Plan
 from adaptkit.training.selection import summarise
@@ -61,6 +61,7 @@ def train_adapters(
         train, valid = _numbered(train, valid, adapters)
         started_from = take_start(settings.train, folder, adapters, base)
         warn_of_coupled_rows(base, tasks)
+        refusal = of_first(_refuse_enrolled(folder, tasks))
 
         def write(weights: Mapping[str, Tensor], state: State) -> None:
             experiment.save(settings, RunFolder(folder).config)
@@ -72,7 +73,8 @@ def train_adapters(
             num_each = 0 if settings.train.shared else adapters.num_per_task  # what one more speaker adds
             counts = (adapters.num_parameters, num_each)
             kept = state.list_unimproved(tasks)
-            metric = choose_metric(settings.train.valid_metric, valid or train)
+            is_validated = valid is not None or state.choices
+            metric = choose_metric(settings.train.valid_metric, valid or train) if is_validated else ""
             made = RecordedModel(
                 *(settings.name, adapters.kind, adapters.tasks, *counts, kept, metric),
                 selection=summarise(state.choices),
@@ -89,9 +91,27 @@ def train_adapters(
         }
         trials.fit(
             AdaptedModel(base, adapters, spec_of(train)),
-            Plan(train, valid, folder, settings.train, identity, write, finish),
+            Plan(*(train, valid, folder, settings.train, identity, write, finish), refuses_longer=refusal),
             resume=resume,
         )
+
+
+def _refuse_enrolled(folder: Path, tasks: Sequence[str]) -> str:
+    """Explain why a run cannot be trained for more epochs once speakers are enrolled in it; empty if it can.
+
+    A run that has lost its state, so that training would begin anew, is a CheckpointError.
+    """
+    run = RunFolder(folder)
+    present = checkpoint.load(run.adapter).tasks if run.adapter.exists() else ()
+    enrolled = sorted(set(present) - set(tasks))
+    if not enrolled:
+        return ""
+    command = f"adaptkit submodels export {shell_word(folder)} OUT --speaker NAME"
+    what = f"{listed(enrolled)} are enrolled in {folder} and would be lost"
+    remedy = f"train in another folder, and enroll them there again; '{command}' keeps their weights"
+    if not run.state.exists():
+        raise CheckpointError(f"{what}: the run has lost its state and would begin anew; {remedy}")
+    return f"{what}; {remedy}"
 
 
 def read_set(
@@ -159,7 +179,10 @@ def warn_of_unvalidated(train: Examples, valid: Examples) -> None:
     validated = set(valid.data.tasks)
     unvalidated = [task for task in train.data.tasks if task not in validated]
     if unvalidated:
-        what = "their last weights are kept, unless all speakers' are selected together (train.select)"
+        what = (
+            "their last weights are kept, at the learning rate that is best for all if there are several; or "
+            "what is best for all, if all speakers' weights are selected together (train.select)"
+        )
         _LOG.warning("%s: no utterance of %s: %s", valid.data.path, listed(unvalidated), what)
 
 

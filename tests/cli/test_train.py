@@ -39,6 +39,23 @@ def test_set_seed_and_exp_change_what_is_trained_and_where(run, yaml):
     assert RunRecord.read(Path("here/run.json")).name == "tiny"
 
 
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["train", "--seed", "3", "--set", "train.seed=5"], "--seed both set train.seed"),
+        (["train", "--shared", "--set", "train.shared=false"], "--shared both set train.shared"),
+        (["train", "--augment", "plain", "--set", "augment=mixed"], "--augment both set augment"),
+        (["base train", "--seed", "3", "--set", "base.train.seed=5"], "--seed both set base.train.seed"),
+        (["base train", "--exp", "exp/b", "--set", "base.dir=exp/c"], "--exp both set base.dir"),
+    ],
+)
+def test_a_setting_given_twice_is_misuse(run, yaml, words, key):
+    done = run(*words[0].split(), yaml, *words[1:])
+    assert done.exit_code == 2
+    assert key in " ".join(done.stderr.replace("│", " ").split())
+    assert not Path("exp").exists()
+
+
 def test_another_seed_gives_other_weights(run, yaml):
     run("train", yaml, "--exp", "a")
     run("train", yaml, "--exp", "b", "--seed", "1")

@@ -483,6 +483,25 @@ def test_an_enrolled_speaker_is_not_trained_for_more_epochs(options, known):
     assert content(known) == before
 
 
+@of_one_bank
+def test_an_interrupted_enrolment_goes_on_from_its_own_start(options, known, tmp_path, kill_at, adaptkit):
+    words = ["--data", options.data, "--speaker", NEW, "--start", "mean", "--device", "cpu"]
+    words += ["--set", "train.lr=0.02", "--set", "train.folds=2", "--set", "train.save_every_steps=1"]
+    whole = shutil.copytree(known, tmp_path / "whole")
+    adaptkit("submodels", "enroll", whole, *words)
+    trial = known / "added" / NEW / "trials/lr_0.02_fold_1"
+    kill_at(2, trial, "submodels", "enroll", known, *words)
+    assert not (known / "added" / NEW / "run.json").exists()
+    weights, header = read_tensors(known / "adapter.safetensors")
+    moved = {name: weight + 1.0 for name, weight in weights.items()}  # as others enrolled move the mean
+    write_tensors(known / "adapter.safetensors", moved, header)
+
+    adaptkit("submodels", "enroll", known, *words)
+    resumed, uninterrupted = (read(folder).weights for folder in (known, whole))
+    for name, weight in uninterrupted.items():
+        assert torch.equal(resumed[name][2], weight[2])
+
+
 # from a shared adapter
 
 IDLE = (*LAST, "train.lr=1e-60", "train.max_epochs=1")  # moves no weight, not even one of zero

@@ -14,6 +14,7 @@ from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.records import RunRecord
 from adaptkit.tensors import read_tensors, write_tensors
+from adaptkit.training import enroll
 from adaptkit.training import run as training_run
 from adaptkit.training.state import identify
 
@@ -41,6 +42,32 @@ def test_a_training_leaves_adapters_settings_journal_state_and_record(trained):
     names = {"adapter.safetensors", "config.yaml", "run.json", "state.safetensors", "train.jsonl"}
     assert {path.name for path in folder.iterdir()} == names | {"validation.tsv"}
     assert experiment.load(folder / "config.yaml") == settings
+
+
+def test_speakers_enrolled_in_an_experiment_are_not_lost_when_it_is_trained_on(settings, corpus, tmp_path):
+    folder, sets = tmp_path / "exp", {}
+    for name in ("train", "valid"):
+        data = datadir.read(corpus / "dump" / name)
+        chosen = subset.choose_speakers(data, ["spk1", "spk10"])
+        sets[name] = tmp_path / name
+        subset.save(subset.subset(data, chosen, path=sets[name]), [data])
+    made = settings(max_epochs=1)
+    made = made.model_copy(update={"data": made.data.model_copy(update=sets)})
+    training_run.train_adapters(made, folder, device="cpu")
+    last = ("train.folds=null", "train.max_epochs=1")
+    added = enroll.EnrollOptions(
+        folder, corpus / "dump/train", speakers=("spk2",), start="mean", overrides=last
+    )
+    enroll.enroll(added, device="cpu")
+    before = (folder / "adapter.safetensors").read_bytes(), (folder / "run.json").read_bytes()
+
+    training_run.train_adapters(made, folder, device="cpu", resume=True)
+    with pytest.raises(CheckpointError, match=f"spk2 are enrolled in {folder} and would be lost; train in"):
+        training_run.train_adapters(with_training(made, max_epochs=2), folder, device="cpu", resume=True)
+    (folder / "state.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="would be lost: the run has lost its state and would begin"):
+        training_run.train_adapters(made, folder, device="cpu", resume=True)
+    assert ((folder / "adapter.safetensors").read_bytes(), (folder / "run.json").read_bytes()) == before
 
 
 @pytest.mark.parametrize("is_resumed", [False, True])

@@ -20,9 +20,9 @@ from adaptkit.cli.options import (
     Utterances,
     choose_device,
     load_benched,
-    refuse_both,
     request_search,
 )
+from adaptkit.cli.refusals import refuse_both
 from adaptkit.errors import counted
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from adaptkit.cli.options import (
     Utterances,
     choose_device,
     load_benched,
-    refuse_both,
 )
+from adaptkit.cli.refusals import refuse_both
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
