@@ -28,7 +28,7 @@ from adaptkit.kaldi.tables import write_table
 from adaptkit.provenance import peak_memory_mb
 from adaptkit.records import DecodeRecord, write_record
 from adaptkit.scoring import files as scoring
-from adaptkit.scoring.origin import find_way
+from adaptkit.scoring.origin import describe_searches, find_way
 from adaptkit.scoring.wer import ScoreReport
 from adaptkit.submodels.router import RouteOptions
 
@@ -76,22 +76,9 @@ def _decode(options: DecodeOptions, source: Source, out: DecodeFolder, *, device
         decoded = model.recognise(examples)
         seconds, known = time.monotonic() - started, model.known
     found, chosen, searcher = decoded.hypotheses, decoded.chosen, model.searcher
-    accuracy = None
-    _warn_of_another_set(out, options.data)
-    out.clear()
-    if options.is_routed:
-        write_routes(out.routes, examples, chosen)
-        is_chosen = options.route.method != "shared" and not options.route.without_own
-        accuracy = measure_accuracy(examples, chosen, known) if is_chosen else None
-        _log_accuracy(out.path, accuracy)
-    if searcher.nbest > 1:
-        write_nbest(out, found, model.base.tokens)
-    write_table(out.scores, {h.utt_id: f"{h.score:.4f}" for h in found})
-    write_table(out.text, {h.utt_id: h.text for h in found})
-    if made is not None:
-        counts = {"base_fingerprint": model.base.fingerprint, "params_base": model.base.num_parameters}
-        write_record(out.run.path, made, **counts, device=device)
-    DecodeRecord(
+    is_chosen = options.is_routed and options.route.method != "shared" and not options.route.without_own
+    accuracy = measure_accuracy(examples, chosen, known) if is_chosen else None
+    record = DecodeRecord(
         set_name=options.data.name,
         num_utterances=len(found),
         audio_sec=examples.audio_sec,
@@ -109,15 +96,33 @@ def _decode(options: DecodeOptions, source: Source, out: DecodeFolder, *, device
         lm_sha256=None if searcher.lm is None else searcher.lm.digest,
         route=asdict(options.route) if options.is_routed else None,
         route_accuracy=accuracy,
-    ).write(out.record)
+    )
+    _warn_of_others(out, record)
+    out.clear()
+    if options.is_routed:
+        write_routes(out.routes, examples, chosen)
+        _log_accuracy(out.path, accuracy)
+    if searcher.nbest > 1:
+        write_nbest(out, found, model.base.tokens)
+    write_table(out.scores, {h.utt_id: f"{h.score:.4f}" for h in found})
+    write_table(out.text, {h.utt_id: h.text for h in found})
+    if made is not None:
+        counts = {"base_fingerprint": model.base.fingerprint, "params_base": model.base.num_parameters}
+        write_record(out.run.path, made, **counts, device=device)
+    record.write(out.record)
 
 
-def _warn_of_another_set(out: DecodeFolder, data: Path) -> None:
-    """Warn if the folder holds hypotheses of a data directory elsewhere, as its name is that of the set."""
+def _warn_of_others(out: DecodeFolder, record: DecodeRecord) -> None:
+    """Warn if the folder holds hypotheses of a data directory elsewhere, or of another search."""
     with suppress(AdaptkitError):  # of no record, or of a damaged one, which is replaced
-        before = DecodeRecord.read(out.record).data
-        if before and Path(before).resolve() != data.resolve():
-            _LOG.warning("%s: replaces the hypotheses of %s by those of %s", out.path, before, data)
+        before = DecodeRecord.read(out.record)
+        if before.data and Path(before.data).resolve() != Path(record.data).resolve():
+            _LOG.warning(
+                "%s: replaces the hypotheses of %s by those of %s", out.path, before.data, record.data
+            )
+        if found := describe_searches({"before": before, "now": record}):
+            message = "%s: replaces hypotheses of %s by those of %s; --out keeps both"
+            _LOG.warning(message, out.path, found["before"], found["now"])
 
 
 def _warn_of_training(source: Source, examples: Examples) -> None:

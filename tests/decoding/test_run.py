@@ -19,6 +19,7 @@ from adaptkit.kaldi.tables import read_table, write_table
 from adaptkit.model import checkpoint
 from adaptkit.records import DecodeRecord, RunRecord
 from adaptkit.scoring import files as score_files
+from adaptkit.search_options import SearchRequest, read_search
 from tests.fixtures.models import SPEAKERS
 
 
@@ -71,6 +72,16 @@ def test_hypotheses_of_another_set_of_that_name_are_replaced_with_a_warning(run,
     assert "replaces" not in caplog.text
     run(data=shutil.copytree(data, tmp_path / "other/valid"))
     assert f"replaces the hypotheses of {data} by those of {tmp_path}/other/valid" in caplog.text
+
+
+def test_hypotheses_of_another_search_are_replaced_with_a_warning(run, exp, caplog):
+    beam = SearchRequest(read_search({"kind": "beam", "ctc_weight": 1.0, "beam_size": 2}))
+    run()
+    run(search=beam, out=exp / "decode_valid_beam")
+    assert "replaces" not in caplog.text
+    run(search=beam)
+    message = "replaces hypotheses of greedy search by those of beam search, beam_size 2, "
+    assert f"{exp}/decode_valid: {message}" in caplog.text
 
 
 def test_folders_that_a_point_stands_for_have_their_names(run, exp, data, monkeypatch):
