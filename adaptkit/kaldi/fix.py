@@ -12,16 +12,11 @@ from adaptkit.kaldi.columns import Strings
 from adaptkit.kaldi.datadir import invert
 from adaptkit.kaldi.lines import NO_LINES, Lines
 from adaptkit.kaldi.scan import Checks, Problem, Table, describe, scan_table
-from adaptkit.kaldi.tables import format_table
+from adaptkit.kaldi.tables import SIDE_TABLES, format_table
 from adaptkit.kaldi.validate import DEFAULT_CHECKS, find_in_tables, needed_tables
 from adaptkit.tokens import TokenList
 
 BACKUP = ".backup"
-SIDE_TABLES = {  # other Kaldi tables, by type of key
-    "utterance": ("utt2num_frames", "utt2lang", "utt2uniq", "vad.scp"),
-    "speaker": ("cmvn.scp", "spk2gender"),
-    "recording": ("reco2dur", "reco2file_and_channel"),
-}
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ space, and invisible characters are dropped (see `characters`). Locations in an 
 since file names may contain either.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from operator import lt
 from pathlib import Path
 
@@ -21,6 +22,15 @@ from adaptkit.kaldi.columns import Strings, Table
 MAKERS = (
     "'adaptkit data import' or a recipe's local/prepare.py makes one, and 'adaptkit feats' one with features"
 )
+REQUIRED = ("wav.scp", "text", "utt2spk", "spk2utt")  # tables of a data directory
+OPTIONAL = ("segments", "feats.scp", "utt2task", "utt2group", "spk2group", "utt2dur")
+SIDE_TABLES = {  # other Kaldi tables, by type of key
+    "utterance": ("utt2num_frames", "utt2lang", "utt2uniq", "vad.scp"),
+    "speaker": ("cmvn.scp", "spk2gender"),
+    "recording": ("reco2dur", "reco2file_and_channel"),
+}
+_REPAIRED = {*REQUIRED, *OPTIONAL, *chain.from_iterable(SIDE_TABLES.values())}  # by 'adaptkit data fix'
+_MARKS = ("wav.scp", "utt2spk")  # of a data directory; a decode folder has a text too
 _ENDS = " \t\r"
 _UNCLEAN = ("  ", " \n", "\n ", "\n\n")
 _PIPES = Path("/dev/fd")  # of the shell's <(...), which only a command line can name
@@ -65,7 +75,7 @@ def _refuse_duplicate(path: Path, first: int, keys: Iterable[str], seen: set[str
     """Refuse the first key, from line `first` on, that has been seen before."""
     for number, key in enumerate(keys, start=first):
         if key in seen:
-            remedy = f"'adaptkit data fix {shell_word(path.parent)}' keeps the first"
+            remedy = _remedy(path, "keeps the first", by_hand="remove this line or the earlier one")
             raise DataError(f"{path}:{number}: duplicate key {shorten(key)}; {remedy}")
         seen.add(key)
 
@@ -90,16 +100,26 @@ def _split_block(path: Path, first: int, block: str) -> tuple[Sequence[str], Seq
     keys, values = [], []
     for number, line in enumerate(split_lines(block), start=first):
         if "\0" in line:
-            remedy = f"'adaptkit data fix {shell_word(path.parent)}' drops the line"
+            remedy = _remedy(path, "drops the line", by_hand="remove the character")
             raise DataError(f"{path}:{number}: not text, it contains a NUL character; {remedy}")
         key, value = split_line(line, has_location=path.suffix == ".scp")
         if not key:
-            raise DataError(
-                f"{path}:{number}: empty line; 'adaptkit data fix {shell_word(path.parent)}' drops it"
-            )
+            remedy = _remedy(path, "drops it", by_hand="remove the line")
+            raise DataError(f"{path}:{number}: empty line; {remedy}")
         keys.append(key)
         values.append(value)
     return keys, values
+
+
+def _remedy(path: Path, does: str, *, by_hand: str) -> str:
+    """Return what `adaptkit data fix` does about a line, or what to do where it cannot repair the file."""
+    is_repaired = path.name in _REPAIRED and all(os.path.exists(path.parent / name) for name in _MARKS)
+    return f"'adaptkit data fix {shell_word(path.parent)}' {does}" if is_repaired else by_hand
+
+
+def is_data_dir(folder: Path) -> bool:
+    """Whether a folder is a data directory, perhaps an incomplete one."""
+    return any(os.path.exists(folder / name) for name in _MARKS)
 
 
 def write_table(path: Path, table: Mapping[str, str]) -> None:

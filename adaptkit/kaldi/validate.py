@@ -13,11 +13,9 @@ from adaptkit.kaldi.columns import Names, Strings
 from adaptkit.kaldi.lines import NO_LINES
 from adaptkit.kaldi.scan import Checks, Problem, Table, scan_table
 from adaptkit.kaldi.segments import MOST_SEC, parse_segment, split_all
-from adaptkit.kaldi.tables import MAKERS
+from adaptkit.kaldi.tables import MAKERS, OPTIONAL, REQUIRED
 from adaptkit.kaldi.validate_audio import audio_problems
 
-REQUIRED = ("wav.scp", "text", "utt2spk", "spk2utt")
-OPTIONAL = ("segments", "feats.scp", "utt2task", "utt2group", "spk2group", "utt2dur")
 _NAMES = {"utt2spk": "speaker", "utt2task": "task", "utt2group": "group", "spk2group": "group"}
 
 

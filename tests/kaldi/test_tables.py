@@ -6,6 +6,7 @@ import pytest
 
 from adaptkit.errors import AdaptkitError, DataError
 from adaptkit.files import split_lines
+from adaptkit.kaldi.fix import fix
 from adaptkit.kaldi.scan import scan_table
 from adaptkit.kaldi.tables import read_columns, read_table, split_line, write_table
 
@@ -60,6 +61,34 @@ def test_line_that_cannot_stand_is_named(tmp_path, content, message):
     (tmp_path / "text").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_table(tmp_path / "text")
+
+
+UNUSABLE_LINES = {
+    b"anna-1 X\n": "duplicate key anna-1; remove this line or the earlier one",
+    b"\n": "empty line; remove the line",
+    b"eve-1 \0\n": "not text, it contains a NUL character; remove the character",
+}
+
+
+@pytest.mark.parametrize("line", UNUSABLE_LINES)
+def test_repair_of_a_data_directory_is_suggested_where_it_helps(folder, line):
+    text = folder.path / "text"
+    text.write_bytes(text.read_bytes() + line)
+    with pytest.raises(DataError, match=f":5: .*; 'adaptkit data fix {folder.path}' (keeps|drops) "):
+        read_table(text)
+    fix(folder.path)
+    assert len(read_table(text)) == 4
+
+
+@pytest.mark.parametrize("line", UNUSABLE_LINES)
+@pytest.mark.parametrize("missing", ["wav.scp", "utt2spk", "text"])
+def test_repair_by_hand_is_suggested_where_data_fix_would_not_help(folder, line, missing):
+    (folder.path / missing).rename(folder.path / "hyp.txt")
+    path = folder.path / ("hyp.txt" if missing == "text" else "text")
+    path.write_bytes(path.read_bytes() + line)
+    with pytest.raises(DataError) as refused:
+        read_table(path)
+    assert str(refused.value) == f"{path}:5: {UNUSABLE_LINES[line]}"
 
 
 def test_table_that_is_no_text_is_refused(tmp_path):
