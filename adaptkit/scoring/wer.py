@@ -208,8 +208,8 @@ def _refuse_unpaired(refs: Mapping[str, str], hyps: Mapping[str, str], where: st
         f"{what} {listed(utt_ids)} ({len(utt_ids)} of {len(refs)}); {remedy}"
         for what, utt_ids, remedy in (
             ("no hypothesis for", missing, "decode the whole set again"),
-            ("no reference for", extra, "score against the set that was decoded"),
-            ("empty reference for", wordless, "drop these with 'adaptkit data fix'"),
+            ("no reference for", extra, "score against the set that was decoded, or decode this set again"),
+            ("empty reference for", wordless, "drop these with 'adaptkit data fix' and decode the set again"),
         )
         if utt_ids
     ]

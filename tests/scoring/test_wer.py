@@ -81,8 +81,16 @@ def test_missing_and_extra_utterances_are_listed_together():
 
 
 def test_reference_without_words_is_refused():
-    with pytest.raises(ScoringError, match="empty reference for b"):
+    with pytest.raises(
+        ScoringError,
+        match=r"empty reference for b .*; drop these with 'adaptkit data fix' and decode .* again$",
+    ):
         score({"a": "x", "b": " "}, {"a": "x", "b": "x"})
+
+
+def test_hypotheses_of_a_set_that_was_repaired_since_are_to_be_made_again():
+    with pytest.raises(ScoringError, match=r"no reference for b \(1 of 1\); .*, or decode this set again$"):
+        score({"a": "x"}, {"a": "x", "b": "x"})
 
 
 def test_no_reference_at_all_is_refused():
