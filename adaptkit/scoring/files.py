@@ -12,7 +12,7 @@ from adaptkit.errors import ScoringError, listed
 from adaptkit.files import parse_json, read_text, require_regular, write_text
 from adaptkit.folders import DecodeFolder
 from adaptkit.kaldi.datadir import read_groups
-from adaptkit.kaldi.tables import read_table
+from adaptkit.kaldi.tables import is_data_dir, read_table
 from adaptkit.scoring.comparison import compare, compare_groups
 from adaptkit.scoring.normal_forms import warn_of_vanishing
 from adaptkit.scoring.origin import describe_source, refuse_unlike
@@ -41,6 +41,7 @@ def score_files(
     `other` hypotheses the report contains the differences from them; hypotheses of another base model or data
     set are refused unless `allow_unlike` is set. Errors that vanish with a normal form are logged.
     """
+    _refuse_data_dirs(hyp, other)
     if other is not None and not allow_unlike:
         refuse_unlike(hyp, other)
     ref_file, refs = read_references(ref)
@@ -185,6 +186,16 @@ def _refuse_contradictions(report: ScoreReport, data: Mapping[str, object]) -> N
     unlike = [key for key, value in to_json(report).items() if key in _DERIVED and data.get(key) != value]
     if unlike:
         raise ScoringError(f"not the figures of its utterances: {listed(unlike)}")
+
+
+def _refuse_data_dirs(*folders: Path | None) -> None:
+    """Refuse a data directory in place of hypotheses, most likely of swapped arguments."""
+    for folder in folders:
+        if folder is not None and is_data_dir(folder):
+            remedy = "name it first, then the hypotheses: adaptkit score REF HYP"
+            raise ScoringError(
+                f"{folder}: a data directory, which has references (REF), not hypotheses; {remedy}"
+            )
 
 
 def _find_text(path: Path) -> Path:

@@ -80,5 +80,13 @@ def test_score_refuses_hypotheses_of_another_set(score, folders, tmp_path):
     assert not (folders[1] / "RESULT").exists()
 
 
+def test_swapped_arguments_write_nothing_into_the_data_directory(score, folders):
+    data, decoded = folders
+    done = score(decoded / "text", data)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert f"{data}: a data directory" in done.stderr
+    assert sorted(path.name for path in data.iterdir()) == ["text", "utt2spk"]
+
+
 def test_score_without_hypotheses_is_misuse(score, folders):
     assert score(folders[0]).exit_code == 2

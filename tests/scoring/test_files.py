@@ -104,6 +104,16 @@ def test_decode_folder_without_text_says_what_makes_it(folders, tmp_path):
         score_files.score_files(folders[0], tmp_path / "empty")
 
 
+@pytest.mark.parametrize("table", ["utt2spk", "wav.scp"])
+@pytest.mark.parametrize("swapped", ["folder", "file", "other"])
+def test_a_data_directory_in_place_of_hypotheses_is_refused(folders, table, swapped):
+    ref, hyp = folders
+    (ref / "utt2spk").rename(ref / table)
+    words = {"folder": (hyp, ref), "file": (hyp / "text", ref), "other": (hyp / "text", hyp, ref)}[swapped]
+    with pytest.raises(ScoringError, match=f"^{ref}: a data directory, .* name it first, then the hypo"):
+        score_files.score_files(*words[:2], other=words[2] if swapped == "other" else None)
+
+
 @pytest.mark.parametrize("content", [None, "", "ann-1\nbob-1\n"])
 def test_set_without_references_says_so(folders, content):
     ref, hyp = folders
