@@ -90,10 +90,12 @@ def transcribe(
 
     Example: adaptkit transcribe hello.wav --base exp/base
     """
-    from adaptkit.decoding.models import ModelOptions, find_source
+    from adaptkit.decoding.models import ModelOptions, find_source, refuse_base
     from adaptkit.decoding.recognizer import opened
 
     _refuse_contradictions(base, exp, submodels, speaker, route)
+    if exp is not None:
+        refuse_base(exp)
     if nbest is not None and as_format is not TranscriptFormat.json:
         raise typer.BadParameter(
             "--nbest needs --format json, since the others hold the best hypothesis alone"

@@ -1,12 +1,13 @@
 """The model and search for decoding: a base model, alone or with adapters or Submodels."""
 
 from dataclasses import KW_ONLY, dataclass, replace
+from os.path import realpath
 from pathlib import Path
 from typing import Literal
 
 from adaptkit import experiment
 from adaptkit.base import archive
-from adaptkit.errors import ConfigError, listed
+from adaptkit.errors import CheckpointError, ConfigError, listed
 from adaptkit.experiment import Base, Experiment
 from adaptkit.model.load import read_settings
 from adaptkit.search_options import SearchRequest
@@ -52,7 +53,12 @@ def find_source(options: ModelOptions) -> Source:
     if options.submodel_mb is not None and options.submodels is None:
         raise ConfigError("--submodel-mb limits the memory for --submodels, which is missing; set both")
     if archive.is_base(options.exp):
-        base = experiment.base_in(options.base or options.exp, options.overrides)
+        if options.base is not None and realpath(options.base) != realpath(options.exp):
+            raise ConfigError(
+                f"{options.exp}: a base model, but --base names another, {options.base}; use one of the "
+                "two, or name an experiment first to use its adapters"
+            )
+        base = experiment.base_in(options.exp, options.overrides)
         return Source(base, base_only=options.submodels is None)
     others = [word for word in options.overrides if not word.startswith(("base.", "base="))]
     if others:
@@ -64,6 +70,13 @@ def find_source(options: ModelOptions) -> Source:
     settings = read_settings(options.exp, options.overrides)
     base = settings.base.model_copy(update={"dir": options.base or settings.base.dir})
     return Source(base, options.base_only, settings)
+
+
+def refuse_base(adapters: Path) -> None:
+    """Refuse a base model in place of an experiment's adapters."""
+    if archive.is_base(adapters):
+        remedy = "name an experiment, or this one as the base model (--base) to use it without adapters"
+        raise CheckpointError(f"{adapters}: a base model, where trained adapters are expected; {remedy}")
 
 
 def choose_search(options: ModelOptions, source: Source) -> SearchRequest:

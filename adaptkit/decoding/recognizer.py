@@ -21,7 +21,7 @@ from adaptkit.data.dataset import BASE_NAME, Examples, number_tasks
 from adaptkit.data.short import find_frameless
 from adaptkit.decoding import routing, transcribe
 from adaptkit.decoding.batches import recognise_with_submodels
-from adaptkit.decoding.models import ModelOptions, Source, choose_search, find_source
+from adaptkit.decoding.models import ModelOptions, Source, choose_search, find_source, refuse_base
 from adaptkit.decoding.transcribe import MOST_SEC, Speakers
 from adaptkit.decoding.transcripts import Transcript
 from adaptkit.errors import ConfigError, counted
@@ -105,6 +105,8 @@ class Recognizer:
         """
         if submodels is not None and adapters is not None:
             raise ConfigError("submodels and adapters both name the weights of speakers; use one of the two")
+        if adapters is not None:
+            refuse_base(Path(adapters))
         options = ModelOptions(
             exp=Path(base if adapters is None else adapters),
             base=Path(base),

@@ -221,5 +221,15 @@ def test_a_long_recording_needs_the_detector_of_pauses(adaptkit, base_dir, tmp_p
     assert "pip install 'adaptkit[long]'" in done.stderr
 
 
+@pytest.mark.parametrize("words", [[], ["--speaker", "spk1"]])
+def test_a_base_model_is_not_taken_for_adapters(adaptkit, base_dir, of_spk10, words):
+    own, *_ = of_spk10.values()
+
+    done = adaptkit("transcribe", own, "--exp", base_dir, *words)
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert f"{base_dir}: a base model, where trained adapters are expected; name an exp" in done.stderr
+
+
 def test_a_model_is_needed(adaptkit, tmp_path):
     assert adaptkit("transcribe", tmp_path / "x.wav").exit_code == 2

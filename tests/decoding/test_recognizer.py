@@ -68,6 +68,8 @@ def test_what_python_is_likely_to_pass_by_mistake_is_refused(recognizer, base_di
         recognizer.transcribe_files("one.wav", speaker="spk10")
     with pytest.raises(AdaptkitError, match="an experiment with adapters, not a base model; name its base"):
         library.Recognizer.from_pretrained(exp)
+    with pytest.raises(AdaptkitError, match="a base model, where trained adapters are expected"):
+        library.Recognizer.from_pretrained(base_dir, adapters=base_dir)
     with pytest.raises(AdaptkitError, match="--device cuda:99: not available"):
         library.Recognizer.from_pretrained(base_dir, device="cuda:99")
 

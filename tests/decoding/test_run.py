@@ -105,6 +105,20 @@ def test_a_base_folder_is_decoded_as_the_base_alone(run, base_dir, tmp_path):
     assert (out / "text").read_text() == (run(base_only=True) / "text").read_text()
 
 
+@pytest.mark.parametrize("name", ["exp", "data", "nowhere"])
+def test_a_base_folder_and_another_base_are_refused(run, exp, data, base_dir, tmp_path, name):
+    other = {"exp": exp, "data": data, "nowhere": tmp_path / "nowhere"}[name]
+    with pytest.raises(ConfigError, match=f"{base_dir}: a base model, but --base names another, {other}; "):
+        run(exp=base_dir, base=other, out=tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_base_folder_may_be_named_twice(run, base_dir, tmp_path):
+    (tmp_path / "link").symlink_to(base_dir)
+    out = run(exp=base_dir, base=tmp_path / "link", out=tmp_path / "here/decode_valid")
+    assert (out / "text").read_text() == (run(base_only=True) / "text").read_text()
+
+
 def test_an_unknown_task_is_refused_before_anything_is_written(run, exp, data):
     write_table(data / "utt2task", {**read_table(data / "utt2spk"), "spk1-00": "spk20"})
     with pytest.raises(CheckpointError, match=r"not 'spk20'; did you mean 'spk2'\?.*--unknown-speaker base"):
