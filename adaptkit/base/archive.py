@@ -248,7 +248,8 @@ def _nothing(source: Path) -> CheckpointError:
         remedy = f"{tag}'adaptkit base train' trains one"
         return CheckpointError(f"{source}: not a base model: no such file or folder; {remedy}")
     if RunFolder(source).adapter.exists():
-        remedy = "name its base model instead, and this folder as adapters (--exp)"
+        described = f"base.dir in {RunFolder(source).config}"
+        remedy = f"name its base model instead ({described}), and this folder where an experiment is expected"
         return CheckpointError(f"{source}: an experiment with adapters, not a base model; {remedy}")
     return CheckpointError(
         f"{source}: not a base model: expected config.yaml and model.pth, or an ESPnet archive with "

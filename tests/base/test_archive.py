@@ -158,6 +158,12 @@ def test_a_name_that_no_file_has_is_refused(name):
         checkpoint.load(Path(name))
 
 
+def test_an_experiment_in_place_of_its_base_model_names_no_option_of_a_command(exp):
+    with pytest.raises(CheckpointError, match=f"{exp}: an exp.*base.dir in {exp}/config.yaml") as refused:
+        checkpoint.load(exp)
+    assert "--" not in str(refused.value).replace(str(exp), "")
+
+
 def test_a_strange_meta_yaml_above_a_model_is_not_one_of_its_files(released):
     (released / "meta.yaml").write_text("package: {name: other}")
     assert archive.locate(exp_of(released)).root == released
