@@ -109,7 +109,8 @@ def append(
             )
         stack = api.build(joined.adapters, base.sites, joined.tasks, seed=None)
         if options.out is not None and not target.config.exists():
-            experiment.save(settings, target.config)
+            own = experiment.load(RunFolder(options.exp).config, options.words_of_out)
+            experiment.save(own, target.config)
         _copy_start(RunFolder(options.exp), target)
         if joined is not old:
             kept = joined.unimproved

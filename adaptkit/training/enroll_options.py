@@ -39,11 +39,16 @@ class EnrollOptions:
 
     @property
     def words(self) -> list[str]:
-        """The changes of the experiment's settings in the form of --set."""
+        """The changes of the experiment's settings for the enrolment, in the form of --set."""
+        return [*self.overrides, *self.words_of_out]
+
+    @property
+    def words_of_out(self) -> list[str]:
+        """The changes of the experiment's settings in OUT, which has another name and maybe another base."""
         changes = {} if self.base is None else {"base.dir": str(self.base)}
         if self.out is not None:
             changes["name"] = self.out.resolve().name
-        return [*self.overrides, *experiment.setting(changes)]
+        return experiment.setting(changes)
 
     @property
     def changed(self) -> dict[str, str]:

@@ -79,6 +79,14 @@ def known(entry, base, base_dir, corpus, new_stack, tmp_path):
 
 
 @pytest.fixture
+def lone(known, entry, base, new_stack):
+    """The experiment with none of the three speakers, but another."""
+    stack = new_stack(base, **entry, tasks=("else",))
+    checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
+    return known
+
+
+@pytest.fixture
 def options(known, corpus):
     """Ask for the third speaker."""
     return enroll.EnrollOptions(
@@ -147,18 +155,14 @@ def mean_loss(base, stack, examples):
         return validate(adapted, examples, 10**6).loss
 
 
-def test_two_new_speakers_in_one_job_are_as_in_two(base, base_dir, corpus, known, options, new_stack):
-    stack = new_stack(
-        base, **experiment.load(known / "config.yaml").adapters[0].model_dump(), tasks=("else",)
-    )
-    checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
-    both = replace(options, speakers=("spk1", NEW), out=known.parent / "both")
-    alone = replace(options, out=known.parent / "alone")
+def test_two_new_speakers_in_one_job_are_as_in_two(lone, options):
+    both = replace(options, speakers=("spk1", NEW), out=lone.parent / "both")
+    alone = replace(options, out=lone.parent / "alone")
     for each in (both, alone):
         enroll.enroll(each, device="cpu")
     one, other = read(alone.out), read(both.out)
     assert other.tasks == ("else", "spk1", NEW)
-    for name in owned(known):
+    for name in owned(lone):
         torch.testing.assert_close(other.weights[name][2], one.weights[name][1], atol=2e-4, rtol=1e-3)
 
 
@@ -170,6 +174,26 @@ def test_out_leaves_the_experiment_alone_and_decodes_as_one(options, known):
     assert read(out).tasks == (*KNOWN, NEW)
     assert experiment.load(out / "config.yaml").name == "more"
     assert json.loads((out / "run.json").read_text())["tasks"] == [*KNOWN, NEW]
+
+
+@of_one_bank
+@pytest.mark.parametrize("overrides", [(), ("train.max_epochs=1",)])
+def test_out_has_the_settings_of_the_experiment_but_for_its_name(options, known, overrides):
+    out = known.parent / "more"
+    enroll.enroll(replace(options, out=out, overrides=overrides), device="cpu")
+    own = experiment.load(known / "config.yaml")
+    assert experiment.load(out / "config.yaml") == own.model_copy(update={"name": "more"})
+
+
+@of_one_bank
+def test_more_speakers_can_be_enrolled_from_an_out_with_a_validation_set(options, lone, corpus):
+    out, more = lone.parent / "more", lone.parent / "even_more"
+    enroll.enroll(replace(options, out=out, overrides=("train.max_epochs=1",)), device="cpu")
+    chosen = replace(
+        options, exp=out, out=more, speakers=("spk1",), valid=corpus / "dump/valid", overrides=()
+    )
+    enroll.enroll(chosen, device="cpu")
+    assert read(more).tasks == ("else", NEW, "spk1")
 
 
 @of_one_bank
@@ -190,12 +214,8 @@ def test_a_finished_enrolment_can_run_again_and_changes_nothing(options, known):
     assert (again.out / "adapter.safetensors").read_bytes() == before
 
 
-def test_speakers_added_one_by_one_to_an_out_are_all_in_it(options, known, base, new_stack):
-    stack = new_stack(
-        base, **experiment.load(known / "config.yaml").adapters[0].model_dump(), tasks=("else",)
-    )
-    checkpoint.save(known / "adapter.safetensors", stack, base.fingerprint, 5, stack.state_dict())
-    out = known.parent / "more"
+def test_speakers_added_one_by_one_to_an_out_are_all_in_it(options, lone):
+    out = lone.parent / "more"
     for speaker in (NEW, "spk1", NEW):
         enroll.enroll(replace(options, speakers=(speaker,), out=out), device="cpu")
     assert read(out).tasks == ("else", NEW, "spk1")
@@ -403,7 +423,7 @@ def test_default_folds_replace_early_stopping_of_the_experiment(options, known):
     for overrides, folds in (((), 5), (chosen, 2)):
         out = known.parent / f"out{folds}"
         enroll.enroll(replace(options, out=out, overrides=overrides), device="cpu")
-        assert experiment.load(out / "config.yaml").train.folds == folds
+        assert experiment.load(out / f"added/{NEW}/config.yaml").train.folds == folds
 
 
 @of_one_bank
