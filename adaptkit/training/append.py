@@ -1,6 +1,7 @@
 """Append enrolled speakers to the adapter file of an experiment, once and atomically."""
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from adaptkit.files import read_regular, replacing
 from adaptkit.folders import RunFolder
 from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
-from adaptkit.records import RecordedModel, RunRecord, write_record
+from adaptkit.records import Effort, RecordedModel, RunRecord, write_record
 from adaptkit.tensors import read_tensors
 from adaptkit.training.enroll_options import EnrollOptions
 from adaptkit.training.run import effort_of
@@ -140,29 +141,63 @@ def _record(
 ) -> None:
     """Write `run.json` of an enrolment into OUT, or add the new speakers to the existing one."""
     target, num_each = options.target, stack.num_per_task
+    counts = (num_each * len(new.tasks), num_each)
+    made = RecordedModel(
+        *(settings.name, stack.kind, stack.tasks, *counts, new.unimproved, metric),
+        selection=summarise(state.choices),
+    )
+    effort = effort_of(state, settings.train.seed)
     if target.record.exists():
         run = RunRecord.read(target.record)
-        more = num_each * (len(stack.tasks) - len(run.tasks))
-        if more:
-            replace(
-                run,
-                tasks=list(stack.tasks),
-                params_trainable=run.params_trainable + more,
-                params_per_task=num_each,
-                unimproved=[*run.unimproved, *new.unimproved],
-            ).write(target.record)
+        if not set(new.tasks) <= set(run.tasks):
+            _join(run, made, new.tasks, effort).write(target.record)
     elif options.out is not None:
-        num_new = num_each * len(new.tasks)
-        counts = (num_new, num_each)
-        made = RecordedModel(
-            *(settings.name, stack.kind, stack.tasks, *counts, new.unimproved, metric),
-            selection=summarise(state.choices),
-        )
         write_record(
             target.path,
             made,
             base_fingerprint=base.fingerprint,
             params_base=base.num_parameters,
             device=device,
-            effort=effort_of(state, settings.train.seed),
+            effort=effort,
         )
+
+
+def _join(run: RunRecord, made: RecordedModel, new: Sequence[str], effort: Effort) -> RunRecord:
+    """Return a record with the speakers of another enrolment; that of a training keeps its own effort."""
+    tasks = {*run.tasks, *new}
+    joined = replace(
+        run,
+        tasks=[task for task in made.tasks if task in tasks],
+        params_trainable=run.params_trainable + made.num_trainable,
+        params_per_task=made.num_per_task,
+        unimproved=[*run.unimproved, *made.unimproved],
+    )
+    # a training has trained all speakers of its record, enrolments only their own
+    if run.params_trainable >= run.params_per_task * len(run.tasks):
+        return joined
+    return replace(
+        joined,
+        train_seconds=run.train_seconds + effort.seconds,
+        cpu_seconds=run.cpu_seconds + effort.cpu_seconds,
+        peak_mb=max(run.peak_mb, effort.peak_mb),
+        epochs=run.epochs + effort.epochs,
+        steps=run.steps + effort.steps,
+        valid_metric=run.valid_metric if run.valid_metric == made.valid_metric else "",
+        selection=_add_counts(run.selection, made.selection),
+    )
+
+
+def _add_counts(
+    some: Mapping[str, Mapping[str, int]], others: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Add up the numbers of speakers by learning rate and by number of epochs, see `summarise`.
+
+    >>> _add_counts({"lr": {"0.02": 1}, "epochs": {"4": 1}}, {"lr": {"0.01": 1}, "epochs": {"4": 1}})
+    {'lr': {'0.01': 1, '0.02': 1}, 'epochs': {'4': 2}}
+    """
+    totals = {
+        name: Counter(some.get(name, {})) + Counter(others.get(name, {})) for name in {**some, **others}
+    }
+    return {
+        name: dict(sorted(total.items(), key=lambda count: float(count[0]))) for name, total in totals.items()
+    }

@@ -22,6 +22,7 @@ from adaptkit.records import RunRecord
 from adaptkit.tensors import read_tensors, write_tensors
 from adaptkit.training import enroll
 from adaptkit.training.run import train_adapters
+from adaptkit.training.state import read_state
 
 pytestmark = pytest.mark.slow
 
@@ -194,6 +195,38 @@ def test_more_speakers_can_be_enrolled_from_an_out_with_a_validation_set(options
     )
     enroll.enroll(chosen, device="cpu")
     assert read(more).tasks == ("else", NEW, "spk1")
+
+
+@of_one_bank
+@pytest.mark.parametrize("into", ["out", "itself"])
+def test_the_record_of_enrolments_adds_up_what_each_took(options, lone, into):
+    out = lone.parent / "more"
+    settings = ("train.folds=2", "train.lr=0.004", "train.valid_metric=loss")
+    enroll.enroll(replace(options, out=out, overrides=settings), device="cpu")
+    first = RunRecord.read(out / "run.json")
+    place = {"out": out} if into == "out" else {"exp": out}
+    enroll.enroll(replace(options, **place, speakers=("spk1",), overrides=settings), device="cpu")
+    both, path = RunRecord.read(out / "run.json"), out / "added/spk1/state.safetensors"
+    state = read_state(read_tensors(path)[1], path)
+    assert (both.epochs, both.steps) == (
+        first.epochs + state.epoch + state.trial_epochs,
+        first.steps + state.step + state.trial_steps,
+    )
+    assert both.train_seconds == pytest.approx(first.train_seconds + state.seconds)
+    assert both.cpu_seconds == pytest.approx(first.cpu_seconds + state.cpu_seconds)
+    assert both.peak_mb == max(first.peak_mb, state.peak_mb)
+    assert (both.valid_metric, sum(both.selection["epochs"].values())) == ("loss", 2)
+
+
+@of_one_bank
+def test_the_record_of_enrolments_by_several_metrics_has_none(options, lone):
+    out = lone.parent / "more"
+    enroll.enroll(replace(options, out=out, overrides=("train.folds=2",)), device="cpu")
+    first = RunRecord.read(out / "run.json")
+    enroll.enroll(replace(options, out=out, speakers=("spk1",)), device="cpu")
+    both = RunRecord.read(out / "run.json")
+    assert (first.valid_metric, both.valid_metric) == ("wer", "")
+    assert both.selection == first.selection
 
 
 @of_one_bank
