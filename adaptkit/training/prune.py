@@ -13,10 +13,12 @@ from adaptkit import experiment, locks
 from adaptkit.adapters import api
 from adaptkit.adapters.api import AdapterConfig, AdapterStack
 from adaptkit.adapters.catalog import available
+from adaptkit.adapters.per_task import SHARED
 from adaptkit.errors import ConfigError, listed
 from adaptkit.experiment import Experiment
 from adaptkit.files import write_text
 from adaptkit.folders import RunFolder
+from adaptkit.kaldi import datadir
 from adaptkit.model import checkpoint
 from adaptkit.model.checkpoint import AdapterFile
 from adaptkit.model.load import LoadedExperiment, load_experiment
@@ -63,6 +65,8 @@ def prune(
     data = data or _find_data(loaded.folder, settings)
     if settings.data is None and retrain_epochs is not None:
         raise ConfigError(f"{loaded.folder.config}: names no data to retrain on, for --retrain-epochs")
+    if retrain_epochs is not None:
+        _refuse_untrained(data, loaded)
     kept = find_kept(file.adapters, base.num_blocks, from_bottom=from_bottom)
     out = out or exp / f"pruned_from_{'bottom' if from_bottom else 'top'}"
     rows = []
@@ -145,6 +149,25 @@ def _find_data(folder: RunFolder, settings: Experiment) -> Path:
     if settings.data is None or settings.data.valid is None:
         raise ConfigError(f"{folder.config}: names no data to measure on; name a set with --data")
     return settings.data.valid
+
+
+def _refuse_untrained(data: Path, loaded: LoadedExperiment) -> None:
+    """Refuse to retrain without speakers of the set to measure on, such as enrolled ones."""
+    settings = loaded.settings
+    if settings.data is None or not loaded.adapters.num_per_task:
+        return
+    path = settings.data.train
+    trained = {SHARED} if settings.train.shared else {*datadir.read(path, needs_text=False).tasks}
+    lost = [task for task in datadir.read(data, needs_text=False).tasks if task not in trained]
+    if SHARED in trained:  # which serves speakers without weights of their own
+        own = {*loaded.file.tasks}
+        lost = [task for task in lost if task in own]
+    if lost:
+        raise ConfigError(
+            f"{data}: its speakers {listed(lost, 5)} have no utterances in the training set {path}, so "
+            "retraining would drop their adapters; omit --retrain-epochs, or name a set of the training "
+            "speakers with --data"
+        )
 
 
 def _save(folder: RunFolder, settings: Experiment, *, stack: AdapterStack, file: AdapterFile) -> Experiment:

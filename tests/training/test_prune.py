@@ -1,6 +1,7 @@
 """Pruning: which blocks go first, what is left of adapters, and how it is measured and retrained."""
 
 import json
+import shutil
 from dataclasses import asdict
 
 import pytest
@@ -13,6 +14,8 @@ from adaptkit.adapters.kinds import residual, tpa
 from adaptkit.adapters.per_task import weights_of
 from adaptkit.decoding.run import DecodeOptions, decode_and_score, decode_folder
 from adaptkit.errors import CheckpointError, ConfigError
+from adaptkit.kaldi import datadir
+from adaptkit.kaldi.tables import write_table
 from adaptkit.model import checkpoint
 from adaptkit.model.load import load_experiment
 from adaptkit.scoring import files as score_files
@@ -158,6 +161,48 @@ def test_retraining_has_the_options_of_the_experiment_but_for_its_epochs_and_sta
     expected = {"max_epochs": 1, "start": folder / "adapter.safetensors", "decay_towards": "zero"}
     assert changed.train == own.train.model_copy(update=expected)
     assert (changed.base, changed.data, changed.name) == (own.base, own.data, "tiny_keep_1-1_retrained")
+
+
+@pytest.fixture
+def enroll(exp, base):
+    """Append the speaker `ann` to the experiment's adapters."""
+
+    def append():
+        file, path = checkpoint.load(exp / "adapter.safetensors"), exp / "adapter.safetensors"
+        stack = api.build(file.adapters, base.sites, (*file.tasks, "ann"), seed=0)
+        checkpoint.save(path, stack, base.fingerprint, 7, stack.state_dict())
+
+    return append
+
+
+@pytest.fixture
+def of_ann(corpus, tmp_path):
+    """The validation set, of which spk1 is called `ann`."""
+    data = shutil.copytree(corpus / "dump/valid", tmp_path / "of_ann")
+    tasks = {u.utt_id: u.task.replace("spk10", "ann") for u in datadir.read(data).utterances}
+    write_table(data / "utt2task", tasks)
+    return data
+
+
+def test_retraining_without_a_speaker_of_the_measured_set_is_refused_before_anything_is_measured(
+    run, exp, enroll, of_ann
+):
+    enroll()
+    with pytest.raises(ConfigError, match="of_ann: its speakers ann have no utterances in .* --data"):
+        run(data=of_ann, retrain_epochs=1)
+    assert not list(exp.glob("pruned_*/keep_*"))
+
+
+def test_enrolled_speakers_are_measured_without_retraining(run, enroll, of_ann):
+    enroll()
+    assert len(run(data=of_ann)) == 2
+
+
+def test_speakers_of_the_training_set_are_measured_after_retraining_beside_enrolled_ones(run, exp, enroll):
+    enroll()
+    run(retrain_epochs=1)
+    retrained = checkpoint.load(exp / "pruned_from_bottom/keep_1-1/retrained/adapter.safetensors")
+    assert retrained.tasks == ("spk1", "spk10", "spk2")
 
 
 def test_a_second_run_trains_nothing_again(run, exp):
