@@ -30,12 +30,19 @@ class TrainingCost:
 def read(folders: Sequence[Path]) -> TrainingCost:
     """Sum the costs in the records of finished trainings."""
     records = [RunRecord.read(RunFolder(folder).record) for folder in folders]
-    unknown = [str(folder) for folder, r in zip(folders, records, strict=True) if not r.cpu_seconds]
-    if unknown:
-        raise ConfigError(f"{listed(unknown)}: no CPU seconds in run.json; train it again")
     idle = [str(folder) for folder, r in zip(folders, records, strict=True) if not r.tasks]
     if idle:
         raise ConfigError(f"{listed(idle)}: trains no speaker; name the folders of adapters")
+    uncounted = [(str(folder), r) for folder, r in zip(folders, records, strict=True) if not r.cpu_seconds]
+    packed = [folder for folder, record in uncounted if not record.epochs]
+    if packed:
+        raise ConfigError(
+            f"{listed(packed)}: packed from Submodels, which has no training cost; name the experiment from "
+            "which they were exported"
+        )
+    if uncounted:
+        unknown = listed(folder for folder, _ in uncounted)
+        raise ConfigError(f"{unknown}: no CPU seconds in run.json; train it again")
     return TrainingCost(
         num_jobs=len(records),
         num_tasks=sum(len(record.tasks) for record in records),

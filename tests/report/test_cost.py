@@ -12,11 +12,11 @@ from adaptkit.report import cost
 def write(tmp_path):
     """Leave the record of a training."""
 
-    def make(name, num_tasks, cpu_seconds, train_seconds):
+    def make(name, num_tasks, cpu_seconds, train_seconds, epochs=1):
         record = {
             **{"name": name, "kind": "residual", "tasks": [f"spk{n}" for n in range(num_tasks)]},
             **{"base_fingerprint": "ab", "params_base": 1, "params_trainable": 1, "params_per_task": 1},
-            **{"train_seconds": train_seconds, "peak_mb": 1.0, "epochs": 1, "steps": 1, "seed": 0},
+            **{"train_seconds": train_seconds, "peak_mb": 1.0, "epochs": epochs, "steps": 1, "seed": 0},
             **{"versions": {}, "commit": None, "command": "", "cpu_seconds": cpu_seconds},
         }
         (tmp_path / name).mkdir()
@@ -45,3 +45,14 @@ def test_a_training_of_no_speaker_is_refused(write):
 def test_a_record_without_cpu_seconds_is_refused(write):
     with pytest.raises(ConfigError, match="no CPU seconds"):
         cost.read([write("old", 1, 0.0, 5.0)])
+
+
+def test_a_packed_experiment_has_no_cost_and_need_not_be_trained_again(write):
+    folders = [write("one", 2, 9.0, 5.0), write("packed", 2, 0.0, 0.0, epochs=0)]
+    with pytest.raises(ConfigError, match="packed: packed from Submodels, .* from which they were exported"):
+        cost.read(folders)
+
+
+def test_the_base_model_alone_trains_no_speaker(write):
+    with pytest.raises(ConfigError, match="none: trains no speaker"):
+        cost.read([write("none", 0, 0.0, 0.0, epochs=0)])
