@@ -23,9 +23,10 @@ from adaptkit.scoring.counts import Count, Percent
 
 SIGNIFICANT = 0.05  # p-values below are called significant
 NUM_WORST = 5
-_MOST_EXACT = (
-    4000  # sums of changes up to which the distribution is exact; beyond, it is approximated as normal
-)
+_MOST_EXACT = 4000  # the sum of changes up to which the distribution is exact
+# Beyond that sum it is exact for so few changes, and approximated as normal for more: the normal tail is then
+# never below 2^-n, the least probability of n signs.
+_MOST_SIGNS = 12
 
 Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
@@ -69,14 +70,15 @@ class _Chance:
 
     positive: float  # probability of a sum above 0
     significant: float  # probability of a sum whose p-value is significant
-    sums: np.ndarray | None  # probability of each sum from -(num - 1) / 2 to (num - 1) / 2; None if normal
     deviation: float  # standard deviation of the sum
+    sums: np.ndarray | None = None  # the possible sums, ascending; None if approximated as normal
+    tails: np.ndarray | None = None  # probability of each of these sums or more
 
     def p_value(self, total: int) -> float:
         """Return the probability of a sum of `total` or more."""
         if self.sums is None:
             return 0.5 * math.erfc((total - 1) / self.deviation / math.sqrt(2))  # sums are 2 apart
-        return float(min(1.0, self.sums[len(self.sums) // 2 + total :].sum()))
+        return float(min(1.0, self.tails[np.searchsorted(self.sums, total)]))
 
 
 def count_speakers(pairs: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, float]:
@@ -123,14 +125,33 @@ def _add_up(changes: Sequence[int]) -> tuple[int, _Chance]:
 def _distribution(sizes: tuple[int, ...]) -> _Chance:
     """Return the distribution of the sum of numbers of these sizes with random signs."""
     deviation = math.sqrt(sum(size * size for size in sizes))
-    if sum(sizes) > _MOST_EXACT:
+    if sum(sizes) <= _MOST_EXACT:
+        sums, shares = np.arange(-sum(sizes), sum(sizes) + 1), _convolve(sizes)
+    elif len(sizes) <= _MOST_SIGNS and sum(sizes) < 2**62:  # of 64-bit integers
+        sums, shares = _enumerate(sizes)
+    else:
         zero = 0.0 if sum(sizes) % 2 else math.erf(1 / deviation / math.sqrt(2))
-        return _Chance((1 - zero) / 2, SIGNIFICANT, None, deviation)
-    sums = np.ones(1)
+        return _Chance((1 - zero) / 2, SIGNIFICANT, deviation)
+    tails = np.cumsum(shares[::-1])[::-1]
+    significant = tails[tails < SIGNIFICANT]
+    return _Chance(
+        float(shares[sums > 0].sum()), float(significant.max(initial=0)), deviation, sums=sums, tails=tails
+    )
+
+
+def _convolve(sizes: Sequence[int]) -> np.ndarray:
+    """Return the probability of each sum of numbers of these sizes, from the lowest sum to the highest."""
+    shares = np.ones(1)
     for size in sizes:
         padding = np.zeros(2 * size)
-        sums = (np.concatenate([sums, padding]) + np.concatenate([padding, sums])) / 2
-    tails = np.cumsum(sums[::-1])  # from the largest sum down
-    significant = tails[tails < SIGNIFICANT]
-    positive = float(sums[len(sums) // 2 + 1 :].sum())
-    return _Chance(positive, float(significant[-1]) if len(significant) else 0.0, sums, deviation)
+        shares = (np.concatenate([shares, padding]) + np.concatenate([padding, shares])) / 2
+    return shares
+
+
+def _enumerate(sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the possible sums, ascending, and their probabilities from every choice of signs."""
+    sums = np.zeros(1, int)
+    for size in sizes:
+        sums = np.concatenate([sums - size, sums + size])
+    possible, counts = np.unique(sums, return_counts=True)
+    return possible, counts / len(sums)

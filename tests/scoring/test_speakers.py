@@ -22,6 +22,20 @@ def test_p_value_is_the_share_of_signs_that_harm_as_much(changes):
     assert p_value(changes) == pytest.approx(sum(s >= sum(changes) for s in sums) / len(sums))
 
 
+@pytest.mark.parametrize("changes", [[1401, 1402, 1403], [1401, -1402, 1403], [5000, 1, 1], [-4001, 2000]])
+def test_few_changes_of_many_errors_are_exact(changes):
+    sums = all_sums(changes)
+    counts = count_speakers([{"ann": changes}])
+    assert p_value(changes) == pytest.approx(sum(s >= sum(changes) for s in sums) / len(sums))
+    assert counts["harmed_by_chance"] == pytest.approx(sum(s > 0 for s in sums) / len(sums))
+    assert counts["significantly_by_chance"] == 0
+
+
+@pytest.mark.parametrize("number", [13, 20, 60])
+def test_more_changes_have_no_p_value_below_that_of_all_signs_alike(number):
+    assert p_value([1401 + n for n in range(number)]) >= 2**-number
+
+
 def test_counts_by_chance_are_those_of_all_signs():
     changes = {"ann": [1, 1, 1, 1, 1, 0], "bob": [2, -1, 1], "eve": [0, 0]}
     counts = count_speakers([changes])
