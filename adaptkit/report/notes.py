@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from adaptkit.adapters.per_task import SHARED
 from adaptkit.errors import counted, listed
 from adaptkit.report.runs import Comparison, ExperimentResult
-from adaptkit.scoring.bootstrap import NUM_RESAMPLES
+from adaptkit.scoring.bootstrap import NUM_RESAMPLES, lowest_p
+from adaptkit.scoring.wer import ScoreReport
 
 _FEWEST_SPEAKERS = 10  # for intervals over speakers
 _LOWEST_P = 2 / (NUM_RESAMPLES + 1)
@@ -27,12 +28,8 @@ def list_notes(results: Sequence[ExperimentResult]) -> list[str]:
 
 def list_warnings(comparison: Comparison) -> list[str]:
     """Warn of intervals over few speakers, and of p-values as low as the number of resamples allows."""
-    warnings, num_speakers = [], len(comparison.results[0].score.by_speaker)
-    if 1 < num_speakers < _FEWEST_SPEAKERS:
-        warnings.append(
-            f"Intervals over {num_speakers} speakers are unreliable, and say little of other speakers: "
-            f"have {_FEWEST_SPEAKERS} or more."
-        )
+    score = comparison.results[0].score
+    warnings = [*_warn_of_few_speakers(score), *_warn_of_small_groups(score)]
     lowest = [
         f"{result.name} minus {difference.other}"
         for result in comparison.results
@@ -45,6 +42,35 @@ def list_warnings(comparison: Comparison) -> list[str]:
             f"{listed(lowest)}."
         )
     return warnings
+
+
+def _warn_of_few_speakers(score: ScoreReport) -> list[str]:
+    num_speakers = len(score.by_speaker)
+    if num_speakers >= _FEWEST_SPEAKERS:
+        return []
+    if num_speakers > 1:
+        what = f"Intervals over {num_speakers} speakers are unreliable, and say little of other speakers"
+    else:
+        what = "Intervals over the utterances of a single speaker say nothing of other speakers"
+    have = f"have {_FEWEST_SPEAKERS} or more{' speakers' * (num_speakers == 1)}"
+    return [f"{what}: {have}.{_describe_lowest_p(score)}"]
+
+
+def _describe_lowest_p(score: ScoreReport) -> str:
+    """Name the p-value below which no difference can be, in a sentence; empty if resamples set it."""
+    num_speakers, num_utterances = len(score.by_speaker), len(score.utterances)
+    units = (num_speakers, "speaker") if num_speakers > 1 else (num_utterances, "utterance")
+    lowest = lowest_p(units[0])
+    return f" With {counted(*units)}, p cannot be below {lowest:.3f}." if lowest > _LOWEST_P else ""
+
+
+def _warn_of_small_groups(score: ScoreReport) -> list[str]:
+    sizes = {group: len(score.of_group(group).by_speaker) for group in score.groups}
+    small = [f"{group} ({counted(n, 'speaker')})" for group, n in sizes.items() if n < _FEWEST_SPEAKERS]
+    if not small:
+        return []
+    what = f"Groups of fewer than {_FEWEST_SPEAKERS} speakers, whose intervals say little of other speakers"
+    return [f"{what}: {listed(small)}."]
 
 
 def _describe_choices(result: ExperimentResult) -> str:

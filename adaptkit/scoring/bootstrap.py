@@ -7,6 +7,10 @@ speaker this is the bootstrap over utterances of Bisani and Ney, Bootstrap estim
 in ASR performance evaluation, 2004, https://doi.org/10.1109/ICASSP.2004.1326009. Resampling at both levels is
 slightly conservative (Davison and Hinkley, Bootstrap methods and their application, 1997, section 3.8).
 Intervals from fewer than about ten speakers say little about other speakers.
+
+Resamples of changes in one direction all have that direction, however few the changes are. A p-value is
+therefore at least that of a sign test in which all changes agree (Gibbons and Chakraborti, Nonparametric
+statistical inference, 2010, chapter 5).
 """
 
 from collections.abc import Sequence
@@ -61,3 +65,14 @@ def p_value(differences: np.ndarray) -> float:
     """
     rarer = min((differences <= 0).sum(), (differences >= 0).sum())
     return float(min(1.0, 2 * (1 + rarer) / (1 + len(differences))))
+
+
+def lowest_p(num_changed: int) -> float:
+    """Return the lowest two-sided p-value that some changed units allow: that all signs agree by chance.
+
+    The units are speakers, or utterances where there is a single speaker.
+
+    >>> lowest_p(1), lowest_p(6)
+    (1.0, 0.03125)
+    """
+    return min(1.0, 2.0 ** (1 - num_changed))

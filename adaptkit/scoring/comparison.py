@@ -18,8 +18,9 @@ def compare(
     """Estimate the WER of `report` minus that of `other`, called `name`: negative where `report` is better.
 
     This is the paired bootstrap of Bisani and Ney, 2004: each resample draws the same utterances for both.
-    The numbers of runs may differ, since the errors of each side are divided by its own words. `runs` pairs
-    the single runs from which both were pooled, if any; speakers are counted in each pair.
+    The p-value is at least that of a sign test over the speakers whose errors changed, or over the utterances
+    of a single speaker. The numbers of runs may differ, since the errors of each side are divided by its own
+    words. `runs` pairs the single runs from which both were pooled, if any, to count speakers in each pair.
     """
     refuse_other_references(report, other, name)
     table = [
@@ -28,8 +29,9 @@ def compare(
     sums = bootstrap.resample(np.array(table), [u.speaker for u in report.utterances], seed)
     samples = 100 * (sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3])
     points = report.total.rate - other.total.rate
+    p_value = max(bootstrap.p_value(samples), bootstrap.lowest_p(_count_changed(report, other)))
     changes = _count_speakers((report, other), runs)
-    return Difference(name, round(points, 2), bounds(samples), bootstrap.p_value(samples), changes)
+    return Difference(name, round(points, 2), bounds(samples), p_value, changes)
 
 
 def compare_groups(
@@ -41,6 +43,12 @@ def compare_groups(
         group: compare(report.of_group(group), other.of_group(group), name=name, seed=seed)
         for group in report.groups
     }
+
+
+def _count_changed(report: ScoreReport, other: ScoreReport) -> int:
+    """Count the speakers whose errors changed in sum, or the changed utterances if there is one speaker."""
+    changes = list(_changes(report, other).values())
+    return sum(map(bool, changes[0] if len(changes) == 1 else map(sum, changes)))
 
 
 def _count_speakers(whole: Pair, runs: Sequence[Pair]) -> SpeakerChanges | None:

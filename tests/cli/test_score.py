@@ -55,6 +55,13 @@ def test_score_compares_with_other_hypotheses(score, folders, tmp_path):
     )
 
 
+def test_score_of_one_changed_utterance_has_no_low_p_value(score, folders, tmp_path):
+    write_table(tmp_path / "other", {"ann-1": "a", "bob-1": "c"})
+    ref, hyp = (folder / "text" for folder in folders)
+    printed = score(ref, hyp, "--compare", tmp_path / "other").stdout
+    assert "; p = 1.000)" in printed
+
+
 def test_score_normalises_on_request(score, folders):
     write_table(folders[1] / "text", {"ann-1": "A b", "bob-1": "c D"})
     assert score(*folders).stdout.startswith("%WER 50.00 ")

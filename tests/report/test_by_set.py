@@ -140,9 +140,7 @@ def test_markdown_has_a_table_for_each_group_and_says_how_they_were_made(with_lo
 
 
 def test_report_on_several_sets_is_a_column_for_each(report, folders):
-    head, *rows, warning, _ = report(
-        *folders, "--test-set", "test", "--test-set", "noisy"
-    ).stdout.splitlines()
+    head, *rows, warning = report(*folders, "--test-set", "test", "--test-set", "noisy").stdout.splitlines()
     assert warning.startswith("Intervals over 2 speakers")
 
     assert head.split()[:4] == ["experiment", "test", "noisy", "all"]

@@ -79,7 +79,7 @@ def test_groups_have_their_own_rates_and_differences(grouped):
     assert [title for title, _ in adult.rows[0]] == ["experiment", "WER", "minus none", "CER"]
     assert [row[1][0] for row in adult.rows[1:]] == ["50.00", "62.50"]
     assert [row[1][0] for row in child.rows[1:]] == ["50.00", "0.00"]
-    assert [section.rows[2][2][0] for section in (adult, child)] == ["+12.50*", "-50.00*"]
+    assert [section.rows[2][2][0] for section in (adult, child)] == ["+12.50", "-50.00"]
 
 
 def test_json_has_the_rates_and_differences_of_each_group(grouped):

@@ -4,11 +4,16 @@ import dataclasses
 import json
 import statistics
 
+import pytest
+
+from adaptkit.kaldi.tables import write_table
 from adaptkit.records import RunRecord
 from adaptkit.report import html, summary
 from adaptkit.report.notes import list_notes, list_warnings
 from adaptkit.report.runs import load
+from adaptkit.report.sections import rate_cells
 from adaptkit.tables import escape_markdown
+from tests.fixtures.runs import HYPS, REFS
 
 
 def rows_of(folders, **options):
@@ -52,6 +57,32 @@ def test_intervals_over_few_speakers_and_the_lowest_p_are_warned_of(experiments)
         assert lowest in render(comparison)
     comparison.differences[1][0] = dataclasses.replace(difference, p_value=4 / 1001)
     assert "residual64 minus none" not in "".join(list_warnings(comparison))
+
+
+def test_two_speakers_cannot_differ_significantly_and_the_warning_says_so(experiments):
+    comparison = load(experiments)
+    cell = rate_cells(comparison, comparison.results[1])[0]
+    assert cell == ("-37.50", "-50.00 to -25.00")
+    assert "have 10 or more. With 2 speakers, p cannot be below 0.500." in summary.as_table(comparison)
+
+
+@pytest.mark.parametrize(("number", "lowest"), [(1, "1 utterance, p cannot be below 1.000."), (10, None)])
+def test_a_set_of_one_speaker_is_warned_of(write_run, tmp_path, monkeypatch, number, lowest):
+    refs = dict(list(REFS.items())[:number])
+    write_table(tmp_path / "data/text", refs)
+    write_table(tmp_path / "data/utt2spk", dict.fromkeys(refs, "ann"))
+    folders = [write_run("none", dict.fromkeys(refs, "a b c x")), write_run("residual64", refs)]
+    warnings = "\n".join(list_warnings(load(folders)))
+    assert "a single speaker say nothing of other speakers: have 10 or more speakers." in warnings
+    assert ("cannot be below" in warnings) == (lowest is not None)
+    assert (lowest or "p is at most 0.002") in warnings
+
+
+def test_groups_of_few_speakers_are_warned_of(write_run, tmp_path):
+    write_table(tmp_path / "data/utt2group", {u: u[:3] for u in REFS})
+    folders = [write_run(name, hyps) for name, hyps in HYPS.items()]
+    for render in (summary.as_table, summary.as_markdown, html.render_page):
+        assert "other speakers: ann (1 speaker), bob (1 speaker)." in render(load(folders))
 
 
 def test_what_trials_chose_is_reported(experiments):
@@ -104,7 +135,7 @@ def test_difference_from_the_baseline_is_paired(experiments):
     (difference,) = rows_of(experiments)["residual64"]["minus"]
     assert difference["points"] == -37.5
     assert difference["interval"]["low"] >= -50  # bob's gain, which one resample in four draws alone
-    assert difference["p_value"] < 0.05
+    assert difference["p_value"] == 0.5  # two speakers agree by chance in half of all cases
 
 
 def test_each_baseline_has_its_column(seeded):
@@ -112,14 +143,15 @@ def test_each_baseline_has_its_column(seeded):
     columns = [index for index, (title, _) in enumerate(head) if title.startswith("minus ")]
     assert [head[index][0] for index in columns] == ["minus none", "minus hra"]
     assert [[row[index][0] for index in columns] for row in rows] == [
-        ["–", "+37.50*"],
-        ["-43.75*", "-6.25"],
-        ["-37.50*", "–"],
+        ["–", "+37.50"],
+        ["-43.75", "-6.25"],
+        ["-37.50", "–"],
     ]
 
 
-def test_table_is_aligned_and_marks_the_difference(experiments):
-    lines = summary.as_table(load(experiments)).splitlines()
+def test_table_is_aligned_and_marks_the_difference(write_run, tmp_path):
+    write_table(tmp_path / "data/utt2spk", dict.fromkeys(REFS, "ann"))  # ten utterances changed
+    lines = summary.as_table(load([write_run(name, hyps) for name, hyps in HYPS.items()])).splitlines()
     assert len({len(line) for line in lines[:3]}) == 1
     assert lines[2].startswith("residual64 (residual)")
     assert "-37.50* (" in lines[2]

@@ -3,7 +3,7 @@
 import pytest
 
 from adaptkit.errors import ScoringError
-from adaptkit.scoring.comparison import compare
+from adaptkit.scoring.comparison import compare, compare_groups
 from adaptkit.scoring.counts import ErrorCounts, count_chars, count_words
 from adaptkit.scoring.wer import pool, score
 
@@ -137,6 +137,29 @@ def test_difference_that_each_utterance_shows_is_significant():
         difference.interval.high == difference.interval.low == -25.0
     )  # no utterance differs from the others
     assert difference.p_value < 0.01
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 6, 8])
+def test_p_value_is_at_least_that_of_all_changed_utterances_alike(number):
+    refs = {f"u{n}": "a b c d" for n in range(20)}
+    hyps = refs | dict.fromkeys(list(refs)[:number], "a b c x")
+    worse = compare(score(refs, hyps), score(refs, refs), name="none")
+    assert worse.p_value >= 2 * 2**-number
+    changed = list(refs)[:number]
+    alone = [score({u: refs[u] for u in changed}, {u: side[u] for u in changed}) for side in (hyps, refs)]
+    assert compare(*alone, name="none").p_value == min(1, 2 * 2**-number)
+
+
+def test_p_value_counts_speakers_and_not_their_utterances():
+    speakers = {f"{name}-{n}": name for name in ("ann", "bob", "eve") for n in range(30)}
+    refs = dict.fromkeys(speakers, "a b c d")
+    hyps = {u: "a b c d" if u.startswith("eve") else "a b c x" for u in refs}
+    sides = [score(refs, side, speakers=speakers) for side in (hyps, refs)]
+    assert compare(*sides, name="none").p_value >= 0.5  # two of the three changed
+    groups = {u: "changed" if u[:3] != "eve" else "same" for u in refs}
+    sides = [score(refs, side, speakers=speakers, groups=groups) for side in (hyps, refs)]
+    found = compare_groups(*sides, name="none")
+    assert {group: difference.p_value for group, difference in found.items()} == {"changed": 0.5, "same": 1.0}
 
 
 def test_difference_of_other_references_is_refused(report):
