@@ -45,7 +45,8 @@ def report(
     from adaptkit.files import write_text
     from adaptkit.report import runs
 
-    if test_sets and len(test_sets) > 1:
+    test_sets = list(dict.fromkeys(test_sets or ()))
+    if len(test_sets) > 1:
         if form is ReportFormat.html:
             raise typer.BadParameter("html needs a single --test-set", param_hint="--format")
         written = _render_sets(form, experiments, test_sets, minus or ())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from adaptkit.errors import ScoringError, listed
 from adaptkit.report import runs, summary
 from adaptkit.report.notes import list_warnings
 from adaptkit.report.runs import Comparison, ExperimentResult, Run
@@ -19,7 +20,7 @@ from adaptkit.report.sections import (
 from adaptkit.scoring.wer import pool
 from adaptkit.tables import aligned, escape_markdown, markdown
 
-ALL = "all"  # the sets pooled
+_ALL = "all"  # the sets pooled
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,18 @@ class SetComparison:
 
     by_set: tuple[Comparison, ...]
     together: Comparison
+    pooled_name: str = _ALL  # of the sets together
+
+    @property
+    def named(self) -> list[tuple[str, Comparison]]:
+        """The sets with their names, and if there are several, these pooled."""
+        named = [(comparison.set_name, comparison) for comparison in self.by_set]
+        return [*named, (self.pooled_name, self.together)] if len(named) > 1 else named
 
     def of_group(self, group: str) -> "SetComparison":
         """Return the same experiments and sets on the utterances of a group."""
-        return SetComparison(
-            tuple(comparison.of_group(group) for comparison in self.by_set), self.together.of_group(group)
-        )
+        by_set = tuple(comparison.of_group(group) for comparison in self.by_set)
+        return SetComparison(by_set, self.together.of_group(group), self.pooled_name)
 
 
 def load(
@@ -46,7 +53,10 @@ def load(
         score = comparison.results[0].score
         refs = tuple((u.utt_id, u.speaker, u.group, u.words.words) for u in score.utterances)
         groups.setdefault(refs, []).append(comparison)
-    return [SetComparison(tuple(group), _join(group)) for group in groups.values()]
+    return [
+        SetComparison(tuple(group), _join(group), _ALL if len(groups) == 1 else _join_names(group))
+        for group in groups.values()
+    ]
 
 
 def as_table(conditions: Sequence[SetComparison]) -> str:
@@ -70,13 +80,13 @@ def as_markdown(conditions: Sequence[SetComparison]) -> str:
 
 
 def as_json(conditions: Sequence[SetComparison]) -> str:
-    """Format a json list of one object per experiment and set, including the pooled set `all`."""
+    """Format a json list of one object per experiment and set, those that are pooled included."""
     rows = []
     for group in conditions:
-        for comparison in (*group.by_set, group.together):
+        for name, comparison in group.named:
             pairs = zip(comparison.results, summary.list_by_group(comparison), strict=True)
             for one, by_group in pairs:
-                row = {"name": one.name, "set": _name(comparison, group), **summary.rates(one)}
+                row = {"name": one.name, "set": name, **summary.rates(one)}
                 row["minus"] = summary.list_differences(comparison, one)
                 rows.append(row | {"by_group": by_group})
     return json.dumps(rows, indent=1, ensure_ascii=False)
@@ -84,14 +94,11 @@ def as_json(conditions: Sequence[SetComparison]) -> str:
 
 def as_cells(conditions: SetComparison) -> list[list[Cell]]:
     """Return the table, head first: WER by experiment and set, pooled WER, and its paired differences."""
-    names = [comparison.set_name for comparison in conditions.by_set]
-    several = [ALL] if len(names) > 1 else []
-    head = [("experiment", ""), *((name, "") for name in [*names, *several])]
-    head += [(title, "") for title, _ in rate_head(conditions.together)]
+    names = [(name, "") for name, _ in conditions.named]
+    head = [("experiment", ""), *names, *rate_head(conditions.together)]
     rows = []
     for index, one in enumerate(conditions.together.results):
-        scores = [comparison.results[index].score for comparison in conditions.by_set]
-        scores += [one.score] if several else []
+        scores = [comparison.results[index].score for _, comparison in conditions.named]
         rates = [(f"{score.total.rate:.2f}", str(score.interval)) for score in scores]
         rows.append([(one.name, ""), *rates, *rate_cells(conditions.together, one)])
     return [head, *rows]
@@ -111,16 +118,18 @@ def list_remarks(group: SetComparison) -> list[str]:
 
 
 def _explain(group: SetComparison) -> str:
-    pooled = f" '{ALL}' pools the errors of the {len(group.by_set)} sets, and so does 'minus'."
-    return summary.explain_rates(group.together) + (pooled if len(group.by_set) > 1 else "")
+    pooled = f" '{group.pooled_name}' pools the errors of the {len(group.by_set)} sets, and so does 'minus'."
+    explained = summary.explain_rates(group.together, rates="WER", seeds="errors are pooled over seeds")
+    return explained + (pooled if len(group.by_set) > 1 else "")
 
 
-def _name(comparison: Comparison, group: SetComparison) -> str:
-    return ALL if comparison is group.together else comparison.set_name
+def _join_names(comparisons: Sequence[Comparison]) -> str:
+    return "+".join(comparison.set_name for comparison in comparisons)
 
 
 def _join(comparisons: Sequence[Comparison]) -> Comparison:
     """Pool the errors of all sets."""
+    _refuse_other_forms(comparisons)
     results = tuple(
         ExperimentResult(_join_runs(same), pool([one.score for one in same]))
         for same in zip(*(comparison.results for comparison in comparisons), strict=True)
@@ -135,3 +144,18 @@ def _join_runs(results: Sequence[ExperimentResult]) -> tuple[Run, ...]:
         replace(same[0], score=pool([run.score for run in same]))
         for same in zip(*(result.runs for result in results), strict=True)
     )
+
+
+def _refuse_other_forms(comparisons: Sequence[Comparison]) -> None:
+    """Refuse to pool sets that were normalised differently for their scores."""
+    sets: dict[tuple[str, ...], list[str]] = {}
+    for comparison in comparisons:
+        sets.setdefault(comparison.results[0].score.normalize, []).append(comparison.set_name)
+    if len(sets) > 1:
+        described = " and ".join(
+            f"{listed(names)} with --normalize {', '.join(forms) or 'none'}" for forms, names in sets.items()
+        )
+        raise ScoringError(
+            f"sets of the same references: scored {described}; run 'adaptkit score' on all of them alike, or "
+            "report one --test-set at a time"
+        )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from adaptkit.characters import visible
 from adaptkit.errors import listed
-from adaptkit.report.by_set import ALL, SetComparison
+from adaptkit.report.by_set import SetComparison
 from adaptkit.report.runs import Comparison
 from adaptkit.scoring.wer import Difference
 
@@ -28,12 +28,8 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def sets_as_csv(conditions: Sequence[SetComparison]) -> str:
-    """Format comparisons on several sets; `all` pools those with the same references."""
-    named = []
-    for group in conditions:
-        named += [(one.set_name, one) for one in group.by_set]
-        named += [(ALL, group.together)] if len(group.by_set) > 1 else []
-    return _write(named)
+    """Format comparisons on several sets, and on those with the same references pooled."""
+    return _write([named for group in conditions for named in group.named])
 
 
 def _write(comparisons: Sequence[tuple[str, Comparison]]) -> str:

@@ -209,19 +209,19 @@ def explain(comparison: Comparison) -> str:
     costs = (
         "Parameters are the trained ones; seconds per epoch exclude validation; memory is the training peak."
     )
-    return f"{explain_rates(comparison)} {costs}"
+    seeds = "errors are pooled over seeds, and sd is the standard deviation between them"
+    return f"{explain_rates(comparison, rates='WER and CER', seeds=seeds)} {costs}"
 
 
-def explain_rates(comparison: Comparison) -> str:
-    """Explain what was scored and what the rates mean."""
+def explain_rates(comparison: Comparison, *, rates: str, seeds: str) -> str:
+    """Explain what was scored and what the rates in a table mean, and the `seeds` where there are several."""
     score = comparison.results[0].runs[0].score
     num_speakers = len(score.by_speaker)
     resampled = "speakers and utterances" if num_speakers > 1 else "utterances"
-    seeds = "errors are pooled over seeds, and sd is the standard deviation between them; "
-    pooled = seeds if _has_seeds(comparison.results) else ""
+    pooled = f"{seeds}; " if _has_seeds(comparison.results) else ""
     return (
         f"{counted(len(score.utterances), 'utterance')}, {counted(num_speakers, 'speaker')}, "
-        f"{counted(score.total.words // score.num_runs, 'word')}. WER and CER in percent; {pooled}{LEVEL} % "
+        f"{counted(score.total.words // score.num_runs, 'word')}. {rates} in percent; {pooled}{LEVEL} % "
         f"intervals by bootstrap over {resampled}. 'minus' is the paired difference in WER to that "
         f"experiment, * if p < 0.05 (not corrected for multiple comparisons).{explain_harmed(comparison)}"
     )

@@ -1,6 +1,8 @@
 """Experiments on several sets: the same utterances in several conditions, and groups of such sets."""
 
+import csv
 import json
+import re
 import shutil
 
 import pytest
@@ -116,6 +118,45 @@ def test_json_has_an_object_for_each_experiment_and_set_and_all(folders):
     assert [row["minus"][0]["points"] for row in rows if row["name"] == "residual64"] == [-37.5, 0, -18.75]
 
 
+@pytest.mark.parametrize("form", ["table", "md", "json", "csv", "latex"])
+def test_several_groups_of_sets_are_pooled_under_the_names_of_their_sets(report, with_long, tmp_path, form):
+    refs = read_table(tmp_path / "long/text")
+    for folder in with_long:
+        add_set(folder, "long_noisy", refs, dict.fromkeys(refs, HALF), tmp_path / "long")
+    names = ("test", "noisy", "long", "long_noisy")
+    written = report(*with_long, *(w for n in names for w in ("--test-set", n)), "--format", form).stdout
+    found = written.replace("\\_", "_")
+    assert "test+noisy" in found
+    assert "long+long_noisy" in found
+    assert not re.search(r"^all,|[|&\"'] *all *[|&\"']|\ball  ", found, re.MULTILINE)
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_sets_of_different_references_are_not_pooled(report, with_long, form):
+    words = (*with_long, "--test-set", "test", "--test-set", "long", "--format", form)
+    written = report(*words).stdout
+    rows = json.loads(written) if form == "json" else csv.DictReader(written.splitlines())
+    assert {row["set"] for row in rows} == {"test", "long"}
+
+
+def test_sets_normalised_differently_are_refused_by_name(folders, tmp_path):
+    for folder in folders:
+        decoded = folder / "decode_noisy"
+        score_files.write(score_files.score_files(tmp_path / "data", decoded, normalize=["lower"]), decoded)
+    with pytest.raises(ScoringError, match="test with --normalize none and noisy with --normalize lower"):
+        by_set.load(folders, ["test", "noisy"])
+
+
+def test_the_explanation_names_the_columns_that_the_table_has(seeded, tmp_path):
+    refs = read_table(tmp_path / "data/text")
+    for folder in seeded:
+        add_set(folder, "noisy", refs, dict.fromkeys(refs, HALF), tmp_path / "data")
+    written = by_set.as_markdown(by_set.load(seeded, ["test", "noisy"]))
+    assert "harmed vs none (by chance)" in written
+    assert "errors are pooled over seeds; 95 % intervals" in written
+    assert "WER and CER" not in written
+
+
 def test_seeds_are_pooled_before_sets_are(seeded, tmp_path):
     refs = read_table(tmp_path / "data/text")
     for folder, hyp in zip(seeded[1:3], ("a b c d", HALF), strict=True):  # errors in 0 and 20 of 40 words
@@ -183,13 +224,9 @@ def test_a_page_is_of_one_set(report, folders):
 
 
 def test_one_set_named_once_or_twice_is_one_set(report, folders):
-    assert json.loads(report(*folders, "--test-set", "test", "--format", "json").stdout)[1]["wer"] == 12.5
-    assert report(*folders, "--test-set", "test", "--test-set", "test").stdout.splitlines()[0].split()[
-        :2
-    ] == [
-        "experiment",
-        "test",
-    ]
+    once, twice = ([*folders, *["--test-set", "test"] * times] for times in (1, 2))
+    for form in ("table", "json", "html"):
+        assert report(*twice, "--format", form).stdout == report(*once, "--format", form).stdout != ""
 
 
 def test_a_set_that_one_experiment_has_not_decoded_is_refused(folders):
