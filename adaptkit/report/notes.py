@@ -77,14 +77,22 @@ def _describe_choices(result: ExperimentResult) -> str:
     """Describe the learning rates and numbers of epochs that trials chose, over all seeds."""
     rates, epochs = _count(result, "lr"), _count(result, "epochs")
     chosen = ", ".join(
-        f"{rate} ({count:,} speaker{'s' * (count > 1)})"
+        f"{rate} ({_describe_count(count, result)})"
         for rate, count in sorted(rates.items(), key=lambda item: float(item[0]))
     )
     rate = f"a learning rate of {chosen}, and " if chosen else ""
     taken = sorted(int(number) for number in epochs.elements())
     span = f"{taken[0]} to {taken[-1]} epochs, {statistics.median_low(taken)} in the median"
     span = span if taken[0] < taken[-1] else f"{counted(taken[0], 'epoch')} for all"
-    return f"{result.name}: validation chose {rate}{span}."
+    over = f" over {len(result.runs)} seeds," if len(result.runs) > 1 else ""
+    return f"{result.name}:{over} validation chose {rate}{span}."
+
+
+def _describe_count(count: int, result: ExperimentResult) -> str:
+    """Describe how often a value was chosen: once per speaker and seed."""
+    if len(result.runs) > 1:
+        return "once" if count == 1 else f"{count:,} times"
+    return f"{count:,} speaker{'s' * (count > 1)}"
 
 
 def _count(result: ExperimentResult, what: str) -> Counter[str]:
@@ -92,9 +100,15 @@ def _count(result: ExperimentResult, what: str) -> Counter[str]:
 
 
 def _describe_unimproved(result: ExperimentResult) -> str:
+    names, num_runs = result.unimproved, len(result.runs)
+    times = Counter(name for run in result.runs for name in run.record.unimproved)
+    seeds = {name: f"{times[name]} of {num_runs} seeds" for name in names}
     if result.record.tasks == [SHARED]:
-        return f"{result.name}: kept the weights of its start, as no validation was better."
+        over = f" with {seeds[names[0]]}" if num_runs > 1 else ""
+        return f"{result.name}: kept the weights of its start{over}, as no validation was better."
+    over = " with one or more of the seeds" if num_runs > 1 else ""
+    kept = [f"{name} ({seeds[name]})" for name in names] if num_runs > 1 else names
     return (
-        f"{result.name}: {len(result.unimproved)} of {len(result.record.tasks)} speakers kept the weights of "
-        f"their start, as no validation was better: {listed(result.unimproved)}."
+        f"{result.name}: {len(names)} of {len(result.record.tasks)} speakers kept the weights of their "
+        f"start{over}, as no validation was better: {listed(kept)}."
     )

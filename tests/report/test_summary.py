@@ -85,6 +85,27 @@ def test_groups_of_few_speakers_are_warned_of(write_run, tmp_path):
         assert "other speakers: ann (1 speaker), bob (1 speaker)." in render(load(folders))
 
 
+def test_notes_on_several_seeds_count_seeds_and_not_speakers_twice(seeded):
+    selection = {"lr": {"0.001": 2}, "epochs": {"2": 2}}
+    for folder, kept in zip(seeded[1:3], (["ann"], []), strict=True):
+        path = folder / "run.json"
+        dataclasses.replace(RunRecord.read(path), selection=selection, unimproved=kept).write(path)
+    assert list_notes(load(seeded).results) == [
+        "residual64: over 2 seeds, validation chose a learning rate of 0.001 (4 times), and 2 epochs for "
+        "all.",
+        "residual64: 1 of 2 speakers kept the weights of their start with one or more of the seeds, as no "
+        "validation was better: ann (1 of 2 seeds).",
+    ]
+
+
+def test_a_shared_adapter_names_how_many_seeds_kept_its_start(seeded):
+    for folder, kept in zip(seeded[1:3], (["shared"], []), strict=True):
+        path = folder / "run.json"
+        dataclasses.replace(RunRecord.read(path), tasks=["shared"], unimproved=kept).write(path)
+    expected = "residual64: kept the weights of its start with 1 of 2 seeds, as no validation was better."
+    assert list_notes(load(seeded).results) == [expected]
+
+
 def test_what_trials_chose_is_reported(experiments):
     path = experiments[1] / "run.json"
     selection = {"lr": {"0.003": 1, "0.001": 2}, "epochs": {"0": 1, "8": 2, "10": 1}}
