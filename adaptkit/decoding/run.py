@@ -120,7 +120,7 @@ def _warn_of_others(out: DecodeFolder, record: DecodeRecord) -> None:
             _LOG.warning(
                 "%s: replaces the hypotheses of %s by those of %s", out.path, before.data, record.data
             )
-        if found := describe_searches({"before": before, "now": record}):
+        if found := describe_searches({"before": before, "now": record}, routes=True):
             message = "%s: replaces hypotheses of %s by those of %s; --out keeps both"
             _LOG.warning(message, out.path, found["before"], found["now"])
 

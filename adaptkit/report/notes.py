@@ -8,6 +8,7 @@ from adaptkit.adapters.per_task import SHARED
 from adaptkit.errors import counted, listed
 from adaptkit.report.runs import Comparison, ExperimentResult
 from adaptkit.scoring.bootstrap import NUM_RESAMPLES, lowest_p
+from adaptkit.scoring.origin import describe_searches
 from adaptkit.scoring.wer import ScoreReport
 
 _FEWEST_SPEAKERS = 10  # for intervals over speakers
@@ -27,9 +28,13 @@ def list_notes(results: Sequence[ExperimentResult]) -> list[str]:
 
 
 def list_warnings(comparison: Comparison) -> list[str]:
-    """Warn of intervals over few speakers, and of p-values as low as the number of resamples allows."""
+    """Warn of few speakers, of different searches, and of p-values as low as resampling allows."""
     score = comparison.results[0].score
     warnings = [*_warn_of_few_speakers(score), *_warn_of_small_groups(score)]
+    searches = describe_searches({result.name: result.runs[0].decode for result in comparison.results})
+    if searches:
+        described = "; ".join(f"{name} by {how}" for name, how in searches.items())
+        warnings.append(f"Decoded differently: {described}.")
     lowest = [
         f"{result.name} minus {difference.other}"
         for result in comparison.results

@@ -77,8 +77,10 @@ def refuse_unlike(one: Path, other: Path) -> None:
         _LOG.warning("decoded differently: %s", "; ".join(f"{path}: {how}" for path, how in found.items()))
 
 
-def describe_searches(records: Mapping[str, DecodeRecord]) -> dict[str, str]:
+def describe_searches(records: Mapping[str, DecodeRecord], *, routes: bool = False) -> dict[str, str]:
     """Describe how each of several sets of hypotheses was decoded, where that differs; else empty.
+
+    With `routes`, the choice of weights is a part of it.
 
     >>> from dataclasses import replace
     >>> usual = DecodeRecord("test", 1, 1.0, 1.0, 1.0, 1, base_only=False)
@@ -88,7 +90,7 @@ def describe_searches(records: Mapping[str, DecodeRecord]) -> dict[str, str]:
     """
     facts = {}
     for name, record in records.items():
-        route = {f"route {key}": value for key, value in (record.route or {}).items()}
+        route = {f"route {key}": value for key, value in (record.route or {}).items() if routes}
         facts[name] = {"kind": "greedy", **(record.search or {}), "lm_sha256": record.lm_sha256, **route}
     keys = sorted(set().union(*facts.values()) - {"kind"})
     unlike = [key for key in keys if len({str(own.get(key)) for own in facts.values()}) > 1]

@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from adaptkit.kaldi.tables import write_table
-from adaptkit.records import RunRecord
+from adaptkit.records import DecodeRecord, RunRecord
 from adaptkit.report import html, summary
 from adaptkit.report.notes import list_notes, list_warnings
 from adaptkit.report.runs import load
@@ -204,3 +204,15 @@ def test_versions_that_differ_name_their_experiments(seeded):
         "Versions of none, residual64: torch 2.11.0, adaptkit commit unknown, recipe commit unknown.",
         "Versions of hra: torch 2.11.0, adaptkit commit unknown, recipe commit 5d1.",
     ]
+
+
+def test_experiments_decoded_by_different_searches_are_named(experiments):
+    assert "Decoded differently" not in summary.as_table(load(experiments))
+    path = experiments[1] / "decode_test/run.json"
+    beam = dataclasses.replace(
+        DecodeRecord.read(path), search={"kind": "beam", "beam_size": 5}, route={"method": "shared"}
+    )
+    beam.write(path)
+    for shown in (summary.as_table, summary.as_markdown):
+        found = shown(load(experiments)).replace("\\_", "_")
+        assert "Decoded differently: none by greedy search; residual64 by beam search, beam_size 5." in found
