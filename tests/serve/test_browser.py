@@ -420,7 +420,7 @@ def test_a_voice_is_learned_used_corrected_and_deleted(keeping, visit, microphon
     assert_focused(page, "#start")
     press(page, "Learn my voice again")
     assert_focused(page, "#cancel")
-    expect(page.get_by_text("Your recogniser is ready.")).to_be_visible(timeout=60000)
+    expect(page.get_by_text("Your recogniser is ready.")).to_be_visible(timeout=120000)
     assert_focused(page, "#try")
 
     press(page, "Try it: speak")
