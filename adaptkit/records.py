@@ -64,6 +64,11 @@ class RunRecord:
     valid_metric: str = ""  # what the best weights were chosen by; earlier records, by WER, lack it
     selection: dict[str, dict[str, Count]] = field(default_factory=dict)  # by trials: speakers by lr, epochs
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether the experiment was packed from exported Submodels, not trained."""
+        return bool(self.tasks) and self.epochs == 0
+
     def write(self, path: Path) -> None:
         """Write the record as json, atomically; of many speakers, their names into a table beside it."""
         table, content = RunFolder(path.parent).speaker_table, asdict(self)

@@ -53,8 +53,9 @@ def load(
         score = comparison.results[0].score
         refs = tuple((u.utt_id, u.speaker, u.group, u.words.words) for u in score.utterances)
         groups.setdefault(refs, []).append(comparison)
+    has_one = len(groups) == 1 and _ALL not in set_names
     return [
-        SetComparison(tuple(group), _join(group), _ALL if len(groups) == 1 else _join_names(group))
+        SetComparison(tuple(group), _join(group), _ALL if has_one else _join_names(group))
         for group in groups.values()
     ]
 

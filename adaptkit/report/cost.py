@@ -34,7 +34,7 @@ def read(folders: Sequence[Path]) -> TrainingCost:
     if idle:
         raise ConfigError(f"{listed(idle)}: trains no speaker; name the folders of adapters")
     uncounted = [(str(folder), r) for folder, r in zip(folders, records, strict=True) if not r.cpu_seconds]
-    packed = [folder for folder, record in uncounted if not record.epochs]
+    packed = [folder for folder, record in uncounted if record.is_packed]
     if packed:
         raise ConfigError(
             f"{listed(packed)}: packed from Submodels, which has no training cost; name the experiment from "

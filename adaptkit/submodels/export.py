@@ -219,17 +219,12 @@ def _settings(shared: Shared, base: BaseModel, *, folder: Path, out: Path) -> Ex
     taken = next((file.name for file in others if file.exists()), None)
     if taken:
         raise ConfigError(f"{out}: holds {taken}, which packing would invalidate; choose another folder")
-    if run.config.exists() and not _is_packed(run):
+    if run.config.exists() and not (run.record.exists() and RunRecord.read(run.record).is_packed):
         what = "holds an experiment that was not packed and would be replaced"
         raise ConfigError(f"{out}: {what}; choose another folder")
     adapters = [config.dump(entry) for entry in shared.adapters]
     content = {"name": out.resolve().name, "base": {"dir": str(base.path)}, "adapters": adapters}
     return config.check(Experiment, content, str(out))
-
-
-def _is_packed(run: RunFolder) -> bool:
-    """Whether an experiment was packed from Submodels: its record tells of no training."""
-    return run.record.exists() and RunRecord.read(run.record).epochs == 0
 
 
 def _stack(submodels: Sequence[Submodel], shared: Shared) -> AdapterFile:

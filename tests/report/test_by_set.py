@@ -131,6 +131,15 @@ def test_several_groups_of_sets_are_pooled_under_the_names_of_their_sets(report,
     assert not re.search(r"^all,|[|&\"'] *all *[|&\"']|\ball  ", found, re.MULTILINE)
 
 
+def test_a_set_called_all_does_not_share_its_name_with_the_sets_together(folders):
+    for folder in folders:
+        (folder / "decode_noisy").rename(folder / "decode_all")
+        record = folder / "decode_all/run.json"
+        record.write_text(record.read_text().replace("noisy", "all"))
+    (group,) = by_set.load(folders, ["test", "all"])
+    assert [name for name, _ in group.named] == ["test", "all", "test+all"]
+
+
 @pytest.mark.parametrize("form", ["json", "csv"])
 def test_sets_of_different_references_are_not_pooled(report, with_long, form):
     words = (*with_long, "--test-set", "test", "--test-set", "long", "--format", form)
