@@ -186,6 +186,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 def explain_os_error(error: OSError, path: Path) -> str:
     """Explain an operating-system error for `path`, with a remedy where there is one."""
+    in_the_way = "a file is in the place of a folder; choose another folder, or move the file away"
     what = {
         errno.ENOSPC: "the disk is full, nothing was written; free some space and run the same command again",
         errno.EDQUOT: "the disk quota is used up, nothing was written; free some space and run again",
@@ -194,6 +195,8 @@ def explain_os_error(error: OSError, path: Path) -> str:
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.ENOENT: "no such file or folder",
         errno.EISDIR: "is a folder, where a file belongs; move it away",
+        errno.EEXIST: in_the_way,
+        errno.ENOTDIR: in_the_way,
         errno.ELOOP: "is a link that leads to itself; remove it",
     }
     return f"{path}: {what.get(error.errno, error.strerror or str(error))}"

@@ -52,6 +52,12 @@ class SplitOptions:
         """Whether the last part gets the rest."""
         return len(self.sizes) < self.num_parts
 
+    @property
+    def is_of_all(self) -> bool:
+        """Whether each part has a share, and all add up to 100 %, so that rounding leaves nothing out."""
+        has_shares = not self.has_rest and all(isinstance(size, float) for size in self.sizes)
+        return has_shares and abs(sum(self.sizes) - 1) < 1e-9
+
 
 def read_size(word: str) -> Size:
     """Read a number, or a share in percent or below 1.
@@ -128,7 +134,6 @@ def split_within(data: DataDir, options: SplitOptions) -> Split:
 
 def write_lists(found: Split, names: Sequence[str], folder: Path, *, left_out: str) -> None:
     """Write the utterance ids of each part to `<name>.txt`, and those of none, if any."""
-    folder.mkdir(parents=True, exist_ok=True)
     lists = dict(zip(names, found.parts, strict=True)) | {left_out: found.left_out}
     for name, utt_ids in lists.items():
         if utt_ids:
@@ -168,7 +173,7 @@ def _refuse_groupless(data: DataDir, options: SplitOptions) -> None:
 
 
 def _apportion(
-    number: int, sizes: Mapping[Cell | str | int, int], left: Mapping, least: int = 0
+    number: int, sizes: Mapping[Cell | str | int, Size], left: Mapping, least: int = 0
 ) -> dict[Cell | str | int, int]:
     """Divide a number in proportion to sizes by largest remainders, between `least` and what is left of each.
 
@@ -187,7 +192,9 @@ def _numbers(total: int, options: SplitOptions) -> list[int]:
     """Return how many of a speaker's utterances each part has; every part has some."""
     wanted = {part: _count(size, total) for part, size in enumerate(options.sizes)}
     room = total - options.has_rest
-    if sum(wanted.values()) > room:
+    if options.is_of_all:
+        wanted = _apportion(room, dict(enumerate(options.sizes)), dict.fromkeys(wanted, room), least=1)
+    elif sum(wanted.values()) > room:
         wanted = _apportion(room, wanted, wanted, least=1)
     numbers = list(wanted.values())
     return [*numbers, total - sum(numbers)] if options.has_rest else numbers

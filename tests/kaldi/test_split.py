@@ -1,6 +1,7 @@
 """Splits of data directories by speaker and within speakers."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -58,6 +59,15 @@ def test_a_split_depends_on_the_seed_alone():
 def test_shares_of_a_few_utterances_leave_none_without():
     found = split_within(make(many(4, 3)), SplitOptions(3, (0.5, 0.25, 0.25)))
     assert [set(count(part).values()) for part in found.parts] == [{1}] * 3
+
+
+@pytest.mark.parametrize(("split", "size"), [(split_within, (1, 14)), (split_speakers, (14, 1))])
+@pytest.mark.parametrize("shares", [(0.8, 0.1, 0.1), (0.33, 0.33, 0.34), (0.3, 0.7), (0.5, 0.25, 0.25)])
+def test_shares_of_100_percent_in_all_leave_nothing_out(split, size, shares):
+    found = split(make(many(*size)), SplitOptions(len(shares), shares))
+    assert found.left_out == ()
+    exact = [14 * share for share in shares]
+    assert all(abs(len(part) - own) < 1 for part, own in zip(found.parts, exact, strict=True))
 
 
 def test_a_speaker_with_few_utterances_has_proportionally_fewer_and_is_named():
@@ -171,3 +181,11 @@ def test_the_command_divides_one_way(adaptkit, tmp_path, words):
 def test_the_parts_have_folders_of_their_own(adaptkit, tmp_path):
     done = adaptkit("data", "split", tmp_path, tmp_path / "a", tmp_path / "a", "--speakers", 1)
     assert "use different folders for OUT" in done.stderr
+
+
+def test_lists_in_the_place_of_a_file_are_refused_in_a_message(adaptkit, tmp_path):
+    datadir.write(replace(make(many(2, 2)), path=tmp_path / "all"))
+    (tmp_path / "lists").write_text("")
+    words = ("data", "split", *(tmp_path / name for name in ("all", "a", "b")), "--speakers", 1)
+    done = adaptkit(*words, "--lists", tmp_path / "lists")
+    assert (done.exit_code, "a.txt: a file is in the place of a folder; choose" in done.stderr) == (1, True)
