@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from adaptkit.errors import shell_word
 from adaptkit.kaldi.columns import Names, Strings
 from adaptkit.kaldi.lines import Lines
-from adaptkit.kaldi.scan import Problem
+from adaptkit.kaldi.scan import Checks, Problem
 from adaptkit.kaldi.segments import MOST_SEC, parse_segment, split_all
 
 
@@ -20,6 +19,7 @@ class CheckedAudio:
     """What is known about the audio while it is being checked, by the line of each utterance (N,)."""
 
     path: Path
+    repair: str  # the command that drops what cannot be used
     tables: dict[str, Lines]
     lines: Lines  # those that say where utterances are
     places: np.ndarray  # (N,) of their recordings in wav.scp; -1 where there is none, or the line is invalid
@@ -29,7 +29,7 @@ class CheckedAudio:
     rates_hz: np.ndarray  # (R,)
 
     @classmethod
-    def of(cls, path: Path, tables: dict[str, Lines]) -> "CheckedAudio":
+    def of(cls, path: Path, tables: dict[str, Lines], checks: Checks) -> "CheckedAudio":
         """Return what the tables say."""
         wav, lines = tables["wav.scp"], tables.get("segments", tables["wav.scp"])
         if lines is wav:
@@ -38,7 +38,8 @@ class CheckedAudio:
             names, starts, ends = _split_valid(lines.column)
             places = wav.rows(names)
         unknown = np.full(len(wav), np.nan)
-        return cls(path, tables, lines, places, starts, ends, unknown, np.zeros(len(wav), np.int64))
+        repair, rates_hz = checks.repair_of(path), np.zeros(len(wav), np.int64)
+        return cls(path, repair, tables, lines, places, starts, ends, unknown, rates_hz)
 
     @property
     def table(self) -> str:
@@ -68,7 +69,7 @@ class CheckedAudio:
         self, name: str, row: int, what: str, remedy: str = "", *, cause: str, example: str
     ) -> Problem:
         """Return a problem of one line of a table."""
-        remedy = remedy or f"'adaptkit data fix {shell_word(self.path)}' drops it"
+        remedy = remedy or f"{self.repair} drops it"
         table = self.tables[name]
         number, key = int(table.numbers[row]), table.ids[row]
         return Problem(self.path / name, number, key, what, remedy, cause=cause, example=example)

@@ -1,7 +1,7 @@
 """Repair data directories as Kaldi's fix_data_dir.sh does: sort, drop unusable entries, rebuild spk2utt."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from adaptkit.kaldi.datadir import invert
 from adaptkit.kaldi.lines import NO_LINES, Lines
 from adaptkit.kaldi.scan import Checks, Problem, Table, describe, scan_table
 from adaptkit.kaldi.tables import SIDE_TABLES, format_table
-from adaptkit.kaldi.validate import DEFAULT_CHECKS, find_in_tables, needed_tables
+from adaptkit.kaldi.validate import DEFAULT_CHECKS, alphabet_problems, find_in_tables, needed_tables
 from adaptkit.tokens import TokenList
 
 BACKUP = ".backup"
@@ -33,17 +33,18 @@ def fix(path: Path, checks: Checks = DEFAULT_CHECKS, *, tokens: TokenList | None
     """Repair a data directory in place, so that the same checks find no problem; warnings may remain.
 
     With `tokens`, texts are respelled (`TokenList.respell`). Utterances with anything spoken that no token
-    spells, such as digits, are dropped, as are those of which no word is left.
+    spells, such as digits, are dropped, as are those of which no word is left. An alphabet among the checks
+    applies to the respelled texts.
 
     Every changed file is first copied to `.backup` inside the directory, where earlier copies stay (`text`,
     then `text.2`), and then replaced atomically. If no utterance would remain, nothing is changed and a
     DataError gives the reasons.
     """
     path = Path(path)
-    tables, problems = find_in_tables(path, checks)
+    tables, problems = find_in_tables(path, checks if tokens is None else replace(checks, alphabet=None))
     if tokens is not None:
         tables["text"], found = _respell(path, tables.get("text", NO_LINES), tokens)
-        problems += found
+        problems += [*found, *alphabet_problems(path, tables["text"], checks)]
     faults = [problem for problem in problems if not problem.is_warning]
     reasons = _reasons(tables, faults)
     complete = set.intersection(*(set(tables[name]) for name in needed_tables(tables))) if tables else set()

@@ -30,6 +30,19 @@ class Checks:
     alphabet: frozenset[str] | None = None  # the characters a text may hold, spaces aside
     num_jobs: int = 1  # processes that decode recordings
 
+    def repair_of(self, path: Path) -> str:
+        """Return the command that drops what these checks refuse, which other limits would let pass.
+
+        >>> Checks(max_sec=30).repair_of(Path("data/train"))
+        "'adaptkit data fix data/train --max-sec 30'"
+        """
+        usual = Checks()
+        words = [f"--max-sec {self.max_sec:g}"] if self.max_sec != usual.max_sec else []
+        words += [f"--min-sec {self.min_sec:g}"] if self.min_sec != usual.min_sec else []
+        words += ["--tokens FILE"] if self.alphabet is not None else []
+        words += ["--allow-pipes"] if self.allow_pipes else []
+        return f"'{' '.join(['adaptkit data fix', shell_word(path), *words])}'"
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -56,7 +56,7 @@ def find_in_tables(path: Path, checks: Checks) -> tuple[dict[str, Table], list[P
     problems += _recording_problems(path, tables)
     problems += _speaker_problems(path, tables)
     problems += _group_problems(path, tables)
-    problems += _alphabet_problems(path, tables, checks.alphabet)
+    problems += alphabet_problems(path, tables["text"], checks)
     problems += audio_problems(path, tables, checks)
     return tables, problems
 
@@ -248,17 +248,16 @@ def _group_problems(path: Path, tables: dict[str, Table]) -> Iterator[Problem]:
             )
 
 
-def _alphabet_problems(
-    path: Path, tables: dict[str, Table], alphabet: frozenset[str] | None
-) -> Iterator[Problem]:
-    if alphabet is None:
+def alphabet_problems(path: Path, texts: Table, checks: Checks) -> Iterator[Problem]:
+    """Find texts with characters that are not among the tokens, if these are given."""
+    if checks.alphabet is None:
         return
-    for utt_id, line in tables["text"].lines():
-        strange = sorted(set("".join(split_words(line.value))) - alphabet)
+    for utt_id, line in texts.lines():
+        strange = sorted(set("".join(split_words(line.value))) - checks.alphabet)
         if strange:
             characters, cause = listed([repr(c) for c in strange]), "characters not among the tokens"
             what, example = f"{utt_id}: {characters} not among the tokens", f"{utt_id} ({characters})"
-            remedy = f"write the text with the base model's tokens, or {_drops(path)}"
+            remedy = f"write the text with the base model's tokens, or {checks.repair_of(path)} drops it"
             yield Problem(path / "text", line.number, utt_id, what, remedy, cause=cause, example=example)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptkit.errors import DataError, counted, shell_word
+from adaptkit.errors import DataError, counted
 from adaptkit.kaldi.checked_audio import CheckedAudio, Parts, Users, stated_sec
 from adaptkit.kaldi.levels import Levels, measure_levels
 from adaptkit.kaldi.probing import map_in_jobs
@@ -29,7 +29,7 @@ def audio_problems(path: Path, tables: dict[str, Table], checks: Checks) -> Iter
     Every recording is decoded, since headers do not reveal a damaged middle, silence or values that are not
     numbers. This takes about a second per hour of FLAC.
     """
-    audio = CheckedAudio.of(path, tables)
+    audio = CheckedAudio.of(path, tables, checks)
     if checks.check_audio:
         yield from _decode_all(audio, checks)
     seconds = audio.seconds
@@ -103,7 +103,7 @@ def _wrong_levels(audio: CheckedAudio, rows: Sequence[int], decoded: Levels) -> 
             utt_id = audio.lines.ids[row]
             cause, example = "samples far beyond full scale, which is 1", f"{utt_id} ({peak:g})"
             what = f"{utt_id}: samples reach {peak:g}, but full scale is 1"
-            remedy = f"convert the recording again, or 'adaptkit data fix {shell_word(audio.path)}' drops it"
+            remedy = f"convert the recording again, or {audio.repair} drops it"
             yield audio.problem(audio.table, row, what, remedy, cause=cause, example=example)
         # what does not begin within its recording, and end later, is reported elsewhere
         elif not peak and audio.starts_sec[row] < np.fmin(
@@ -139,8 +139,7 @@ def _length_problems(audio: CheckedAudio, all_sec: np.ndarray, checks: Checks) -
         if is_long[row]:
             cause, example = f"more than {checks.max_sec:g} s", f"{utt_id} ({seconds:.2f} s)"
             what = f"{utt_id} lasts {seconds:.2f} s, {cause}"
-            fixed = f"'adaptkit data fix {shell_word(audio.path)}' drops it"
-            remedy = f"cut it with segments, raise --max-sec, or {fixed}"
+            remedy = f"cut it with segments, raise --max-sec, or {audio.repair} drops it"
             yield audio.problem(audio.table, row, what, remedy, cause=cause, example=example)
 
 
@@ -155,8 +154,7 @@ def _wrong_durations(audio: CheckedAudio, all_sec: np.ndarray) -> Iterator[Probl
         figures = f"{stated[row]:g} s", f"{own_sec[row]:.2f} s"
         what = f"{table.ids[row]}: {figures[0]}, but its audio has {figures[1]}"
         cause, example = "durations that differ from the audio", f"{table.ids[row]} ({', '.join(figures)})"
-        fixed = f"'adaptkit data fix {shell_word(audio.path)}' drops the line"
-        remedy = f"check the rate of the recording; if utt2dur is out of date, {fixed}"
+        remedy = f"check the rate of the recording; if utt2dur is out of date, {audio.repair} drops the line"
         found = audio.problem("utt2dur", row, what, remedy, cause=cause, example=example)
         yield replace(found, utt_id="")  # nothing is wrong with the utterance
 

@@ -254,3 +254,24 @@ def test_an_utterance_without_a_word_once_respelled_is_dropped(folder):
     assert list(repair.dropped) == ["anna-1"]
     assert "'...' holds no words" in repair.dropped["anna-1"]
     assert find_problems(folder.path) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "repair"), [(("--max-sec", 0.9), "--max-sec 0.9"), (("--min-sec", 1.1), "--min-sec 1.1")]
+)
+def test_the_command_that_a_problem_names_has_the_limits_that_found_it(folder, adaptkit, words, repair):
+    found = adaptkit("data", "validate", folder.path, *words).stdout
+    assert f"'adaptkit data fix {folder.path} {repair}' drops them" in found
+
+
+def test_the_command_that_a_problem_names_has_the_tokens_that_found_it(folder):
+    (problem,) = find_problems(folder.path, Checks(alphabet=frozenset("ONETWFURIVSX")))
+    assert problem.remedy.endswith(f"'adaptkit data fix {folder.path} --tokens FILE' drops it")
+
+
+def test_an_alphabet_applies_to_the_respelled_texts(folder):
+    folder.edit("text", b"ONE TWO", b"One, two.")
+    checks = Checks(alphabet=frozenset("ONETWFURIVSX"))
+    repair = fix(folder.path, checks, tokens=char_tokens(["ONE TWO THREE FOUR FIVE SIX"]))
+    assert list(repair.dropped) == ["anna-2"]
+    assert read_table(folder.path / "text")["anna-1"] == "ONE TWO"
