@@ -28,6 +28,7 @@ class Corpus:
     num_frames: Tensor  # (B,) in the order of the utterances
     num_bins: int
     options: FbankOptions | None  # of its features; None if made by Kaldi itself
+    allow_pipes: bool = False  # run the commands of wav.scp
 
     @property
     def path(self) -> Path:
@@ -56,6 +57,7 @@ class Corpus:
             rate_hz=(self.options or FbankOptions()).rate_hz,
             start_sec=utterance.start_sec,
             end_sec=utterance.end_sec,
+            allow_pipes=self.allow_pipes,
         )
 
     def load(self, utterance: Utterance) -> Tensor:
@@ -65,7 +67,7 @@ class Corpus:
         return load_feats(self.data.feats[utterance.utt_id])
 
 
-def read_corpus(path: Path) -> Corpus:
+def read_corpus(path: Path, *, allow_pipes: bool = False) -> Corpus:
     """Read a data directory; if it has no features, assume those of `adaptkit feats`.
 
     The lengths then follow from the durations.
@@ -75,9 +77,9 @@ def read_corpus(path: Path) -> Corpus:
         options = FbankOptions()
         frames = [
             options.count_frames(round(seconds * options.rate_hz))
-            for seconds in read_durations(data).tolist()
+            for seconds in read_durations(data, allow_pipes=allow_pipes).tolist()
         ]
-        return Corpus(data, torch.tensor(frames), options.num_bins, options)
+        return Corpus(data, torch.tensor(frames), options.num_bins, options, allow_pipes)
     missing = data.utterances.ids.take(np.flatnonzero(data.feats.rows(data.utterances.ids) < 0))
     if len(missing):
         remedy = f"'adaptkit feats {shell_word(data.path)} dump/{shell_word(data.path.name)}' makes them"
@@ -85,7 +87,7 @@ def read_corpus(path: Path) -> Corpus:
     num_bins = load_feats(data.feats[data.utterances[0].utt_id]).shape[1]
     made = data.path / "feats.json"
     options = read_options(made) if made.exists() else None
-    return Corpus(data, torch.tensor(count_frames(data)), num_bins, options)
+    return Corpus(data, torch.tensor(count_frames(data)), num_bins, options, allow_pipes)
 
 
 def count_frames(data: DataDir) -> list[int]:

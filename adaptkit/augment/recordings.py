@@ -5,6 +5,7 @@ from pathlib import Path
 
 from adaptkit.errors import DataError, listed
 from adaptkit.kaldi.audio import Recording, probe
+from adaptkit.kaldi.recording import is_command
 from adaptkit.kaldi.tables import read_table
 
 SUFFIXES = (".wav", ".flac", ".sph", ".ogg", ".opus", ".mp3")  # found in folders; a list may name any file
@@ -14,8 +15,8 @@ def find_recordings(places: Iterable[Path], key: str) -> tuple[Recording, ...]:
     """Read the header of every recording in folders and lists; `key` is the policy's option for messages.
 
     A folder is searched recursively, in the order of paths, unless it contains a wav.scp; a list has lines
-    `name location` like wav.scp. Relative paths start at the working folder. Recordings must be readable and
-    have one channel; otherwise a DataError lists the problems.
+    `name location` like wav.scp, but no commands. Relative paths start at the working folder. Recordings must
+    be readable and have one channel; otherwise a DataError lists the problems.
     """
     locations = [location for place in places for location in _locate(place, key)]
     recordings, problems = [], []
@@ -50,6 +51,8 @@ def _locate(place: Path, key: str) -> list[str]:
 
 
 def _probe_mono(location: str) -> Recording:
+    if is_command(location):
+        raise DataError(f"{location}: a shell command, which is not run here; write its output to a file")
     recording = probe(location)
     if recording.num_channels != 1:
         raise DataError(

@@ -27,6 +27,7 @@ def show(
         ),
     ] = None,
     overrides: Overrides = None,
+    allow_pipes: AllowPipes = False,
 ) -> None:
     """Tabulate how much of a corpus is masked and warped, by utterance length.
 
@@ -37,7 +38,7 @@ def show(
     from adaptkit.training.augmentation import resolve_all
 
     chosen = resolve_all(policies, overrides or [])
-    corpus = read_corpus(data)
+    corpus = read_corpus(data, allow_pipes=allow_pipes)
     shown = [survey.survey_policy(name, policy, corpus) for name, policy in chosen.items()]
     typer.echo("\n\n".join(map(survey.format_survey, shown)) or "no augmentation")
     if out and shown:

@@ -94,6 +94,6 @@ def test_all_unusable_recordings_are_named_together(write, tmp_path):
 
 def test_commands_in_a_list_are_not_run(tmp_path):
     (tmp_path / "wav.scp").write_text(f"a touch {tmp_path}/ran |\n")
-    with pytest.raises(DataError, match="a shell command"):
+    with pytest.raises(DataError, match="a shell command, which is not run here; write its output to a file"):
         find_recordings([tmp_path / "wav.scp"], "noises")
     assert not (tmp_path / "ran").exists()

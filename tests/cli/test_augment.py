@@ -1,12 +1,14 @@
 """`adaptkit augment show` as a user runs it."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
 from adaptkit import config
 from adaptkit.augment.policy import read_policy
 from adaptkit.errors import AdaptkitError
+from adaptkit.kaldi import datadir
 
 
 @pytest.fixture
@@ -77,6 +79,15 @@ def test_show_reads_recordings_where_there_are_no_features(show, policy, corpus,
 
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "out/policies.png").stat().st_size > 10000
+
+
+def test_show_runs_the_commands_of_a_corpus_if_allowed(show, policy, corpus, tmp_path):
+    data = datadir.read(corpus / "data" / "train")
+    commands = {name: f"cat {location} |" for name, location in data.recordings.items()}
+    datadir.write(replace(data, path=tmp_path / "piped", recordings=commands, duration_sec=None))
+    words = (policy, "--data", tmp_path / "piped", "--out", tmp_path / "out")
+    assert "a shell command; allow it with --allow-pipes" in show(*words).stderr
+    assert show(*words, "--allow-pipes").exit_code == 0
 
 
 def test_show_changes_options_and_warns(show, policy, dump, caplog):
