@@ -118,7 +118,9 @@ class _Made(Copied):
 
 def _make(plan: Sequence[_Copy], bank: NoiseBank, folder: Path, allow_pipes: bool) -> dict[str, _Made]:
     """Make the copies that are missing or out of date, so that a killed run can be continued."""
-    by_id, noises = {one.utt_id: one for one in plan}, bank.list_contents()
+    by_id = {one.utt_id: one for one in plan}
+    stamps = [stamp_recording(recording.location) for recording in bank.noises + bank.rooms]
+    noises = copied.digest([bank.list_contents(), stamps])
     wanted = {utt_id: one.wanted(noises) for utt_id, one in by_id.items()}
     num_new = 0
 

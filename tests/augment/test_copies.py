@@ -162,6 +162,18 @@ def test_what_is_made_of_something_else_is_made_again(tones, at_ten, tmp_path):
     assert find_problems(tmp_path / "out") == []
 
 
+def test_copies_are_made_again_of_a_noise_that_changed_but_not_its_length(tones, noises, tmp_path):
+    policy, hum = Noise(noises=(noises,), snr_db=(10, 10), room_share=0.0), make_noise(8000, 0)
+    for file in noises.rglob("*.wav"):
+        write_wav(file, hum)
+    copy(tones, tmp_path / "out", policy)
+    before = audio(tmp_path / "out")
+    for file in noises.rglob("*.wav"):
+        write_wav(file, -hum)
+    copy(tones, tmp_path / "out", policy)
+    assert all(held != before[name] for name, held in audio(tmp_path / "out").items())
+
+
 def test_a_file_that_was_cut_is_made_again(tones, at_ten, tmp_path):
     copy(tones, tmp_path / "out", at_ten)
     whole, spoilt = audio(tmp_path / "out"), tmp_path / "out" / "audio" / "spk1-a-noisy1.wav"
