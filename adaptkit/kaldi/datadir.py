@@ -57,7 +57,7 @@ def read(path: Path, *, needs_text: bool = True) -> DataDir:
     """Read a data directory; an inconsistency is a DataError that names the first problem.
 
     `adaptkit data validate` (kaldi.validate) lists all problems. Unless `needs_text`, `text` may be missing
-    or contain only ids; every text is then empty.
+    or contain only ids; the texts of these utterances are then empty.
     """
     path = Path(path)
     if not path.is_dir():
@@ -87,10 +87,8 @@ def read(path: Path, *, needs_text: bool = True) -> DataDir:
         groups=groups.column if groups else Names.constant("", len(speakers)),
     )
     _refuse_unusable(path, utterances, recordings)
-    if needs_text and not has_words:
-        what = "holds no words" if (path / "text").exists() else "no such file or folder"
-        remedy = "training and scoring need the words of each utterance; only decoding does not"
-        raise DataError(f"{path}/text: {what}; {remedy}")
+    if needs_text:
+        _refuse_wordless(path, utterances, has_words=has_words)
     feats, durations = _read_optional(path / "feats.scp"), _read_durations(path / "utt2dur")
     return DataDir(path, utterances, recordings, feats, durations)
 
@@ -103,6 +101,18 @@ def _refuse_unusable(path: Path, utterances: Utterances, recordings: Table[str])
         raise DataError(f"{path}/segments: no recording in wav.scp for {listed(lost)}; {remedy}")
     if not len(utterances):
         raise DataError(f"{path}: contains no utterances")
+
+
+def _refuse_wordless(path: Path, utterances: Utterances, *, has_words: bool) -> None:
+    """Refuse a set without texts, and utterances with an empty one, of which models would learn silence."""
+    if not has_words:
+        what = "holds no words" if (path / "text").exists() else "no such file or folder"
+        remedy = "training and scoring need the words of each utterance; only decoding does not"
+        raise DataError(f"{path}/text: {what}; {remedy}")
+    if utterances.texts.any_empty():
+        lacking = [name for name, text in zip(utterances.ids, utterances.texts, strict=True) if not text]
+        remedy = f"'adaptkit data fix {shell_word(path)}' drops them"
+        raise DataError(f"{path}/text: no words for {listed(lacking)}; {remedy}")
 
 
 def read_groups(path: Path, speakers: Mapping[str, str]) -> dict[str, str]:

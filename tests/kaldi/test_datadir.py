@@ -167,6 +167,13 @@ def test_text_is_not_needed_where_the_reader_says_so(folder, content):
         datadir.read(folder.path)
 
 
+def test_an_utterance_without_words_is_refused_where_words_are_needed(folder):
+    folder.edit("text", b" THREE", b"")
+    with pytest.raises(DataError, match=r"text: no words for anna-2; 'adaptkit data fix .*' drops them"):
+        datadir.read(folder.path)
+    assert [u.text for u in datadir.read(folder.path, needs_text=False).utterances][:2] == ["ONE TWO", ""]
+
+
 def test_set_without_words_is_written_without_text(folder):
     (folder.path / "text").unlink()
     read = datadir.read(folder.path, needs_text=False)
