@@ -2,7 +2,8 @@
 
 audiofolder   Hugging Face's: a folder with metadata.csv or metadata.jsonl, whose `file_name` is relative to
               it, with `transcription` or `text` and optionally `speaker` or `speaker_id`
-table         a csv or tsv of path, text and speaker, with or without these or like names in its first line
+table         a csv or tsv of path, text and speaker, with or without these or like names in its first line;
+              Common Voice's paths start at the folder clips beside it
 lhotse        cuts, or recordings and supervisions, read by lhotse (https://lhotse.readthedocs.io)
 sap           Speech Accessibility Project: a folder with <contributor>/<contributor>.json beside the audio
 folders       a folder for each speaker, with texts as <name>.txt beside the audio
@@ -10,6 +11,7 @@ folders       a folder for each speaker, with texts as <name>.txt beside the aud
 
 import csv
 import io
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -78,10 +80,9 @@ def _read_table(source: Path) -> Iterator[Entry]:
 
 def _as_entry(place: str, row: Mapping[str, Any], folder: Path) -> Entry:
     """Read a row by the names of its columns; a path is relative to the folder of the table."""
-    path, text, speaker = (
-        next((row[name] for name in names if row.get(name) is not None), None)
-        for names in (_PATHS, _TEXTS, _SPEAKERS)
-    )
+    path, text, speaker = (_find_value(row, names) for names in (_PATHS, _TEXTS, _SPEAKERS))
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        text = str(text)
     for names, value in ((_PATHS, path), (_TEXTS, text)):
         if not isinstance(value, str):
             raise DataError(
@@ -89,7 +90,19 @@ def _as_entry(place: str, row: Mapping[str, Any], folder: Path) -> Entry:
             )
     if "\0" in path:
         raise DataError(f"{place}: a NUL character in the path; correct it")
-    return Entry(place, folder / path, text, "" if speaker is None else str(speaker))
+    return Entry(place, _locate(folder, path), text, "" if speaker is None else str(speaker))
+
+
+def _find_value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """Return the first value in some columns, an empty text if they have none; None without these columns."""
+    values = [row[name] for name in names if name in row]
+    return next((value for value in values if value is not None), "" if values else None)
+
+
+def _locate(folder: Path, path: str) -> Path:
+    """Return an audio file below the folder of its table or, as in Common Voice, below `clips` there."""
+    places = folder / path, folder / "clips" / path
+    return next(filter(os.path.isfile, places), places[0])
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:

@@ -106,6 +106,26 @@ def test_a_table_has_a_first_line_of_names_or_none(record, imported, name, conte
     assert texts(data) == {"ann-1": ("ann", "one"), "bob-2": ("bob", "two")}
 
 
+def test_the_tables_of_common_voice_name_files_in_their_folder_of_clips(record, imported):
+    corpus = record("clips/1.wav")
+    (corpus / "train.tsv").write_text("client_id\tpath\tsentence\nann\t1.wav\tone\n")
+
+    _, data = imported(corpus / "train.tsv")
+
+    assert dict(data.recordings) == {"ann-1": str((corpus / "clips/1.wav").resolve())}
+
+
+def test_numbers_are_texts_and_null_is_an_entry_without_one(record, imported):
+    corpus = record(*(f"{number}.wav" for number in range(30)))
+    rows = [{"file_name": f"{n}.wav", "text": n or None, "speaker": "ann"} for n in range(30)]
+    (corpus / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    done, data = imported(corpus)
+
+    assert texts(data) == {f"ann-{number}": ("ann", str(number)) for number in range(1, 30)}
+    assert "1 entry left out" in done.stdout
+
+
 def test_a_folder_with_a_table_but_no_texts_names_the_table(adaptkit, record, tmp_path):
     corpus = record("audio/1.wav")
     (corpus / "own.csv").write_text("path,text,speaker\naudio/1.wav,one,ann\n")
