@@ -177,10 +177,7 @@ class DecodeFolder:
     def clear(self) -> None:
         """Remove what was made from earlier hypotheses, before others are written."""
         for path in (self.record, self.score, self.result, self.routes):
-            try:
-                remove(path)
-            except OSError as error:
-                raise AdaptkitError(explain_os_error(error, path)) from error
+            remove(path)
         try:
             if self.nbest.exists():
                 shutil.rmtree(self.nbest)

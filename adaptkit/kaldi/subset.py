@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from adaptkit import locks
 from adaptkit.errors import DataError, counted, listed, nearest
 from adaptkit.files import read_text, remove, write_text
 from adaptkit.kaldi import datadir
@@ -81,18 +82,23 @@ def combine(parts: Sequence[DataDir], *, path: Path) -> DataDir:
 
 
 def save(made: DataDir, parts: Sequence[DataDir]) -> None:
-    """Write a directory made from others, with the options (feats.json) of their features."""
+    """Write a directory made from others, with the options (feats.json) of their features.
+
+    It is no data directory, for want of `wav.scp`, before the options are there: without them, features count
+    as Kaldi's own, which are not checked.
+    """
     if any(made.path.resolve() == part.path.resolve() for part in parts):
         raise DataError(f"{made.path}: would overwrite the directory it is made from; choose another folder")
     files = [part.path / "feats.json" for part in parts] if made.feats else []
     options = {read_text(file) if file.exists() else "" for file in files}
     if len(options) > 1:
         raise DataError(f"{listed(map(str, files))}: different features; extract those of {made.path} again")
-    for name in ("feats.json", "utt2num_frames"):  # of features that were there before
-        remove(made.path / name)
-    datadir.write(made)
-    for text in filter(None, options):
-        write_text(made.path / "feats.json", text)
+    with locks.hold(made.path):
+        for name in ("wav.scp", "feats.json", "utt2num_frames"):  # of what was there before
+            remove(made.path / name)
+        for text in filter(None, options):
+            write_text(made.path / "feats.json", text)
+        datadir.write(made)
 
 
 def _order(utterance: Utterance) -> bytes:

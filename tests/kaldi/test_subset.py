@@ -132,7 +132,9 @@ def test_options_of_features_go_along(tmp_path):
     source.path.mkdir()
     (source.path / "feats.json").write_text("{}")
     save(subset(source, ["a-1"], path=tmp_path / "part"), [source])
-    assert (tmp_path / "part" / "feats.json").read_text() == "{}"
+    options, locations = tmp_path / "part" / "feats.json", tmp_path / "part" / "wav.scp"
+    assert options.read_text() == "{}"
+    assert options.stat().st_mtime_ns <= locations.stat().st_mtime_ns  # should the run be killed
 
 
 def test_what_described_the_features_of_an_earlier_directory_is_removed(tmp_path):
