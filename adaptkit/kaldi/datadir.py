@@ -11,11 +11,13 @@ from array import array
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from adaptkit import locks
+from adaptkit.characters import split_words
 from adaptkit.errors import DataError, listed, shell_word
 from adaptkit.files import remove
 from adaptkit.kaldi.columns import Names, Strings, Table
@@ -141,9 +143,11 @@ def write(data: DataDir) -> None:
     """Write a data directory with sorted tables; the optional ones only if needed.
 
     Groups are written as utt2group, for all utterances or none. `wav.scp` is removed first and written last,
-    so that a killed run does not leave a data directory with old and new tables.
+    so that a killed run does not leave a data directory with old and new tables. What would be read back as
+    something else, such as an id with a space, is a DataError.
     """
     utterances = data.utterances.sorted()
+    _refuse_unwritable(data, utterances)
     ids = list(utterances.ids)
     if len(set(ids)) != len(ids):
         raise DataError(f"{data.path}: duplicate utterance ids among the {len(ids)} to write")
@@ -154,6 +158,22 @@ def write(data: DataDir) -> None:
         remove(data.path / "wav.scp")
         _write_tables(data.path, data, utterances, has_groups=not lacking)
         write_table(data.path / "wav.scp", data.recordings)
+
+
+def _refuse_unwritable(data: DataDir, utterances: Utterances) -> None:
+    """Refuse names that are not one word, and texts and locations of several lines."""
+    few = (utterances.speakers, utterances.tasks, utterances.groups)
+    names = chain(utterances.ids, data.recordings.ids, *(column.used() for column in few))
+    wrong = sorted({name for name in names if name and split_words(name) != [name]})
+    if wrong:
+        what = f"names with white space or invisible characters: {listed(map(ascii, wrong), 3)}"
+        raise DataError(
+            f"{data.path}: {what}; replace these in the ids of utterances, speakers and recordings"
+        )
+    tables = Table(utterances.ids, utterances.texts), data.recordings
+    broken = [f"{key} ({value!r})" for table in tables for key, value in table.items() if "\n" in value]
+    if broken:
+        raise DataError(f"{data.path}: line breaks in {listed(broken, 3)}; replace them by spaces")
 
 
 def _write_tables(path: Path, data: DataDir, utterances: Utterances, *, has_groups: bool) -> None:

@@ -174,6 +174,22 @@ def test_an_utterance_without_words_is_refused_where_words_are_needed(folder):
     assert [u.text for u in datadir.read(folder.path, needs_text=False).utterances][:2] == ["ONE TWO", ""]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"utt_id": "ann smith-1"}, "names with white space or invisible characters: 'ann smith-1'; replace"),
+        ({"speaker": "ann\u200b"}, r"invisible characters: 'ann\\u200b'; replace these in the ids"),
+        ({"text": "ONE\nTWO"}, r"line breaks in anna-1 \('ONE\\nTWO'\); replace them by spaces"),
+    ],
+)
+def test_what_tables_cannot_hold_is_not_written(folder, change, message):
+    read, before = datadir.read(folder.path), folder.content()
+    changed = [replace(read.utterances[0], **change), *read.utterances[1:]]
+    with pytest.raises(DataError, match=message):
+        datadir.write(replace(read, utterances=changed))
+    assert folder.content() == before
+
+
 def test_set_without_words_is_written_without_text(folder):
     (folder.path / "text").unlink()
     read = datadir.read(folder.path, needs_text=False)
