@@ -102,7 +102,7 @@ def subset(
     spk_list: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Speakers, the first word of each line.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of --random.")] = 0,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of --random.", show_default="0")] = None,
 ) -> None:
     """Write a subset of a data directory as a new one.
 
@@ -116,10 +116,12 @@ def subset(
     given = [name for name, value in choosers.items() if value is not None]
     if len(given) != 1:
         raise typer.BadParameter(f"use one of {', '.join(choosers)}, not {', '.join(given) or 'none'}")
+    if seed is not None and random is None:
+        raise typer.BadParameter(f"--seed has no effect with {given[0]}, only with --random")
     data = datadir.read(source, needs_text=False)
     choices = {
         "--first": lambda: parts.choose_first(data, first),
-        "--random": lambda: parts.choose_random(data, random, seed=seed),
+        "--random": lambda: parts.choose_random(data, random, seed=seed or 0),
         "--per-spk": lambda: parts.choose_per_speaker(data, per_spk),
         "--utt-list": lambda: _first_words(utt_list),
         "--spk-list": lambda: parts.choose_speakers(data, _first_words(spk_list)),

@@ -169,7 +169,13 @@ def _run(location: str, allow_pipes: bool) -> bytes:
     if not allow_pipes:
         raise refused_command(location)
     command = location.rstrip().rstrip("|")
-    done = subprocess.run(command, shell=True, capture_output=True, check=False)  # noqa: S602 (asked for)
+    done = subprocess.run(  # noqa: S602 (asked for)
+        command,
+        shell=True,
+        stdin=subprocess.DEVNULL,  # ffmpeg reads it, and would take the lines of a shell loop
+        capture_output=True,
+        check=False,
+    )
     if done.returncode or not done.stdout:
         said = " / ".join(done.stderr.decode(errors="replace").strip().splitlines()[-3:]) or "nothing"
         failed = f"exit code {done.returncode}" if done.returncode else "no output"

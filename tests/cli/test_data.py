@@ -125,6 +125,11 @@ def test_random_subset_is_that_of_its_seed(run, data, tmp_path):
     assert len(first) == 2
 
 
+def test_a_seed_without_a_random_choice_is_refused(run, data, tmp_path):
+    done = run("subset", data, tmp_path / "part", "--first", 2, "--seed", 1)
+    assert (done.exit_code, "--seed has no effect with --first" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("options", [[], ["--first", "1", "--per-spk", "1"]])
 def test_subset_needs_exactly_one_way_of_choosing(run, data, tmp_path, options):
     done = run("subset", data, tmp_path / "part", *options)

@@ -1,4 +1,5 @@
 import logging
+import os
 import shlex
 import wave
 from pathlib import Path
@@ -180,6 +181,19 @@ def test_commands_are_not_run_unless_allowed(tmp_path):
 def test_failing_command_shows_what_it_said():
     with pytest.raises(DataError, match="exit code 3, stderr: no such channel; run the command by hand"):
         probe("echo no such channel >&2; exit 3 |", allow_pipes=True)
+
+
+def test_commands_do_not_read_the_input_of_adaptkit(make_recording, tmp_path):
+    (tmp_path / "input").write_text("the next line of a shell loop")
+    location, kept = f"cat > {tmp_path}/taken; cat {make_recording()} |", os.dup(0)
+    try:
+        with open(tmp_path / "input", "rb") as file:
+            os.dup2(file.fileno(), 0)
+        probe(location, allow_pipes=True)
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+    assert (tmp_path / "taken").read_text() == ""
 
 
 def test_silent_command_is_refused():
