@@ -28,6 +28,7 @@ from adaptkit.errors import AdaptkitError, DataError, counted
 from adaptkit.files import replacing
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.probing import naming_killed
 
 RATE_HZ = 16000  # of the recordings
 ESPEAK_HZ = 22050  # sampling rate of eSpeak NG
@@ -149,7 +150,10 @@ def synthesise_all(lines: Mapping[Path, Line], num_jobs: int) -> None:
             write_recording(path, line)
         return
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in a broken state
-    with ProcessPoolExecutor(num_jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with (
+        naming_killed("speech synthesis"),
+        ProcessPoolExecutor(num_jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         list(pool.map(write_recording, missing, missing.values(), chunksize=16))
 
 

@@ -21,6 +21,7 @@ from adaptkit.kaldi import copied, datadir, subset
 from adaptkit.kaldi.audio import audio_file, audio_folder, fit_full_scale, read_audio, write_audio
 from adaptkit.kaldi.copied import Copied, Wanted
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.probing import naming_killed
 from adaptkit.kaldi.recording import stamp_recording
 
 SPEEDS = (0.9, 1.0, 1.1)
@@ -145,7 +146,10 @@ def _write_all(todo: Sequence[_Copy], num_jobs: int, allow_pipes: bool) -> Itera
         yield from map(write, todo)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with (
+        naming_killed("speed perturbation"),
+        ProcessPoolExecutor(num_jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         yield from pool.map(write, todo, chunksize=16)
 
 

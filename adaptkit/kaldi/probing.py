@@ -4,7 +4,7 @@ import multiprocessing
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -89,7 +89,8 @@ def map_in_jobs(
             )
             while waiting:
                 count, running = waiting.popleft()
-                made = _result(running, what)
+                with naming_killed(what):
+                    made = running.result()
                 waiting.extend((len(chunk), pool.submit(call, chunk)) for chunk in islice(chunks, 1))
                 advance(count, "")
                 yield made
@@ -115,9 +116,11 @@ class _Clock:
         return self.cpu_sec >= SAMPLE_SEC or self.sec >= _MOST_SAMPLE_SEC
 
 
-def _result(running: Future[Made], what: str) -> Made:
+@contextmanager
+def naming_killed(what: str) -> Iterator[None]:
+    """Turn the error of processes, one of which was killed, into a message that names their work."""
     try:
-        return running.result()
+        yield
     except BrokenExecutor as error:
         why = "a process was killed, perhaps because memory ran out"
         raise AdaptkitError(f"{what}: {why}; run the same command with fewer jobs (--nj)") from error

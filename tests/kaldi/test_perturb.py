@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from adaptkit.errors import ConfigError
+from adaptkit.errors import AdaptkitError, ConfigError
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.audio import read_audio
 from adaptkit.kaldi.datadir import DataDir, Utterance
@@ -113,3 +113,12 @@ def test_the_command_writes_copies(adaptkit, data, tmp_path):
     assert adaptkit("data", "perturb", *words).stdout == f"{tmp_path}/one: 2 utterances of 1 speaker\n"
     one, other = (tmp_path / name / "audio" / "sp0.9-r.wav" for name in ("sp", "one"))
     assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_job_is_a_message(data, tmp_path):
+    (tmp_path / "sh").write_text("kill -9 $PPID")  # the shell's parent is the job
+    killing = {name: f"exec sh {tmp_path}/sh {name} |" for name in ("r", "s")}
+    datadir.write(replace(data, recordings=killing))
+    with pytest.raises(AdaptkitError, match=r"speed perturbation: a process was killed.*fewer jobs \(--nj\)"):
+        perturb(data.path, tmp_path / "out", [0.9], num_jobs=2, allow_pipes=True)
