@@ -14,9 +14,9 @@ SUFFIXES = (".wav", ".flac", ".sph", ".ogg", ".opus", ".mp3")  # found in folder
 def find_recordings(places: Iterable[Path], key: str) -> tuple[Recording, ...]:
     """Read the header of every recording in folders and lists; `key` is the policy's option for messages.
 
-    A folder is searched recursively, in the order of paths, unless it contains a wav.scp; a list has lines
-    `name location` like wav.scp, but no commands. Relative paths start at the working folder. Recordings must
-    be readable and have one channel; otherwise a DataError lists the problems.
+    A folder is searched by `find_audio`, unless it contains a wav.scp; a list has lines `name location` like
+    wav.scp, but no commands. Relative paths start at the working folder. Recordings must be readable and have
+    one channel; otherwise a DataError lists the problems.
     """
     locations = [location for place in places for location in _locate(place, key)]
     recordings, problems = [], []
@@ -30,6 +30,16 @@ def find_recordings(places: Iterable[Path], key: str) -> tuple[Recording, ...]:
     return tuple(recordings)
 
 
+def find_audio(folder: Path) -> list[Path]:
+    """Return the audio files below a folder, sorted; hidden ones, such as macOS's `._a.wav`, are none."""
+    found = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    return sorted(file for file in found if not _is_hidden(file.relative_to(folder)))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _locate(place: Path, key: str) -> list[str]:
     """Return the locations in a folder or a list."""
     found = []
@@ -38,7 +48,7 @@ def _locate(place: Path, key: str) -> list[str]:
     if not place.exists():
         problem = f"no such folder or list (relative to {Path.cwd()})"
     elif place.is_dir():
-        found = sorted(str(file) for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
+        found = sorted(map(str, find_audio(place)))  # draws depend on the order
         problem = f"contains no recordings ({' '.join(SUFFIXES)})"
     elif place.suffix.lower() in SUFFIXES:
         problem = "a recording; expected a folder or a list of recordings"

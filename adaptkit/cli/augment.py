@@ -52,7 +52,7 @@ def copy(
     data_dir: DataDir,
     out_dir: OutDir,
     policy: Annotated[
-        str, typer.Option(metavar="POLICY", help="A policy (name or yaml) with a section 'noise'.")
+        str, typer.Option(metavar="POLICY", help="A policy (name or yaml), of which only 'noise' is used.")
     ],
     overrides: Overrides = None,
     copies: Annotated[int, typer.Option(metavar="N", min=1, help="Noisy copies per utterance.")] = 1,

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from adaptkit.augment.recordings import SUFFIXES
+from adaptkit.augment.recordings import SUFFIXES, find_audio
 from adaptkit.characters import clean
 from adaptkit.corpora.contributions import Entry, read_contributions
 from adaptkit.errors import AdaptkitError, DataError, listed
@@ -163,7 +163,7 @@ def _read_folders(source: Path) -> Iterator[Entry]:
     """Read a folder for each speaker; files outside such folders have no speaker."""
     if not source.is_dir():
         raise DataError(f"{source}: not a folder; name the one that holds a folder for each speaker")
-    for audio in sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES):
+    for audio in find_audio(source):
         inside = audio.relative_to(source).parts[:-1]
         beside = audio.with_suffix(".txt")
         text = read_text(beside).removeprefix("\ufeff") if beside.is_file() else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from adaptkit.augment.copies import Copies, copy
 from adaptkit.augment.noise import Noise
-from adaptkit.augment.recordings import SUFFIXES
+from adaptkit.augment.recordings import find_audio
 from adaptkit.errors import DataError, listed
 from adaptkit.kaldi.tables import write_table
 
@@ -53,6 +53,5 @@ def write_noise_lists(folder: Path, data: Path, test_types: Collection[str] = TE
 
 def _find_noises(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the type and path of each recording below a folder."""
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in SUFFIXES:
-            yield (file.stem if file.parent == folder else file.parent.name), file
+    for file in find_audio(folder):
+        yield (file.stem if file.parent == folder else file.parent.name), file

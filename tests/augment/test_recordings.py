@@ -31,7 +31,8 @@ def names(recordings, folder):
 def test_a_folder_is_searched_to_its_depths_in_order(write, tmp_path):
     for name in ("b.flac", "a/z.WAV", "c.ogg"):
         write(f"noise/{name}")
-    (tmp_path / "noise/README").write_text("not a recording")
+    for name in ("README", "._b.flac", "a/.z.wav"):  # the second is what macOS adds to archives
+        (tmp_path / "noise" / name).write_text("not a recording")
     found = find_recordings([tmp_path / "noise"], "noises")
     assert names(found, tmp_path / "noise") == ["a/z.WAV", "b.flac", "c.ogg"]
 

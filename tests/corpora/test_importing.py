@@ -198,6 +198,15 @@ def test_each_speaker_has_a_folder_with_texts_beside_the_audio(record, imported)
     }
 
 
+def test_files_that_macos_hides_are_no_recordings(record, imported):
+    corpus = record("ann/1.wav")
+    (corpus / "ann/1.txt").write_text("one")
+    for hidden in ("ann/._1.wav", "ann/._1.txt"):
+        (corpus / hidden).write_bytes(b"\0\5\x16\7")
+
+    assert texts(imported(corpus)[1]) == {"ann-1": ("ann", "one")}
+
+
 def test_one_in_twenty_may_be_left_out_and_is_counted(adaptkit, record, imported, tmp_path):
     corpus = record(*(f"ann/{number}.wav" for number in range(20)))
     for number in range(1, 20):
