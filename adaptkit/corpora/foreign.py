@@ -11,6 +11,7 @@ folders       a folder for each speaker, with texts as <name>.txt beside the aud
 
 import csv
 import io
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ _PATHS = ("file_name", "path", "filename", "file", "audio", "wav")
 _TEXTS = ("transcription", "text", "transcript", "sentence")
 _SPEAKERS = ("speaker", "speaker_id", "client_id")  # the last as in Common Voice, like `sentence`
 _METADATA = ("metadata.csv", "metadata.jsonl")
+_LOG = logging.getLogger(__name__)
 
 
 def find_layout(source: Path) -> str:
@@ -180,6 +182,7 @@ def _read_lhotse(source: Path) -> Iterator[Entry]:
     paths = _find_manifests(source) if source.is_dir() else [source]
     for path in paths:
         require_regular(path)
+    _warn_of_several(source, paths)
     try:
         manifests = [load_manifest(path) for path in paths]
     except Exception as error:  # lhotse raises what its parsers do
@@ -191,9 +194,23 @@ def _read_lhotse(source: Path) -> Iterator[Entry]:
             )
         for supervision in cut.supervisions:
             yield _of_supervision(source, supervision, cut.recording, cut.start)
-    recordings = {one.id: one for m in manifests if isinstance(m, RecordingSet) for one in m}
+    recordings: dict[str, Any] = {}
+    for one in (one for m in manifests if isinstance(m, RecordingSet) for one in m):
+        if recordings.setdefault(one.id, one) != one:
+            what = f"two different recordings have the id {one.id}"
+            raise DataError(
+                f"{source}: {what}; import each part of the corpus by itself, from its own folder"
+            )
     supervisions = [one for m in manifests if isinstance(m, SupervisionSet) for one in m]
     yield from _pair(source, recordings, supervisions)
+
+
+def _warn_of_several(source: Path, paths: Sequence[Path]) -> None:
+    """Warn that several manifests become one set, which may be parts such as train and test."""
+    names = [path.name for path in paths if "recordings" not in path.name]
+    if len(names) > 1:
+        remedy = "import parts such as train and test one by one, each from a folder of its own"
+        _LOG.warning("%s: read as one set: %s; %s", source, listed(names, 5), remedy)
 
 
 def _pair(source: Path, recordings: Mapping[str, Any], supervisions: Sequence[Any]) -> Iterator[Entry]:

@@ -302,6 +302,29 @@ def test_manifests_of_lhotse_are_read_through_it(lhotse, record, imported):
     assert from_cuts.utterances == from_both.utterances
 
 
+def test_several_manifests_of_lhotse_are_one_set_with_a_warning(lhotse, record, imported, caplog):
+    corpus = record("1.wav", "2.wav")
+    for number, part in enumerate(("train", "test"), start=1):
+        recording = lhotse.Recording.from_file(corpus / f"{number}.wav")
+        spoken = lhotse.SupervisionSegment("s", recording.id, 0.0, 0.5, text=part, speaker="ann")
+        cut = lhotse.MonoCut(part, 0.0, 0.5, 0, supervisions=[spoken], recording=recording)
+        lhotse.CutSet.from_cuts([cut]).to_file(corpus / f"cuts_{part}.jsonl")
+    _, data = imported(corpus)
+    assert [text for _, text in texts(data).values()] == ["train", "test"]
+    assert "read as one set: cuts_test.jsonl, cuts_train.jsonl; import parts such as" in caplog.text
+
+
+def test_recordings_of_one_id_in_several_manifests_are_refused(lhotse, adaptkit, record, tmp_path):
+    corpus = record("train/1.wav", "test/1.wav")
+    for part in ("train", "test"):
+        recording = lhotse.Recording.from_file(corpus / part / "1.wav")
+        spoken = lhotse.SupervisionSegment(part, "1", 0.0, 0.5, text=part, speaker="ann")
+        lhotse.RecordingSet.from_recordings([recording]).to_file(corpus / f"recordings_{part}.jsonl")
+        lhotse.SupervisionSet.from_segments([spoken]).to_file(corpus / f"supervisions_{part}.jsonl")
+    done = adaptkit("data", "import", corpus, tmp_path / "data")
+    assert (done.exit_code, "two different recordings have the id 1; import each" in done.stderr) == (1, True)
+
+
 def test_manifests_without_lhotse_name_the_remedy(adaptkit, record, tmp_path, monkeypatch):
     corpus = record("1.wav")
     (corpus / "x_cuts.jsonl").write_text("{}")
