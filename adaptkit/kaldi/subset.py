@@ -5,6 +5,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +16,12 @@ from adaptkit.errors import DataError, counted, listed, nearest
 from adaptkit.files import read_text, remove, write_text
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.datadir import DataDir, Utterance
+from adaptkit.kaldi.tables import SIDE_TABLES
 
 Value = TypeVar("Value")
+_UNREAD = {*chain.from_iterable(SIDE_TABLES.values())} - {
+    "utt2num_frames"
+}  # Kaldi's tables that are not read
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +98,9 @@ def save(made: DataDir, parts: Sequence[DataDir]) -> None:
     options = {read_text(file) if file.exists() else "" for file in files}
     if len(options) > 1:
         raise DataError(f"{listed(map(str, files))}: different features; extract those of {made.path} again")
+    left = {name for part in parts for name in _UNREAD if (part.path / name).exists()}
+    if left:
+        log.info("%s: written without %s, which adaptkit does not use", made.path, listed(sorted(left)))
     with locks.hold(made.path):
         for name in ("wav.scp", "feats.json", "utt2num_frames"):  # of what was there before
             remove(made.path / name)

@@ -1,3 +1,4 @@
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,6 +136,14 @@ def test_options_of_features_go_along(tmp_path):
     options, locations = tmp_path / "part" / "feats.json", tmp_path / "part" / "wav.scp"
     assert options.read_text() == "{}"
     assert options.stat().st_mtime_ns <= locations.stat().st_mtime_ns  # should the run be killed
+
+
+def test_tables_that_are_left_behind_are_named(folder, tmp_path, caplog):
+    folder.write("spk2gender", "anna f\nbert m\n")
+    data = datadir.read(folder.path)
+    with caplog.at_level(logging.INFO):
+        save(subset(data, ["anna-1"], path=tmp_path / "part"), [data])
+    assert f"{tmp_path}/part: written without spk2gender, which adaptkit does not use" in caplog.text
 
 
 def test_what_described_the_features_of_an_earlier_directory_is_removed(tmp_path):
