@@ -56,7 +56,7 @@ def choose_random(data: DataDir, number: int, *, seed: int) -> list[str]:
 
 
 def choose_per_speaker(data: DataDir, number: int) -> list[str]:
-    """Choose up to `number` utterances of each speaker, evenly spaced, as Kaldi does."""
+    """Choose up to `number` utterances of each speaker, evenly spaced; Kaldi takes every k-th."""
     groups = defaultdict(list)
     for utt_id, speaker in zip(data.utterances.ids, data.utterances.speakers, strict=True):
         groups[speaker].append(utt_id)
