@@ -52,10 +52,12 @@ fi
 infer() {  # search, further options of ESPnet's inference
   local out=exp/archive/espnet/$1 model
   model=exp/archive/base/$(basename "$archive" .zip)
-  [ "$out/1best_recog/text" -nt "$model/model.pth" ] || python -m espnet2.bin.asr_inference \
-    --output_dir "$out" --beam_size 10 --ctc_weight 0.3 \
-    --data_path_and_name_and_type data/test/wav.scp,speech,sound --key_file data/test/wav.scp \
-    --asr_train_config "$model/config.yaml" --asr_model_file "$model/model.pth" "${@:2}"
+  if [ ! "$out/finished" -nt "$model/model.pth" ]; then
+    python -m espnet2.bin.asr_inference --output_dir "$out" --beam_size 10 --ctc_weight 0.3 \
+      --data_path_and_name_and_type data/test/wav.scp,speech,sound --key_file data/test/wav.scp \
+      --asr_train_config "$model/config.yaml" --asr_model_file "$model/model.pth" "${@:2}"
+    touch "$out/finished" # a killed inference leaves a part of the texts
+  fi
   adaptkit score data/test "$out/1best_recog/text"
   adaptkit score "exp/archive/none/decode_test_$1/text" "$out/1best_recog/text"
 }

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from adaptkit.kaldi.validate import find_problems
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("ADAPTKIT_DATA", ROOT.parent / "shared" / "data")) / "an4"
 SETS = ("train", "valid", "test")
+CONFIG = ROOT / "egs" / "an4" / "conf" / "lm.yaml"
 FILES = {
     "train": {"an4_clstk/fash/an251-fash-b": "<s> YES </s>", "an4_clstk/mmaf/cen1-mmaf-b": "<s> m a </s>"},
     "test": {"an4test_clstk/fcaw/an406-fcaw-b": "RUBOUT G THREE"},
@@ -175,7 +177,43 @@ def test_the_hybrid_model_reads_speech_and_has_both_losses():
     assert 0 < base.model.ctc_weight < 1
 
 
-def test_a_finished_language_model_is_kept(tmp_path):
-    (tmp_path / "valid.loss.ave.pth").touch()
-    train_lm(Path("none"), Path("none"), Path("none"), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["valid.loss.ave.pth"]
+@pytest.fixture
+def language_model(corpus, new_archive, tmp_path, monkeypatch):
+    """Arguments of a finished training, with a stand-in for what ESPnet writes."""
+    prepare(corpus, tmp_path / "data")
+    words = (
+        new_archive("librispeech_conformer"),
+        tmp_path / "data/train",
+        tmp_path / "data/valid",
+        tmp_path / "lm",
+    )
+
+    def train(command, **_):
+        (tmp_path / "lm/config.yaml").touch()
+        (tmp_path / "lm/valid.loss.ave.pth").touch()
+        return subprocess.CompletedProcess(command, 0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "run", train)
+        train_lm(*words, CONFIG)
+    return words
+
+
+def test_a_finished_language_model_is_kept(language_model):
+    out = language_model[-1]
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    train_lm(*language_model, CONFIG)
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_a_language_model_of_other_texts_is_refused(language_model):
+    text = language_model[1] / "text"
+    text.write_text(text.read_text().replace("YES", "NO"))
+    with pytest.raises(DataError, match=f"present {text}; put these back, or remove the folder"):
+        train_lm(*language_model, CONFIG)
+
+
+def test_a_language_model_of_an_unknown_training_is_refused(language_model):
+    (language_model[-1] / "made_of.json").unlink()
+    with pytest.raises(DataError, match="not trained with the present .*, the tokens of"):
+        train_lm(*language_model, CONFIG)

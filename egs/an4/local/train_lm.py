@@ -1,9 +1,12 @@
 """Train a language model on the texts of data directories by ESPnet's own espnet2.bin.lm_train.
 
 Its tokens are those of the base model with which it will be combined by shallow fusion. ESPnet writes
-`config.yaml` and the average of the best epochs, `valid.loss.ave.pth`, to OUT. A finished model is kept.
+`config.yaml` and the average of the best epochs, `valid.loss.ave.pth`, to OUT. A finished model is kept, and an
+interrupted training resumed; with other tokens, texts or settings than it began with, both are refused.
 """
 
+import hashlib
+import json
 import logging
 import subprocess
 import sys
@@ -13,10 +16,13 @@ from typing import Annotated
 import typer
 
 from adaptkit.base import checkpoint
+from adaptkit.base.checkpoint import BaseModel
 from adaptkit.cli.script import run_script
-from adaptkit.errors import DataError
-from adaptkit.files import write_text
+from adaptkit.errors import DataError, listed
+from adaptkit.files import parse_json, read_regular, read_text, write_text
 from adaptkit.kaldi import datadir
+
+MADE_OF = "made_of.json"  # in OUT: digests of what the model is trained with
 
 
 def main(
@@ -30,12 +36,38 @@ def main(
 
     Example: python local/train_lm.py exp/hybrid data/train data/valid exp/lm
     """
+    made_of = digest_sources(base, train, valid, config)
+    refuse_another(out, made_of)
     if (out / "valid.loss.ave.pth").exists():
         logging.info("%s: already trained", out)
         return
     words = ["--config", str(config), *prepare(base, train, valid, out)]
+    write_text(out / MADE_OF, json.dumps(made_of, indent=2) + "\n")
     if subprocess.run([sys.executable, "-m", "espnet2.bin.lm_train", *words], check=False).returncode != 0:
         raise DataError(f"{out}: espnet2.bin.lm_train failed; its messages are above")
+
+
+def digest_sources(base: Path, train: Path, valid: Path, config: Path) -> dict[str, str]:
+    """Return a digest of each thing that the language model is trained with."""
+    model = checkpoint.load(base)
+    files = (train / "text", valid / "text", config)
+    contents = {str(path): read_text(path).encode() for path in files}
+    contents |= {f"the {name} of {base}": read_regular(path) for name, path in find_pieces(model).items()}
+    contents[f"the tokens of {base}"] = "\n".join(model.tokens.tokens).encode()
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
+def refuse_another(out: Path, made_of: dict[str, str]) -> None:
+    """Refuse a folder that holds a training with anything else."""
+    if not (out / "config.yaml").exists():  # which ESPnet writes first
+        return
+    found = parse_json(read_text(out / MADE_OF)) if (out / MADE_OF).exists() else {}
+    changed = [name for name in made_of if found.get(name) != made_of[name]]
+    if changed:
+        raise DataError(
+            f"{out}: holds a language model that was not trained with the present {listed(changed, 5)}; "
+            "put these back, or remove the folder to start over"
+        )
 
 
 def prepare(base: Path, train: Path, valid: Path, out: Path) -> list[str]:
@@ -52,8 +84,13 @@ def describe_tokens(base: Path, out: Path) -> dict[str, object]:
     """Write the token list of a base model to `out`, and return ESPnet's options that describe its tokens."""
     model = checkpoint.load(base)
     write_text(out / "tokens.txt", "".join(f"{token}\n" for token in model.tokens.tokens))
-    pieces = {"bpemodel": model.files.find(model.config["bpemodel"])} if model.config["bpemodel"] else {}
-    return {"token_list": out / "tokens.txt", "token_type": model.config["token_type"], **pieces}
+    return {"token_list": out / "tokens.txt", "token_type": model.config["token_type"], **find_pieces(model)}
+
+
+def find_pieces(model: BaseModel) -> dict[str, Path]:
+    """Return ESPnet's option for the BPE model of a base model, if it has one."""
+    name = model.config["bpemodel"]
+    return {"bpemodel": model.files.find(name)} if name else {}
 
 
 if __name__ == "__main__":
