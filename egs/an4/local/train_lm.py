@@ -1,8 +1,8 @@
 """Train a language model on the texts of data directories by ESPnet's own espnet2.bin.lm_train.
 
 Its tokens are those of the base model with which it will be combined by shallow fusion. ESPnet writes
-`config.yaml` and the average of the best epochs, `valid.loss.ave.pth`, to OUT. A finished model is kept, and an
-interrupted training resumed; with other tokens, texts or settings than it began with, both are refused.
+`config.yaml` and the average of the best epochs, `valid.loss.ave.pth`, to OUT. A finished model is kept, and
+an interrupted training resumed; with other tokens, texts or settings than it began with, both are refused.
 """
 
 import hashlib
