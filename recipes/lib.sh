@@ -79,6 +79,11 @@ name_of() {
   sed -n "s/^name: *[\"']\{0,1\}\([A-Za-z0-9_.+-]*\).*/\1/p" "$1"
 }
 
+# Print the Mel bins that a base model reads, as its yaml gives them.
+bins_of() {
+  sed -n 's/^input_size: *\([0-9]\{1,\}\).*/\1/p' "$1"
+}
+
 # List the rows of the section 'compare:' of an experiment's yaml.
 list_rows() {
   sed -n "/^compare:/,/^[a-z]/s/^  [\"']\{0,1\}\([A-Za-z0-9_.+-]*\)[\"']\{0,1\}:.*/\1/p" "$1"

@@ -21,9 +21,10 @@ cmd=                             # Kaldi's run.pl, queue.pl or slurm.pl with its
 . recipes/lib.sh
 parse_options run.sh "$@"
 sets=$(cat lists/sets.txt)
+bins=$(bins_of conf/conformer_8x96_40bins.yaml)
 
 adapt() {  # yaml, first and last stage, further options: those of these stages within --stage and --stop-stage
-  recipes/adapt.sh --config "$1" --sets "$sets" --corpus "$corpus" --prepare-options "$prepare_options" --bins 40 \
+  recipes/adapt.sh --config "$1" --sets "$sets" --corpus "$corpus" --prepare-options "$prepare_options" --bins "$bins" \
     --nj "$nj" --cmd "$cmd" --stage "$((stage > $2 ? stage : $2))" \
     --stop-stage "$((stop_stage < $3 ? stop_stage : $3))" "${@:4}"
 }

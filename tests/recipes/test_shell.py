@@ -131,6 +131,14 @@ def test_all_adapters_are_the_rows_of_the_yaml(folder):
     )
 
 
+def test_mel_bins_are_those_of_the_base_models_yaml_alone():
+    egs, lib = ROOT / "egs/speechocean762", ROOT / "recipes/lib.sh"
+    script = f". {lib}; bins_of {egs / 'conf/conformer_8x96_40bins.yaml'}"
+    assert run("bash", "-c", script).stdout == "40\n"
+    named = re.compile(r"--bins [^\"]|bins=\d")
+    assert [path.name for path in egs.glob("*.sh") if named.search(path.read_text())] == []
+
+
 def test_quoted_rows_of_a_yaml_are_adapters_too(tmp_path):
     (tmp_path / "x.yaml").write_text("compare:\n  small:\n    set: {}\n  '2x': {}\n  \"hra\":\n")
     done = run("bash", "-c", f". {ROOT}/recipes/lib.sh; list_rows x.yaml", cwd=tmp_path)
