@@ -21,6 +21,7 @@ from adaptkit.folders import RunFolder
 
 _TASKS = ("asr", "s2t")  # tasks of ESPnet's recognisers, as abbreviated in meta.yaml
 _NOTICES = re.compile(r"(licen[cs]e|copying|notice|readme)\b.*", re.IGNORECASE)
+_MADE_BY = "'adaptkit base import' makes one of a released model, 'adaptkit base train' trains one"
 _LEVELS = 4  # most folders between a model file and the root of its archive
 
 
@@ -245,7 +246,7 @@ def _nothing(source: Path) -> CheckpointError:
         tag = (
             f"if it is a model tag, 'adaptkit base import {source} --out DIR' imports it; " if is_tag else ""
         )
-        remedy = f"{tag}'adaptkit base train' trains one"
+        remedy = f"{tag}{_MADE_BY}"
         return CheckpointError(f"{source}: not a base model: no such file or folder; {remedy}")
     if RunFolder(source).adapter.exists():
         described = f"base.dir in {RunFolder(source).config}"
@@ -253,5 +254,5 @@ def _nothing(source: Path) -> CheckpointError:
         return CheckpointError(f"{source}: an experiment with adapters, not a base model; {remedy}")
     return CheckpointError(
         f"{source}: not a base model: expected config.yaml and model.pth, or an ESPnet archive with "
-        "meta.yaml; 'adaptkit base train' trains one"
+        f"meta.yaml; {_MADE_BY}"
     )

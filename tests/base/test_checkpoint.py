@@ -72,6 +72,12 @@ def test_a_missing_file_is_refused(folder, lost, message):
         checkpoint.load(folder)
 
 
+def test_a_missing_folder_is_refused_with_both_commands_that_make_one(tmp_path):
+    remedy = "'adaptkit base import' makes one of a released model, 'adaptkit base train' trains one"
+    with pytest.raises(CheckpointError, match=f"no such file or folder; {remedy}"):
+        checkpoint.load(tmp_path / "base")
+
+
 @pytest.mark.parametrize("part", [0.0, 0.001, 0.3, 0.9, 0.999])
 def test_truncated_weights_are_refused(folder, part):
     content = (folder / "model.pth").read_bytes()
