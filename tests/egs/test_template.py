@@ -39,6 +39,17 @@ def test_recordings_become_valid_data_directories(corpus, tmp_path):
     ]
 
 
+def test_names_with_spaces_and_capital_endings_are_taken(corpus, tmp_path):
+    folder = (corpus / "train/anna").rename(corpus / "train/anna b")
+    (folder / "one.wav").rename(folder / "take 1.WAV")
+    (folder / "one.txt").rename(folder / "take 1.txt")
+
+    prepare(corpus, tmp_path / "data")
+
+    assert find_problems(tmp_path / "data/train") == []
+    assert list(datadir.read(tmp_path / "data/train").utterances.ids) == ["anna_b-take_1", "bert-one"]
+
+
 def test_a_set_without_recordings_is_refused(corpus, tmp_path):
     for path in (corpus / "valid").glob("*/*.wav"):
         path.unlink()

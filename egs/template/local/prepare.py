@@ -39,15 +39,19 @@ def main(
 
 def read_set(folder: Path) -> dict[Utterance, Path]:
     """Read the utterances of a set, with the recording of each."""
-    audio = sorted(path for path in folder.glob("*/*") if path.suffix in ENDINGS)
+    audio = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in ENDINGS)
     if not audio:
         raise DataError(f"{folder}: no <speaker>/<name>.wav or .flac; change read_set to your layout")
     return {make_utterance(path): path for path in audio}
 
 
 def make_utterance(audio: Path) -> Utterance:
-    """Return the utterance of a recording; its words, from the .txt beside it, become upper case."""
-    speaker, utt_id = audio.parent.name, f"{audio.parent.name}-{audio.stem}"
+    """Return the utterance of a recording; its words, from the .txt beside it, become upper case.
+
+    White space in names becomes "_", since the columns of tables end at it.
+    """
+    speaker, name = ("_".join(part.split()) for part in (audio.parent.name, audio.stem))
+    utt_id = f"{speaker}-{name}"
     text = " ".join(read_text(audio.with_suffix(".txt")).upper().split())
     return Utterance(utt_id, speaker, recording=utt_id, text=text)
 
