@@ -5,6 +5,7 @@ with a language model, `lm_train_config` and `lm_file` (espnet2/main_funcs/pack_
 `config.yaml` start at the root of the archive.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from adaptkit.base.model_file import choose_model, list_models, refuse_training_
 from adaptkit.errors import AdaptkitError, CheckpointError, listed, shorten
 from adaptkit.folders import RunFolder
 
+_LOG = logging.getLogger(__name__)
 _TASKS = ("asr", "s2t")  # tasks of ESPnet's recognisers, as abbreviated in meta.yaml
 _NOTICES = re.compile(r"(licen[cs]e|copying|notice|readme)\b.*", re.IGNORECASE)
 _MADE_BY = "'adaptkit base import' makes one of a released model, 'adaptkit base train' trains one"
@@ -107,6 +109,11 @@ def locate(source: Path, *, model_file: str | None = None) -> ModelFiles:
         return _in_folder(source, model_file)
     if source.suffix == ".pth" and source.is_file():
         refuse_training_state(source)
+        if model_file not in (None, source.name):
+            raise CheckpointError(
+                f"{source}: a model file itself, but --model-file names {model_file}; omit --model-file, or "
+                f"give the folder {source.parent}"
+            )
         return _beside(source)
     if source.name.endswith((".tgz", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")):
         raise CheckpointError(f"{source}: a tar archive; unpack it ('tar xf') and give its folder")
@@ -208,7 +215,7 @@ def _beside(model: Path) -> ModelFiles:
         )
     meta = find_meta(config)
     if meta is not None:
-        return replace(_by_meta(meta, None), config=config, model=model)
+        return replace(_by_meta(meta, model.name), config=config, model=model)
     root = _root_above(config)
     lm_config, lm_model = _find_lm(root)
     notices = _find_notices(root)
@@ -226,7 +233,11 @@ def _find_lm(root: Path) -> tuple[Path, Path] | tuple[None, None]:
     found = [path for path in root.glob("exp/lm_*") if RunFolder(path).config.is_file() and list_models(path)]
     if len(found) != 1:
         return None, None
-    return RunFolder(found[0]).config, _choose(found[0])
+    try:
+        return RunFolder(found[0]).config, _choose(found[0])
+    except CheckpointError as error:  # several models, as during its training
+        _LOG.warning("%s (with --lm); the recogniser is used without a language model", error)
+        return None, None
 
 
 def _find_notices(root: Path) -> tuple[Path, ...]:

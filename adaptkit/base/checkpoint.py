@@ -118,7 +118,7 @@ def load(
     require_device(device)
     with archive.opened(path, with_lm=False) as files:
         if is_finished:
-            refuse_unfinished(path)
+            refuse_unfinished(files)
         _LOG.info("loading the base model %s", path)
         base = load_files(path, files, device, prompt)
     if archive.is_zip(path):
@@ -127,13 +127,14 @@ def load(
     return base
 
 
-def refuse_unfinished(path: Path) -> None:
-    """Refuse the folder of a base model whose training has not finished."""
-    folder = RunFolder(path)
+def refuse_unfinished(files: ModelFiles) -> None:
+    """Refuse a base model whose training has not finished, however it is named: its folder or model.pth."""
+    folder = RunFolder(files.model.parent)
     if folder.model.is_file() and folder.is_unfinished:
         raise CheckpointError(
-            f"{path}: the training of this base model has not finished (there is no {folder.record.name}); "
-            "'adaptkit base train CONFIG --resume' finishes it, with the same yaml and options"
+            f"{folder.path}: the training of this base model has not finished (there is no "
+            f"{folder.record.name}); 'adaptkit base train CONFIG --resume' finishes it, with the same yaml and "
+            "options"
         )
 
 
@@ -263,14 +264,15 @@ def _find_bpe(config: Mapping[str, Any], files: ModelFiles) -> bytes | None:
 
 def _refuse_changed(base: BaseModel) -> None:
     """Refuse a model that has changed since its run.json was written; ESPnet's models have none."""
-    record = RunFolder(base.path).record
+    folder = base.files.model.parent
+    record = RunFolder(folder).record
     if not record.exists():
         return
     require_regular(record)
     expected = RunRecord.read(record).base_fingerprint
     if expected.partition("-")[0] != base.fingerprint.partition("-")[0]:  # whatever the prompt
         raise CheckpointError(
-            f"{base.path}: the model is {base.fingerprint}, but {record} was written for {expected}: "
+            f"{folder}: the model is {base.fingerprint}, but {record} was written for {expected}: "
             "model.pth, config.yaml or the BPE model has changed since, or it was trained by an earlier "
             f"adaptkit; copy the folder again, or, if the change is intended, 'rm {shlex.quote(str(record))}'"
         )

@@ -60,7 +60,8 @@ def import_model(
     """
     out = Path(out)
     present = _read_present(out)
-    if present is not None and _is_of(present, source, revision) and not Path(source).exists():
+    is_same = present is not None and _is_of(present, source, revision, model_file)
+    if is_same and not Path(source).exists():
         return _keep(present, out)
     if hub.is_tag(source):
         snapshot = hub.fetch(source, revision=revision, download=download)
@@ -73,7 +74,7 @@ def import_model(
         names = _plan(files)
         if present is None:
             _refuse_occupied(out, names)
-        checkpoint.refuse_unfinished(path)
+        checkpoint.refuse_unfinished(files)
         base = checkpoint.load_files(path, files)
         if present is not None:
             _refuse_other(present, base, files, out)
@@ -108,9 +109,10 @@ def _read_present(out: Path) -> Origin | None:
     return read_origin(archive.own_files(out)) if RunFolder(out).model.exists() else None
 
 
-def _is_of(present: Origin, source: str, revision: str | None) -> bool:
-    """Whether an import came from a path or tag, and from a revision if one is asked for."""
-    return present.source == source and revision in (None, present.revision)
+def _is_of(present: Origin, source: str, revision: str | None, model_file: str | None) -> bool:
+    """Whether an import came from a path or tag, and of the revision and model file that are asked for."""
+    is_file = model_file in (None, Path(present.model_file).name)
+    return present.source == source and revision in (None, present.revision) and is_file
 
 
 def _keep(present: Origin, out: Path) -> Origin:

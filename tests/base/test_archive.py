@@ -99,6 +99,28 @@ def test_two_models_in_one_folder_are_named_and_one_can_be_given(released):
         archive.locate(exp, model_file="nowhere.pth")
 
 
+def test_a_model_file_is_not_exchanged_for_another_name(released):
+    model = exp_of(released) / "valid.acc.ave_10best.pth"
+    assert archive.locate(model, model_file=model.name).model == model
+    with pytest.raises(CheckpointError, match="a model file itself, but --model-file names other.pth; omit"):
+        archive.locate(model, model_file="other.pth")
+
+
+def test_a_model_file_is_found_though_that_of_meta_yaml_is_not_there(released):
+    exp = exp_of(released)
+    kept = (exp / "valid.acc.ave_10best.pth").rename(exp / "valid.loss.ave_10best.pth")
+    assert archive.locate(kept).model == kept
+
+
+def test_a_language_model_in_training_does_not_stand_in_the_way(released, caplog):
+    (released / "meta.yaml").unlink()
+    lm = next(released.glob("exp/lm_*"))
+    shutil.copy(next(lm.glob("*.pth")), lm / "train.loss.ave_10best.pth")
+    assert archive.locate(exp_of(released)).lm_model is None
+    assert "2 models: train.loss.ave_10best.pth" in caplog.text
+    assert "used without a language model" in caplog.text
+
+
 def test_meta_yaml_decides_between_two_models(released):
     exp = exp_of(released)
     torch.save({}, exp / "valid.loss.ave_10best.pth")

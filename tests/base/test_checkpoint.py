@@ -286,8 +286,9 @@ def test_a_model_that_differs_from_its_record_is_refused_until_the_record_is_rem
     assert checkpoint.load(folder).fingerprint == base.fingerprint
     assert RunRecord.read(folder / "run.json").base_fingerprint == base.fingerprint
     rewrite(folder, lambda weights: weights["ctc.ctc_lo.bias"].add_(1))
-    with pytest.raises(CheckpointError, match="run.json was written for .* has changed since") as caught:
-        checkpoint.load(folder)
+    for source in (folder, folder / "model.pth"):
+        with pytest.raises(CheckpointError, match="run.json was written for .* has changed since") as caught:
+            checkpoint.load(source)
     subprocess.run(["bash", "-c", re.search("'(rm .*)'$", str(caught.value))[1]], check=True)
     assert checkpoint.load(folder).fingerprint != base.fingerprint
 

@@ -217,6 +217,15 @@ def test_an_import_is_not_taken_for_that_of_another_model(released, tmp_path):
     assert (tmp_path / "base/model.pth").read_bytes() == before
 
 
+def test_an_import_is_not_taken_for_that_of_another_model_file(released, tmp_path):
+    importing.import_model(str(released), tmp_path / "base")
+    shutil.rmtree(released)
+    with pytest.raises(AdaptkitError, match="no such file"):
+        importing.import_model(str(released), tmp_path / "base", model_file="valid.loss.ave_10best.pth")
+    same = importing.import_model(str(released), tmp_path / "base", model_file="valid.acc.ave_10best.pth")
+    assert same.source == str(released)
+
+
 def test_an_import_is_not_taken_for_one_with_another_language_model(released, tmp_path):
     importing.import_model(str(released), tmp_path / "base")
     path = archive.locate(released).lm_model
@@ -246,8 +255,9 @@ def test_an_import_that_was_killed_is_repeated(new_archive, tmp_path):
 def test_a_model_whose_training_has_not_finished_is_not_imported(base_dir, tmp_path):
     shutil.copytree(base_dir, tmp_path / "trained")
     (tmp_path / "trained/train.jsonl").touch()
-    with pytest.raises(AdaptkitError, match="has not finished"):
-        importing.import_model(str(tmp_path / "trained"), tmp_path / "base")
+    for source in ("trained", "trained/model.pth"):
+        with pytest.raises(AdaptkitError, match="has not finished"):
+            importing.import_model(str(tmp_path / source), tmp_path / "base")
     (tmp_path / "trained/train.jsonl").unlink()
     importing.import_model(str(tmp_path / "trained"), tmp_path / "base")
     found, expected = (checkpoint.load(tmp_path / name).fingerprint for name in ("base", "trained"))
