@@ -19,6 +19,7 @@ _OF_TOKENS = (  # parameters with a row for each token
     "encoder.conditioning_layer.",
     "decoder.embed.",
     "decoder.output_layer.",
+    "decoder.output.",  # of an RNN decoder
     "joint_network.lin_out.",
 )
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from adaptkit.cli.refusals import refuse_twice
+
 if TYPE_CHECKING:
     from adaptkit.base.checkpoint import BaseModel
 
@@ -238,6 +240,7 @@ def request_search(search: str | None, changes: list[str] | None, lm: Path | Non
     """Return the `SearchRequest` of --search, --search-set, --lm and --nbest."""
     from adaptkit.search_options import SearchRequest, read_search
 
+    refuse_twice(changes, {"lm": ("--lm", lm), "nbest": ("--nbest", nbest)}, setter="--search-set")
     chosen = None if search is None else read_search(search)
     return SearchRequest(chosen, tuple(changes or ()), lm, nbest)
 

@@ -12,10 +12,12 @@ def refuse_both(base: Path | None, model: str | None) -> None:
         raise typer.BadParameter("use either --base or --model")
 
 
-def refuse_twice(overrides: Sequence[str] | None, given: Mapping[str, tuple[str, object]]) -> None:
-    """Refuse `--set` of keys that other options set; `given` has these options and their values by key."""
+def refuse_twice(
+    overrides: Sequence[str] | None, given: Mapping[str, tuple[str, object]], setter: str = "--set"
+) -> None:
+    """Refuse `setter` of keys that other options set; `given` has these options and their values by key."""
     for word in overrides or ():
         key = word.partition("=")[0]
         option, value = given.get(key, ("", None))
         if value not in (None, False):
-            raise typer.BadParameter(f"--set {word} and {option} both set {key}; use one of the two")
+            raise typer.BadParameter(f"{setter} {word} and {option} both set {key}; use one of the two")

@@ -140,6 +140,14 @@ def test_a_search_that_cannot_be_is_one_message(adaptkit, exp, corpus, tmp_path,
     assert not (tmp_path / "out/text").exists()
 
 
+@pytest.mark.parametrize(("option", "value", "word"), [("--nbest", 2, "nbest=5"), ("--lm", "lm", "lm=other")])
+def test_an_option_of_a_search_is_not_given_twice(adaptkit, exp, corpus, option, value, word):
+    words = ("--search", "beam", option, value, "--search-set", word)
+    done = adaptkit("decode", exp, corpus / "dump/valid", *words)
+    assert done.exit_code == 2
+    assert f"--search-set {word} and {option} both set" in " ".join(done.stderr.split())
+
+
 def test_a_link_for_the_folder_of_lists_is_not_followed(run):
     out = run()
     (out / "nbest").symlink_to("/", target_is_directory=True)
