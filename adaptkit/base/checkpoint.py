@@ -133,8 +133,8 @@ def refuse_unfinished(files: ModelFiles) -> None:
     if folder.model.is_file() and folder.is_unfinished:
         raise CheckpointError(
             f"{folder.path}: the training of this base model has not finished (there is no "
-            f"{folder.record.name}); 'adaptkit base train CONFIG --resume' finishes it, with the same yaml and "
-            "options"
+            f"{folder.record.name}); 'adaptkit base train CONFIG --resume' finishes it, with the same yaml "
+            "and options"
         )
 
 
