@@ -16,11 +16,10 @@ from adaptkit.errors import AdaptkitError, ConfigError
 
 _LOG = logging.getLogger(__name__)
 _TAG = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_SMALL = [
+_SMALL = [  # in these patterns, * also stands for folders
     META,
-    "**/config.yaml",
-    "**/feats_stats.npz",
-    "data/**",
+    *("*config.yaml", "*feats_stats.npz", "data/*"),
+    *("bpe.model", "nlsyms.txt"),  # of a folder that adaptkit has written, beside config.yaml
     "README*",
     "LICEN*",
     "COPYING*",

@@ -118,9 +118,17 @@ class FakeHub(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.parametrize("is_imported", [False, True])
 @pytest.mark.slow
-def test_download_fetches_what_the_model_needs_though_nothing_else_may(new_archive, forking, tmp_path):
-    root = shutil.copytree(new_archive("librispeech_conformer"), tmp_path / "hub", symlinks=False)
+def test_download_fetches_what_the_model_needs_though_nothing_else_may(
+    new_archive, forking, tmp_path, is_imported
+):
+    root = tmp_path / "hub"
+    if is_imported:
+        importing.import_model(str(new_archive(NAME)), tmp_path / "made")
+        shutil.move(tmp_path / "made", root)  # so that no file is found by its absolute path
+    else:
+        shutil.copytree(new_archive(NAME), root, symlinks=False)
     (root / "large.bin").write_bytes(b"not needed")
     handler = type("Handler", (FakeHub,), {"root": root})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
