@@ -172,7 +172,7 @@ def _load(decoded: Path) -> Run:
         decode=decode,
         score=score,
         progress=read_curves(log) if log.exists() else LearningCurves(),  # the base model alone has none
-        settings=_without_seed(read_yaml(settings)) if settings.exists() else {},
+        settings=_find_start(_without_seed(read_yaml(settings))) if settings.exists() else {},
     )
 
 
@@ -226,6 +226,14 @@ def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
     train = settings.get("train")
     kept = train.items() if isinstance(train, dict) else ()
     return {**settings, "train": {key: value for key, value in kept if key not in _NOT_SHARED}}
+
+
+def _find_start(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put the start's settings in the place of its folder, since each seed may start from one of its own."""
+    train = settings.get("train", {})
+    start = RunFolder(Path(str(train.get("start")))).config
+    found = {"start": _without_seed(read_yaml(start))} if train.get("start") and start.exists() else {}
+    return {**settings, "train": {**train, **found}} if found else settings
 
 
 def _refuse_unlike(runs: Sequence[Run]) -> None:

@@ -35,7 +35,7 @@ if is_stage 1 "data"; then adapt 1 2; fi
 if is_stage 2 "base model"; then adapt 4 5; fi
 
 if is_stage 3 "language model"; then
-  python local/train_lm.py exp/hybrid data/train data/valid exp/lm
+  python recipes/train_lm.py exp/hybrid data/train data/valid exp/lm
 fi
 
 if is_stage 4 "archive"; then

@@ -25,7 +25,7 @@ FILES = {
     "test": {"an4test_clstk/fcaw/an406-fcaw-b": "RUBOUT G THREE"},
 }
 prepare = runpy.run_path(str(ROOT / "egs" / "an4" / "local" / "prepare.py"))["main"]
-train_lm = runpy.run_path(str(ROOT / "egs" / "an4" / "local" / "train_lm.py"))["main"]
+train_lm = runpy.run_path(str(ROOT / "recipes" / "train_lm.py"))["main"]
 
 
 def write_corpus(path, files):

@@ -250,3 +250,24 @@ def test_seeds_of_one_configuration_are_one_experiment(seeded):
     for folder in seeded[1:3]:
         config.write_yaml(folder / "config.yaml", {"train": {"lr": 1e-2, "seed": int(folder.name)}})
     assert runs.load(seeded).results[1].seeds == [1, 2]
+
+
+@pytest.mark.parametrize("lr", [1e-2, 1e-4])
+def test_seeds_that_start_from_seeds_of_one_experiment_are_one_experiment(seeded, tmp_path, lr):
+    for folder, start_lr in zip(seeded[1:3], (1e-2, lr), strict=True):
+        start, seed = tmp_path / f"shared/{folder.name}", int(folder.name)
+        start.mkdir(parents=True)
+        config.write_yaml(start / "config.yaml", {"train": {"lr": start_lr, "seed": seed}})
+        config.write_yaml(folder / "config.yaml", {"train": {"start": str(start), "seed": seed}})
+    if lr == 1e-2:
+        assert runs.load(seeded).results[1].seeds == [1, 2]
+    else:
+        with pytest.raises(AdaptkitError, match="both are experiment 'residual64' but differ in train:; use"):
+            runs.load(seeded)
+
+
+def test_seeds_with_starts_that_are_gone_are_compared_by_their_folders(seeded):
+    for folder in seeded[1:3]:
+        config.write_yaml(folder / "config.yaml", {"train": {"start": f"gone/{folder.name}"}})
+    with pytest.raises(AdaptkitError, match="differ in train:; use"):
+        runs.load(seeded)

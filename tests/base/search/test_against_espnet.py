@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # of the tasks that ESPnet imports
 ]
-EGS = Path(__file__).parents[3] / "egs"
+ROOT = Path(__file__).parents[3]
 LENGTHS = (24000, 30000, 17000)  # samples: 1.5 s, 1.9 s, 1.1 s
 RNN = {"decoder": "rnn", "decoder_conf": {"num_layers": 1, "hidden_size": 24, "att_conf": {"adim": 16}}}
 CTC = {"decoder": None, "decoder_conf": {}, "model_conf": {"ctc_weight": 1.0}}
@@ -156,13 +156,13 @@ def test_a_folded_release_is_espnets_from_any_working_folder(
 
 def test_a_language_model_that_espnet_trains_for_a_recipe_joins_the_beam(new_archive, speech2text, tmp_path):
     task = import_unchecked("espnet2.tasks.lm.LMTask")
-    prepare = runpy.run_path(str(EGS / "an4/local/train_lm.py"))["prepare"]
+    prepare = runpy.run_path(str(ROOT / "recipes/train_lm.py"))["prepare"]
     utterances = tuple(Utterance(f"a-{index}", "a", f"a-{index}", "AN OLD MODEL") for index in range(3))
     datadir.write(DataDir(tmp_path / "data", utterances, {u.recording: "none.wav" for u in utterances}))
     words = prepare(new_archive(HYBRID), tmp_path / "data", tmp_path / "data", tmp_path / "lm")
     sizes = ("embed_unit=16", "att_unit=16", "head=2", "unit=16", "layer=1")
     small = [word for size in sizes for word in ("--lm_conf", size)]
-    task.main(cmd=["--config", str(EGS / "an4/conf/lm.yaml"), *words, *small, "--max_epoch", "1"])
+    task.main(cmd=["--config", str(ROOT / "egs/an4/conf/lm.yaml"), *words, *small, "--max_epoch", "1"])
 
     request = SearchRequest(Beam(lm_weight=0.5), lm=tmp_path / "lm")
     assert new_searcher(checkpoint.load(new_archive(HYBRID)), request).lm is not None

@@ -34,7 +34,7 @@ def main(
 ) -> None:
     """Train a language model with the tokens of a base model.
 
-    Example: python local/train_lm.py exp/hybrid data/train data/valid exp/lm
+    Example: python recipes/train_lm.py exp/hybrid data/train data/valid exp/lm
     """
     made_of = digest_sources(base, train, valid, config)
     refuse_another(out, made_of)
