@@ -453,6 +453,18 @@ def test_changes_of_the_yaml_leave_each_comparison_its_base_model(people):
     ]
 
 
+def test_a_language_model_serves_the_base_model_and_each_adapter(people):
+    calls = people("lm.sh", "--adapter", "residual tpa", "--seed", 2)
+    assert [call for call in calls if "train_lm" in call] == [
+        "python recipes/train_lm.py exp/base dump/base_train dump/base_valid exp/lm"
+    ]
+    folders = ["exp/none", "exp/residual/2", "exp/tpa/2"]
+    for model, folder in zip(["conf/compare.yaml --base-only", *folders[1:]], folders, strict=True):
+        options = f"--out {folder}/decode_adapt_test_lm --search conf/beam_lm.yaml --lm exp/lm"
+        assert f"adaptkit decode {model} dump/adapt_test {options}" in calls
+    assert f"adaptkit report {' '.join(folders)} --test-set adapt_test_lm --minus none" in calls
+
+
 def test_runner_keeps_output_in_the_log_and_shows_it(tmp_path):
     done = run(ROOT / "recipes/run_local.sh", tmp_path / "log/x.log", "echo", "two words")
 
