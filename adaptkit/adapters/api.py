@@ -265,7 +265,7 @@ def build(
 
 
 def _build_member(entry: AdapterConfig, sites: Sequence[Site], num_tasks: int, *, seed: int) -> Adapter:
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     is_space = entry.bank == "space"
     member = load_kind(entry.kind).build(entry, sites, 1 if is_space else num_tasks)
     if not any(site.kind in member.wants for site in sites):
