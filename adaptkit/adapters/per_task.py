@@ -223,7 +223,7 @@ def owning_parts(module: nn.Module) -> dict[str, TaskOwned]:
 
 
 def draw(parts: Sequence[TaskOwned], task: int, words: str) -> None:
-    """Initialise a task's weights in some parts, on the CPU; its generator is seeded with a hash of `words`."""
+    """Initialise a task's weights in some parts, on the CPU, whose generator `words` seed by their hash."""
     seed = int.from_bytes(hashlib.blake2b(words.encode(), digest_size=7).digest(), "big")
     torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a millisecond, for other devices
     for part in parts:

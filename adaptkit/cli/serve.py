@@ -40,7 +40,12 @@ MaxBatch = Annotated[int, typer.Option(metavar="N", min=1, help="Requests per ba
 MaxQueue = Annotated[int, typer.Option(metavar="N", min=1, help="Requests in progress at once, per process.")]
 TimeoutSec = Annotated[
     float,
-    typer.Option(metavar="SEC", min=0.01, help="Time limit for a response, and for an idle connection."),
+    typer.Option(
+        metavar="SEC", min=0.01, max=86400, help="Time limit for a response, and for an idle connection."
+    ),
+]
+MaxBodyMb = Annotated[
+    float, typer.Option(metavar="MB", min=0.001, max=1_000_000, help="Largest request body.")
 ]
 Host = Annotated[str, typer.Option(metavar="HOST", help="The address to listen on; 0.0.0.0 for all.")]
 AllowedHost = Annotated[
@@ -143,7 +148,7 @@ def serve(
     nbest: Nbest = None,
     max_batch: MaxBatch = 64,
     batch_frames: BatchFrames = 24000,
-    max_body_mb: Annotated[float, typer.Option(metavar="MB", min=0.001, help="Largest request body.")] = 10,
+    max_body_mb: MaxBodyMb = 10,
     max_sec: Annotated[float, typer.Option(metavar="SEC", min=0.1, help="Longest recording.")] = 60,
     max_queue: MaxQueue = 256,
     timeout_sec: TimeoutSec = 30,

@@ -108,12 +108,16 @@ def _refuse_impossible(
         raise ConfigError(f"{folder}: a speaker is called {BASE_NAME}, which stands for the base model")
     if options.method != "likelihood" or submodels is None:
         return
-    num_compared = min(len(known), options.nearest or len(known))
+    num_shared = int(SHARED in known)  # compared in any case
+    num_speakers = len(known) - num_shared
+    num_compared = min(num_speakers, options.nearest or num_speakers) + num_shared
     if num_compared > submodels.num_slots:
+        most = submodels.num_slots - num_shared
+        lower = f", or set --route-nearest to {most} or less" if most else ""
         raise ConfigError(
             f"--route likelihood compares {num_compared} Submodels of {submodels.bytes_each:,} bytes, but "
             f"only {submodels.num_slots} fit in memory; raise --submodel-mb to "
-            f"{submodels.megabytes(num_compared)}, or set --route-nearest to {submodels.num_slots} or less"
+            f"{submodels.megabytes(num_compared)}{lower}"
         )
 
 

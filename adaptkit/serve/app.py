@@ -171,5 +171,5 @@ def _refuse_unknown_parameters(request: Request, known: tuple[str, ...]) -> None
     for name in names:
         if name not in known:
             raise Refusal(400, f"{name}: unknown parameter; the parameters are: {', '.join(known)}")
-    if len(names) > len(set(names)):
-        raise Refusal(400, f"{names[0]}: given {len(names)} times; send it once")
+        if names.count(name) > 1:
+            raise Refusal(400, f"{name}: given {names.count(name)} times; send it once")

@@ -81,7 +81,7 @@ def _serve(
 
 def _announce(host: str, port: int, num_workers: int, started: Started) -> None:
     each = f" in each of {num_workers} processes" if num_workers > 1 else ""
-    known, slots = started.num_known, started.num_slots
+    known, slots, host = started.num_known, started.num_slots, f"[{host}]" if ":" in host else host
     _LOG.info("http://%s:%d serves %s, memory for %d%s", host, port, counted(known, "Submodel"), slots, each)
 
 

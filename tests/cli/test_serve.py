@@ -15,7 +15,16 @@ def test_a_port_in_use_is_one_message(adaptkit):
     assert (done.exit_code, done.stderr) == (1, message)
 
 
-@pytest.mark.parametrize("words", [["--unknown-speaker", "maybe"], ["--port", 70000], ["--max-queue", 0]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--unknown-speaker", "maybe"],
+        ["--port", 70000],
+        ["--max-queue", 0],
+        ["--timeout-sec", "inf"],
+        ["--max-body-mb", "inf"],
+    ],
+)
 def test_misuse_exits_with_2(adaptkit, words):
     done = adaptkit("serve", "--base", "exp/base", "--submodels", "exp/submodels", *words)
     assert (done.exit_code, done.stdout) == (2, "")

@@ -73,7 +73,7 @@ class Jobs:
     def find(self, speaker: str) -> JobRecord | None:
         """Return the latest job of a speaker; None if there has not been one."""
         path = self.folder_of(speaker) / "job.json"
-        with suppress(AdaptkitError, ValueError, TypeError):  # removed meanwhile, or written by hand
+        with suppress(AdaptkitError, LookupError, ValueError, TypeError):  # or removed
             if path.exists():
                 return _parse(read_text(path))
         return None

@@ -14,7 +14,9 @@ import httpx
 import numpy as np
 import pytest
 
+from adaptkit.files import write_text
 from adaptkit.kaldi import validate
+from adaptkit.serve.enrollment.jobs import Jobs
 
 pytestmark = pytest.mark.slow
 TEXTS = ("AB", "C A", "BA", "ABC", "CC", "B", "CAB", "A B")  # as in the corpus
@@ -245,3 +247,10 @@ def test_a_job_ends_with_a_server_that_is_told_to(pair, options):
     assert not (options[-3] / ".jobs/nora/work").exists()
     job = json.loads((options[-3] / ".jobs/nora/job.json").read_text())
     assert (job["state"], "interrupted" in job["message"]) == ("failed", True)
+
+
+def test_a_record_that_says_nothing_is_no_job(tmp_path):
+    jobs = Jobs(tmp_path)
+    for text in ("{}", "[]", "1", "{"):
+        write_text(jobs.folder_of("anna") / "job.json", text)
+        assert (jobs.find("anna"), list(jobs.all())) == (None, [])
