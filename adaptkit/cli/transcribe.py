@@ -143,11 +143,10 @@ def _name_outputs(files: Sequence[Path], out: Path | None, suffix: str) -> list[
         raise typer.BadParameter(
             f"--out: several files would be {', '.join(twice[:5])}; use a folder for each"
         )
-    folder, pairs = out.resolve(), zip(files, paths, strict=True)
-    beside = [str(path) for file, path in pairs if path.exists() and file.parent.resolve() == folder]
-    if beside:
+    beside = [str(path) for path in paths if path.exists()]
+    if beside and out.resolve() in {file.parent.resolve() for file in files}:
         raise typer.BadParameter(
-            f"--out: {listed(beside, 5)} is beside the audio, perhaps its reference; use another folder"
+            f"--out: {listed(beside, 5)} is beside the audio, perhaps a reference; use another folder"
         )
     return paths
 

@@ -198,12 +198,15 @@ def test_files_of_one_name_are_refused_in_one_folder(adaptkit, base_dir, of_spk1
     assert "several files would be" in done.stderr
 
 
-def test_a_transcript_does_not_replace_what_is_beside_the_audio(adaptkit, base_dir, tmp_path):
-    own, reference = tmp_path / "one.wav", tmp_path / "one.txt"
-    soundfile.write(own, np.zeros(4000), 8000)
+@pytest.mark.parametrize("folder", ["", "elsewhere"])  # of the recording whose reference it may be
+def test_a_transcript_does_not_replace_what_is_beside_the_audio(adaptkit, base_dir, tmp_path, folder):
+    one, other, reference = tmp_path / folder / "one.wav", tmp_path / "two.wav", tmp_path / "one.txt"
+    one.parent.mkdir(exist_ok=True)
+    for audio in (one, other):
+        soundfile.write(audio, np.zeros(4000), 8000)
     reference.write_text("what was said\n")
 
-    done = adaptkit("transcribe", own, "--base", base_dir, "--out", tmp_path)
+    done = adaptkit("transcribe", one, other, "--base", base_dir, "--out", tmp_path)
 
     assert (done.exit_code, reference.read_text()) == (2, "what was said\n")
     assert f"{reference} is beside the audio" in done.stderr
