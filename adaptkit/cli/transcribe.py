@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,6 +91,7 @@ def transcribe(
 
     Example: adaptkit transcribe hello.wav --base exp/base
     """
+    from adaptkit import locks
     from adaptkit.decoding.models import ModelOptions, find_source, refuse_base
     from adaptkit.decoding.recognizer import opened
 
@@ -112,9 +114,10 @@ def transcribe(
         route=request_route(route, route_by, route_nearest),
     )
     device = choose_device(device)
-    with opened(options, find_source(options), device=device, most_speakers=1) as (recognizer, _):
-        found = recognizer.transcribe_files(files, speaker, max_sec=max_sec)
-    _write(found, paths, _formatter(as_format, is_named=len(files) > 1 and out is None))
+    with nullcontext() if out is None else locks.hold(out):  # first, as the work could not be kept otherwise
+        with opened(options, find_source(options), device=device, most_speakers=1) as (recognizer, _):
+            found = recognizer.transcribe_files(files, speaker, max_sec=max_sec)
+        _write(found, paths, _formatter(as_format, is_named=len(files) > 1 and out is None))
 
 
 def _refuse_contradictions(
@@ -166,14 +169,10 @@ def _write(
     found: "Sequence[Transcript]", paths: Sequence[Path] | None, describe: "Callable[[Transcript], str]"
 ) -> None:
     """Print transcripts, or write each to its file and print the names of the files."""
-    from contextlib import nullcontext
-
-    from adaptkit import locks
     from adaptkit.files import write_text
 
-    with nullcontext() if paths is None else locks.hold(paths[0].parent):
-        for index, one in enumerate(found):
-            text = describe(one).removesuffix("\n")
-            if paths is not None:
-                write_text(paths[index], f"{text}\n")
-            typer.echo(text if paths is None else paths[index])
+    for index, one in enumerate(found):
+        text = describe(one).removesuffix("\n")
+        if paths is not None:
+            write_text(paths[index], f"{text}\n")
+        typer.echo(text if paths is None else paths[index])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from adaptkit.decoding.recognizer import Recognizer
 from adaptkit.kaldi import datadir
 from adaptkit.kaldi.tables import read_table
 
@@ -210,6 +211,16 @@ def test_a_transcript_does_not_replace_what_is_beside_the_audio(adaptkit, base_d
 
     assert (done.exit_code, reference.read_text()) == (2, "what was said\n")
     assert f"{reference} is beside the audio" in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    adaptkit, base_dir, of_spk10, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Recognizer, "transcribe_files", None)  # not called
+    (tmp_path / "file").touch()
+    audio = next(iter(of_spk10.values()))
+    done = adaptkit("transcribe", audio, "--base", base_dir, "--out", tmp_path / "file/out")
+    assert (done.exit_code, f"{tmp_path}/file" in done.stderr) == (1, True)
 
 
 def test_a_long_recording_needs_the_detector_of_pauses(adaptkit, base_dir, tmp_path, monkeypatch):
