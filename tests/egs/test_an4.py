@@ -215,5 +215,5 @@ def test_a_language_model_of_other_texts_is_refused(language_model):
 
 def test_a_language_model_of_an_unknown_training_is_refused(language_model):
     (language_model[-1] / "made_of.json").unlink()
-    with pytest.raises(DataError, match="not trained with the present .*, the tokens of"):
+    with pytest.raises(DataError, match="without made_of.json, .* remove the folder"):
         train_lm(*language_model, CONFIG)
