@@ -63,8 +63,8 @@ def refuse_another(out: Path, made_of: dict[str, str]) -> None:
         return
     if not (out / MADE_OF).exists():
         raise DataError(
-            f"{out}: holds a language model without {MADE_OF}, which says what it was trained with; remove the "
-            "folder to start over"
+            f"{out}: holds a language model without {MADE_OF}, which says what it was trained with; "
+            "remove the folder to start over"
         )
     found = parse_json(read_text(out / MADE_OF))
     changed = [name for name in made_of if found.get(name) != made_of[name]]
